@@ -1,0 +1,112 @@
+"""Writes the DICOM audit message of one call from its row and its facts (DICOM PS3.15 A.5, ITI TF-2 3.20)."""
+
+import base64
+from datetime import UTC, datetime
+from xml.sax.saxutils import quoteattr as q
+
+from broker.model.caller import Caller, Facts
+from broker.model.ids import PatientId
+from broker.model.transaction import AuditEvent, Outcome, Transaction
+
+SUBMISSION_SET = "urn:uuid:a54d6aa5-d40d-43f9-88c5-b4633d873bdd"
+_ROLES = {"source": ("110153", "Source Role ID"), "destination": ("110152", "Destination Role ID")}
+
+
+def write_messages(
+    row: Transaction, caller: Caller, facts: Facts, outcome: Outcome, *, description: str = "", source_id: str, site: str,
+    when: datetime | None = None,
+) -> list[str]:
+    """Give the audit messages of one call as XML text without line ends: one per patient, at least one.
+
+    `description` says why it failed; it never holds patient data.
+    """
+    patients: list[PatientId | None] = [*dict.fromkeys(facts.patients)]
+    return [
+        _message(row.audit, row.code, caller, facts, patient, outcome, description, source_id, site, when or datetime.now(UTC))
+        for patient in patients or [None]
+    ]
+
+
+def _message(  # noqa: PLR0913, PLR0917 - one argument per part of the message
+    event: AuditEvent, code: str, caller: Caller, facts: Facts, patient: PatientId | None, outcome: Outcome,
+    description: str, source_id: str, site: str, when: datetime,
+) -> str:
+    action = facts.action or event.action
+    stamp = when.isoformat(timespec="milliseconds")
+    parts = [
+        f'<AuditMessage><EventIdentification EventActionCode="{action}" EventDateTime="{stamp}"'
+        f' EventOutcomeIndicator="{outcome}">',
+        _coded("EventID", event.event_code, "DCM", event.event_text),
+        _coded("EventTypeCode", event.type_code, event.type_system, event.type_text) if event.type_code else "",
+        f"<EventOutcomeDescription>{_text(description)}</EventOutcomeDescription>" if description else "",
+        "</EventIdentification>",
+        *_participants(event, caller),
+        f"<AuditSourceIdentification AuditEnterpriseSiteID={q(site)} AuditSourceID={q(source_id)}>"
+        '<AuditSourceTypeCode csd-code="4"/></AuditSourceIdentification>',
+        *_objects(event, code, facts, patient),
+        "</AuditMessage>",
+    ]
+    return "".join(parts)
+
+
+def _participants(event: AuditEvent, caller: Caller) -> list[str]:
+    peer = "destination" if event.we_send else "source"
+    ours = "source" if event.we_send else "destination"
+    people = [_participant(caller.node or caller.address or "unknown", peer, requestor=not caller.user, address=caller.address)]
+    if caller.user:
+        people.append(f'<ActiveParticipant UserID={q(caller.user)} UserIsRequestor="true"/>')
+    people.append(_participant(caller.local_node or "broker", ours, requestor=False))
+    return people
+
+
+def _participant(user: str, role: str, *, requestor: bool, address: str = "") -> str:
+    access = f' NetworkAccessPointID={q(address)} NetworkAccessPointTypeCode="2"' if address else ""
+    code, text = _ROLES[role]
+    return (
+        f'<ActiveParticipant UserID={q(user)} UserIsRequestor="{str(requestor).lower()}"{access}>'
+        f"{_coded('RoleIDCode', code, 'DCM', text)}</ActiveParticipant>"
+    )
+
+
+def _objects(event: AuditEvent, code: str, facts: Facts, patient: PatientId | None) -> list[str]:
+    found: list[str] = []
+    if patient is not None:
+        detail = _detail("MSH-10" if code in {"ITI-8", "ITI-9"} else "II", facts.message_id) if facts.message_id else ""
+        found.append(_object(str(patient), "1", "1", ("2", "RFC-3881", "Patient Number"), detail))
+    if facts.submission_set:
+        kind = (SUBMISSION_SET, "IHE XDS Metadata", "submission set classificationNode")
+        found.append(_object(facts.submission_set, "2", "20", kind))
+    if facts.query:
+        body = f"<ParticipantObjectQuery>{base64.b64encode(facts.query).decode()}</ParticipantObjectQuery>"
+        kind = (event.type_code or code, event.type_system, event.type_text or code)
+        found.append(_object(facts.query_id or code, "2", "24", kind, body + _detail("QueryEncoding", "UTF-8")))
+    found += [
+        _object(document, "2", "3", ("9", "RFC-3881", "Report Number"), _detail("Repository Unique Id", repository))
+        for repository, document in facts.documents
+    ]
+    found += [
+        _object(study, "2", "3", ("110180", "DCM", "Study Instance UID"),
+                "".join(_detail("ihe:DocumentUniqueId", sop) for sop in instances))
+        for study, instances in facts.studies.items()
+    ]
+    return found
+
+
+def _object(key: str, kind: str, role: str, id_type: tuple[str, str, str], inner: str = "") -> str:
+    return (
+        f'<ParticipantObjectIdentification ParticipantObjectID={q(key)} ParticipantObjectTypeCode="{kind}"'
+        f' ParticipantObjectTypeCodeRole="{role}">{_coded("ParticipantObjectIDTypeCode", *id_type)}{inner}'
+        "</ParticipantObjectIdentification>"
+    )
+
+
+def _coded(element: str, code: str, system: str, text: str) -> str:
+    return f"<{element} csd-code={q(code)} codeSystemName={q(system)} originalText={q(text)}/>"
+
+
+def _detail(kind: str, value: str) -> str:
+    return f"<ParticipantObjectDetail type={q(kind)} value={q(base64.b64encode(value.encode()).decode())}/>"
+
+
+def _text(value: str) -> str:
+    return value.replace("&", "&amp;").replace("<", "&lt;")

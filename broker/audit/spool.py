@@ -1,0 +1,48 @@
+"""The local append-only audit spool: one file a day, one message a line, every line written whole."""
+
+import os
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from broker.audit.message import write_messages
+from broker.model.caller import Caller, Facts
+from broker.model.transaction import Outcome, Transaction
+
+log = structlog.get_logger("broker.audit")
+
+
+class AuditLog:
+    """Appends audit messages; never fails or blocks the work (ITI TF-1 9.2.2). Several processes may share a folder."""
+
+    def __init__(self, folder: Path, source_id: str, site: str) -> None:
+        self._folder, self._source_id, self._site = folder, source_id, site
+        self._guard = threading.Lock()
+        self._day = ""
+        self._handle = -1
+        self.lost = 0
+
+    def record(self, row: Transaction, caller: Caller, facts: Facts, outcome: Outcome, description: str = "") -> None:
+        """Append the messages of one call. A full or missing disk is counted in `lost` and logged, nothing else."""
+        now = datetime.now(UTC)
+        lines = write_messages(
+            row, caller, facts, outcome, description=description, source_id=self._source_id, site=self._site, when=now)
+        data = "".join(line.replace("\n", "&#10;") + "\n" for line in lines).encode()
+        try:
+            self._append(now.strftime("%Y%m%d"), data)
+        except OSError as error:
+            self.lost += len(lines)
+            log.error("audit record lost", reason=error.strerror, lost=self.lost)
+
+    def _append(self, day: str, data: bytes) -> None:
+        with self._guard:
+            if day != self._day:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                if self._handle >= 0:
+                    os.close(self._handle)
+                self._handle = os.open(self._folder / f"audit-{day}.xml", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+                self._day = day
+            if os.write(self._handle, data) != len(data):
+                raise OSError(28, "audit record written in part")

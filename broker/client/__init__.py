@@ -1,0 +1,1 @@
+"""What a consultation client needs; public doors only."""

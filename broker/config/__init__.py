@@ -1,0 +1,1 @@
+"""Settings of this installation (`broker.toml`) and facts of the region (`profiles/<region>/`)."""

@@ -1,0 +1,224 @@
+"""A region's deployment profile: affinity domain, codes, assigning authorities, hospitals, retention.
+
+`load(name_or_folder)` reads the five TOML files of `profiles/<region>/` and checks them against each other. What a
+region may decide is here; the code holds no OID, code or address of any region. See `profiles/README.md`.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from broker.config.data import data
+from broker.config.settings import ConfigError, first_problem
+from broker.model.ids import is_oid
+
+
+def _check_oid(text: str) -> str:
+    if not is_oid(text):
+        raise ValueError(f"not an OID: {text!r}")
+    return text
+
+
+Oid = Annotated[str, AfterValidator(_check_oid)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Region(_Part):
+    """region.toml: the affinity domain and our own identities in it."""
+
+    name: str = Field(min_length=1)
+    title: str = ""
+    affinity_domain: Oid
+    home_community: Oid | None = None
+    repository_uid: Oid
+    source_uid: Oid = Field(description="Retrieve Location UID of what the broker itself keeps")
+    device_oid: Oid = Field(description="our application id in HL7 V3 messages")
+    application: str = "BROKER"
+    facility: str = "REGION"
+    timezone: str = Field("+0800", pattern=r"^[+-]\d{4}$", description="zone of DICOM dates that carry none")
+    language: str = "zh-CN"
+    unknown_authority: Literal["refuse", "sender"] = Field(
+        "refuse", description="a feed without PID-3.4: refuse it, or take the authority of its sender")
+
+
+class Code(_Part):
+    """A coded value; equality is (code, scheme), display is never compared."""
+
+    code: str
+    scheme: str
+    display: str = ""
+
+
+class Codes(_Part):
+    """codes.toml: allowed codes per attribute (an attribute that is absent or empty is not checked) and what we publish."""
+
+    allowed: dict[str, tuple[Code, ...]] = {}
+    mime_types: tuple[str, ...] = ()
+    publish: dict[str, Code] = Field(description="codes of our own manifests, by attribute")
+    event_scheme: str = Field("1.2.840.10008.2.16.4", description="scheme of DICOM modality codes in eventCodeList")
+    scheme_aliases: dict[str, str] = Field({}, description="designator -> OID, for DICOM code triplets")
+
+
+class Feeder(_Part):
+    """Who may feed a domain: MSH-3/MSH-4 of an HL7 v2 sender, or the device OID of a V3 sender."""
+
+    application: str = ""
+    facility: str = ""
+    device_oid: str = ""
+
+
+class Domain(_Part):
+    """domains.toml: one assigning authority. `namespace` and `oid` are one to one."""
+
+    oid: Oid
+    namespace: str = Field(min_length=1, max_length=20)
+    title: str = ""
+    feeders: tuple[Feeder, ...] = ()
+    hidden: bool = Field(default=False, description="not shown to consumers")
+
+
+class Limits(_Part):
+    """What a hospital's PACS may be asked for."""
+
+    associations: int = Field(2, ge=1, le=64)
+    connect_seconds: float = Field(5.0, gt=0)
+    idle_seconds: float = Field(30.0, gt=0, description="silence after which a retrieve is given up")
+    total_seconds: float = Field(600.0, gt=0, description="longest retrieve")
+    hours: str = Field("00:00-24:00", pattern=r"^\d\d:\d\d-\d\d:\d\d$")
+
+
+class Hospital(_Part):
+    """hospitals.toml: one hospital and its PACS."""
+
+    key: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    title: str = ""
+    kind: Literal["sends", "origin", "hosted"]
+    domain: Oid = Field(description="assigning authority of its DICOM Patient IDs")
+    source_uid: Oid | None = Field(None, description="Retrieve Location UID of what only its PACS keeps (kind origin)")
+    source_id: Oid = Field(description="SubmissionSet.sourceId of what we publish for it")
+    ae_title: str = Field(min_length=1, max_length=16)
+    aliases: tuple[str, ...] = Field((), description="further calling AE titles that send for it")
+    host: str = "127.0.0.1"
+    port: int = Field(0, ge=0, le=65535, description="DICOM port of its PACS; 0 = it is never called")
+    routes: tuple[Literal["get", "move"], ...] = ("move",)
+    charset: str = Field("GB18030", description="of files that declare none")
+    accession_issuer: Oid | None = None
+    limits: Limits = Limits()
+
+
+class Retention(_Part):
+    """retention.toml: when a study counts as complete and when it is packed."""
+
+    quiet_seconds: float = Field(60.0, gt=0, description="a study without a new object for so long is complete")
+    online_days: int = Field(365, ge=0)
+    per_hospital: dict[str, int] = {}
+    per_modality: dict[str, int] = {}
+    grace_seconds: float = Field(0.0, ge=0, description="between the archived copy's proof and the online copy's end")
+    cache_days: int = Field(30, ge=0, description="objects fetched from an origin are evicted after so many days")
+
+
+class Profile(_Part):
+    """The whole profile."""
+
+    region: Region
+    codes: Codes
+    domains: tuple[Domain, ...]
+    hospitals: tuple[Hospital, ...]
+    retention: Retention
+    folder: Path
+
+    def hospital(self, key: str) -> Hospital | None:
+        """Give the hospital with this key."""
+        return next((h for h in self.hospitals if h.key == key), None)
+
+    def hospital_by_ae(self, ae_title: str) -> Hospital | None:
+        """Give the hospital that calls with this AE title."""
+        return next((h for h in self.hospitals if ae_title in (h.ae_title, *h.aliases)), None)
+
+    def hospital_by_source(self, source_uid: str) -> Hospital | None:
+        """Give the hospital whose Retrieve Location UID this is."""
+        return next((h for h in self.hospitals if h.source_uid == source_uid), None)
+
+    def domain(self, oid: str) -> Domain | None:
+        """Give the assigning authority with this OID; the affinity domain is one of them."""
+        return next((d for d in self.domains if d.oid == oid), None)
+
+    def domain_by_namespace(self, namespace: str) -> Domain | None:
+        """Give the assigning authority with this namespace."""
+        return next((d for d in self.domains if d.namespace == namespace), None)
+
+
+_T = TypeVar("_T", bound=BaseModel)
+
+
+def load(name: str, base: Path | None = None) -> Profile:
+    """Read the profile called `name` (or at that path, relative to `base`). Raise `ConfigError` with one clear line."""
+    folder = (base or Path.cwd()) / name
+    if not (folder / "region.toml").is_file():
+        folder = data("profiles") / name
+    if not (folder / "region.toml").is_file():
+        raise ConfigError(f"profile: there is no profile {name!r} (looked for {folder / 'region.toml'})")
+    profile = Profile(
+        region=_read(folder, "region", Region),
+        codes=_read(folder, "codes", Codes),
+        domains=tuple(_rows(folder, "domains", "domain", Domain)),
+        hospitals=tuple(_rows(folder, "hospitals", "hospital", Hospital)),
+        retention=_read(folder, "retention", Retention),
+        folder=folder,
+    )
+    _check(profile)
+    return profile
+
+
+def _read(folder: Path, stem: str, kind: type[_T]) -> _T:
+    return _build(kind, _toml(folder / f"{stem}.toml"), f"{folder / stem}.toml", "")
+
+
+def _rows(folder: Path, stem: str, key: str, kind: type[_T]) -> list[_T]:
+    file = folder / f"{stem}.toml"
+    rows = _toml(file).get(key, [])
+    return [_build(kind, row, str(file), f"{key}[{n}].") for n, row in enumerate(rows)]
+
+
+def _toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def _build(kind: type[_T], values: dict[str, Any], file: str, prefix: str) -> _T:
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise ConfigError(f"{file}: {prefix}{first_problem(error)}") from error
+
+
+def _check(profile: Profile) -> None:
+    domains, hospitals = profile.folder / "domains.toml", profile.folder / "hospitals.toml"
+    _unique(domains, "oid", [d.oid for d in profile.domains])
+    _unique(domains, "namespace", [d.namespace for d in profile.domains])
+    _unique(hospitals, "key", [h.key for h in profile.hospitals])
+    _unique(hospitals, "ae_title", [t for h in profile.hospitals for t in (h.ae_title, *h.aliases)])
+    _unique(hospitals, "source_uid", [h.source_uid for h in profile.hospitals if h.source_uid])
+    if profile.domain(profile.region.affinity_domain) is None:
+        raise ConfigError(f"{domains}: the affinity domain {profile.region.affinity_domain} of region.toml is not listed")
+    for hospital in profile.hospitals:
+        where = f"{hospitals}: hospital {hospital.key}"
+        if profile.domain(hospital.domain) is None:
+            raise ConfigError(f"{where}.domain: {hospital.domain} is not in domains.toml")
+        if hospital.kind == "origin" and not (hospital.source_uid and hospital.port):
+            raise ConfigError(f"{where}: kind origin needs source_uid and port")
+
+
+def _unique(file: Path, key: str, values: list[str]) -> None:
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            raise ConfigError(f"{file}: {key}: {value} is used twice")
+        seen.add(value)

@@ -1,0 +1,186 @@
+"""`broker.toml`: where this installation listens, keeps its data and how much it takes.
+
+Every key can be overridden by the environment as `BROKER_<SECTION>__<KEY>`. Relative folders are relative to the
+file. A wrong key stops the start with one line naming file and key (`ConfigError`).
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+
+class ConfigError(Exception):
+    """A wrong setting or profile; the text is one line naming file and key."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Server(_Section):
+    """Sockets, pools and limits."""
+
+    host: str = Field("127.0.0.1", description="address all servers listen on")
+    http_port: int = Field(8080, ge=0, le=65535, description="SOAP, REST and pages")
+    mllp_port: int = Field(2575, ge=0, le=65535, description="HL7 v2 over MLLP")
+    dicom_port: int = Field(11112, ge=0, le=65535, description="DICOM")
+    ae_title: str = Field("BROKER", min_length=1, max_length=16, description="our DICOM application entity title")
+    public_url: str = Field("", description="how others reach the HTTP port; empty = http://host:http_port")
+    web_workers: int = Field(1, ge=1, le=64, description="web processes")
+    threads: int = Field(32, ge=2, le=512, description="threads of a web process")
+    retrieve_slots: int = Field(16, ge=1, le=512, description="retrieves at once in a web process; fewer than threads")
+    receivers: int = Field(1, ge=1, le=64, description="DICOM receiver processes on one port")
+    max_associations: int = Field(64, ge=1, le=4096, description="DICOM associations of a receiver process")
+    max_request: int = Field(16 << 20, ge=1024, description="bytes of one SOAP root part")
+    max_body: int = Field(8 << 30, ge=1024, description="bytes of one HTTP request body")
+    max_message: int = Field(4 << 20, ge=1024, description="bytes of one MLLP frame")
+    io_timeout: float = Field(30.0, gt=0, description="seconds a peer may be silent in mid-message")
+    idle_timeout: float = Field(300.0, gt=0, description="seconds a connection may stay open without a message")
+
+
+class DatabaseSection(_Section):
+    """The durable store."""
+
+    url: str = Field("", description="SQLAlchemy URL; empty = SQLite in the data folder")
+
+
+class RedisSection(_Section):
+    """Coordination between machines."""
+
+    url: str = Field("", description="redis:// URL; empty = inside this machine")
+
+
+class OnlineSection(_Section):
+    """Pictures in original format."""
+
+    folder: Path | None = Field(None, description="empty = data/online")
+    fsync: bool = Field(True, description="make every object durable before it is acknowledged")
+
+
+class ArchiveSection(_Section):
+    """S-DICOM containers."""
+
+    folder: Path | None = Field(None, description="empty = data/archive")
+
+
+class RepositorySection(_Section):
+    """Documents (manifests and reports)."""
+
+    folder: Path | None = Field(None, description="empty = data/documents")
+    registry_url: str = Field("", description="ITI-42 endpoint of another registry; empty = our own, in the same transaction")
+    submit_url: str = Field("", description="ITI-41 endpoint our manifests go to; empty = our own repository")
+
+
+class SecuritySection(_Section):
+    """Who may call."""
+
+    mode: Literal["off"] = Field("off", description="off: every caller is anonymous and may do everything")
+
+
+class AuditSection(_Section):
+    """ATNA audit trail."""
+
+    folder: Path | None = Field(None, description="append-only spool; empty = data/audit")
+    source_id: str = Field("broker", min_length=1, description="AuditSourceID")
+    site: str = Field("", description="AuditEnterpriseSiteID; empty = the region's name")
+
+
+class Settings(BaseSettings):
+    """All settings of one installation."""
+
+    model_config = SettingsConfigDict(env_prefix="BROKER_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    profile: str = Field("demo", description="a region shipped with the broker, or a path to a profile folder")
+    data: Path = Field(Path("broker-data"), description="folder for everything that has no folder of its own")
+    server: Server = Server()
+    database: DatabaseSection = DatabaseSection()
+    redis: RedisSection = RedisSection()
+    online: OnlineSection = OnlineSection()
+    archive: ArchiveSection = ArchiveSection()
+    repository: RepositorySection = RepositorySection()
+    security: SecuritySection = SecuritySection()
+    audit: AuditSection = AuditSection()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment first, then the file (given as init values)."""
+        return env_settings, init_settings
+
+    @property
+    def public_url(self) -> str:
+        """Base URL others reach us by, without a trailing slash."""
+        return self.server.public_url.rstrip("/") or f"http://{self.server.host}:{self.server.http_port}"
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the durable store."""
+        return self.database.url or f"sqlite:///{self.data / 'broker.db'}"
+
+    @property
+    def online_folder(self) -> Path:
+        """Where original files live."""
+        return self.online.folder or self.data / "online"
+
+    @property
+    def archive_folder(self) -> Path:
+        """Where containers live."""
+        return self.archive.folder or self.data / "archive"
+
+    @property
+    def documents_folder(self) -> Path:
+        """Where documents live."""
+        return self.repository.folder or self.data / "documents"
+
+    @property
+    def audit_folder(self) -> Path:
+        """Where the audit spool lives."""
+        return self.audit.folder or self.data / "audit"
+
+    @property
+    def run_folder(self) -> Path:
+        """Where processes of this machine meet (sockets, locks)."""
+        return self.data / "run"
+
+
+def load(file: Path | None) -> Settings:
+    """Read `file` (None: all defaults, under the current folder). Raise `ConfigError` with one clear line."""
+    values: dict[str, Any] = {}
+    name = str(file) if file else "defaults"
+    base = file.resolve().parent if file else Path.cwd()
+    if file:
+        try:
+            values = tomllib.loads(file.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{name}: {error}") from error
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        raise ConfigError(f"{name}: {first_problem(error)}") from error
+    if settings.server.retrieve_slots >= settings.server.threads:
+        raise ConfigError(f"{name}: server.retrieve_slots: must be fewer than server.threads ({settings.server.threads})")
+    return _absolute(settings, base)
+
+
+def first_problem(error: ValidationError) -> str:
+    """Give `key: what is wrong` of the first problem."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}"
+
+
+def _absolute(settings: Settings, base: Path) -> Settings:
+    def under(section: _Section) -> _Section:
+        folder: Path | None = getattr(section, "folder", None)
+        return section.model_copy(update={"folder": base / folder}) if folder else section
+
+    sections = {n: under(getattr(settings, n)) for n in ("online", "archive", "repository", "audit")}
+    return settings.model_copy(update={"data": base / settings.data, **sections})

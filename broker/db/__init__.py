@@ -1,0 +1,5 @@
+"""The durable store: engine, unit of work, schema history. SQLite (WAL) on one machine, PostgreSQL for a region."""
+
+from broker.db.engine import Database, metadata, sql
+
+__all__ = ["Database", "metadata", "sql"]

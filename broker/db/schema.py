@@ -1,0 +1,39 @@
+"""Schema history: bring a store to the newest revision, or say that it is not there."""
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from broker.db.engine import Database
+
+_SCRIPTS = Path(__file__).parent / "migrations"
+
+
+def _config(connection: sa.Connection | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_SCRIPTS))
+    config.attributes["connection"] = connection
+    return config
+
+
+def head() -> str:
+    """Give the newest revision this program knows."""
+    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+
+
+def current(database: Database) -> str:
+    """Give the revision the store is at; empty when it has none."""
+    with database.read() as unit:
+        return MigrationContext.configure(unit.connection).get_current_revision() or ""
+
+
+def upgrade(database: Database) -> None:
+    """Bring the store to `head()` in one transaction; safe to call from several processes at once."""
+    with database.write() as unit:
+        if not database.is_sqlite:
+            unit.connection.exec_driver_sql("SELECT pg_advisory_xact_lock(4242)")
+        command.upgrade(_config(unit.connection), "head")

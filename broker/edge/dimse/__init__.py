@@ -1,0 +1,1 @@
+"""DICOM upper layer on pynetdicom."""

@@ -1,0 +1,1 @@
+"""Imaging Document Source: receive, publish, locate, fetch, pack and retrieve studies."""

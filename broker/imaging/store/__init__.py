@@ -1,0 +1,1 @@
+"""SQL of the imaging actor: studies and instances, containers, publications, fetches."""

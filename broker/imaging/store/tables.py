@@ -1,0 +1,120 @@
+"""Tables of the imaging actor. Times are seconds since the epoch; text is decoded."""
+
+import sqlalchemy as sa
+
+from broker.db import metadata
+
+study = sa.Table(
+    "study", metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("hospital", sa.String(64), nullable=False),
+    sa.Column("study_uid", sa.String(64), nullable=False),
+    sa.Column("tier", sa.String(8), nullable=False),        # online | archive | origin: where its owner copy is
+    sa.Column("state", sa.String(12), nullable=False),      # receiving | complete | packing | dropping
+    sa.Column("patient_domain", sa.String(64), nullable=False),
+    sa.Column("patient_value", sa.String(250), nullable=False),
+    sa.Column("study_date", sa.String(8), nullable=False),
+    sa.Column("accession", sa.String(64), nullable=False),
+    sa.Column("facts", sa.JSON, nullable=False),            # decoded study-level tags by DICOM keyword
+    sa.Column("objects", sa.Integer, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("first_at", sa.Float, nullable=False),
+    sa.Column("last_at", sa.Float, nullable=False),         # last object
+    sa.Column("used_at", sa.Float, nullable=False),         # last retrieve
+    sa.UniqueConstraint("study_uid", "hospital"),
+    sa.Index("ix_study_state_last_at", "state", "last_at"),
+    sa.Index("ix_study_patient", "patient_domain", "patient_value"),
+)
+
+series = sa.Table(
+    "series", metadata,
+    sa.Column("study_id", sa.Integer, sa.ForeignKey("study.id"), primary_key=True),
+    sa.Column("series_uid", sa.String(64), primary_key=True),
+    sa.Column("modality", sa.String(16), nullable=False),
+    sa.Column("body_part", sa.String(64), nullable=False),
+    sa.Column("description", sa.String(250), nullable=False),
+)
+
+instance = sa.Table(
+    "instance", metadata,
+    sa.Column("study_id", sa.Integer, sa.ForeignKey("study.id"), primary_key=True),
+    sa.Column("sop_uid", sa.String(64), primary_key=True),
+    sa.Column("series_uid", sa.String(64), nullable=False),
+    sa.Column("sop_class", sa.String(64), nullable=False),
+    sa.Column("transfer_syntax", sa.String(64), nullable=False),
+    sa.Column("path", sa.Text, nullable=False),             # relative to the online folder
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Index("ix_instance_sop_uid", "sop_uid"),
+)
+
+conflict = sa.Table(                                        # same SOP Instance UID, other bytes: kept aside
+    "conflict", metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("hospital", sa.String(64), nullable=False),
+    sa.Column("study_uid", sa.String(64), nullable=False),
+    sa.Column("sop_uid", sa.String(64), nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
+
+catalogue = sa.Table(                                       # what an origin says its study holds
+    "catalogue", metadata,
+    sa.Column("study_id", sa.Integer, sa.ForeignKey("study.id"), primary_key=True),
+    sa.Column("body", sa.LargeBinary, nullable=False),      # zlib JSON: [[series uid, sop uid, sop class], ...]
+    sa.Column("at", sa.Float, nullable=False),
+)
+
+container = sa.Table(
+    "container", metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("study_id", sa.Integer, sa.ForeignKey("study.id"), nullable=False),
+    sa.Column("path", sa.Text, nullable=False),             # relative to the archive
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("images", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(12), nullable=False),      # current | retired
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Index("ix_container_study_id", "study_id"),
+)
+
+publication = sa.Table(
+    "publication", metadata,
+    sa.Column("study_id", sa.Integer, sa.ForeignKey("study.id"), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),      # due | waiting_patient | published | failed
+    sa.Column("patient_domain", sa.String(64), nullable=False),
+    sa.Column("patient_value", sa.String(250), nullable=False),
+    sa.Column("manifest_uid", sa.String(64), nullable=False),
+    sa.Column("entry_uuid", sa.String(64), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),     # of the instance list that was published
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("next_at", sa.Float, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Index("ix_publication_state_next_at", "state", "next_at"),
+    sa.Index("ix_publication_patient", "patient_domain", "patient_value"),
+)
+
+fetch_job = sa.Table(
+    "fetch_job", metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("hospital", sa.String(64), nullable=False),
+    sa.Column("study_uid", sa.String(64), nullable=False),
+    sa.Column("state", sa.String(8), nullable=False),       # queued | running | done | failed
+    sa.Column("owner", sa.String(64), nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("beat_at", sa.Float, nullable=False),         # the owner lives
+    sa.Column("ended_at", sa.Float, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Index("ix_fetch_job_state", "state"),
+    sa.Index("ix_fetch_job_study_uid", "study_uid"),
+)
+
+fetch_want = sa.Table(
+    "fetch_want", metadata,
+    sa.Column("job_id", sa.Integer, sa.ForeignKey("fetch_job.id"), primary_key=True),
+    sa.Column("sop_uid", sa.String(64), primary_key=True),
+    sa.Column("series_uid", sa.String(64), nullable=False),
+    sa.Column("landed", sa.Boolean, nullable=False),
+)

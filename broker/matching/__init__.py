@@ -1,0 +1,1 @@
+"""Whether two records are one person. Pure."""

@@ -1,0 +1,1 @@
+"""Plain values every floor may use: identifiers, errors, transaction rows, ports. No I/O, no libraries."""

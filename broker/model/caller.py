@@ -1,0 +1,47 @@
+"""Who calls, and what an audit record needs to know of one call."""
+
+from dataclasses import dataclass, field
+
+from broker.model.ids import PatientId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """The peer of one call. `node` is what it calls itself (AE title, MSH-4|MSH-3, reply address); all empty = anonymous."""
+
+    node: str = ""
+    address: str = ""
+    user: str = ""
+    role: str = ""
+    purpose: str = ""
+    local_node: str = ""
+
+
+ANONYMOUS = Caller()
+
+
+@dataclass(slots=True, kw_only=True)
+class Facts:
+    """What a handler learns about its subject while it works; the audit record is written from it, also after a failure.
+
+    `query` is the request as bytes (ITI-18, ITI-9, ITI-45 …) and `query_id` its id; `message_id` is MSH-10 or the V3 id.
+    `documents` are (repository uid, document uid); `studies` map a Study Instance UID to its SOP Instance UIDs.
+    `action` overrides the row's audit action (C create, R read, U update, D delete, E execute).
+    """
+
+    patients: list[PatientId] = field(default_factory=list)
+    submission_set: str = ""
+    documents: list[tuple[str, str]] = field(default_factory=list)
+    studies: dict[str, list[str]] = field(default_factory=dict)
+    query: bytes = b""
+    query_id: str = ""
+    message_id: str = ""
+    action: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call of a transaction, as its handler sees it."""
+
+    caller: Caller
+    facts: Facts

@@ -1,0 +1,77 @@
+"""Identifiers of the field: OIDs, DICOM UIDs, UUID URNs and patient identifiers (HL7 CX)."""
+
+import re
+import uuid
+from dataclasses import dataclass
+from typing import Self
+
+from broker.model.errors import Rejected, XdsCode
+
+_OID = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_UUID_URN = re.compile(r"urn:uuid:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_ESCAPES = {"\\": "\\E\\", "^": "\\S\\", "&": "\\T\\", "~": "\\R\\", "|": "\\F\\"}
+_UNESCAPES = {v[1]: k for k, v in _ESCAPES.items()}
+
+
+def is_oid(text: str) -> bool:
+    """Say whether `text` is an ISO OID of at most 64 characters, no component with a leading zero (ITI TF-3 4.2.3.1)."""
+    return len(text) <= 64 and _OID.fullmatch(text) is not None
+
+
+def is_uid(text: str) -> bool:
+    """Say whether `text` can be a DICOM UID: digits and dots, 1..64 characters (PS3.5 9.1, leading zeros tolerated)."""
+    return len(text) <= 64 and _UID.fullmatch(text) is not None
+
+
+def is_uuid_urn(text: str) -> bool:
+    """Say whether `text` is a lower-case `urn:uuid:` (ITI TF-3 4.2.3.1: upper case is malformed)."""
+    return _UUID_URN.fullmatch(text) is not None
+
+
+def new_uuid_urn() -> str:
+    """Give a fresh random `urn:uuid:`."""
+    return uuid.uuid4().urn
+
+
+def new_oid() -> str:
+    """Give a fresh OID under 2.25, also good as a DICOM UID (PS3.5 B.2)."""
+    return f"2.25.{uuid.uuid4().int}"
+
+
+def escape_hl7(text: str) -> str:
+    r"""Write `text` with the HL7 v2 delimiters as `\S\`, `\T\`, `\R\`, `\F\`, `\E\` (v2.5 2.7.1)."""
+    return "".join(_ESCAPES.get(c, c) for c in text)
+
+
+def unescape_hl7(text: str) -> str:
+    r"""Undo `escape_hl7`; other escape sequences stay as they are."""
+    if "\\" not in text:
+        return text
+    return re.sub(r"\\([FSTRE])\\", lambda m: _UNESCAPES[m.group(1)], text)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PatientId:
+    """A patient identifier: `domain` is the OID of the assigning authority, `value` the id it issued."""
+
+    domain: str
+    value: str
+
+    @classmethod
+    def parse(cls, cx: str) -> Self:
+        """Read the XDS form `id^^^&oid&ISO` (ITI TF-3 4.2.3.1.7). Raise `Rejected` when it is anything else."""
+        parts = cx.split("^")
+        while len(parts) > 4 and not parts[-1]:
+            parts.pop()
+        authority = parts[3].split("&") if len(parts) == 4 else []
+        good = (
+            len(authority) == 3 and parts[0] and not parts[1] and not parts[2] and not authority[0]
+            and is_oid(authority[1]) and authority[2] == "ISO"
+        )
+        if not good:
+            raise Rejected(XdsCode.REGISTRY_METADATA_ERROR, f"not a patient id of the form id^^^&oid&ISO: {cx[:120]!r}")
+        return cls(authority[1], unescape_hl7(parts[0]))
+
+    def __str__(self) -> str:
+        return f"{escape_hl7(self.value)}^^^&{self.domain}&ISO"

@@ -1,0 +1,120 @@
+"""The protocols in which actors and edges meet; `app.py` connects them. No actor imports another."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from broker.model.caller import Call, Caller
+from broker.model.errors import Problem
+from broker.model.ids import PatientId
+
+
+class Unit(Protocol):
+    """A unit of work: one transaction of the durable store. Stores turn it into a connection; nobody else looks inside."""
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """Run `action` once the unit is durable; never when it rolled back."""
+        ...
+
+
+class PatientDirectory(Protocol):
+    """Who is who, as the registry and the imaging actors need it."""
+
+    def affinity_id(self, unit: Unit, local: PatientId) -> PatientId | None:
+        """Give the active affinity-domain id of the person with this local id, or None while no feed named it."""
+        ...
+
+    def is_active(self, unit: Unit, patient: PatientId) -> bool:
+        """Say whether this affinity-domain id is known and not merged away."""
+        ...
+
+
+class PatientArrived(Protocol):
+    """Told inside the feed's unit of work that a local id now has an affinity-domain id: waiting publications go on."""
+
+    def __call__(self, unit: Unit, local: PatientId) -> None: ...
+
+
+class PatientMerged(Protocol):
+    """Told inside the merge's unit of work that the affinity-domain id `retired` lives on as `survivor`."""
+
+    def __call__(self, unit: Unit, retired: PatientId, survivor: PatientId) -> None: ...
+
+
+class Registrar(Protocol):
+    """The registry as a repository sees it (ITI-42)."""
+
+    def register(self, submission: Any, call: Call) -> tuple[Problem, ...]:
+        """Register a `wire.ebxml.Submission` durably; give the warnings. When it raises, nothing is stored."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A KOS to publish: the Part-10 bytes and the metadata of its submission (a `wire.ebxml.Submission`)."""
+
+    document: bytes
+    submission: Any
+
+
+class Outbound(Protocol):
+    """Transactions we initiate over SOAP."""
+
+    def provide_and_register(self, manifest: Manifest) -> None:
+        """Send RAD-68 to the configured repository; return when it answered Success. Raise `Rejected` or `Unavailable`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What a fetch asks of a PACS: a study, narrowed to series and instances when they are given."""
+
+    study_uid: str
+    series_uids: tuple[str, ...] = ()
+    sop_uids: tuple[str, ...] = ()
+
+
+class Mover(Protocol):
+    """DICOM query/retrieve SCU towards a hospital (a `config.profile.Hospital`)."""
+
+    def echo(self, hospital: Any) -> None:
+        """C-ECHO; return when it succeeded, else raise `Unavailable`."""
+        ...
+
+    def find_study(self, hospital: Any, study_uid: str) -> list[dict[str, str]]:
+        """C-FIND down to IMAGE level: one dict of decoded text by DICOM keyword per instance; empty = unknown there."""
+        ...
+
+    def retrieve(self, hospital: Any, want: Want, progress: Callable[[], bool]) -> None:
+        """C-GET where the hospital's routes say so, else C-MOVE to our own AE title; return on the final response.
+
+        `progress()` is asked at least once a second and gives False to cancel. Raise `Unavailable` for a refused,
+        silent or broken association and for a failed final status. What really came is counted by the caller.
+        """
+        ...
+
+
+class Sink(Protocol):
+    """One incoming object, between its first byte and its answer."""
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take the next bytes of the encoded data set."""
+        ...
+
+    def commit(self) -> int:
+        """Make the object durable (fsync, rename) and hand it to the index; give the C-STORE status (PS3.4 B.2.3)."""
+        ...
+
+    def abort(self) -> None:
+        """Drop what was written; nothing is left behind."""
+        ...
+
+
+class Received(Protocol):
+    """The receiver as the DICOM listener sees it."""
+
+    def open(self, caller: Caller, sop_class: str, sop_uid: str, transfer_syntax: str) -> Sink:
+        """Begin an object. Raise `Rejected` for UIDs that are not UIDs, `Unavailable` when the store cannot take it."""
+        ...
+
+

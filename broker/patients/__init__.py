@@ -1,0 +1,1 @@
+"""PIX Manager: feeds, links and queries of patient identities."""

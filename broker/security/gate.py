@@ -1,0 +1,52 @@
+"""One call of one transaction, whatever its wire: authorise, handle, filter, audit, answer."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from broker.audit.spool import AuditLog
+from broker.model.caller import Call, Caller, Facts
+from broker.model.errors import BrokerError, Rejected, TooLarge
+from broker.model.transaction import Bound, Outcome
+from broker.security.rules import Policy, visible
+
+log = structlog.get_logger("broker.gate")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Runs calls. Every wire's edge uses one; there is no other way to a handler."""
+
+    policy: Policy
+    audit: AuditLog
+
+    def perform(self, bound: Bound, raw: Any, caller: Caller) -> Any:
+        """Give the wire's reply. A `BrokerError` is answered as the row's `refuse` says; anything else is audited and raised."""
+        row, facts = bound.row, Facts()
+        try:
+            request = row.read(raw)
+            self.policy.authorise(row, caller, row.subject(request))
+            result = visible(self.policy, caller, row.handle(bound.actor, request, Call(caller=caller, facts=facts)))
+            reply = row.write(request, result)
+        except BrokerError as error:
+            outcome = Outcome.MINOR if isinstance(error, Rejected | TooLarge) else Outcome.SERIOUS
+            self.audit.record(row, caller, facts, outcome, reason(error))
+            log.info("refused", transaction=row.code, reason=reason(error))
+            return row.refuse(raw, error)
+        except BaseException:
+            self.audit.record(row, caller, facts, Outcome.SERIOUS, "internal error")
+            raise
+        self.audit.record(row, caller, facts, Outcome.SUCCESS)
+        return reply
+
+    def broken(self, bound: Bound, caller: Caller) -> None:
+        """Audit that an answer did not reach the caller whole."""
+        self.audit.record(bound.row, caller, Facts(), Outcome.SERIOUS, "the answer was not taken whole")
+
+
+def reason(error: BrokerError) -> str:
+    """Give the error codes of a problem, without its context: contexts may name a patient's id, logs must not."""
+    if isinstance(error, Rejected):
+        return ", ".join(dict.fromkeys(problem.code for problem in error.problems))
+    return str(error)

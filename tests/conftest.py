@@ -1,0 +1,57 @@
+"""Fixtures for all tests, and the rule of real peers.
+
+`@pytest.mark.peer("orthanc")` skips where the program is absent, and fails where BROKER_PEERS names it, so that a
+release run cannot pass by skipping.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.config import profile as profiles
+from broker.config.profile import Profile
+from broker.db import Database, schema
+
+PROGRAMS = {
+    "dcmtk": ("storescu", "storescp", "dcmqrscp", "findscu", "movescu", "echoscu"),
+    "orthanc": ("Orthanc",),
+    "redis": ("redis-server",),
+    "dicom3tools": ("dciodvfy",),
+    "java": ("java", "mvn"),
+    "nginx": ("nginx",),
+    "postgresql": ("psql",),
+}
+
+
+def absent(peer: str) -> list[str]:
+    """Give the programs of a peer that this machine lacks."""
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    return [program for program in PROGRAMS[peer] if shutil.which(program, path=path) is None]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    required = os.environ.get("BROKER_PEERS", "").split(",")
+    for mark in item.iter_markers("peer"):
+        missing = absent(mark.args[0])
+        if missing and mark.args[0] in required:
+            pytest.fail(f"peer {mark.args[0]} is required but {', '.join(missing)} is not installed")
+        if missing:
+            pytest.skip(f"{', '.join(missing)} not installed")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """An embedded store at the newest schema."""
+    store = Database(f"sqlite:///{tmp_path / 'broker.db'}")
+    schema.upgrade(store)
+    yield store
+    store.close()
+
+
+@pytest.fixture(scope="session")
+def profile() -> Profile:
+    """The demonstration region."""
+    return profiles.load("demo")
