@@ -1,0 +1,248 @@
+"""Connects the parts. One `App` is one process's object graph; parts are made when first needed, never across a fork."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+import structlog
+
+from broker import coord, health
+from broker.archive.online import OnlineStore
+from broker.archive.sdfo import Sdfo
+from broker.audit.spool import AuditLog
+from broker.config.profile import Profile
+from broker.config.settings import Settings
+from broker.coord.base import Coord
+from broker.db import Database
+from broker.edge import http
+from broker.edge.dimse import listener, scu
+from broker.edge.mllp import MllpServer
+from broker.edge.outbound import RemoteRegistrar, SoapOutbound
+from broker.imaging import rad69_retrieve
+from broker.imaging.fetch import Fetch
+from broker.imaging.fetch_worker import FetchWorker
+from broker.imaging.migrate import Migrator
+from broker.imaging.publish import Publisher
+from broker.imaging.rad69_retrieve import ImagingSource
+from broker.imaging.receiver import Receiver
+from broker.model.errors import BrokerError
+from broker.model.ids import PatientId
+from broker.model.ports import Registrar, Unit
+from broker.model.transaction import Bound, Transaction
+from broker.patients import iti8_feed, iti9_query, iti44_feed, iti45_query
+from broker.patients.actor import PixManager
+from broker.registry import iti18_query, iti42_register
+from broker.registry.actor import Registry
+from broker.repository import iti41_provide, iti43_retrieve
+from broker.repository.actor import Repository
+from broker.security.gate import Gate
+from broker.security.rules import Open, Policy
+
+log = structlog.get_logger("broker.app")
+
+POLICIES: Mapping[str, Callable[[], Policy]] = {"off": Open}
+
+
+class App:
+    """The parts of one broker process."""
+
+    def __init__(self, settings: Settings, profile: Profile) -> None:
+        self.settings, self.profile = settings, profile
+
+    @cached_property
+    def database(self) -> Database:
+        """The durable store."""
+        return Database(self.settings.database_url)
+
+    @cached_property
+    def coord(self) -> Coord:
+        """What processes tell each other."""
+        return coord.connect(self.settings)
+
+    @cached_property
+    def audit(self) -> AuditLog:
+        """The audit spool."""
+        section = self.settings.audit
+        return AuditLog(self.settings.audit_folder, section.source_id, section.site or self.profile.region.name)
+
+    @cached_property
+    def gate(self) -> Gate:
+        """The way to every handler."""
+        return Gate(POLICIES[self.settings.security.mode](), self.audit)
+
+    @cached_property
+    def online(self) -> OnlineStore:
+        """Original files."""
+        return OnlineStore(self.settings.online_folder, self.settings.online.fsync)
+
+    @cached_property
+    def sdfo(self) -> Sdfo:
+        """The door to both tiers."""
+        return Sdfo(self.online, self.settings.archive_folder)
+
+    @cached_property
+    def patients(self) -> PixManager:
+        """The PIX manager."""
+        return PixManager(self.database, self.profile, self.coord, self._arrived, self._merged)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The document registry."""
+        return Registry(self.database, self.patients, self.profile)
+
+    @cached_property
+    def repository(self) -> Repository:
+        """The document repository."""
+        return Repository(self.database, self.settings.documents_folder, self.profile, self._registrar)
+
+    @cached_property
+    def receiver(self) -> Receiver:
+        """Takes objects in."""
+        return Receiver(self.database, self.online, self.profile, self.coord)
+
+    @cached_property
+    def mover(self) -> scu.Scu:
+        """Asks hospitals' PACS."""
+        return scu.Scu(self.profile, self.settings, self.receiver, self.audit)
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        """Makes and publishes manifests."""
+        submit = self.settings.repository.submit_url or self.settings.public_url + "/xds/repository"
+        outbound = SoapOutbound(submit, self.audit, self.settings.public_url)
+        return Publisher(
+            self.database, self.profile, self.patients, outbound, self.mover, self.coord, self.settings.server.ae_title)
+
+    @cached_property
+    def migrator(self) -> Migrator:
+        """Packs studies."""
+        return Migrator(self.database, self.sdfo, self.profile, self.coord)
+
+    @cached_property
+    def bounds(self) -> tuple[Bound, ...]:
+        """Every transaction we serve, with its actor."""
+        source = ImagingSource(Fetch(self.database, self.coord, self.sdfo, self.profile), self.profile)
+        return (
+            *(Bound(module.ROW, self.patients) for module in (iti8_feed, iti9_query, iti44_feed, iti45_query)),
+            *(Bound(module.ROW, self.registry) for module in (iti18_query, iti42_register)),
+            *(Bound(module.ROW, self.repository) for module in (iti41_provide, iti43_retrieve)),
+            Bound(rad69_retrieve.ROW, source),
+        )
+
+    @property
+    def rows(self) -> tuple[Transaction, ...]:
+        """Every row: what we serve on all wires."""
+        return (*(bound.row for bound in self.bounds), *listener.ROWS)
+
+    def wsgi(self) -> Any:
+        """Give the web application."""
+        extra = {
+            "/healthz": health.healthz(self._checks(), lambda: health.living(self.settings.run_folder), tuple(ROLES)),
+            "/services": health.services(self.rows, self.settings),
+        }
+        return http.build(self.bounds, self.gate, self.settings, extra)
+
+    def run(self, role: str, stop: threading.Event) -> None:
+        """Run one role until `stop` is set (web: until SIGTERM)."""
+        beat = health.Heartbeat(self.settings.run_folder, role)
+        beat.start()
+        try:
+            ROLES[role](self, stop)
+        finally:
+            beat.stop()
+            self.close()
+
+    def close(self) -> None:
+        """Give back what this process holds open."""
+        for part in ("coord", "database"):
+            if part in self.__dict__:
+                self.__dict__[part].close()
+
+    def _arrived(self, unit: Unit, local: PatientId) -> None:
+        self.publisher.patient_arrived(unit, local)
+
+    def _merged(self, unit: Unit, retired: PatientId, survivor: PatientId) -> None:
+        self.registry.merged(unit, retired, survivor)
+
+    @property
+    def _registrar(self) -> Registrar:
+        url = self.settings.repository.registry_url
+        return RemoteRegistrar(url, self.audit, self.settings.public_url) if url else self.registry
+
+    def _checks(self) -> dict[str, Callable[[], object]]:
+        settings = self.settings
+        return {
+            "database": self.database.ping,
+            "coordination": self.coord.state,
+            "online store": lambda: health.writable(settings.online_folder),
+            "archive": lambda: health.writable(settings.archive_folder),
+            "documents": lambda: health.writable(settings.documents_folder),
+            "audit spool": lambda: "ok" if not self.audit.lost else f"{self.audit.lost} records lost",
+            "mllp": lambda: health.answers((settings.server.host, settings.server.mllp_port)),
+            "dicom": lambda: health.answers((settings.server.host, settings.server.dicom_port)),
+        }
+
+
+def _web(app: App, _stop: threading.Event) -> None:
+    http.serve(lambda: App(app.settings, app.profile).wsgi(), app.settings)
+
+
+def _receiver(app: App, stop: threading.Event) -> None:
+    app.receiver.start()
+    try:
+        app.receiver.adopt()
+        listener.Listener(app.receiver, app.gate, app.profile, app.settings).serve(stop)
+    finally:
+        app.receiver.stop()
+
+
+def _mllp(app: App, stop: threading.Event) -> None:
+    bounds = [bound for bound in app.bounds if bound.row.endpoint == "mllp"]
+    MllpServer(bounds, app.gate, app.settings).serve(stop)
+
+
+def _fetch(app: App, stop: threading.Event) -> None:
+    app.receiver.start()
+    try:
+        FetchWorker(app.database, app.coord, app.mover, app.profile).run(stop)
+    finally:
+        app.receiver.stop()
+
+
+def _worker(app: App, stop: threading.Event) -> None:
+    """Background work: publish what is due at once when told, else every second; pack once a minute; sweep once an hour."""
+    app.repository.recover()
+    wake = app.coord.subscribe("publish")
+    chores = [
+        (1.0, lambda: app.publisher.run_once(time.time())),
+        (60.0, lambda: app.migrator.run_due(time.time())),
+        (3600.0, lambda: app.sdfo.sweep()),
+    ]
+    due = [0.0] * len(chores)
+    try:
+        while not stop.is_set():
+            for n, (period, work) in enumerate(chores):
+                if time.monotonic() >= due[n]:
+                    _attempt(work)
+                    due[n] = time.monotonic() + period
+            if wake.get(min(1.0, max(0.05, min(due) - time.monotonic()))):
+                due[0] = 0.0
+    finally:
+        wake.close()
+
+
+def _attempt(work: Callable[[], object]) -> None:
+    try:
+        work()
+    except BrokerError as error:
+        log.warning("background work will be tried again", reason=type(error).__name__)
+    except Exception:
+        log.exception("background work failed")  # the loop is this process's edge: one bad study must not stop the rest
+
+
+ROLES: Mapping[str, Callable[[App, threading.Event], None]] = {
+    "web": _web, "receiver": _receiver, "mllp": _mllp, "fetch": _fetch, "worker": _worker,
+}
+

@@ -1,0 +1,55 @@
+"""`broker migrate`: pack what is old enough into S-DICOM."""
+
+import json
+import time
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from broker.app import App
+from broker.cli import _log
+from broker.cli._config import AsJson, ConfigFile, load
+from broker.model.errors import BrokerError
+
+
+def migrate(
+    config: ConfigFile = None,
+    limit: Annotated[int, typer.Option(min=1, help="most studies in one run")] = 1000,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what is due")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Pack every study older than the region's retention rules say into S-DICOM, prove it, and drop the online copy."""
+    settings, profile = load(config)
+    _log.configure("migrate")
+    app = App(settings, profile)
+    try:
+        if dry_run:
+            due = app.migrator.due(time.time())
+            typer.echo(json.dumps(due) if as_json else f"{len(due)} studies are due")
+            return
+        done, failed = _run(app, limit, quiet=as_json)
+    finally:
+        app.close()
+    if as_json:
+        typer.echo(json.dumps({"packed": done, "failed": failed}))
+    else:
+        typer.echo(f"{done} studies packed" + (f", {failed} failed" if failed else ""))
+    raise typer.Exit(1 if failed else 0)
+
+
+def _run(app: App, limit: int, *, quiet: bool) -> tuple[int, int]:
+    app.migrator.resume()
+    due = app.migrator.due(time.time())[:limit]
+    done = failed = 0
+    with Progress(transient=True, disable=quiet) as progress:
+        task = progress.add_task("packing", total=len(due))
+        for study_id, _study_uid in due:
+            try:
+                app.migrator.migrate(study_id)
+                done += 1
+            except BrokerError as error:
+                failed += 1
+                typer.echo(f"broker: a study was not packed: {error}", err=True)
+            progress.advance(task)
+    return done, failed

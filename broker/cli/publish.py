@@ -1,0 +1,39 @@
+"""`broker publish`: make a manifest for a study that stays in its hospital's PACS."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from broker.app import App
+from broker.cli import _log
+from broker.cli._config import AsJson, ConfigFile, load
+from broker.model.errors import BrokerError
+
+
+def publish(
+    hospital: Annotated[str, typer.Option(help="the hospital's key in the profile")],
+    study: Annotated[str, typer.Option(help="Study Instance UID")],
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a hospital's PACS about a study by C-FIND and publish a manifest that points back to it."""
+    settings, profile = load(config)
+    _log.configure("publish")
+    if profile.hospital(hospital) is None:
+        known = ", ".join(h.key for h in profile.hospitals)
+        typer.echo(f"broker: there is no hospital {hospital!r} in the profile (known: {known})", err=True)
+        raise typer.Exit(2)
+    app = App(settings, profile)
+    try:
+        result = app.publisher.publish_study(hospital, study)
+    except BrokerError as error:
+        typer.echo(f"broker: {error}", err=True)
+        raise typer.Exit(1) from error
+    finally:
+        app.close()
+    if as_json:
+        typer.echo(json.dumps({"state": result.state, "instances": result.instances, "manifest": result.manifest_uid}))
+    else:
+        typer.echo(f"{result.state}: {result.instances} images, manifest {result.manifest_uid or '-'}")
+    raise typer.Exit(0 if result.state in {"published", "waiting_patient"} else 1)
