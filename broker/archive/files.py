@@ -1,0 +1,114 @@
+"""Files that are durable when they are named: temporary file, fsync, a name that is never taken twice, fsync of the folder."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+
+from broker.model.blob import CHUNK, fsync_folder
+from broker.model.errors import Unavailable
+
+_REMEMBERED = 4096
+
+_log = structlog.get_logger("broker.archive")
+
+
+@contextlib.contextmanager
+def reachable(what: str) -> Iterator[None]:
+    """Turn any OSError of the store `what` into `Unavailable(what)`, and log its reason."""
+    try:
+        yield
+    except OSError as error:
+        _log.warning("store failed", store=what, reason=error.strerror or str(error))
+        raise Unavailable(what) from error
+
+
+class Folders:
+    """Folders below `root` that survive a power cut. Remembers which ones it already made durable in this process."""
+
+    def __init__(self, root: Path, fsync: bool) -> None:
+        self.root, self._fsync = root, fsync
+        self._durable: set[Path] = set()
+
+    def ensure(self, folder: Path) -> None:
+        """Make `folder` with its parents up to `root`; on return their names are durable."""
+        if folder != self.root:
+            self.ensure(folder.parent)
+        try:
+            folder.mkdir(parents=folder == self.root)
+        except FileExistsError:
+            if folder in self._durable:
+                return
+        self.sync(folder.parent)
+        if len(self._durable) >= _REMEMBERED:
+            self._durable.clear()
+        self._durable.add(folder)
+
+    def sync(self, folder: Path) -> None:
+        """Make the names inside `folder` durable."""
+        if self._fsync:
+            fsync_folder(str(folder))
+
+    def name(self, temporary: Path, final: Path) -> bool:
+        """Give the finished file `temporary` its durable name `final`. False, and nothing changed, when the name is taken."""
+        for attempt in range(3):
+            try:
+                self.ensure(final.parent)
+                os.link(temporary, final)
+            except FileExistsError:
+                return False
+            except FileNotFoundError:       # the folder was emptied and removed by `drop` in this very moment
+                if attempt == 2:
+                    raise
+                continue
+            break
+        temporary.unlink()
+        self.sync(final.parent)
+        return True
+
+    def drop(self, files: list[Path]) -> None:
+        """Remove these files (absent ones too) and the folders that became empty; durable on return."""
+        for file in files:
+            file.unlink(missing_ok=True)
+        for folder in {file.parent for file in files}:
+            if folder.is_dir():
+                self.sync(folder)
+            self._remove_empty(folder)
+
+    def _remove_empty(self, folder: Path) -> None:
+        while folder != self.root and self.root in folder.parents:
+            try:
+                folder.rmdir()
+            except FileNotFoundError:
+                pass
+            except OSError:                 # not empty
+                return
+            self._durable.discard(folder)
+            folder = folder.parent
+            if folder.is_dir():
+                self.sync(folder)
+
+
+def sha256_of(file: Path) -> str:
+    """Give the SHA-256 of a file (hex)."""
+    digest = hashlib.sha256()
+    with file.open("rb", buffering=0) as stream:
+        while data := stream.read(CHUNK):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def sweep_folder(folder: Path, before: float) -> int:
+    """Remove the plain files of `folder` that were last written before this time (seconds since the epoch); give how many."""
+    removed = 0
+    if not folder.is_dir():
+        return removed
+    for file in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if file.is_file() and file.stat().st_mtime < before:
+                file.unlink()
+                removed += 1
+    return removed

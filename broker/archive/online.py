@@ -1,0 +1,190 @@
+"""The online tier: original Part-10 files in a POSIX folder, one file per SOP instance.
+
+Layout below the folder: `<hospital>/<yyyy>/<mm>/<dd of arrival, UTC>/<study uid>/<sop uid>`. `.incoming/` holds files being
+written, `.conflict/<hospital>/<study uid>/<sop uid>.<12 digits of SHA-256>` what came under the UID of other bytes.
+Paths given out are relative to the folder.
+"""
+
+import contextlib
+import datetime as dt
+import hashlib
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from broker.archive.files import Folders, reachable, sha256_of, sweep_folder
+from broker.model.blob import CHUNK, FileSlice
+from broker.model.errors import Rejected, XdsCode
+from broker.model.ids import is_uid
+from broker.model.imaging import Online
+
+HEAD = 16 << 10
+WHAT = "online store"
+
+_INCOMING, _CONFLICT = ".incoming", ".conflict"
+_KEY = re.compile(r"[a-z0-9][a-z0-9-]*")
+_SAFE = re.compile(r"(\.conflict/)?[a-z0-9][a-z0-9-]*(/[0-9][0-9a-f.]*)+")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Where an object is now. `conflict`: the UID already stood for other bytes, `online` is the copy kept aside."""
+
+    online: Online
+    conflict: bool
+
+
+class OnlineStore:
+    """The folder of the online tier. Safe to share between threads and processes."""
+
+    def __init__(self, folder: Path, fsync: bool = True) -> None:
+        self.folder, self.fsync = folder, fsync
+        self.folders = Folders(folder, fsync)
+
+    def begin(self) -> "Part":
+        """Begin an object. End it with `keep` or `abort`. Raise `Unavailable` when the store cannot take it."""
+        with reachable(WHAT):
+            self.folders.ensure(self.folder / _INCOMING)
+            return Part(self, self.folder / _INCOMING / f"{uuid.uuid4().hex}.part")
+
+    def path(self, relative: str) -> Path:
+        """Give the file of a relative path this store gave out. Raise `Rejected` for a path that leads elsewhere."""
+        if not _SAFE.fullmatch(relative) or ".." in relative:
+            raise Rejected(XdsCode.INVALID_DOCUMENT_CONTENT, "not a path of the online store")
+        return self.folder / relative
+
+    def open(self, online: Online) -> FileSlice:
+        """Give the bytes of a stored object. Reading raises OSError when the file is shorter than `online.size`."""
+        return FileSlice(str(self.path(online.path)), online.size)
+
+    def drop(self, paths: Iterable[str]) -> None:
+        """Remove these files and the folders that become empty; durable on return. Absent files are no error."""
+        files = [self.path(path) for path in paths]
+        with reachable(WHAT):
+            self.folders.drop(files)
+
+    def set_aside(self, online: Online) -> Online:
+        """Move a stored object under `.conflict/`: its UID stands for other bytes elsewhere. Give its new place."""
+        hospital, *_, study_uid, sop_uid = online.path.split("/")
+        aside = _conflict_path(hospital, study_uid, sop_uid, online.sha256)
+        with reachable(WHAT):
+            self.folders.name(self.path(online.path), self.folder / aside)
+            self.folders.drop([self.path(online.path)])
+        return Online(aside, online.size, online.sha256)
+
+    def sweep(self, older_than: float = 86400.0) -> int:
+        """Remove unfinished files last written more than `older_than` seconds ago; give how many."""
+        with reachable(WHAT):
+            return sweep_folder(self.folder / _INCOMING, time.time() - older_than)
+
+    def recent(self, days: int) -> Iterator[tuple[str, str]]:
+        """Give (hospital, relative path) of every object that arrived today or on one of the `days` days before."""
+        today = dt.datetime.now(dt.UTC).date()
+        # one day ahead: another machine's clock may already be there
+        dates = [today - dt.timedelta(days=back) for back in range(days, -2, -1)]
+        with reachable(WHAT):
+            for hospital in sorted(path.name for path in self.folder.glob("*") if _KEY.fullmatch(path.name)):
+                for date in dates:
+                    for file in sorted((self.folder / hospital / date.strftime("%Y/%m/%d")).glob("*/*")):
+                        if is_uid(file.parent.name) and is_uid(file.name):
+                            yield hospital, str(file.relative_to(self.folder))
+
+    def free_bytes(self) -> int:
+        """Give the bytes an unprivileged program may still write here."""
+        with reachable(WHAT):
+            space = os.statvfs(self.folder if self.folder.is_dir() else self.folder.parent)
+        return space.f_bavail * space.f_frsize
+
+
+class Part:
+    """An object being written. `head` is the first 16 KB of what was written, for the tag scanner."""
+
+    def __init__(self, store: OnlineStore, temporary: Path) -> None:
+        self._store, self._temporary = store, temporary
+        self._digest = hashlib.sha256()
+        self._head = bytearray()
+        self.size = 0
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._file = open(os.open(temporary, flags, 0o640), "wb", buffering=CHUNK)  # noqa: SIM115
+
+    @property
+    def head(self) -> bytes:
+        """The first 16 KB of what was written so far."""
+        return bytes(self._head)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of what was written so far (hex)."""
+        return self._digest.hexdigest()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take the next bytes. Raise `Unavailable` (and leave nothing behind) when the disk does not."""
+        with self._or_abort():
+            self._file.write(data)
+        self._digest.update(data)
+        self.size += len(data)
+        if len(self._head) < HEAD:
+            self._head += data[:HEAD - len(self._head)]
+
+    def abort(self) -> None:
+        """Drop what was written; nothing is left behind. May be called after anything, any number of times."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
+
+    def keep(self, hospital: str, study_uid: str, sop_uid: str, existing: str | None = None) -> Kept:
+        """Give the object its durable name; never overwrite other bytes.
+
+        `existing` is the relative path where the index already has this instance (it may have come on another day).
+        The same bytes there: that file stays and is given back. Other bytes: this object is kept aside as a conflict.
+        """
+        with self._or_abort():
+            final = _final_path(hospital, study_uid, sop_uid)
+            self._finish()
+            if existing is not None and self._store.path(existing).is_file():
+                return self._compare(existing, hospital, study_uid, sop_uid)
+            if self._store.folders.name(self._temporary, self._store.folder / final):
+                return Kept(Online(final, self.size, self.sha256), conflict=False)
+            return self._compare(final, hospital, study_uid, sop_uid)
+
+    def _finish(self) -> None:
+        self._file.flush()
+        if self._store.fsync:
+            os.fsync(self._file.fileno())
+        self._file.close()
+
+    def _compare(self, path: str, hospital: str, study_uid: str, sop_uid: str) -> Kept:
+        stored = self._store.path(path)
+        if stored.stat().st_size == self.size and sha256_of(stored) == self.sha256:
+            self._temporary.unlink()
+            self._store.folders.sync(stored.parent)     # whoever named it may not have got so far yet
+            return Kept(Online(path, self.size, self.sha256), conflict=False)
+        aside = _conflict_path(hospital, study_uid, sop_uid, self.sha256)
+        if not self._store.folders.name(self._temporary, self._store.folder / aside):
+            self._temporary.unlink()                    # the name holds the hash: the same copy came before
+        return Kept(Online(aside, self.size, self.sha256), conflict=True)
+
+    @contextlib.contextmanager
+    def _or_abort(self) -> Iterator[None]:
+        try:
+            with reachable(WHAT):
+                yield
+        except BaseException:
+            self.abort()
+            raise
+
+
+def _final_path(hospital: str, study_uid: str, sop_uid: str) -> str:
+    if not (_KEY.fullmatch(hospital) and is_uid(study_uid) and is_uid(sop_uid)):
+        raise Rejected(XdsCode.INVALID_DOCUMENT_CONTENT, "not a hospital key, Study and SOP Instance UID")
+    today = dt.datetime.now(dt.UTC)
+    return f"{hospital}/{today:%Y/%m/%d}/{study_uid}/{sop_uid}"
+
+
+def _conflict_path(hospital: str, study_uid: str, sop_uid: str, sha256: str) -> str:
+    return f"{_CONFLICT}/{hospital}/{study_uid}/{sop_uid}.{sha256[:12]}"
