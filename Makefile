@@ -1,0 +1,47 @@
+# Targets: demo test lint bench fuzz chaos docs peers peers-stop lock clean.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
+
+.PHONY: demo test lint lock peers-install clean
+
+demo: $(VENV)/.run
+	$(BIN)/broker demo $(if $(ONCE),--once)
+
+test: $(VENV)/.dev peers-install
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Real peers of the tests: installed by apt when we may, else named; their tests are skipped then.
+peers-install:
+	@sh tests/peers/install.sh
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements/run.lock pyproject.toml | $(VENV)/bin/python
+	@echo "installing (about a minute the first time) ..."
+	$(PIP) install --require-hashes -r requirements/run.lock
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.lock pyproject.toml | $(VENV)/bin/python
+	@echo "installing (about a minute the first time) ..."
+	$(PIP) install --require-hashes -r requirements/dev.lock
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@ $(VENV)/.run
+
+# Needs uv. The locks name versions and hashes, no index.
+LOCK := uv pip compile -q pyproject.toml requirements/build.in --extra demo --generate-hashes \
+        --no-header --no-annotate --no-emit-index-url --python-version 3.11
+lock:
+	$(LOCK) -o requirements/run.lock
+	$(LOCK) --group dev -c requirements/run.lock -o requirements/dev.lock
+
+clean:
+	rm -rf $(VENV) build broker-data .mypy_cache .ruff_cache .pytest_cache .hypothesis
