@@ -1,0 +1,219 @@
+"""Fetch jobs and what they wait for: at most one open job per hospital and study.
+
+A job is queued, running (its owner beats), then done or failed. Whoever opens, joins or ends a job first takes the
+study's flight (`alone`), so that a want never joins a job that is just ending. Times are seconds since the epoch.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from broker.db import sql
+from broker.imaging.store.tables import fetch_job, fetch_want, instance, study
+from broker.model.ports import Unit
+
+_OPEN = fetch_job.c.state.in_(("queued", "running"))
+_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One fetch of a study from a hospital's PACS. `state` is queued, running, done or failed; `reason` says why it failed."""
+
+    id: int
+    hospital: str
+    study_uid: str
+    state: str
+    owner: str
+    created_at: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One instance a job waits for."""
+
+    series_uid: str
+    sop_uid: str
+
+
+def alone(unit: Unit, hospital: str, study_uid: str) -> None:
+    """Return when no other unit opens, joins or ends a job of this study; held until the unit ends.
+
+    Take several in sorted order.
+    """
+    _lock(unit, f"{hospital} {study_uid}")
+
+
+def enqueue(unit: Unit, hospital: str, study_uid: str, wants: Sequence[tuple[str, str]], now: float) -> int:
+    """Give the id of the open job of this study with `wants`, (series, sop) pairs, among what it waits for.
+
+    Joins the job that is open, else opens one. No wants = the whole study, its list unknown: that is a job of its own,
+    and everyone may join it.
+    """
+    alone(unit, hospital, study_uid)
+    connection = sql(unit)
+    found = _open_job(unit, hospital, study_uid, whole=not wants)
+    if found is None:
+        found = connection.execute(
+            fetch_job.insert().returning(fetch_job.c.id),
+            {"hospital": hospital, "study_uid": study_uid, "state": "queued", "owner": "", "created_at": now,
+             "beat_at": 0.0, "ended_at": 0.0, "reason": ""}).scalar_one()
+    elif not _has_wants(unit, found):
+        return found
+    known = set(connection.scalars(sa.select(fetch_want.c.sop_uid).where(fetch_want.c.job_id == found)))
+    rows = [
+        {"job_id": found, "sop_uid": sop, "series_uid": series, "landed": False}
+        for sop, series in {sop: series for series, sop in wants}.items() if sop not in known
+    ]
+    if rows:
+        connection.execute(fetch_want.insert(), rows)
+    return found
+
+
+def expecting(unit: Unit, hospital: str, study_uid: str, sop_uid: str) -> int | None:
+    """Give the open job of this hospital that expects the instance, or its study while the list is not known; else None."""
+    listed = sa.exists().where(fetch_want.c.job_id == fetch_job.c.id)
+    this = listed.where(fetch_want.c.sop_uid == sop_uid)
+    return sql(unit).scalar(
+        sa.select(fetch_job.c.id)
+        .where(fetch_job.c.study_uid == study_uid, fetch_job.c.hospital == hospital, _OPEN, this | ~listed)
+        .order_by(fetch_job.c.id).limit(1))
+
+
+def landed(unit: Unit, job_id: int, sop_uids: Sequence[str]) -> None:
+    """Note that these instances of a job are durable. Call it in the unit that records them."""
+    for start in range(0, len(sop_uids), _BATCH):
+        sql(unit).execute(
+            fetch_want.update().values(landed=True)
+            .where(fetch_want.c.job_id == job_id, fetch_want.c.sop_uid.in_(sop_uids[start:start + _BATCH])))
+
+
+def missing(unit: Unit, job_id: int) -> list[Wanted]:
+    """Give what a job still waits for: neither noted as landed nor on record."""
+    here = (
+        sa.exists().where(instance.c.study_id == study.c.id, instance.c.sop_uid == fetch_want.c.sop_uid)
+        .where(study.c.study_uid == fetch_job.c.study_uid, study.c.hospital == fetch_job.c.hospital))
+    rows = sql(unit).execute(
+        sa.select(fetch_want.c.series_uid, fetch_want.c.sop_uid).join(fetch_job, fetch_job.c.id == fetch_want.c.job_id)
+        .where(fetch_want.c.job_id == job_id, fetch_want.c.landed.is_(sa.false()), ~here)
+        .order_by(fetch_want.c.series_uid, fetch_want.c.sop_uid))
+    return [Wanted(series, sop) for series, sop in rows]
+
+
+def wants(unit: Unit, job_id: int) -> list[Wanted]:
+    """Give everything a job was ever asked for; empty = the whole study."""
+    rows = sql(unit).execute(
+        sa.select(fetch_want.c.series_uid, fetch_want.c.sop_uid).where(fetch_want.c.job_id == job_id))
+    return [Wanted(series, sop) for series, sop in rows]
+
+
+def claim(unit: Unit, owner: str, limits: Mapping[str, int], now: float) -> Job | None:
+    """Give the oldest queued job of a hospital with fewer running jobs than its limit, now running and ours; else None.
+
+    Hospitals that `limits` does not name are left alone.
+    """
+    _lock(unit, "claim")
+    connection = sql(unit)
+    running = Counter(connection.scalars(sa.select(fetch_job.c.hospital).where(fetch_job.c.state == "running")))
+    free = [hospital for hospital, limit in limits.items() if running[hospital] < limit]
+    job_id = connection.scalar(
+        sa.select(fetch_job.c.id).where(fetch_job.c.state == "queued", fetch_job.c.hospital.in_(free))
+        .order_by(fetch_job.c.id).limit(1))
+    if job_id is None:
+        return None
+    connection.execute(
+        fetch_job.update().values(state="running", owner=owner, beat_at=now)
+        .where(fetch_job.c.id == job_id, fetch_job.c.state == "queued"))
+    job = state(unit, job_id)
+    return job if job is not None and job.owner == owner else None
+
+
+def beat(unit: Unit, owner: str, now: float) -> set[int]:
+    """Say that the owner lives; give its running jobs. A job that is not among them was taken away."""
+    return set(sql(unit).scalars(
+        fetch_job.update().values(beat_at=now).where(fetch_job.c.state == "running", fetch_job.c.owner == owner)
+        .returning(fetch_job.c.id)))
+
+
+def finish(unit: Unit, job: Job, reason: str, now: float) -> None:
+    """End a running job of ours: done when `reason` is empty, else failed. No-op when it is not ours any more.
+
+    Call `alone` first and look at `missing` under it: what joined until then is part of the job.
+    """
+    sql(unit).execute(
+        fetch_job.update().values(state="failed" if reason else "done", reason=reason, ended_at=now)
+        .where(fetch_job.c.id == job.id, fetch_job.c.state == "running", fetch_job.c.owner == job.owner))
+
+
+def give_back(unit: Unit, owner: str) -> None:
+    """Queue the running jobs of an owner that stops."""
+    sql(unit).execute(
+        fetch_job.update().values(state="queued", owner="", beat_at=0.0)
+        .where(fetch_job.c.state == "running", fetch_job.c.owner == owner))
+
+
+def reap(unit: Unit, now: float, patience: float) -> int:
+    """Queue again the running jobs whose owner did not beat for `patience` seconds; give how many."""
+    return sql(unit).execute(
+        fetch_job.update().values(state="queued", owner="", beat_at=0.0)
+        .where(fetch_job.c.state == "running", fetch_job.c.beat_at < now - patience)).rowcount
+
+
+def queued(unit: Unit) -> dict[str, list[Job]]:
+    """Give the queued jobs by hospital, oldest first."""
+    found: dict[str, list[Job]] = {}
+    for row in sql(unit).execute(_JOBS.where(fetch_job.c.state == "queued").order_by(fetch_job.c.id)):
+        found.setdefault(row.hospital, []).append(Job(*row))
+    return found
+
+
+def refuse(unit: Unit, jobs: Sequence[Job], reason: str, now: float) -> list[int]:
+    """End queued jobs that will not be tried; give those that were still queued."""
+    ended: list[int] = []
+    for job in sorted(jobs, key=lambda job: (job.hospital, job.study_uid)):
+        alone(unit, job.hospital, job.study_uid)
+        ended += sql(unit).scalars(
+            fetch_job.update().values(state="failed", reason=reason, ended_at=now)
+            .where(fetch_job.c.id == job.id, fetch_job.c.state == "queued").returning(fetch_job.c.id))
+    return ended
+
+
+def state(unit: Unit, job_id: int) -> Job | None:
+    """Give a job as it is now, or None when it is unknown or forgotten."""
+    row = sql(unit).execute(_JOBS.where(fetch_job.c.id == job_id)).one_or_none()
+    return Job(*row) if row else None
+
+
+def forget(unit: Unit, before: float) -> int:
+    """Remove the jobs that ended before this time; give how many."""
+    old = sa.select(fetch_job.c.id).where(fetch_job.c.ended_at > 0, fetch_job.c.ended_at < before)
+    sql(unit).execute(fetch_want.delete().where(fetch_want.c.job_id.in_(old)))
+    return sql(unit).execute(fetch_job.delete().where(fetch_job.c.ended_at > 0, fetch_job.c.ended_at < before)).rowcount
+
+
+_JOBS = sa.select(
+    fetch_job.c.id, fetch_job.c.hospital, fetch_job.c.study_uid, fetch_job.c.state, fetch_job.c.owner,
+    fetch_job.c.created_at, fetch_job.c.reason)
+
+
+def _open_job(unit: Unit, hospital: str, study_uid: str, *, whole: bool) -> int | None:
+    query = sa.select(fetch_job.c.id).where(
+        fetch_job.c.study_uid == study_uid, fetch_job.c.hospital == hospital, _OPEN)
+    if whole:
+        query = query.where(~sa.exists().where(fetch_want.c.job_id == fetch_job.c.id))
+    return sql(unit).scalar(query.order_by(fetch_job.c.id).limit(1))
+
+
+def _has_wants(unit: Unit, job_id: int) -> bool:
+    return sql(unit).scalar(sa.select(sa.exists().where(fetch_want.c.job_id == job_id))) or False
+
+
+def _lock(unit: Unit, name: str) -> None:
+    # SQLite has one writer at a time anyway: a write unit begins with BEGIN IMMEDIATE.
+    if sql(unit).dialect.name == "postgresql":
+        key = int.from_bytes(hashlib.sha256(f"fetch {name}".encode()).digest()[:8], "big", signed=True)
+        sql(unit).execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
