@@ -1,0 +1,159 @@
+"""A broker of its own for one test: free ports, own folders, own profile, separate `broker serve` processes."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from broker.config.data import data
+
+
+def free_ports(count: int) -> list[int]:
+    """Give TCP ports nobody listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+class Region:
+    """The demonstration region on free ports under `folder`; `pacs_port` is where hospital B's PACS will listen."""
+
+    def __init__(self, folder: Path, *, redis_url: str = "", changes: Mapping[str, Mapping[str, str]] | None = None,
+                 server: Mapping[str, Any] | None = None, database_url: str = "") -> None:
+        self.folder = folder
+        self.http_port, self.mllp_port, self.dicom_port, self.pacs_port = free_ports(4)
+        self.config = folder / "broker.toml"
+        self.log = folder / "serve.log"
+        profile = folder / "region"
+        shutil.copytree(data("profiles") / "demo", profile)
+        edits: dict[str, dict[str, str]] = {
+            "hospitals.toml": {"port = 11113": f"port = {self.pacs_port}"},
+            "retention.toml": {"quiet_seconds = 2": "quiet_seconds = 1"},
+        }
+        for file, pairs in (changes or {}).items():
+            edits.setdefault(file, {}).update(pairs)
+        for file, pairs in edits.items():
+            text = (profile / file).read_text("utf-8")
+            for old, new in pairs.items():
+                assert old in text, (file, old)
+                text = text.replace(old, new)
+            (profile / file).write_text(text, "utf-8")
+        lines = {
+            "http_port": self.http_port, "mllp_port": self.mllp_port, "dicom_port": self.dicom_port, **(server or {})}
+        self.config.write_text("\n".join([
+            'profile = "region"', 'data = "data"', "[server]", *(f"{key} = {json.dumps(value)}" for key, value in lines.items()),
+            "[redis]", f'url = "{redis_url}"', "[database]", f'url = "{database_url}"', ""]), "utf-8")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Base URL of the HTTP port."""
+        return f"http://127.0.0.1:{self.http_port}"
+
+    @property
+    def data(self) -> Path:
+        """The data folder."""
+        return self.folder / "data"
+
+    def __enter__(self) -> "Region":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start `broker serve` and wait until everything answers."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "broker", "serve", "--config", str(self.config)], stdout=log, stderr=log,
+                stdin=subprocess.DEVNULL, start_new_session=True)
+        try:
+            self.wait_healthy()
+        except BaseException:
+            self.stop()
+            raise
+
+    def wait_healthy(self, seconds: float = 60) -> None:
+        """Return when /healthz says ok."""
+        end = time.monotonic() + seconds
+        state: Any = None
+        while time.monotonic() < end:
+            state = self.health()
+            if state.get("status") == "ok":
+                return
+            assert self._process is None or self._process.poll() is None, self.log.read_text("utf-8", "replace")[-4000:]
+            time.sleep(0.1)
+        raise AssertionError(f"not healthy: {state}\n{self.log.read_text('utf-8', 'replace')[-4000:]}")
+
+    def health(self) -> dict[str, Any]:
+        """Give the body of /healthz, empty when nobody answers."""
+        return self.get_json("/healthz")
+
+    def get_json(self, path: str) -> dict[str, Any]:
+        """GET a JSON document whatever its status; empty when nobody answers."""
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=5) as answer:
+                return dict(json.load(answer))
+        except urllib.error.HTTPError as error:
+            with error:
+                return dict(json.load(error))
+        except OSError:
+            return {}
+
+    def stop(self) -> None:
+        """Stop as an operator would; a supervisor that does not end in time fails the test."""
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        process.send_signal(signal.SIGTERM)
+        try:
+            status = process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+        assert status == 0, self.log.read_text("utf-8", "replace")[-4000:]
+
+    def run(self, *arguments: str, expect: int = 0) -> str:
+        """Run a broker command with this region's configuration; give its standard output."""
+        done = subprocess.run(
+            [sys.executable, "-m", "broker", *arguments, "--config", str(self.config)], capture_output=True, text=True,
+            check=False, timeout=120, stdin=subprocess.DEVNULL)
+        assert done.returncode == expect, done.stdout + done.stderr
+        return done.stdout
+
+    def audit(self) -> list[ET.Element]:
+        """Give all audit messages so far."""
+        files = sorted((self.data / "audit").glob("*.xml"))
+        return [ET.fromstring(line) for file in files for line in file.read_text("utf-8").splitlines()]
+
+    def audited(self) -> set[tuple[str, str, str]]:
+        """Give (event type code or event id, action, outcome) of all audit messages."""
+        found = set()
+        for message in self.audit():
+            event = message.find("EventIdentification")
+            assert event is not None
+            kind = event.find("EventTypeCode")
+            code = kind if kind is not None else event.find("EventID")
+            assert code is not None
+            found.add((code.get("csd-code", ""), event.get("EventActionCode", ""), event.get("EventOutcomeIndicator", "")))
+        return found
+
+    def logs(self) -> str:
+        """Give everything the processes logged."""
+        return self.log.read_text("utf-8", "replace")

@@ -1,0 +1,70 @@
+import threading
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+import broker.app
+from broker.db import Database, metadata, schema, sql
+from broker.model.errors import Unavailable
+
+
+def test_the_history_makes_exactly_the_tables_the_stores_declare(database: Database) -> None:
+    assert broker.app.App  # imports every store
+    with database.read() as unit:
+        context = MigrationContext.configure(sql(unit), opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_upgrade_is_repeatable_and_reaches_the_head(database: Database) -> None:
+    schema.upgrade(database)
+    assert schema.current(database) == schema.head()
+
+
+def test_actions_run_after_the_commit_and_never_after_a_rollback(database: Database) -> None:
+    done: list[str] = []
+    with database.write() as unit:
+        unit.after_commit(lambda: done.append("committed"))
+        assert done == []
+    with pytest.raises(ZeroDivisionError), database.write() as unit:
+        unit.after_commit(lambda: done.append("rolled back"))
+        _ = 1 / 0
+    assert done == ["committed"]
+
+
+def test_a_failed_unit_leaves_nothing(database: Database) -> None:
+    with database.write() as unit:
+        sql(unit).execute(sa.text("CREATE TABLE probe (n INTEGER)"))
+    with pytest.raises(ZeroDivisionError), database.write() as unit:
+        sql(unit).execute(sa.text("INSERT INTO probe VALUES (1)"))
+        _ = 1 / 0
+    with database.read() as unit:
+        assert sql(unit).execute(sa.text("SELECT count(*) FROM probe")).scalar() == 0
+
+
+def test_writers_queue_instead_of_failing(database: Database) -> None:
+    with database.write() as unit:
+        sql(unit).execute(sa.text("CREATE TABLE counter (n INTEGER)"))
+        sql(unit).execute(sa.text("INSERT INTO counter VALUES (0)"))
+
+    def work() -> None:
+        for _ in range(20):
+            with database.write() as unit:
+                n = sql(unit).execute(sa.text("SELECT n FROM counter")).scalar_one()
+                sql(unit).execute(sa.text("UPDATE counter SET n = :n"), {"n": n + 1})
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with database.read() as unit:
+        assert sql(unit).execute(sa.text("SELECT n FROM counter")).scalar() == 120
+
+
+def test_an_unreachable_store_is_unavailable() -> None:
+    store = Database("postgresql+psycopg://nobody@127.0.0.1:1/none?connect_timeout=2")
+    with pytest.raises(Unavailable, match="database"):
+        store.ping()
+    store.close()

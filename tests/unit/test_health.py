@@ -1,0 +1,60 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker import health
+from broker.config.settings import Settings
+from broker.model.errors import Unavailable
+from broker.model.transaction import AuditEvent, Message, Packaging, Transaction, Wire
+
+
+def get(application: Any) -> tuple[str, dict[str, Any]]:
+    seen: list[str] = []
+    body = b"".join(application({}, lambda status, _headers: seen.append(status)))
+    return seen[0], json.loads(body)
+
+
+def down() -> None:
+    raise Unavailable("database")
+
+
+def test_healthz_is_200_when_everything_answers() -> None:
+    status, body = get(health.healthz({"database": lambda: None, "coordination": lambda: "ok"}, lambda: {"web": 1}, ["web"]))
+    assert status == "200 OK"
+    assert body == {"status": "ok", "dependencies": {"database": "ok", "coordination": "ok", "role web": "ok"}}
+
+
+def test_healthz_names_what_is_wrong() -> None:
+    checks = {"database": down, "online store": lambda: health.writable(Path("/nonexistent")), "audit": lambda: "3 records lost"}
+    status, body = get(health.healthz(checks, dict, ["fetch"]))
+    assert status == "503 Service Unavailable"
+    assert body["dependencies"] == {
+        "database": "database is not available", "online store": "No such file or directory", "audit": "3 records lost",
+        "role fetch": "not running"}
+
+
+def test_a_heartbeat_is_seen_while_it_lives(tmp_path: Path) -> None:
+    beat = health.Heartbeat(tmp_path, "receiver")
+    beat.start()
+    assert health.living(tmp_path) == {"receiver": 1}
+    beat.stop()
+    assert health.living(tmp_path) == {}
+
+
+def test_answers_says_whether_somebody_listens() -> None:
+    with pytest.raises(OSError, match="refused"):
+        health.answers(("127.0.0.1", 1))
+
+
+def test_services_are_the_rows() -> None:
+    row = Transaction(
+        code="ITI-41", name="Provide", wire=Wire.SOAP, endpoint="/xds/repository", packaging=Packaging.MTOM,
+        messages=(Message(name="{x}y", action="urn:go"),), audit=AuditEvent(event_code="1", event_text="x", action="C"),
+        read=str, handle=lambda *_: None, write=lambda *_: None, refuse=lambda *_: None)
+    status, body = get(health.services([row], Settings()))
+    assert status == "200 OK"
+    assert body["services"] == [{
+        "code": "ITI-41", "name": "Provide", "wire": "soap", "address": "http://127.0.0.1:8080/xds/repository",
+        "wsdl": "http://127.0.0.1:8080/xds/repository?wsdl", "packaging": "mtom", "messages": ["urn:go"]}]
