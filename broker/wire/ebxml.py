@@ -1,0 +1,152 @@
+"""ebXML registry messages (ebRIM / ebRS 3.0 as profiled by ITI TF-3 4.2): bytes and elements to dataclasses and back.
+
+Reading is lenient: what is missing is empty, what is unknown is kept as `extra`. What a registry must refuse is
+decided by its rules, which look at the same elements through `ebxml_rim`.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lxml import etree
+
+from broker.model.errors import BrokerError, Problem, Rejected, TooLarge, Unavailable, XdsCode
+from broker.model.metadata import RegistryObjects
+from broker.wire.ebxml_objects import Writer, from_rim, rim_objects
+from broker.wire.ebxml_rim import set_slot, tag
+from broker.wire.xml import LCM, QUERY, RIM, RS, Element
+
+SUCCESS = "urn:oasis:names:tc:ebxml-regrep:ResponseStatusType:Success"
+PARTIAL_SUCCESS = "urn:ihe:iti:2007:ResponseStatusType:PartialSuccess"
+FAILURE = "urn:oasis:names:tc:ebxml-regrep:ResponseStatusType:Failure"
+
+_ERROR = "urn:oasis:names:tc:ebxml-regrep:ErrorSeverityType:Error"
+_WARNING = "urn:oasis:names:tc:ebxml-regrep:ErrorSeverityType:Warning"
+_LISTING = tag("RegistryObjectList")
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A lcm:SubmitObjectsRequest: its element and the metadata read from it. Change neither; see `with_slots`."""
+
+    element: Element
+    objects: RegistryObjects
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryResponse:
+    """What a registry or repository answered. `status` is a URN; warnings do not make a failure."""
+
+    status: str
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+
+
+def read_objects(listing: Element) -> RegistryObjects:
+    """Give the metadata in a rim:RegistryObjectList; ObjectRefs are not objects and are left out."""
+    return from_rim(rim_objects(listing))
+
+
+def write_objects(objects: RegistryObjects) -> bytes:
+    """Give a rim:RegistryObjectList in default-namespace form. Nested ids are symbolic."""
+    listing = etree.Element(_LISTING, nsmap={None: RIM})
+    Writer(listing).write(objects)
+    return etree.tostring(listing, encoding="UTF-8", xml_declaration=False)
+
+
+def submit_request(objects: RegistryObjects) -> bytes:
+    """Give a lcm:SubmitObjectsRequest that submits the objects."""
+    return b'<lcm:SubmitObjectsRequest xmlns:lcm="%s">%s</lcm:SubmitObjectsRequest>' % (LCM.encode(), write_objects(objects))
+
+
+def listing_of(submission: Element) -> Element:
+    """Give the rim:RegistryObjectList of a lcm:SubmitObjectsRequest. Raise `Rejected` when there is none."""
+    found = submission.find(_LISTING) if submission.tag == f"{{{LCM}}}SubmitObjectsRequest" else None
+    if found is None:
+        raise Rejected(XdsCode.REGISTRY_METADATA_ERROR, "there is no SubmitObjectsRequest with a RegistryObjectList")
+    return found
+
+
+def read_submission(element: Element) -> Submission:
+    """Give the submission in a lcm:SubmitObjectsRequest element. Raise `Rejected` for any other element."""
+    return Submission(element, read_objects(listing_of(element)))
+
+
+def with_slots(submission: Submission, document_id: str, slots: Mapping[str, str]) -> Submission:
+    """Give the submission with these single-valued slots of one DocumentEntry set, whatever they were before."""
+    element = copy.deepcopy(submission.element)
+    for entry in listing_of(element).iterfind(tag("ExtrinsicObject")):
+        if entry.get("id") == document_id:
+            for name, value in slots.items():
+                set_slot(entry, name, value)
+    return read_submission(element)
+
+
+def error_list(problems: Sequence[Problem], warnings: Sequence[Problem] = ()) -> bytes:
+    """Give a rs:RegistryErrorList; nothing when there is nothing to tell (ITI TF-3 4.2.4.1)."""
+    if not problems and not warnings:
+        return b""
+    listing = etree.Element(f"{{{RS}}}RegistryErrorList", nsmap={"rs": RS}, highestSeverity=_ERROR if problems else _WARNING)
+    for severity, found in ((_ERROR, problems), (_WARNING, warnings)):
+        for problem in found:
+            etree.SubElement(listing, f"{{{RS}}}RegistryError", {
+                "errorCode": problem.code, "codeContext": problem.context, "location": problem.location, "severity": severity})
+    return etree.tostring(listing, encoding="UTF-8", xml_declaration=False)
+
+
+def registry_response(problems: Sequence[Problem] = (), warnings: Sequence[Problem] = (), status: str = "") -> bytes:
+    """Give a rs:RegistryResponse; without a `status` it is Failure if there are problems, else Success."""
+    said = status or (FAILURE if problems else SUCCESS)
+    return b'<rs:RegistryResponse xmlns:rs="%s" status="%s">%s</rs:RegistryResponse>' % (
+        RS.encode(), said.encode(), error_list(problems, warnings))
+
+
+def query_response(
+    fragments: Sequence[bytes], problems: Sequence[Problem] = (), warnings: Sequence[Problem] = (),
+) -> tuple[bytes, ...]:
+    """Give the pieces of a query:AdhocQueryResponse around ready-made objects; with problems it is a Failure.
+
+    The list of objects is always there, as the schema demands, also when it is empty.
+    """
+    head = b'<query:AdhocQueryResponse xmlns:query="%s" status="%s">%s<rim:RegistryObjectList xmlns:rim="%s">' % (
+        QUERY.encode(), (FAILURE if problems else SUCCESS).encode(), error_list(problems, warnings), RIM.encode())
+    return (head, *fragments, b"</rim:RegistryObjectList></query:AdhocQueryResponse>")
+
+
+def read_registry_response(element: Element) -> RegistryResponse:
+    """Give what a rs:RegistryResponse (or any response of that type) says."""
+    problems: list[Problem] = []
+    warnings: list[Problem] = []
+    for error in element.iterfind(f"{{{RS}}}RegistryErrorList/{{{RS}}}RegistryError"):
+        found = problems if error.get("severity", _ERROR) != _WARNING else warnings
+        found.append(Problem(error.get("errorCode", ""), error.get("codeContext", ""), error.get("location", "")))
+    return RegistryResponse(element.get("status", ""), tuple(problems), tuple(warnings))
+
+
+def read_query_response(element: Element) -> tuple[RegistryResponse, RegistryObjects]:
+    """Give what a query:AdhocQueryResponse says and the metadata it brings; a failure may come without a list."""
+    listing = element.find(_LISTING)
+    return read_registry_response(element), read_objects(listing) if listing is not None else RegistryObjects()
+
+
+def read_object_refs(element: Element) -> tuple[str, ...]:
+    """Give the entryUUIDs an ObjectRef answer lists."""
+    return tuple(ref.get("id", "") for ref in element.iterfind(f"{_LISTING}/{tag('ObjectRef')}"))
+
+
+def problems_of(error: BrokerError, actor: Literal["registry", "repository"]) -> tuple[Problem, ...]:
+    """Give the registry errors of ITI TF-3 table 4.2.4.1-2 that tell `error` when `actor` answers."""
+    if isinstance(error, Rejected):
+        return error.problems
+    if isinstance(error, TooLarge):
+        return (Problem(_CODES[actor]["large"], str(error)),)
+    down = "registry" if isinstance(error, Unavailable) and error.what == "registry" else "other"
+    return (Problem(_CODES[actor][down], str(error)),)
+
+
+_CODES: dict[str, dict[str, str]] = {
+    "registry": {"large": XdsCode.REGISTRY_OUT_OF_RESOURCES, "registry": XdsCode.REGISTRY_BUSY, "other": XdsCode.REGISTRY_BUSY},
+    "repository": {"large": XdsCode.REPOSITORY_OUT_OF_RESOURCES, "registry": XdsCode.REGISTRY_NOT_AVAILABLE,
+                   "other": XdsCode.REPOSITORY_BUSY},
+}

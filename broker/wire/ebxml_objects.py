@@ -1,0 +1,255 @@
+"""XDS metadata objects out of ebRIM objects and back, by the rows of `ebxml_vocabulary`."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from broker.model.metadata import (
+    STABLE,
+    Association,
+    Author,
+    Code,
+    DocumentEntry,
+    Folder,
+    RegistryObjects,
+    SubmissionSet,
+)
+from broker.wire.ebxml_rim import (
+    OBJECT_TYPE,
+    Classification,
+    Identifier,
+    RimObject,
+    Slots,
+    first,
+    local_name,
+    read_classification,
+    read_object,
+    tag,
+    values,
+    write_object,
+)
+from broker.wire.ebxml_vocabulary import (
+    ASSOCIATION,
+    AUTHOR_PERSON,
+    AUTHOR_SLOTS,
+    CODING_SCHEME,
+    ENTRY,
+    FOLDER,
+    PACKAGES,
+    PATIENT_ID,
+    SOURCE_ID,
+    SUBMISSION_SET,
+    UNIQUE_ID,
+    Shape,
+)
+from broker.wire.xml import Element
+
+Extra = Mapping[str, tuple[str, ...]]
+Nested = tuple[list[Classification], list[Identifier]]
+
+
+def rim_objects(listing: Element) -> list[RimObject]:
+    """Give the ExtrinsicObjects, RegistryPackages and Associations of a rim:RegistryObjectList in order.
+
+    A Classification beside its package is given as if it were inside it (both are legal, ITI TF-3 4.2.1.3.1).
+    """
+    beside = [read_classification(c) for c in listing.iterfind(tag("Classification"))]
+    found = [read_object(e) for e in listing if local_name(e) in {"ExtrinsicObject", "RegistryPackage", "Association"}]
+    return [_with_labels(rim, [c for c in beside if c.owner == rim.id]) for rim in found] if beside else found
+
+
+def _with_labels(rim: RimObject, labels: list[Classification]) -> RimObject:
+    if not labels:
+        return rim
+    return RimObject(
+        kind=rim.kind, attributes=rim.attributes, slots=rim.slots, name=rim.name, description=rim.description,
+        version=rim.version, classifications=(*rim.classifications, *labels), identifiers=rim.identifiers)
+
+
+def shape_of(rim: RimObject) -> Shape | None:
+    """Give what kind of XDS object this is; None for a package that is not labelled as exactly one."""
+    if rim.kind != "RegistryPackage":
+        return ENTRY if rim.kind == "ExtrinsicObject" else ASSOCIATION
+    found = {c.node for c in rim.classifications if c.node in PACKAGES}
+    return PACKAGES[found.pop()] if len(found) == 1 else None
+
+
+def from_rim(rims: Iterable[RimObject]) -> RegistryObjects:
+    """Give the metadata of these objects. Attributes that are missing or unreadable are empty."""
+    by_shape: dict[str, list[RimObject]] = {}
+    for rim in rims:
+        shape = shape_of(rim)
+        if shape is not None:
+            by_shape.setdefault(shape.name, []).append(rim)
+    return RegistryObjects(
+        submission_sets=tuple(map(_submission_set, by_shape.get(SUBMISSION_SET.name, ()))),
+        documents=tuple(map(_entry, by_shape.get(ENTRY.name, ()))),
+        folders=tuple(map(_folder, by_shape.get(FOLDER.name, ()))),
+        associations=tuple(map(_association, by_shape.get(ASSOCIATION.name, ()))),
+    )
+
+
+def _entry(rim: RimObject) -> DocumentEntry:
+    fields = _slot_fields(ENTRY, rim)
+    fields["size"] = int(fields["size"]) if fields["size"].isascii() and fields["size"].isdigit() else None
+    codes = {attribute: _codes(rim, scheme) for attribute, scheme in ENTRY.codes.items()}
+    return DocumentEntry(
+        **_common(ENTRY, rim), **fields, mime_type=rim.attributes.get("mimeType", ""),
+        object_type=rim.attributes.get("objectType", ""), lid=rim.attributes.get("lid", ""), version=rim.version,
+        authors=_authors(rim, ENTRY.author), codes={attribute: found for attribute, found in codes.items() if found})
+
+
+def _submission_set(rim: RimObject) -> SubmissionSet:
+    return SubmissionSet(
+        **_common(SUBMISSION_SET, rim), **_slot_fields(SUBMISSION_SET, rim),
+        source_id=_identifier(SUBMISSION_SET, rim, SOURCE_ID), authors=_authors(rim, SUBMISSION_SET.author),
+        content_type=_code(rim, SUBMISSION_SET.codes["contentTypeCode"]))
+
+
+def _folder(rim: RimObject) -> Folder:
+    return Folder(**_common(FOLDER, rim), **_slot_fields(FOLDER, rim), codes=_codes(rim, FOLDER.codes["codeList"]))
+
+
+def _association(rim: RimObject) -> Association:
+    at = rim.attributes
+    return Association(
+        id=rim.id, type=at.get("associationType", ""), source=at.get("sourceObject", ""), target=at.get("targetObject", ""),
+        status=at.get("status", ""), documentation=_code(rim, ASSOCIATION.codes["documentation"]),
+        extra=_extra(ASSOCIATION, rim), **_slot_fields(ASSOCIATION, rim))
+
+
+def _common(shape: Shape, rim: RimObject) -> dict[str, Any]:
+    at = rim.attributes
+    return {
+        "id": rim.id, "status": at.get("status", ""), "home": at.get("home", ""), "title": rim.name, "comments": rim.description,
+        "patient_id": _identifier(shape, rim, PATIENT_ID), "unique_id": _identifier(shape, rim, UNIQUE_ID),
+        "extra": _extra(shape, rim),
+    }
+
+
+def _slot_fields(shape: Shape, rim: RimObject) -> dict[str, Any]:
+    return {
+        **{name: first(rim.slots, slot) for name, slot in shape.single.items()},
+        **{name: values(rim.slots, slot) for name, slot in shape.many.items()},
+    }
+
+
+def _extra(shape: Shape, rim: RimObject) -> dict[str, tuple[str, ...]]:
+    known = shape.slot_names()
+    return {name: found for name, found in rim.slots if name not in known}
+
+
+def _identifier(shape: Shape, rim: RimObject, attribute: str) -> str:
+    scheme = shape.identifiers[attribute]
+    return next((i.value for i in rim.identifiers if i.scheme == scheme), "")
+
+
+def _codes(rim: RimObject, scheme: str) -> tuple[Code, ...]:
+    return tuple(Code(c.code or "", first(c.slots, CODING_SCHEME), c.display) for c in rim.classifications if c.scheme == scheme)
+
+
+def _code(rim: RimObject, scheme: str) -> Code | None:
+    return next(iter(_codes(rim, scheme)), None)
+
+
+def _authors(rim: RimObject, scheme: str) -> tuple[Author, ...]:
+    return tuple(
+        Author(person=first(c.slots, AUTHOR_PERSON), **{name: values(c.slots, slot) for name, slot in AUTHOR_SLOTS.items()})
+        for c in rim.classifications if c.scheme == scheme
+    )
+
+
+class Writer:
+    """Appends metadata objects to a rim:RegistryObjectList; nested ids are symbolic and unique within the list."""
+
+    def __init__(self, listing: Element) -> None:
+        self._listing = listing
+        self._ids: Iterator[int] = iter(range(1, 1 << 30))
+
+    def write(self, objects: RegistryObjects) -> None:
+        """Append all objects."""
+        for document in objects.documents:
+            self._entry(document)
+        for submission_set in objects.submission_sets:
+            self._submission_set(submission_set)
+        for folder in objects.folders:
+            self._folder(folder)
+        for association in objects.associations:
+            self._association(association)
+
+    def _entry(self, entry: DocumentEntry) -> None:
+        codes = {attribute: entry.codes.get(attribute, ()) for attribute in ENTRY.codes}
+        self._append(
+            "ExtrinsicObject", ENTRY, entry, _slots(ENTRY, entry), codes=codes, authors=entry.authors,
+            attributes={"mimeType": entry.mime_type, "objectType": entry.object_type or STABLE, "lid": entry.lid},
+            version=entry.version)
+
+    def _submission_set(self, ss: SubmissionSet) -> None:
+        codes = {"contentTypeCode": (ss.content_type,) if ss.content_type else ()}
+        self._append("RegistryPackage", SUBMISSION_SET, ss, _slots(SUBMISSION_SET, ss), codes=codes, authors=ss.authors)
+
+    def _folder(self, folder: Folder) -> None:
+        self._append("RegistryPackage", FOLDER, folder, _slots(FOLDER, folder), codes={"codeList": folder.codes})
+
+    def _append(
+        self, kind: str, shape: Shape, thing: DocumentEntry | SubmissionSet | Folder, slots: Slots, *,
+        codes: Mapping[str, tuple[Code, ...]], authors: tuple[Author, ...] = (), attributes: Mapping[str, str] | None = None,
+        version: str = "",
+    ) -> None:
+        fixed = {"objectType": f"{OBJECT_TYPE}RegistryPackage"} if attributes is None else attributes
+        classifications, identifiers = self._nested(shape, thing, codes, authors)
+        write_object(self._listing, RimObject(
+            kind=kind, attributes=_given({"id": thing.id, "home": thing.home, "status": thing.status, **fixed}), slots=slots,
+            name=thing.title, description=thing.comments, version=version, classifications=tuple(classifications),
+            identifiers=tuple(identifiers)))
+
+    def _nested(
+        self, shape: Shape, thing: DocumentEntry | SubmissionSet | Folder, codes: Mapping[str, tuple[Code, ...]],
+        authors: tuple[Author, ...],
+    ) -> Nested:
+        labels = [Classification(id=self._id(), owner=thing.id, node=shape.label)] if shape.label else []
+        people = [self._author(thing.id, shape.author, author) for author in authors]
+        coded = [self._code(thing.id, shape.codes[attribute], code) for attribute, found in codes.items() for code in found]
+        texts = {PATIENT_ID: thing.patient_id, UNIQUE_ID: thing.unique_id,
+                 SOURCE_ID: thing.source_id if isinstance(thing, SubmissionSet) else ""}
+        identifiers = [
+            Identifier(id=self._id(), owner=thing.id, scheme=scheme, value=texts[attribute], label=f"{shape.name}.{attribute}")
+            for attribute, scheme in shape.identifiers.items() if texts[attribute]
+        ]
+        return [*labels, *people, *coded], identifiers
+
+    def _association(self, link: Association) -> None:
+        documentation = (link.documentation,) if link.documentation else ()
+        codes = tuple(self._code(link.id, ASSOCIATION.codes["documentation"], code) for code in documentation)
+        write_object(self._listing, RimObject(
+            kind="Association", classifications=codes, slots=_slots(ASSOCIATION, link), attributes=_given({
+                "id": link.id, "associationType": link.type, "sourceObject": link.source, "targetObject": link.target,
+                "status": link.status, "objectType": f"{OBJECT_TYPE}Association"})))
+
+    def _author(self, owner: str, scheme: str, author: Author) -> Classification:
+        slots = {AUTHOR_PERSON: (author.person,) if author.person else (),
+                 **{slot: getattr(author, name) for name, slot in AUTHOR_SLOTS.items()}}
+        return Classification(id=self._id(), owner=owner, scheme=scheme, code="", slots=_filled(slots))
+
+    def _code(self, owner: str, scheme: str, code: Code) -> Classification:
+        return Classification(id=self._id(), owner=owner, scheme=scheme, code=code.code, display=code.display,
+                              slots=((CODING_SCHEME, (code.scheme,)),))
+
+    def _id(self) -> str:
+        return f"nested-{next(self._ids)}"
+
+
+def _slots(shape: Shape, thing: DocumentEntry | SubmissionSet | Folder | Association) -> Slots:
+    found: dict[str, tuple[str, ...]] = {}
+    for name, slot in shape.single.items():
+        value = getattr(thing, name)
+        found[slot] = () if value is None or value == "" else (str(value),)
+    found |= {slot: getattr(thing, name) for name, slot in shape.many.items()}
+    return _filled({**found, **thing.extra})
+
+
+def _filled(slots: Mapping[str, tuple[str, ...]]) -> Slots:
+    return tuple((name, found) for name, found in slots.items() if found)
+
+
+def _given(attributes: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in attributes.items() if value}

@@ -1,0 +1,186 @@
+"""ebRIM 3.0 as plain values: what XDS uses of the information model, before it means anything to XDS (ITI TF-3 4.2.1).
+
+`read_object` never fails on odd content: it gives what is there, so that the rules can say what is wrong with it.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from lxml import etree
+
+from broker.wire.xml import RIM, Element
+
+Slots = tuple[tuple[str, tuple[str, ...]], ...]
+
+OBJECT_TYPE = "urn:oasis:names:tc:ebxml-regrep:ObjectType:RegistryObject:"
+NESTED = ("Classification", "ExternalIdentifier")
+HEADS = ("Slot", "Name", "Description", "VersionInfo")      # the schema's order of children, before NESTED
+
+_UNFIT = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def tag(local: str) -> str:
+    """Give the Clark name of an ebRIM element."""
+    return f"{{{RIM}}}{local}"
+
+
+def local_name(element: Element) -> str:
+    """Give the name of an ebRIM element without its namespace; empty for an element of another namespace."""
+    space, _, local = str(element.tag).rpartition("}")
+    return local if space == "{" + RIM else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classification:
+    """A label (`node`) or a coded value (`scheme`, `code`, slots) of the object `owner`."""
+
+    id: str
+    owner: str
+    node: str = ""
+    scheme: str = ""
+    code: str | None = None
+    display: str = ""
+    slots: Slots = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identifier:
+    """An ExternalIdentifier of the object `owner`. `label` is its Name."""
+
+    id: str
+    owner: str
+    scheme: str
+    value: str
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RimObject:
+    """An ExtrinsicObject, RegistryPackage or Association with all XDS uses of it. `attributes` holds the XML attributes."""
+
+    kind: str
+    attributes: dict[str, str]
+    slots: Slots = ()
+    name: str = ""
+    description: str = ""
+    version: str = ""
+    classifications: tuple[Classification, ...] = ()
+    identifiers: tuple[Identifier, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """The object's id; empty when it has none."""
+        return self.attributes.get("id", "")
+
+
+def values(slots: Slots, name: str) -> tuple[str, ...]:
+    """Give the values of the slot called `name`; empty when there is none."""
+    return next((found for slot, found in slots if slot == name), ())
+
+
+def first(slots: Slots, name: str) -> str:
+    """Give the first value of the slot called `name`, or empty text."""
+    return next(iter(values(slots, name)), "")
+
+
+def read_slots(element: Element) -> Slots:
+    """Give the slots that are children of `element`, in order, duplicates included."""
+    return tuple(
+        (slot.get("name", ""), tuple((value.text or "").strip() for value in slot.iterfind(f"{tag('ValueList')}/{tag('Value')}")))
+        for slot in element.iterfind(tag("Slot"))
+    )
+
+
+def read_classification(element: Element) -> Classification:
+    """Give a rim:Classification."""
+    return Classification(
+        id=element.get("id", ""), owner=element.get("classifiedObject", ""), node=element.get("classificationNode", ""),
+        scheme=element.get("classificationScheme", ""), code=element.get("nodeRepresentation"),
+        display=_localized(element, "Name"), slots=read_slots(element))
+
+
+def read_object(element: Element) -> RimObject:
+    """Give the registry object of an element of a RegistryObjectList."""
+    version = element.find(tag("VersionInfo"))
+    return RimObject(
+        kind=local_name(element),
+        attributes={str(name): str(value) for name, value in element.attrib.items()},
+        slots=read_slots(element),
+        name=_localized(element, "Name"),
+        description=_localized(element, "Description"),
+        version=version.get("versionName", "1.1") if version is not None else "",
+        classifications=tuple(read_classification(c) for c in element.iterfind(tag("Classification"))),
+        identifiers=tuple(_identifier(e) for e in element.iterfind(tag("ExternalIdentifier"))),
+    )
+
+
+def _identifier(element: Element) -> Identifier:
+    return Identifier(
+        id=element.get("id", ""), owner=element.get("registryObject", ""), scheme=element.get("identificationScheme", ""),
+        value=element.get("value", ""), label=_localized(element, "Name"))
+
+
+def _localized(element: Element, local: str) -> str:
+    found = element.find(f"{tag(local)}/{tag('LocalizedString')}")
+    return found.get("value", "") if found is not None else ""
+
+
+def write_object(parent: Element, rim: RimObject) -> Element:
+    """Append the object to `parent`, children in the order of the schema. Characters XML cannot carry are left out."""
+    element = etree.SubElement(parent, tag(rim.kind), {name: fit(value) for name, value in rim.attributes.items()})
+    write_slots(element, rim.slots)
+    _write_localized(element, "Name", rim.name)
+    _write_localized(element, "Description", rim.description)
+    if rim.version:
+        etree.SubElement(element, tag("VersionInfo"), versionName=rim.version)
+    for classification in rim.classifications:
+        _write_classification(element, classification)
+    for identifier in rim.identifiers:
+        nested = etree.SubElement(
+            element, tag("ExternalIdentifier"), id=identifier.id, registryObject=identifier.owner,
+            identificationScheme=identifier.scheme, value=fit(identifier.value))
+        _write_localized(nested, "Name", identifier.label)
+    return element
+
+
+def write_slots(element: Element, slots: Iterable[tuple[str, tuple[str, ...]]]) -> None:
+    """Append the slots to `element`."""
+    for name, texts in slots:
+        listed = etree.SubElement(etree.SubElement(element, tag("Slot"), name=fit(name)), tag("ValueList"))
+        for text in texts:
+            etree.SubElement(listed, tag("Value")).text = fit(text)
+
+
+def set_slot(element: Element, name: str, value: str) -> None:
+    """Give the registry object's element one slot `name` with one value, in place of any it had."""
+    for old in [slot for slot in element.iterfind(tag("Slot")) if slot.get("name") == name]:
+        element.remove(old)
+    count = sum(1 for _ in element.iterfind(tag("Slot")))
+    write_slots(element, [(name, (value,))])
+    element.insert(count, element[-1])
+
+
+def nested(element: Element) -> Iterator[Element]:
+    """Give the Classification and ExternalIdentifier children of a registry object's element."""
+    return (child for child in element if local_name(child) in NESTED)
+
+
+def _write_classification(parent: Element, row: Classification) -> None:
+    attributes = {"id": row.id, "classifiedObject": row.owner, "classificationNode": row.node,
+                  "classificationScheme": row.scheme}
+    element = etree.SubElement(parent, tag("Classification"), {name: value for name, value in attributes.items() if value})
+    if row.code is not None:
+        element.set("nodeRepresentation", fit(row.code))
+    write_slots(element, row.slots)
+    _write_localized(element, "Name", row.display)
+
+
+def _write_localized(parent: Element, local: str, value: str) -> None:
+    if value:
+        etree.SubElement(etree.SubElement(parent, tag(local)), tag("LocalizedString"), value=fit(value))
+
+
+def fit(text: str) -> str:
+    """Give the text without the characters XML 1.0 cannot carry."""
+    return _UNFIT.sub("", text)
