@@ -1,0 +1,66 @@
+"""Binary content of an XML element: an MTOM attachment it includes, or base64 text (ITI TF-2 Appendix V.3.6)."""
+
+import base64
+import binascii
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import unquote
+
+from broker.model.blob import Spooled
+from broker.model.errors import Rejected, XdsCode
+from broker.wire.soap import SoapRequest
+from broker.wire.xml import XOP, Element
+
+INCLUDE = f"{{{XOP}}}Include"
+SPOOL_PREFIX = "in."
+
+
+def spool(media_type: str, chunks: Iterable[bytes], folder: Path) -> Spooled:
+    """Write the chunks into a new file of `folder`, with their SHA-1. When it raises (OSError: the disk) nothing is left."""
+    size, digest = 0, hashlib.sha1(usedforsecurity=False)
+    handle, path = tempfile.mkstemp(prefix=SPOOL_PREFIX, dir=folder)
+    try:
+        with open(handle, "wb", buffering=0) as file:
+            for data in chunks:
+                digest.update(data)
+                size += len(data)
+                left = memoryview(data)
+                while left:
+                    left = left[file.write(left):]
+    except BaseException:
+        os.unlink(path)
+        raise
+    return Spooled(media_type, path, size, digest.hexdigest())
+
+
+def resolve(request: SoapRequest, element: Element, folder: Path) -> Spooled:
+    """Give the binary content of `element` as a file.
+
+    An attachment's file belongs to the request and is dropped with it unless it was renamed; inline base64 is written
+    into `folder`, and that file is the caller's to rename or unlink. Only `cid:` references are followed, never a URL.
+    Raise `Rejected` (XDSMissingDocument) for a reference without its part, (XDSRepositoryError) for what is neither.
+    """
+    include = element.find(INCLUDE)
+    if include is not None:
+        return _attachment(request, include.get("href", ""))
+    text = "".join((element.text or "").split())
+    if len(element):
+        raise Rejected(XdsCode.REPOSITORY_ERROR, "a document holds elements that are not xop:Include")
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Rejected(XdsCode.REPOSITORY_ERROR, "an inline document is not base64") from error
+    return spool("application/octet-stream", (data,), folder)
+
+
+def _attachment(request: SoapRequest, href: str) -> Spooled:
+    if not href.startswith("cid:"):
+        raise Rejected(XdsCode.REPOSITORY_ERROR, "xop:Include refers to something that is not an attachment")
+    raw = href.removeprefix("cid:")
+    found = request.attachments.get(unquote(raw)) or request.attachments.get(raw)  # RFC 2392: percent-encoded in the href
+    if found is None:
+        raise Rejected(XdsCode.MISSING_DOCUMENT, f"there is no attachment with Content-ID {unquote(raw)[:120]!r}")
+    return found
