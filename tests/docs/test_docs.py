@@ -1,0 +1,37 @@
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+import broker
+from broker.config.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def settings_keys() -> list[str]:
+    keys = []
+    for name, field in Settings.model_fields.items():
+        kind = field.annotation
+        nested = isinstance(kind, type) and issubclass(kind, BaseModel)
+        keys += [f"{name}.{key}" for key in kind.model_fields] if nested else [name]  # type: ignore[union-attr]  # a model class
+    return keys
+
+
+@pytest.mark.parametrize("key", settings_keys())
+def test_every_setting_is_documented(key: str) -> None:
+    assert f"| `{key}` |" in (ROOT / "docs/settings.md").read_text("utf-8")
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert first is not None
+    assert first.group(1) == broker.__version__
+
+
+@pytest.mark.parametrize("page", sorted(p.relative_to(ROOT).as_posix() for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]))
+def test_links_between_pages_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert ((ROOT / page).parent / target).exists(), target
