@@ -121,6 +121,13 @@ class Part:
         """SHA-256 of what was written so far (hex)."""
         return self._digest.hexdigest()
 
+    def peek(self, length: int) -> bytes:
+        """Give the first `length` bytes of what was written so far, read back from the disk."""
+        with self._or_abort():
+            self._file.flush()
+            with self._temporary.open("rb") as stream:
+                return stream.read(length)
+
     def write(self, data: bytes | memoryview) -> None:
         """Take the next bytes. Raise `Unavailable` (and leave nothing behind) when the disk does not."""
         with self._or_abort():

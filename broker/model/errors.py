@@ -65,6 +65,17 @@ class Hl7Code(StrEnum):
     SCHEMA = "SYN113"
 
 
+class DimseCode(StrEnum):
+    """Statuses the broker answers to a C-STORE (PS3.4 B.2.3, PS3.7 annex C), as four hexadecimal digits."""
+
+    PROCESSING_FAILURE = "0110"
+    INVALID_SOP_INSTANCE = "0117"
+    NOT_AUTHORISED = "0124"
+    OUT_OF_RESOURCES = "A700"
+    DATA_SET_MISMATCH = "A900"
+    CANNOT_UNDERSTAND = "C000"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong with a request. `context` is for people, never a patient's name; `location` as the wire defines it."""

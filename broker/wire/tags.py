@@ -1,0 +1,277 @@
+"""The top of a DICOM data set without a toolkit: raw element values by tag, then decoded text by keyword.
+
+Only the elements of `KEYWORDS` are read, and only at the top level: reading stops behind the last of them, long before
+the pixels. What this scanner cannot read it says so (`Truncated`, `NotDicom`), it never guesses.
+"""
+
+import codecs
+import re
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from broker.model.errors import Rejected
+
+IMPLEMENTATION_UID = "2.25.171413870046296838541379312190376551021"
+IMPLEMENTATION_VERSION = "XDSI_BROKER"
+
+IMPLICIT = "1.2.840.10008.1.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+
+KEYWORDS: Mapping[int, str] = {
+    0x00080005: "SpecificCharacterSet",
+    0x00080016: "SOPClassUID",
+    0x00080018: "SOPInstanceUID",
+    0x00080020: "StudyDate",
+    0x00080030: "StudyTime",
+    0x00080050: "AccessionNumber",
+    0x00080052: "QueryRetrieveLevel",
+    0x00080060: "Modality",
+    0x00080080: "InstitutionName",
+    0x00080090: "ReferringPhysicianName",
+    0x00080201: "TimezoneOffsetFromUTC",
+    0x00081030: "StudyDescription",
+    0x0008103E: "SeriesDescription",
+    0x00100010: "PatientName",
+    0x00100020: "PatientID",
+    0x00100021: "IssuerOfPatientID",
+    0x00100030: "PatientBirthDate",
+    0x00100040: "PatientSex",
+    0x00180015: "BodyPartExamined",
+    0x0020000D: "StudyInstanceUID",
+    0x0020000E: "SeriesInstanceUID",
+    0x00200010: "StudyID",
+    0x00200011: "SeriesNumber",
+    0x00200013: "InstanceNumber",
+    0x00280008: "NumberOfFrames",
+}
+TAGS: Mapping[str, int] = {keyword: tag for tag, keyword in KEYWORDS.items()}
+
+_LAST = max(KEYWORDS)
+_UNDEFINED = 0xFFFFFFFF
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_LONG = frozenset((b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UC", b"UN", b"UR", b"UT", b"SV", b"UV"))
+_DEPTH = 32             # nesting of sequences; real objects stay below ten
+_INFLATED = 1 << 20     # bytes a deflated data set is unpacked to at most
+
+# PS3.3 C.12.1.1.2: defined terms and the codec that reads them; GBK bytes are GB18030 bytes.
+_CODECS = {
+    "": "ascii", "ISO_IR 6": "ascii", "ISO_IR 100": "latin-1", "ISO_IR 101": "iso8859_2", "ISO_IR 109": "iso8859_3",
+    "ISO_IR 110": "iso8859_4", "ISO_IR 144": "iso8859_5", "ISO_IR 127": "iso8859_6", "ISO_IR 126": "iso8859_7",
+    "ISO_IR 138": "iso8859_8", "ISO_IR 148": "iso8859_9", "ISO_IR 203": "iso8859_15", "ISO_IR 166": "tis_620",
+    "ISO_IR 13": "shift_jis", "ISO_IR 192": "utf-8", "GB18030": "gb18030", "GBK": "gb18030",
+}
+# Code extensions (PS3.5 6.1.2.5): the multi-byte set named anywhere in the list decides; the rest is ASCII beside it.
+_EXTENSIONS = {
+    "ISO 2022 IR 58": "gb18030", "ISO 2022 IR 149": "euc_kr", "ISO 2022 IR 87": "iso2022_jp_2",
+    "ISO 2022 IR 159": "iso2022_jp_2",
+}
+_ESCAPE = re.compile(rb"\x1b[\x20-\x2f]+[\x30-\x7e]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class Truncated(Exception):
+    """The bytes end before the last wanted element: come back with more."""
+
+
+class NotDicom(Rejected):
+    """The bytes are not a readable data set or Part-10 file."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__("NotDicom", why)
+
+
+@dataclass(frozen=True, slots=True)
+class FileMeta:
+    """What the file meta information says; the data set starts at `end` (PS3.10 7.1)."""
+
+    sop_class: str
+    sop_uid: str
+    transfer_syntax: str
+    end: int
+
+
+class _Order(NamedTuple):
+    """How elements are laid out: the 8 bytes of an explicit header, of an implicit header, and a 32-bit length."""
+
+    explicit: struct.Struct
+    implicit: struct.Struct
+    length: struct.Struct
+
+
+_LITTLE = _Order(struct.Struct("<HH2sH"), struct.Struct("<HHL"), struct.Struct("<L"))
+_BIG = _Order(struct.Struct(">HH2sH"), struct.Struct(">HHL"), struct.Struct(">L"))
+
+
+def part10_header(sop_class: str, sop_uid: str, transfer_syntax: str) -> bytes:
+    """Give preamble, prefix and file meta information of a file whose data set follows (PS3.10 7.1)."""
+    group = b"".join((
+        _meta_element(0x0001, b"OB", b"\0\1"),
+        _meta_element(0x0002, b"UI", sop_class.encode("ascii")),
+        _meta_element(0x0003, b"UI", sop_uid.encode("ascii")),
+        _meta_element(0x0010, b"UI", transfer_syntax.encode("ascii")),
+        _meta_element(0x0012, b"UI", IMPLEMENTATION_UID.encode("ascii")),
+        _meta_element(0x0013, b"SH", IMPLEMENTATION_VERSION.encode("ascii")),
+    ))
+    return b"\0" * 128 + b"DICM" + _meta_element(0x0000, b"UL", struct.pack("<L", len(group))) + group
+
+
+def _meta_element(element: int, vr: bytes, value: bytes) -> bytes:
+    if len(value) % 2:
+        value += b" " if vr == b"SH" else b"\0"
+    header = struct.pack("<HH2s", 2, element, vr)
+    return header + (struct.pack("<HL", 0, len(value)) if vr in _LONG else struct.pack("<H", len(value))) + value
+
+
+def read_meta(data: bytes) -> FileMeta:
+    """Read the beginning of a Part-10 file. Raise `NotDicom` without prefix or transfer syntax, `Truncated` when cut."""
+    if data[128:132] != b"DICM":
+        raise NotDicom("no DICM prefix")
+    at, found = 132, dict[int, str]()
+    while data[at:at + 2] == b"\2\0":
+        try:
+            tag, value, size = _element(data, at, _LITTLE, explicit=True)
+        except struct.error:
+            raise Truncated from None
+        at = value + size
+        found[tag] = data[value:at].rstrip(b"\0 ").decode("ascii", "replace")
+    if at + 2 > len(data):
+        raise Truncated
+    if not found.get(0x00020010):
+        raise NotDicom("no transfer syntax in the file meta information")
+    return FileMeta(found.get(0x00020002, ""), found.get(0x00020003, ""), found[0x00020010], at)
+
+
+def scan(data: bytes, transfer_syntax: str, offset: int = 0, *, whole: bool = False) -> dict[int, bytes]:
+    """Give the raw values of the elements in `KEYWORDS` by tag, from a data set that starts at `offset`.
+
+    `data` may be its beginning only: `Truncated` when that does not reach far enough. `whole` says it is all there is.
+    """
+    if transfer_syntax == DEFLATED:
+        data, whole = _inflate(data[offset:])
+        offset = 0
+    order = _BIG if transfer_syntax == BIG_ENDIAN else _LITTLE
+    try:
+        return _scan(data, offset, order, explicit=transfer_syntax != IMPLICIT, whole=whole)
+    except struct.error:
+        raise Truncated from None
+
+
+def _scan(data: bytes, at: int, order: _Order, *, explicit: bool, whole: bool) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    end = len(data)
+    while at != end or not whole:
+        tag, value, size = _element(data, at, order, explicit=explicit)
+        if tag > _LAST:
+            break
+        if size == _UNDEFINED:
+            at = _skip_sequence(data, value, order, explicit=explicit and data[at + 4:at + 6] != b"UN")
+            continue
+        at = value + size
+        if tag in KEYWORDS:
+            if at > end:
+                raise Truncated
+            found[tag] = data[value:at]
+    return found
+
+
+def _element(data: bytes, at: int, order: _Order, *, explicit: bool) -> tuple[int, int, int]:
+    """Give tag, offset of the value and its length of the element at `at`."""
+    if not explicit:
+        group, element, size = order.implicit.unpack_from(data, at)
+        return group << 16 | element, at + 8, size
+    group, element, vr, size = order.explicit.unpack_from(data, at)
+    if vr in _LONG:
+        return group << 16 | element, at + 12, order.length.unpack_from(data, at + 8)[0]
+    return group << 16 | element, at + 8, size
+
+
+def _skip_sequence(data: bytes, at: int, order: _Order, *, explicit: bool, depth: int = 0) -> int:
+    """Give the offset behind a sequence of undefined length whose first item is at `at` (PS3.5 7.5)."""
+    if depth > _DEPTH:
+        raise NotDicom("sequences are nested too deeply")
+    while True:
+        tag, value, size = _element(data, at, order, explicit=False)
+        if tag == _SEQUENCE_END:
+            return value
+        if tag != _ITEM:
+            raise NotDicom("a sequence holds something else than items")
+        at = value + size if size != _UNDEFINED else _skip_item(data, value, order, explicit, depth)
+
+
+def _skip_item(data: bytes, at: int, order: _Order, explicit: bool, depth: int) -> int:
+    while True:
+        tag, value, size = _element(data, at, order, explicit=explicit)
+        if tag == _ITEM_END:
+            return value
+        if size == _UNDEFINED:      # an unknown VR hides Implicit VR (PS3.5 6.2.2, note 4)
+            named = explicit and data[at + 4:at + 6] != b"UN"
+            at = _skip_sequence(data, value, order, explicit=named, depth=depth + 1)
+        else:
+            at = value + size
+
+
+def _inflate(data: bytes) -> tuple[bytes, bool]:
+    engine = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        return engine.decompress(data, _INFLATED), engine.eof
+    except zlib.error:
+        raise NotDicom("the deflated data set is damaged") from None
+
+
+def study_tags(raw: Mapping[int, bytes], default_charset: str = "") -> dict[str, str]:
+    """Give decoded text by DICOM keyword, without empty values and without control characters.
+
+    `default_charset` (a defined term or a codec name) reads what declares no character set, or not its own. Values are
+    decoded before they are split: GBK characters may end in a backslash or a caret.
+    """
+    charsets = _charsets(raw.get(TAGS["SpecificCharacterSet"], b""), default_charset)
+    found: dict[str, str] = {}
+    for tag, value in raw.items():
+        text = _CONTROL.sub("", _decode(value, charsets)).split("\\")[0].strip(" ")
+        if text and tag in KEYWORDS and tag != TAGS["SpecificCharacterSet"]:
+            found[KEYWORDS[tag]] = text
+    return found
+
+
+def write_identifier(values: Mapping[str, str]) -> bytes:
+    """Give a query identifier in Implicit VR Little Endian; `values` by keyword, empty = please return it (PS3.4 C.2)."""
+    found = bytearray()
+    for tag, keyword in KEYWORDS.items():
+        if keyword in values:
+            value = values[keyword].encode("utf-8")
+            if len(value) % 2:
+                value += b"\0" if keyword.endswith("UID") else b" "
+            found += _LITTLE.implicit.pack(tag >> 16, tag & 0xFFFF, len(value)) + value
+    return bytes(found)
+
+
+def _charsets(declared: bytes, default: str) -> tuple[str, ...]:
+    """Give the codecs to try, best first."""
+    terms = [term.strip(" \0") for term in declared.decode("ascii", "replace").split("\\")]
+    extension = next((_EXTENSIONS[term] for term in terms if term in _EXTENSIONS), None)
+    own = extension or _CODECS.get(terms[0].replace("ISO 2022 IR ", "ISO_IR "), "ascii")
+    fallback = _codec(default)
+    return (fallback,) if own == "ascii" else (own, fallback)
+
+
+def _codec(term: str) -> str:
+    if term in _CODECS and term:
+        return _CODECS[term]
+    try:
+        return codecs.lookup(term or "latin-1").name
+    except LookupError:
+        return "latin-1"
+
+
+def _decode(value: bytes, charsets: tuple[str, ...]) -> str:
+    for charset in charsets:
+        plain = value if charset.startswith("iso2022") else _ESCAPE.sub(b"", value)
+        try:
+            return plain.decode(charset)
+        except UnicodeDecodeError:
+            continue
+    return _ESCAPE.sub(b"", value).decode(charsets[0], "replace")
