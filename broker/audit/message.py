@@ -31,7 +31,7 @@ def _message(  # noqa: PLR0913, PLR0917 - one argument per part of the message
     event: AuditEvent, code: str, caller: Caller, facts: Facts, patient: PatientId | None, outcome: Outcome,
     description: str, source_id: str, site: str, when: datetime,
 ) -> str:
-    action = facts.action or event.action
+    action = (facts.actions.get(patient) if patient else None) or facts.action or event.action
     stamp = when.isoformat(timespec="milliseconds")
     parts = [
         f'<AuditMessage><EventIdentification EventActionCode="{action}" EventDateTime="{stamp}"'

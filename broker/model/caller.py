@@ -26,7 +26,8 @@ class Facts:
 
     `query` is the request as bytes (ITI-18, ITI-9, ITI-45 …) and `query_id` its id; `message_id` is MSH-10 or the V3 id.
     `documents` are (repository uid, document uid); `studies` map a Study Instance UID to its SOP Instance UIDs.
-    `action` overrides the row's audit action (C create, R read, U update, D delete, E execute).
+    `action` overrides the row's audit action (C create, R read, U update, D delete, E execute), `actions` does so for
+    one patient (a merge deletes one and updates the other).
     """
 
     patients: list[PatientId] = field(default_factory=list)
@@ -37,6 +38,7 @@ class Facts:
     query_id: str = ""
     message_id: str = ""
     action: str = ""
+    actions: dict[PatientId, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
