@@ -1,0 +1,177 @@
+"""Metadata of a manifest: from what a study says to DocumentEntry, SubmissionSet and associations.
+
+The mapping of RAD TF-2 4.68.4.1.2.3.2 with the region's codes. Pure: identifiers and time come from the caller.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from broker.config import profile as region
+from broker.config.profile import Hospital, Profile
+from broker.model.ids import PatientId, escape_hl7, is_oid
+from broker.model.imaging import StudyFacts
+from broker.model.metadata import HAS_MEMBER, RPLC, Association, Author, Code, DocumentEntry, RegistryObjects, SubmissionSet
+from broker.wire.terms import BODY_PARTS, MODALITIES
+
+ACCESSION = "urn:ihe:iti:xds:2013:accession"
+STUDY_INSTANCE_UID = "urn:ihe:iti:xds:2016:studyInstanceUID"
+MIME_TYPE = "application/dicom"
+
+_ENTRY_CODES = ("classCode", "confidentialityCode", "formatCode", "healthcareFacilityTypeCode", "practiceSettingCode")
+_DTM = {2: "%Y%m%d%H", 4: "%Y%m%d%H%M", 6: "%Y%m%d%H%M%S"}
+_TITLE = 127    # ITI TF-3 4.2.3.2.30: fewer than 128 characters
+_SET_ID = "submission-set"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestFacts:
+    """A manifest about to be submitted: the KOS bytes, its SOP Instance UID and what the submission is called.
+
+    `patient` is the affinity-domain id; `replaces` the entryUUID of the manifest this one takes the place of, or empty.
+    `at` is an aware time: creation of the document and of the submission.
+    """
+
+    document: bytes
+    unique_id: str
+    entry_id: str
+    set_uid: str
+    at: datetime
+    patient: PatientId
+    replaces: str = ""
+
+
+def describe(study: StudyFacts, facts: ManifestFacts, profile: Profile, hospital: Hospital) -> RegistryObjects:
+    """Give the metadata with which the manifest of `hospital`'s study is provided and registered.
+
+    Only the DocumentEntry has a UUID already; all other ids are symbolic, so that a repeat of the submission is known
+    by the uniqueId of its SubmissionSet. The repository adds its own id.
+    """
+    author = Author(institutions=(escape_hl7(study.institution or hospital.title or hospital.key),))
+    stamp = facts.at.astimezone(UTC).strftime("%Y%m%d%H%M%S")
+    content_type = profile.codes.publish.get("contentTypeCode")
+    submission_set = SubmissionSet(
+        id=_SET_ID, unique_id=facts.set_uid, source_id=hospital.source_id, patient_id=str(facts.patient), submission_time=stamp,
+        content_type=_code(content_type) if content_type else None, authors=(author,))
+    links = [Association(id="member", type=HAS_MEMBER, source=_SET_ID, target=facts.entry_id, submission_set_status="Original")]
+    if facts.replaces:
+        links.append(Association(id="replace", type=RPLC, source=facts.entry_id, target=facts.replaces))
+    entry = _entry(study, facts, profile, hospital, author, stamp)
+    return RegistryObjects(submission_sets=(submission_set,), documents=(entry,), associations=tuple(links))
+
+
+def _entry(
+    study: StudyFacts, facts: ManifestFacts, profile: Profile, hospital: Hospital, author: Author, stamp: str,
+) -> DocumentEntry:
+    return DocumentEntry(
+        id=facts.entry_id, unique_id=facts.unique_id, patient_id=str(facts.patient), mime_type=MIME_TYPE,
+        title=(study.description or " ".join(_modalities(study)))[:_TITLE], creation_time=stamp,
+        service_start_time=utc(study.date, study.time, profile.region.timezone), language_code=profile.region.language,
+        hash=hashlib.sha1(facts.document, usedforsecurity=False).hexdigest(), size=len(facts.document),
+        source_patient_id=str(study.patient), source_patient_info=tuple(patient_info(study)),
+        reference_id_list=tuple(references(study, hospital.accession_issuer)), authors=(author,),
+        codes=_codes(study, profile.codes))
+
+
+def utc(date: str, time: str, zone: str) -> str:
+    """Give a DICOM date and time of `zone` (±hhmm) as a DTM in UTC with the precision of the time given.
+
+    A date without a usable time stays as it is, for it cannot be converted; anything that is no date gives empty text.
+    """
+    day, clock = date.replace(".", ""), re.sub(r"\..*|:", "", time.strip())
+    if _parsed(day, "%Y%m%d") is None or len(day) != 8:
+        return ""
+    pattern = _DTM.get(len(clock), "")
+    local = _parsed(f"{day}{clock}{zone}", f"{pattern}%z") if pattern else None
+    return local.astimezone(UTC).strftime(pattern) if local else day
+
+
+def _parsed(text: str, pattern: str) -> datetime | None:
+    try:
+        return datetime.strptime(text, pattern)  # noqa: DTZ007 - the zone is part of the pattern where it matters
+    except ValueError:
+        return None
+
+
+def xpn(name: str) -> str:
+    """Give a DICOM person name as HL7 XPN: PS3.5 6.2 orders prefix before suffix, HL7 suffix before prefix.
+
+    Component groups become repetitions; if there are several, each says its representation (XPN.8 A, I, P) and type L.
+    """
+    groups = [(mark, _components(group)) for mark, group in zip("AIP", name.split("="), strict=False)]
+    filled = [(mark, parts) for mark, parts in groups if any(parts)]
+    if len(filled) > 1:
+        return "~".join("^".join([*parts, "", "L", mark]) for mark, parts in filled)
+    return "".join("^".join(parts).rstrip("^") for _mark, parts in filled)
+
+
+def _components(group: str) -> list[str]:
+    family, given, middle, prefix, suffix = ([escape_hl7(part.strip()) for part in group.split("^")] + [""] * 5)[:5]
+    return [family, given, middle, suffix, prefix]
+
+
+def patient_info(study: StudyFacts) -> Iterable[str]:
+    """Give the sourcePatientInfo fields PID-3, 5, 7 and 8 as far as they are known (ITI TF-3 4.2.3.1.7)."""
+    yield f"PID-3|{study.patient}"
+    name = xpn(study.patient_name)
+    if name:
+        yield f"PID-5|{name}"
+    if utc(study.birth_date, "", ""):
+        yield f"PID-7|{utc(study.birth_date, '', '')}"
+    if study.sex in {"M", "F", "O"}:
+        yield f"PID-8|{study.sex}"
+
+
+def references(study: StudyFacts, accession_issuer: str | None) -> Iterable[str]:
+    """Give the referenceIdList: the accession number where its issuer is known, and the study (CXi, ITI TF-3 4.2.3.1.7)."""
+    if study.accession and accession_issuer:
+        yield f"{escape_hl7(study.accession)}^^^&{accession_issuer}&ISO^{ACCESSION}"
+    yield f"{study.uid}^^^^{STUDY_INSTANCE_UID}"
+
+
+def _codes(study: StudyFacts, codes: region.Codes) -> dict[str, tuple[Code, ...]]:
+    found: dict[str, tuple[Code, ...]] = {
+        attribute: (_code(codes.publish[attribute]),) for attribute in _ENTRY_CODES if attribute in codes.publish}
+    kind = _type_code(study, codes)
+    if kind:
+        found["typeCode"] = (kind,)
+    events = tuple(code for code in _events(study, codes) if _is_allowed(code, codes, "eventCodeList"))
+    if events:
+        found["eventCodeList"] = events
+    return found
+
+
+def _type_code(study: StudyFacts, codes: region.Codes) -> Code | None:
+    """Give the procedure's code if the region knows its scheme and allows it, else the region's own."""
+    if study.procedure_code:
+        value, designator, meaning = study.procedure_code
+        scheme = codes.scheme_aliases.get(designator, designator)
+        code = Code(value, scheme, meaning or value)
+        if value and is_oid(scheme) and _is_allowed(code, codes, "typeCode"):
+            return code
+    default = codes.publish.get("typeCode")
+    return _code(default) if default else None
+
+
+def _events(study: StudyFacts, codes: region.Codes) -> Iterable[Code]:
+    for modality in _modalities(study):
+        yield Code(modality, codes.event_scheme, MODALITIES[modality])
+    snomed = codes.scheme_aliases.get("SCT", "")
+    parts = dict.fromkeys(BODY_PARTS[s.body_part.upper()] for s in study.series if s.body_part.upper() in BODY_PARTS)
+    if snomed:
+        yield from (Code(code, snomed, meaning) for code, meaning in parts)
+
+
+def _modalities(study: StudyFacts) -> list[str]:
+    return sorted({series.modality for series in study.series if series.instances} & MODALITIES.keys())
+
+
+def _is_allowed(code: Code, codes: region.Codes, attribute: str) -> bool:
+    allowed = codes.allowed.get(attribute, ())
+    return not allowed or any((code.code, code.scheme) == (one.code, one.scheme) for one in allowed)
+
+
+def _code(code: region.Code) -> Code:
+    return Code(code.code, code.scheme, code.display or code.code)
