@@ -13,7 +13,7 @@ import urllib.request
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from broker.config.data import data
 
@@ -69,7 +69,7 @@ class Region:
         """The data folder."""
         return self.folder / "data"
 
-    def __enter__(self) -> "Region":
+    def __enter__(self) -> Self:
         self.start()
         return self
 

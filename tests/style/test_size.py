@@ -25,7 +25,7 @@ def test_no_file_is_longer_than_five_hundred_lines() -> None:
 
 
 def test_nothing_is_left_for_later() -> None:
-    marks = ("TO" + "DO", "FIX" + "ME", "NotImplemented" + "Error")
+    marks = ("TO" + "DO", "FIX" + "ME", "raise NotImplemented" + "Error")
     assert [str(file) for file in SOURCES for mark in marks if mark in file.read_text("utf-8")] == []
 
 

@@ -32,9 +32,9 @@ def test_the_retriever_is_the_destination_and_the_human_the_requestor() -> None:
     assert event is not None
     assert event.attrib == {
         "EventActionCode": "R", "EventDateTime": "2026-03-01T02:30:01.120+00:00", "EventOutcomeIndicator": "0"}
-    people = [(p.get("UserID"), p.get("UserIsRequestor"), p.findtext("x") or (r.get("csd-code") if (r := p.find("RoleIDCode")) is not None
-               else None)) for p in message.findall("ActiveParticipant")]
-    assert people == [('http://view/?a="1"&b', "false", "110152"), ("dr<li@idp>", "true", None), ("http://broker/xds", "false", "110153")]
+    people = {p.get("UserID"): (p.get("UserIsRequestor"), [r.get("csd-code") for r in p]) for p in message.findall("ActiveParticipant")}
+    assert people == {
+        'http://view/?a="1"&b': ("false", ["110152"]), "dr<li@idp>": ("true", []), "http://broker/xds": ("false", ["110153"])}
     document = message.find("ParticipantObjectIdentification")
     assert document is not None
     assert document.get("ParticipantObjectID") == "2.999.7"
