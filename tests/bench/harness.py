@@ -96,8 +96,8 @@ def table(results: list[Result]) -> Table:
     shown = Table("figure", "ours", "peer", "unit", "ratio", "floor", "aim", "notes")
     for r in results:
         mark = "[red]" if r.ratio < r.floor else "[green]" if r.ratio >= r.aim else ""
-        shown.add_row(
-            r.name, f"{r.ours:.1f}", f"{r.peer:.1f} {r.peer_name}", r.unit, f"{mark}{r.ratio:.2f}", str(r.floor), str(r.aim), r.notes)
+        shown.add_row(r.name, f"{r.ours:.1f}", f"{r.peer:.1f} {r.peer_name}", r.unit, f"{mark}{r.ratio:.2f}",
+                      str(r.floor), str(r.aim), r.notes)
     return shown
 
 

@@ -31,7 +31,7 @@ class Strict:
             raise Rejected("Denied", f"{row.code} for {subject}")
 
     def may_see(self, caller: Caller, item: Any) -> bool:
-        return item != "secret"
+        return bool(item != "secret")
 
 
 def handle(_actor: Any, request: str, call: Call) -> Hits:
