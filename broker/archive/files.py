@@ -54,10 +54,17 @@ class Folders:
 
     def name(self, temporary: Path, final: Path) -> bool:
         """Give the finished file `temporary` its durable name `final`. False, and nothing changed, when the name is taken."""
+        named = self.link(temporary, final)
+        if named:
+            temporary.unlink()
+        return named
+
+    def link(self, file: Path, final: Path) -> bool:
+        """Give `file` a second, durable name. False, and nothing changed, when that name is taken."""
         for attempt in range(3):
             try:
                 self.ensure(final.parent)
-                os.link(temporary, final)
+                os.link(file, final)
             except FileExistsError:
                 return False
             except FileNotFoundError:       # the folder was emptied and removed by `drop` in this very moment
@@ -65,7 +72,6 @@ class Folders:
                     raise
                 continue
             break
-        temporary.unlink()
         self.sync(final.parent)
         return True
 

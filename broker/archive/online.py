@@ -67,14 +67,23 @@ class OnlineStore:
         with reachable(WHAT):
             self.folders.drop(files)
 
-    def set_aside(self, online: Online) -> Online:
-        """Move a stored object under `.conflict/`: its UID stands for other bytes elsewhere. Give its new place."""
+    def copy_aside(self, online: Online) -> Online:
+        """Keep a stored object under `.conflict/` too (a hard link), before its own name is dropped. Give that place."""
         hospital, *_, study_uid, sop_uid = online.path.split("/")
         aside = _conflict_path(hospital, study_uid, sop_uid, online.sha256)
+        source = self.path(online.path)
         with reachable(WHAT):
-            self.folders.name(self.path(online.path), self.folder / aside)
-            self.folders.drop([self.path(online.path)])
+            if not self.folders.link(source, self.folder / aside):
+                self.folders.sync((self.folder / aside).parent)
         return Online(aside, online.size, online.sha256)
+
+    def of_study(self, hospital: str, study_uid: str) -> list[str]:
+        """Give the relative paths of all files of a study, whatever day they came. Looks into every day's folder."""
+        if not (_KEY.fullmatch(hospital) and is_uid(study_uid)):
+            return []
+        with reachable(WHAT):
+            return sorted(str(file.relative_to(self.folder))
+                          for file in (self.folder / hospital).glob(f"[0-9]*/[0-9]*/[0-9]*/{study_uid}/*"))
 
     def sweep(self, older_than: float = 86400.0) -> int:
         """Remove unfinished files last written more than `older_than` seconds ago; give how many."""

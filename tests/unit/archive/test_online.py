@@ -192,15 +192,23 @@ def test_a_folder_removed_in_the_moment_of_naming_comes_again(store: OnlineStore
     assert store.path(kept.online.path).read_bytes() == b"one"
 
 
-def test_set_aside_moves_an_object_to_the_conflicts(store: OnlineStore) -> None:
+def test_a_copy_aside_lives_on_when_the_object_is_dropped(store: OnlineStore) -> None:
     kept = keep(store, b"one")
-    aside = store.set_aside(kept.online)
+    aside = store.copy_aside(kept.online)
+    assert store.copy_aside(kept.online) == aside
     assert aside.path.startswith(f".conflict/a/{STUDY}/{SOP}.")
+    store.drop([kept.online.path])
     assert store.path(aside.path).read_bytes() == b"one"
     assert not store.path(kept.online.path).exists()
-    again = keep(store, b"one")
-    assert store.set_aside(again.online) == aside
-    assert not store.path(again.online.path).exists()
+
+
+def test_the_files_of_a_study_are_found_on_every_day(store: OnlineStore) -> None:
+    kept = keep(store, b"one")
+    old = store.folder / "a/2020/01/02" / STUDY
+    old.mkdir(parents=True)
+    (old / "1.2.9").write_bytes(b"old")
+    assert store.of_study("a", STUDY) == [f"a/2020/01/02/{STUDY}/1.2.9", kept.online.path]
+    assert store.of_study("a", "1.2.3") == store.of_study("b", STUDY) == store.of_study("..", STUDY) == []
 
 
 def test_sweep_removes_only_old_unfinished_files(store: OnlineStore) -> None:

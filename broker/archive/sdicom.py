@@ -1,0 +1,229 @@
+"""S-DICOM: all images of one study in one SequenceFile, with a leading manifest and a trailing index.
+
+    metadata          sdicom.version, study.uid
+    `\\x01manifest`    JSON: what SQL knew of the study
+    SOP Instance UID  the original Part-10 bytes, one record per image, by series, instance number, SOP Instance UID
+    `\\x01index`       zlib JSON {"study": uid, "images": [[sop, series, class, syntax, offset, size, sha256], ...]},
+                      then its length and CRC-32 (uint32, big-endian each) and `SDCMIDX1`, the last bytes of the file
+
+The file is a legal SequenceFile for any Hadoop program, and one image is two range reads for us.
+"""
+
+import hashlib
+import json
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from broker.archive.sequencefile import Damaged, Pread, Reader, Sink, Writer, record_length
+from broker.model.blob import CHUNK, ByteSource, Octets
+from broker.model.ids import is_uid
+
+VERSION = "1"
+MANIFEST = "\x01manifest"
+INDEX = "\x01index"
+
+_MAGIC = b"SDCMIDX1"
+_TRAILER = struct.Struct(">II8s")
+_TAIL = 1 << 16
+_MANIFEST_LIMIT = 1 << 24
+_INDEX_LIMIT = 1 << 28
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+Progress = Callable[[int, int], None]
+"""`progress(done, total)` in images."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackImage:
+    """One image to pack; `sha256` as written at ingest, `number` its Instance Number (0 when it has none)."""
+
+    sop_uid: str
+    series_uid: str
+    sop_class: str
+    transfer_syntax: str
+    sha256: str
+    source: ByteSource
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One image of a container: where its Part-10 bytes lie, and their SHA-256 (hex)."""
+
+    sop_uid: str
+    series_uid: str
+    sop_class: str
+    transfer_syntax: str
+    offset: int
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerIndex:
+    """What a container holds: its entries by SOP Instance UID, in file order."""
+
+    study_uid: str
+    entries: Mapping[str, Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A container as it was written: its bytes, their SHA-256 (hex) and its index."""
+
+    size: int
+    sha256: str
+    index: ContainerIndex
+
+
+class _Hashing:
+    def __init__(self, sink: Sink) -> None:
+        self._sink, self.digest = sink, hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        self.digest.update(data)
+        self._sink.write(data)
+
+
+class _HashedSource:
+    """A source that is hashed while it is read; to be read once."""
+
+    def __init__(self, source: ByteSource) -> None:
+        self._source, self.digest = source, hashlib.sha256()
+        self.size = source.size
+
+    def chunks(self, length: int = CHUNK) -> Iterator[bytes]:
+        for chunk in self._source.chunks(length):
+            self.digest.update(chunk)
+            yield chunk
+
+
+def write_container(
+    sink: Sink,
+    study_uid: str,
+    images: Iterable[PackImage],
+    manifest: Mapping[str, Any],
+    marker: bytes,
+    progress: Progress | None = None,
+) -> Written:
+    """Write a container to `sink`, streaming every image. `marker` is 16 random bytes.
+
+    Raise `TooLarge`, before anything is written, for an image beyond the format's 2 GB; `Damaged` when the bytes of an
+    image are not those of its ingest any more; OSError from sources and sink.
+    """
+    ordered = sorted(images, key=lambda image: (image.series_uid, image.number, image.sop_uid))
+    for image in ordered:
+        record_length(image.sop_uid, image.source.size)
+    hashing = _Hashing(sink)
+    writer = Writer(hashing, {"sdicom.version": VERSION, "study.uid": study_uid}, marker)
+    writer.append(MANIFEST, Octets(json.dumps(dict(manifest), ensure_ascii=False).encode()))
+    entries: dict[str, Entry] = {}
+    for done, image in enumerate(ordered, 1):
+        source = _HashedSource(image.source)
+        offset = writer.append(image.sop_uid, source)
+        if source.digest.hexdigest() != image.sha256:
+            raise Damaged(f"the stored bytes of {image.sop_uid} are not those that were received")
+        entries[image.sop_uid] = Entry(image.sop_uid, image.series_uid, image.sop_class, image.transfer_syntax,
+                                       offset, source.size, image.sha256)
+        if progress:
+            progress(done, len(ordered))
+    index = ContainerIndex(study_uid, entries)
+    writer.append(INDEX, Octets(_write_index(index)))
+    return Written(writer.position, hashing.digest.hexdigest(), index)
+
+
+def read_index(pread: Pread, size: int) -> ContainerIndex:
+    """Read the index at the end of a container of `size` bytes: one range read, two when it is longer than 64 KB.
+
+    Raise `Damaged` when there is none, or when it is not whole.
+    """
+    tail = pread(max(0, size - _TAIL), min(_TAIL, size))
+    if len(tail) < _TRAILER.size:
+        raise Damaged("too short for an index")
+    length, crc, magic = _TRAILER.unpack(tail[-_TRAILER.size:])
+    if magic != _MAGIC or length + _TRAILER.size > size:
+        raise Damaged("it does not end with an index")
+    if length + _TRAILER.size > len(tail):
+        tail = pread(size - length - _TRAILER.size, length + _TRAILER.size)
+    body = tail[-_TRAILER.size - length:-_TRAILER.size]
+    if len(body) != length or zlib.crc32(body) != crc:
+        raise Damaged("its index has another checksum")
+    return _parse_index(_inflate(body), size)
+
+
+def read_manifest(pread: Pread, size: int) -> dict[str, Any]:
+    """Read the manifest, the first record of a container. Raise `Damaged` when it is not there."""
+    record = next(Reader(pread, size).records(), None)
+    if record is None or record.key != MANIFEST or record.size > _MANIFEST_LIMIT:
+        raise Damaged("it does not begin with a manifest")
+    try:
+        manifest = json.loads(pread(record.offset, record.size))
+    except (ValueError, RecursionError) as error:
+        raise Damaged("its manifest is not JSON") from error
+    if not isinstance(manifest, dict):
+        raise Damaged("its manifest is not an object")
+    return manifest
+
+
+def check_structure(pread: Pread, size: int, index: ContainerIndex) -> None:
+    """Walk the file as any SequenceFile reader would and compare with the index. Raise `Damaged` when they differ.
+
+    Reads the heads of the records only; image bytes are not looked at.
+    """
+    reader = Reader(pread, size)
+    if reader.header.metadata != {"sdicom.version": VERSION, "study.uid": index.study_uid}:
+        raise Damaged("its head and its index name different studies")
+    found = [(record.key, record.offset, record.size) for record in reader.records()]
+    keys = [key for key, _, _ in found]
+    images = [(entry.sop_uid, entry.offset, entry.size) for entry in index.entries.values()]
+    if keys[:1] != [MANIFEST] or keys[-1:] != [INDEX] or found[1:-1] != images:
+        raise Damaged("its records and its index differ")
+
+
+def _write_index(index: ContainerIndex) -> bytes:
+    images = [[e.sop_uid, e.series_uid, e.sop_class, e.transfer_syntax, e.offset, e.size, e.sha256]
+              for e in index.entries.values()]
+    body = zlib.compress(json.dumps({"study": index.study_uid, "images": images}, separators=(",", ":")).encode())
+    return body + _TRAILER.pack(len(body), zlib.crc32(body), _MAGIC)
+
+
+def _inflate(body: bytes) -> Any:
+    inflater = zlib.decompressobj()
+    try:
+        data = inflater.decompress(body, _INDEX_LIMIT)
+        if not inflater.eof:
+            raise Damaged("its index is too large")
+        return json.loads(data)
+    except (zlib.error, ValueError, RecursionError) as error:
+        raise Damaged("its index cannot be unpacked") from error
+
+
+def _parse_index(value: Any, size: int) -> ContainerIndex:
+    rows = value.get("images") if isinstance(value, dict) else None
+    if not isinstance(rows, list) or not _is_uid(value.get("study")):
+        raise Damaged("its index has another form")
+    entries: dict[str, Entry] = {}
+    for row in rows:
+        if not _is_entry(row, size) or row[0] in entries:
+            raise Damaged("its index has an impossible entry")
+        entries[row[0]] = Entry(*row)
+    return ContainerIndex(value["study"], entries)
+
+
+def _is_entry(row: Any, size: int) -> bool:
+    if not isinstance(row, list) or len(row) != 7:
+        return False
+    sop_uid, series_uid, sop_class, transfer_syntax, offset, length, sha256 = row
+    texts = (series_uid, sop_class, transfer_syntax, sha256)
+    return (
+        _is_uid(sop_uid) and all(isinstance(text, str) for text in texts) and _SHA256.fullmatch(sha256) is not None
+        and type(offset) is int and type(length) is int and offset >= 0 and 0 <= length <= size - offset
+    )
+
+
+def _is_uid(value: Any) -> bool:
+    return isinstance(value, str) and is_uid(value)
