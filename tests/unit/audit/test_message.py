@@ -33,7 +33,7 @@ def test_the_retriever_is_the_destination_and_the_human_the_requestor() -> None:
     assert event.attrib == {
         "EventActionCode": "R", "EventDateTime": "2026-03-01T02:30:01.120+00:00", "EventOutcomeIndicator": "0"}
     found = message.findall("ActiveParticipant")
-    people = {person.get("UserID"): (person.get("UserIsRequestor"), [role.get("csd-code") for role in person]) for person in found}
+    people = {one.get("UserID"): (one.get("UserIsRequestor"), [role.get("csd-code") for role in one]) for one in found}
     assert people == {
         'http://view/?a="1"&b': ("false", ["110152"]), "dr<li@idp>": ("true", []), "http://broker/xds": ("false", ["110153"])}
     document = message.find("ParticipantObjectIdentification")
