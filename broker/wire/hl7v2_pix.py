@@ -1,0 +1,186 @@
+"""The HL7 v2 messages of the PIX profile: patient identity feed (ITI TF-2 3.8) and PIX query (ITI TF-2 3.9)."""
+
+import re
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
+
+from broker.model.errors import BrokerError, Hl7Code, Problem, Rejected
+from broker.model.ids import PatientId
+from broker.model.people import Address, Demographics, PersonName
+from broker.model.stamp import Stamp
+from broker.wire.hl7v2 import Form, Header, Message, Segment, Value, err_segment, join, outcome, reply_header
+
+DELETED = '""'
+SEXES = frozenset("FMOUAN")
+_STRUCTURES = {"A08": "ADT_A01", "A28": "ADT_A05", "A31": "ADT_A05", "A40": "ADT_A39"}
+
+
+def read_person(pid: Segment) -> dict[str, Any]:
+    """Give what PID says of a person, by attribute of `Demographics`; what is empty there is not in the answer.
+
+    An empty field means no change, a field of two quotes means that the value is deleted (HL7 v2.5 2.10).
+    Identifiers (PID-3, PID-19) are left out. Raise `Rejected` for a birth date or sex that is none.
+    """
+    found: dict[str, Any] = {}
+    mothers = _read(pid, 6, read_name)
+    if mothers is not None:
+        found["mother"] = mothers[0] if mothers else None
+    for key, number, read in (("names", 5, read_name), ("addresses", 11, _read_address)):
+        values = _read(pid, number, read)
+        if values is not None:
+            found[key] = values
+    for key, number, check in (("birth_date", 7, _birth_date), ("sex", 8, _sex)):
+        text = pid.get(number)
+        if text:
+            found[key] = "" if text == DELETED else check(text)
+    phones = [values for values in (_read(pid, 13, _read_phone), _read(pid, 14, _read_phone)) if values is not None]
+    if phones:
+        found["phones"] = tuple(phone for values in phones for phone in values if phone)
+    return found
+
+
+def _read(pid: Segment, number: int, read: Any) -> tuple[Any, ...] | None:
+    values = [value for value in pid.values(number) if value.text]
+    if not values:
+        return None
+    return () if values[0].text == DELETED else tuple(read(value) for value in values)
+
+
+def read_name(value: Value) -> PersonName:
+    """Give an XPN; the surname is the first sub-component of the family name."""
+    return PersonName(
+        family=value.get(1), given=value.get(2), middle=value.get(3), suffix=value.get(4), prefix=value.get(5), use=value.get(7))
+
+
+def _read_address(value: Value) -> Address:
+    return Address(
+        street=value.get(1), city=value.get(3), state=value.get(4), postcode=value.get(5), country=value.get(6))
+
+
+def _read_phone(value: Value) -> str:
+    return value.get(1) or "".join(value.get(n) for n in (5, 6, 7))
+
+
+def _birth_date(text: str) -> str:
+    if not is_date(text[:8]) or not re.fullmatch(r"\d{4,14}(\.\d+)?([+-]\d{4})?", text):
+        raise Rejected(Hl7Code.DATA_TYPE, "the birth date is not a date", "PID^1^7")
+    return text[:8]
+
+
+def is_date(text: str) -> bool:
+    """Say whether `text` is YYYY, YYYYMM or YYYYMMDD and such a day exists."""
+    if not re.fullmatch(r"[0-9]{4}([0-9]{2}){0,2}", text):
+        return False
+    try:
+        date.fromisoformat(text + "00000101"[len(text):])
+    except ValueError:
+        return False
+    return True
+
+
+def _sex(text: str) -> str:
+    if text.upper() not in SEXES:
+        raise Rejected(Hl7Code.TABLE_VALUE, "the sex is not in table 0001", "PID^1^8")
+    return text.upper()
+
+
+def write_cx(form: Form, patient: PatientId, namespace: str = "") -> str:
+    """Give a CX with the full authority: `id^^^namespace&oid&ISO`."""
+    authority = form.subcomponent.join((form.quote(namespace), patient.domain, "ISO"))
+    return form.component.join((form.quote(patient.value), "", "", authority))
+
+
+def write_adt(
+    header: Header, event: str, patient: PatientId, person: Demographics, *, namespace: str = "",
+    retired: PatientId | None = None,
+) -> bytes:
+    """Give an ITI-8 feed: `event` is A01, A04, A05, A08, A28, A31, or A40 with the `retired` id of the same domain.
+
+    Of `person.other_ids` the first one without a domain becomes PID-19, those with a domain are added to PID-3.
+    """
+    form = Form.of(header.charset)
+    ids = [write_cx(form, patient, namespace), *(write_cx(form, PatientId(*pair)) for pair in person.other_ids if pair[0])]
+    national = next((form.quote(value) for domain, value in person.other_ids if not domain), "")
+    pid = [""] * 19
+    pid[2], pid[18] = "~".join(ids), national
+    pid[4] = "~".join(_write_name(form, name) for name in person.names)
+    pid[5] = _write_name(form, person.mother) if person.mother else ""
+    pid[6], pid[7] = person.birth_date, person.sex
+    pid[10] = "~".join(_write_address(form, address) for address in person.addresses)
+    pid[12] = "~".join(form.quote(phone) for phone in person.phones)
+    segments = [
+        header.segment(f"ADT^{event}^{_STRUCTURES.get(event, 'ADT_A01')}", form),
+        f"EVN||{header.stamp.when}",
+        "PID|" + "|".join(pid).rstrip("|"),
+    ]
+    if retired is not None:
+        segments.append(f"MRG|{write_cx(form, retired, namespace)}")
+    return join([*segments, "PV1||O"], form)
+
+
+def _write_name(form: Form, name: PersonName) -> str:
+    parts = (name.family, name.given, name.middle, name.suffix, name.prefix, "", name.use)
+    return "^".join(form.quote(part) for part in parts).rstrip("^")
+
+
+def _write_address(form: Form, address: Address) -> str:
+    parts = (address.street, "", address.city, address.state, address.postcode, address.country)
+    return "^".join(form.quote(part) for part in parts).rstrip("^")
+
+
+def write_pix_query(header: Header, patient: PatientId, domains: Sequence[str] = (), tag: str = "") -> bytes:
+    """Give an ITI-9 query for the ids of `patient` in the domains with these OIDs (none = all). The tag defaults to MSH-10."""
+    form = Form.of(header.charset)
+    wanted = "~".join(f"^^^&{oid}&ISO" for oid in domains)
+    return join([
+        header.segment("QBP^Q23^QBP_Q21", form) + "|||ITI-9^IHE",
+        f"QPD|IHE PIX Query|{form.quote(tag or header.stamp.id)}|{write_cx(form, patient)}" + (f"|{wanted}" if wanted else ""),
+        "RCP|I",
+    ], form)
+
+
+def write_pix_reply(
+    request: Message, stamp: Stamp, ids: Sequence[tuple[PatientId, str]] = (), error: BrokerError | None = None,
+) -> bytes:
+    """Give the RSP^K23 (ITI TF-2 3.9.4.2): `ids` are (id, namespace), those of one domain adjacent; none = NF.
+
+    QPD is the request's, byte for byte. The one ERR names the places of all problems that have the first one's code.
+    """
+    form, qpd = request.form, request.need("QPD")
+    code, problems = outcome(error)
+    status = code if problems else "OK" if ids else "NF"
+    lines: list[str | Segment] = [
+        reply_header(request, "RSP^K23^RSP_K23", stamp),
+        form.field.join(("MSA", code, request.msh.field(10))),
+    ]
+    if problems:
+        first = problems[0]
+        places = [problem.location for problem in problems if problem.code == first.code]
+        lines.append(err_segment(form, first.code, places, first.context))
+    lines += [form.field.join(("QAK", qpd.field(2), status)), qpd]
+    if ids:
+        cx = form.repetition.join(write_cx(form, patient, namespace) for patient, namespace in ids)
+        name = form.repetition + form.component * 6 + "S"
+        lines.append(form.field.join(("PID", "", "", cx, "", name)))
+    return join(lines, form)
+
+
+def read_ack(message: Message) -> None:
+    """Return when the acknowledgement says AA. Raise `Rejected` with its problems when it does not."""
+    code = message.need("MSA").get(1)
+    if code == "AA":
+        return
+    problems = [
+        Problem(err.get(3) or Hl7Code.INTERNAL, err.get(8) or err.get(3, 2), err.field(2)) for err in message.all("ERR")
+    ]
+    raise Rejected.of(problems or [Problem(Hl7Code.INTERNAL, f"the receiver answered {code}")])
+
+
+def read_pix_answer(message: Message) -> tuple[PatientId, ...]:
+    """Give the ids of an RSP^K23, none when nothing was found. Raise `Rejected` when it is a refusal."""
+    read_ack(message)
+    return tuple(
+        PatientId(value.get(4, 2), value.get(1))
+        for pid in message.all("PID") for value in pid.values(3) if value.get(4, 2) and value.get(1)
+    )
