@@ -1,0 +1,215 @@
+"""The document store: files `<folder>/<first two hash digits>/<token>` and one row for each.
+
+A document with nobody knowing its registration's fate must neither vanish nor be left without a row, whenever the
+process dies. So the row comes first and goes last, and a registry that is another transaction (or another machine)
+decides in between:
+
+    pending   a call owns it: the file becomes durable, then the registry is asked
+    stored    the registry said yes
+    kept      the registry did not answer, or the call died after the file was durable: nobody may drop it any more
+    (gone)    the registry said no: file first, then row; only the call that brought the document does this
+
+All three are retrievable, as ITI TF-2 3.41.4.1.3 wants the bytes to be there before the entry is: a uniqueId is known
+only to its sender until it is registered. Repeating a submission finds the kept bytes and settles them. One uniqueId
+has one content: other bytes are refused, the same bytes are stored once. Two calls that bring the same new document
+at the same time each hold their own file until the first has settled.
+"""
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import structlog
+
+from broker.db import Database
+from broker.model.blob import FileSlice, Spooled, fsync_folder
+from broker.model.errors import Problem, Rejected, Unavailable, XdsCode
+from broker.model.ports import Unit
+from broker.repository import store
+from broker.repository.store import Document
+
+log = structlog.get_logger("broker.repository")
+
+GRACE = 3600.0      # seconds after which a pending document's call is taken for dead; no call lives so long
+_INCOMING = ".incoming"
+_NO_LINK = frozenset((errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A document that came with a submission."""
+
+    unique_id: str
+    mime_type: str
+    spooled: Spooled
+
+
+@dataclass(slots=True)
+class Taken:
+    """Documents of one submission: the uniqueIds, and the rows this call added for those that were not there."""
+
+    unique_ids: tuple[str, ...]
+    added: list[Document] = field(default_factory=list)
+
+
+class Documents:
+    """The files and rows below one folder. Several processes may share it."""
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        self._database, self._folder = database, folder
+
+    def incoming(self) -> Path:
+        """Give the folder for files that are no documents yet; it is on the same disk as the documents."""
+        folder = self._folder / _INCOMING
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable("document store") from error
+        return folder
+
+    def take(self, offers: Sequence[Offer]) -> Taken:
+        """Make the documents durable and retrievable; their spooled files stay their owner's.
+
+        Raise `Rejected` (XDSNonIdenticalHash) for a uniqueId that has other bytes, `Unavailable` when the disk does
+        not take them; nothing is left then.
+        """
+        taken = self._enter(offers)
+        try:
+            for row, offer in zip(taken.added, self._new(taken, offers), strict=True):
+                self._place(offer.spooled.path, self._folder / row.path)
+        except OSError as error:
+            log.error("a document could not be written", reason=errno.errorcode.get(error.errno or 0, "OSError"))
+            self.drop(taken)
+            raise Unavailable("document store") from error
+        return taken
+
+    def settle(self, taken: Taken) -> None:
+        """The registry said yes: the documents are stored, each once."""
+        surplus: list[Document] = []
+        try:
+            with self._database.write() as unit:
+                store.confirm(unit, taken.unique_ids)
+                for row in taken.added:
+                    if any(other.state == store.STORED for other in store.find(unit, row.unique_id)):
+                        surplus.append(row)
+                    else:
+                        store.set_state(unit, [row.id], store.STORED)
+        except Unavailable:
+            log.warning("documents are registered but still marked pending", documents=len(taken.added))
+        self.drop(Taken(taken.unique_ids, surplus))
+
+    def keep(self, taken: Taken) -> None:
+        """The registry did not answer: what it decided is unknown, so the documents stay."""
+        with contextlib.suppress(Unavailable), self._database.write() as unit:
+            store.set_state(unit, [row.id for row in taken.added], store.KEPT)
+
+    def drop(self, taken: Taken) -> None:
+        """The registry said no: take back what this call brought, never what was there before."""
+        gone = [row.id for row in taken.added if _unlink(self._folder / row.path)]
+        if gone:
+            with contextlib.suppress(Unavailable), self._database.write() as unit:
+                store.remove(unit, gone)
+
+    def find(self, unique_id: str) -> tuple[Document, FileSlice] | None:
+        """Give a document and its bytes, or None when it is unknown or its file is not whole."""
+        with self._database.read() as unit:
+            rows = store.find(unit, unique_id)
+        for row in rows:
+            path = self._folder / row.path
+            if _size(path) == row.size:
+                return row, FileSlice(str(path), row.size)
+        if any(row.state != store.PENDING for row in rows):
+            log.error("a document's file is missing or damaged", document=rows[0].id)
+        return None
+
+    def recover(self, now: float) -> None:
+        """Clear up after calls that died: rows that never got their file go, files whose fate is unknown are kept."""
+        with self._database.write() as unit:
+            rows = store.pending_before(unit, now - GRACE)
+            whole = [row.id for row in rows if _size(self._folder / row.path) == row.size]
+            store.set_state(unit, whole, store.KEPT)
+            lost = [row for row in rows if row.id not in whole]
+            store.remove(unit, [row.id for row in lost if _unlink(self._folder / row.path)])
+        for file in self.incoming().iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if file.stat().st_mtime < now - GRACE:
+                    file.unlink()
+        if rows:
+            log.warning("documents of interrupted submissions", kept=len(whole), without_file=len(lost))
+
+    def _enter(self, offers: Sequence[Offer]) -> Taken:
+        """Enter a pending row for each document that is not there yet, all or none."""
+        taken = Taken(tuple(offer.unique_id for offer in offers))
+        problems: list[Problem] = []
+        with self._database.write() as unit:
+            for offer in offers:
+                known = store.find(unit, offer.unique_id)
+                if any(row.sha1 != offer.spooled.sha1 for row in known):
+                    problems.append(Problem(
+                        XdsCode.NON_IDENTICAL_HASH, f"document {offer.unique_id} is already stored with other content"))
+                elif not any(row.state != store.PENDING for row in known):
+                    taken.added.append(_entered(unit, offer))
+            if problems:
+                raise Rejected.of(problems)
+        return taken
+
+    @staticmethod
+    def _new(taken: Taken, offers: Sequence[Offer]) -> list[Offer]:
+        added = {row.unique_id for row in taken.added}
+        return [offer for offer in offers if offer.unique_id in added]
+
+    def _place(self, source: str, target: Path) -> None:
+        """Give the file its second name, or copy it where the disk is another; durable when this returns."""
+        if not target.parent.is_dir():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fsync_folder(str(self._folder))
+        _fsync(source)
+        try:
+            os.link(source, target)
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
+            near = self.incoming() / target.name
+            shutil.copyfile(source, near)
+            _fsync(str(near))
+            os.rename(near, target)
+        fsync_folder(str(target.parent))
+
+
+def _entered(unit: Unit, offer: Offer) -> Document:
+    digest = offer.spooled.sha1
+    row = Document(
+        unique_id=offer.unique_id, sha1=digest, size=offer.spooled.size, mime_type=offer.mime_type,
+        path=f"{digest[:2]}/{secrets.token_hex(16)}", at=time.time())
+    return replace(row, id=store.add(unit, row))
+
+
+def _unlink(path: Path) -> bool:
+    """Remove a file and say whether it is gone; a row outlives a file that cannot be removed."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.error("a document could not be removed", reason=errno.errorcode.get(error.errno or 0, "OSError"))
+        return False
+    return True
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _fsync(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
