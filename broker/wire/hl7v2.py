@@ -11,7 +11,7 @@ The messages of the PIX profile are in `hl7v2_pix`.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -307,7 +307,7 @@ class Header:
 
     sender: tuple[str, str]
     receiver: tuple[str, str]
-    stamp: Stamp
+    stamp: Stamp = field(default_factory=Stamp.now)
     charset: str = UTF8
     version: str = "2.5"
     processing: str = "P"

@@ -63,3 +63,23 @@ def parse(data: bytes) -> Element:
 def canonical(element: Element) -> bytes:
     """Give the exclusive canonical form: self-contained, free of the sender's unused namespaces."""
     return etree.tostring(element, method="c14n", exclusive=True, with_comments=False)
+
+
+def local_name(element: Element) -> str:
+    """Give the element's name without its namespace."""
+    return etree.QName(element).localname
+
+
+def in_default_namespace(element: Element) -> bytes:
+    """Give the element in its namespace as the default one, whatever prefixes its sender used; attributes are kept."""
+    namespace = etree.QName(element).namespace
+    copy = etree.Element(element.tag, nsmap={None: namespace} if namespace else {})
+    _copy(element, copy)
+    return etree.tostring(copy)
+
+
+def _copy(source: Element, target: Element) -> None:
+    target.attrib.update(source.attrib)
+    target.text, target.tail = source.text, source.tail if target.getparent() is not None else None
+    for child in source:
+        _copy(child, etree.SubElement(target, child.tag))

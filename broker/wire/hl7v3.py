@@ -1,0 +1,398 @@
+"""HL7 V3 messages of the PIX profile: feeds (ITI TF-2 3.44), PIX query (ITI TF-2 3.45), acknowledgements (ITI TF-2 Appendix O).
+
+The readers take the SOAP Body child, the writers give it as bytes in the default namespace: receivers exist that
+fail on prefixes. What the schema does not force but IHE needs is checked here. Locations in errors are XPaths.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from xml.sax.saxutils import escape
+from xml.sax.saxutils import quoteattr as q
+
+from broker.model.errors import BrokerError, Hl7Code, Problem, Rejected
+from broker.model.ids import PatientId
+from broker.model.people import Address, Demographics, PersonName
+from broker.model.stamp import Stamp
+from broker.wire.hl7v2_pix import is_date
+from broker.wire.xml import HL7, Element, in_default_namespace, local_name
+
+ADD, REVISE, MERGE, QUERY = (f"PRPA_IN2013{n}UV02" for n in ("01", "02", "04", "09"))
+ANSWER, ACK = "PRPA_IN201310UV02", "MCCI_IN000002UV01"
+ADMINISTRATIVE, INTERACTIONS = "2.16.840.1.113883.5.1100", "2.16.840.1.113883.1.6"
+ERRORS = "2.16.840.1.113883.12.357"
+_N = {"h": HL7}
+_EVENT = "h:controlActProcess/h:subject/h:registrationEvent"
+_PATIENT = f"{_EVENT}/h:subject1/h:patient"
+_PERSON = f"{_PATIENT}/h:patientPerson"
+_RETIRED = f"{_EVENT}/h:replacementOf/h:priorRegistration/h:subject1/h:priorRegisteredRole/h:id"
+_QUERY = "h:controlActProcess/h:queryByParameter"
+_PARAMETERS = f"{_QUERY}/h:parameterList"
+_SEX = {"M": "M", "F": "F", "UN": "A"}
+_SEX_CODES = {"M": "M", "F": "F", "A": "UN"}
+
+
+@dataclass(frozen=True, slots=True)
+class Ii:
+    """An instance identifier and the place where the message holds it."""
+
+    root: str = ""
+    extension: str = ""
+    location: str = ""
+
+    def __str__(self) -> str:
+        return ".".join(part for part in (self.root, self.extension) if part)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wrapper:
+    """The transmission wrapper: interaction id, message id, OIDs of the two devices."""
+
+    interaction: str
+    message_id: Ii
+    sender: str
+    receiver: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """A feed: ids of the patient role, ids the person has elsewhere, retired ids, demographics by attribute."""
+
+    wrapper: Wrapper
+    ids: tuple[Ii, ...]
+    other_ids: tuple[Ii, ...]
+    retired: tuple[Ii, ...]
+    person: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PixQuery:
+    """A PIX query: its id, the id to translate, the wanted domains (root only; none = all), the parameters as bytes."""
+
+    wrapper: Wrapper
+    query_id: Ii
+    patient: Ii
+    domains: tuple[Ii, ...]
+    parameters: bytes
+
+
+def read_wrapper(message: Element) -> Wrapper:
+    """Give the wrapper; what is missing is empty, so that any message can be acknowledged."""
+    return Wrapper(
+        interaction=local_name(message),
+        message_id=_ii(message.find("h:id", _N)),
+        sender=_ii(message.find("h:sender/h:device/h:id", _N)).root,
+        receiver=_ii(message.find("h:receiver/h:device/h:id", _N)).root,
+    )
+
+
+def read_registration(message: Element) -> Registration:
+    """Read a 201301, 201302 or 201304. Raise `Rejected` for a birth date or sex that is none."""
+    person = message.find(_PERSON, _N)
+    return Registration(
+        wrapper=read_wrapper(message),
+        ids=_iis(message, f"{_PATIENT}/h:id"),
+        other_ids=_iis(message, f"{_PERSON}/h:asOtherIDs/h:id"),
+        retired=_iis(message, _RETIRED),
+        person={} if person is None else _person(message, person),
+    )
+
+
+def read_pix_query(message: Element) -> PixQuery:
+    """Read a 201309. Raise `Rejected` (101, 102) when it does not have exactly one patient identifier."""
+    parameters = message.find(_QUERY, _N)
+    patients = _iis(message, f"{_PARAMETERS}/h:patientIdentifier/h:value")
+    place = location(message, f"{_PARAMETERS}/h:patientIdentifier")
+    if parameters is None or not patients:
+        raise Rejected(Hl7Code.REQUIRED_FIELD_MISSING, "no patient identifier", place)
+    if len(patients) > 1:
+        raise Rejected(Hl7Code.DATA_TYPE, "more than one patient identifier", place)
+    domains = _iis(message, f"{_PARAMETERS}/h:dataSource/h:value")
+    return PixQuery(
+        wrapper=read_wrapper(message),
+        query_id=_ii(parameters.find("h:queryId", _N)),
+        patient=Ii(patients[0].root, patients[0].extension, f"{place}/value"),
+        domains=tuple(
+            Ii(ii.root, ii.extension, location(message, f"{_PARAMETERS}/h:dataSource[{n}]/h:value"))
+            for n, ii in enumerate(domains, 1)),
+        parameters=in_default_namespace(parameters),
+    )
+
+
+def location(message: Element, path: str) -> str:
+    """Give the XPath of `path` in the message as an acknowledgement detail names it: no prefixes, from the root."""
+    return f"/{local_name(message)}/{path.replace('h:', '')}"
+
+
+def _ii(element: Element | None, place: str = "") -> Ii:
+    if element is None:
+        return Ii()
+    return Ii((element.get("root") or "").strip(), (element.get("extension") or "").strip(), place)
+
+
+def _iis(message: Element, path: str) -> tuple[Ii, ...]:
+    place = location(message, path)
+    found = (_ii(element, f"{place}[{n}]") for n, element in enumerate(message.iterfind(path, _N), 1))
+    return tuple(ii for ii in found if ii.root)
+
+
+def _person(message: Element, person: Element) -> dict[str, Any]:
+    patient = person.getparent()
+    holders = [person] if patient is None else [patient, person]
+    mother = [
+        _name(name) for relation in person.iterfind("h:personalRelationship", _N)
+        if _attribute(relation, "h:code", "code") == "MTH"
+        for name in relation.iterfind("h:relationshipHolder1/h:name", _N)
+    ]
+    names = tuple(_name(name) for name in person.iterfind("h:name", _N) if name.get("nullFlavor") is None)
+    return {
+        "names": tuple(name for name in names if name != PersonName(use=name.use)),
+        "birth_date": _birth_date(message, _attribute(person, "h:birthTime", "value")),
+        "sex": _sex(message, _attribute(person, "h:administrativeGenderCode", "code")),
+        "mother": mother[0] if mother else None,
+        "addresses": tuple(_address(addr) for holder in holders for addr in holder.iterfind("h:addr", _N) if len(addr)),
+        "phones": tuple(
+            value.removeprefix("tel:") for holder in holders for telecom in holder.iterfind("h:telecom", _N)
+            if (value := (telecom.get("value") or "").strip())),
+    }
+
+
+def _attribute(element: Element, path: str, name: str) -> str:
+    found = element.find(path, _N)
+    return "" if found is None else (found.get(name) or "").strip()
+
+
+def _birth_date(message: Element, text: str) -> str:
+    if text and not (text[:8].isdecimal() and is_date(text[:8])):
+        raise Rejected(Hl7Code.DATA_TYPE, "the birth time is not a date", location(message, f"{_PERSON}/birthTime"))
+    return text[:8]
+
+
+def _sex(message: Element, code: str) -> str:
+    if code and code not in _SEX:
+        place = location(message, f"{_PERSON}/administrativeGenderCode")
+        raise Rejected(Hl7Code.TABLE_VALUE, "the code is not in AdministrativeGender", place)
+    return _SEX.get(code, "")
+
+
+def _name(name: Element) -> PersonName:
+    given = _parts(name, "given")
+    family = " ".join(_parts(name, "family"))
+    if not family and not given:
+        family = _text(name)
+    return PersonName(
+        family=family, given=given[0] if given else "", middle=" ".join(given[1:]),
+        suffix=" ".join(_parts(name, "suffix")), prefix=" ".join(_parts(name, "prefix")), use=name.get("use") or "")
+
+
+def _address(addr: Element) -> Address:
+    street, city, state, postcode, country = (
+        " ".join(_parts(addr, part)) for part in ("streetAddressLine", "city", "state", "postalCode", "country"))
+    return Address(street, city, state, postcode, country)
+
+
+def _parts(element: Element, name: str) -> list[str]:
+    return [text for part in element.iterfind(f"h:{name}", _N) if (text := _text(part))]
+
+
+def _text(element: Element) -> str:
+    return " ".join("".join(str(part) for part in element.itertext()).split())
+
+
+def write_ack(request: Element, stamp: Stamp, error: BrokerError | None = None) -> bytes:
+    """Give the accept acknowledgement of a feed: CA, CE for the sender's fault, CR where it was not processed."""
+    code = "CA" if error is None else "CE" if isinstance(error, Rejected) else "CR"
+    return _reply(request, ACK, stamp, _acknowledgement(request, code, error))
+
+
+def write_pix_answer(
+    request: Element, stamp: Stamp, ids: Sequence[tuple[PatientId, str]] = (), *, custodian: str = "",
+    error: BrokerError | None = None,
+) -> bytes:
+    """Give the 201310 (ITI TF-2 3.45.4.2): `ids` are (id, namespace); none = NF. `custodian` is the manager's OID.
+
+    Unknown ids and domains answer AE, a request that could not be used QE; both are `aborted`.
+    """
+    found = request.find(_QUERY, _N)
+    parameters = b"" if found is None else in_default_namespace(found)
+    query_id = _id("queryId", _ii(None if found is None else found.find("h:queryId", _N)))
+    if error is None:
+        status, response = "deliveredResponse", "OK" if ids else "NF"
+    else:
+        status, response = "aborted", "AE" if all(p.code == Hl7Code.UNKNOWN_KEY for p in _problems(error)) else "QE"
+    patient = "".join(
+        f"<id root={q(i.domain)} extension={q(i.value)} assigningAuthorityName={q(namespace)}/>" for i, namespace in ids)
+    subject = _subject(
+        f'{patient}<statusCode code="active"/><patientPerson classCode="PSN" determinerCode="INSTANCE">'
+        '<name nullFlavor="NA"/></patientPerson>', custodian) if ids else ""
+    return _reply(
+        request, ANSWER, stamp, _acknowledgement(request, "AA" if error is None else "AE", error),
+        _control_act(ANSWER, f'{subject}<queryAck>{query_id}<statusCode code="{status}"/>'
+                             f'<queryResponseCode code="{response}"/></queryAck>{parameters.decode()}'))
+
+
+def _reply(request: Element, interaction: str, stamp: Stamp, *parts: str) -> bytes:
+    wrapper = read_wrapper(request)
+    processing = _attribute(request, "h:processingCode", "code")
+    return _message(interaction, stamp, wrapper.receiver, wrapper.sender, "NE", parts, processing or "P")
+
+
+def _message(
+    interaction: str, stamp: Stamp, sender: str, receiver: str, accept: str, parts: Iterable[str], processing: str = "P",
+) -> bytes:
+    return (
+        f'<{interaction} xmlns="{HL7}" ITSVersion="XML_1.0">{_id("id", Ii(sender, stamp.id))}'
+        f'<creationTime value="{stamp.when}"/><interactionId root="{INTERACTIONS}" extension="{interaction}"/>'
+        f'<processingCode code={q(processing)}/><processingModeCode code="T"/><acceptAckCode code="{accept}"/>'
+        f"{_device('receiver', 'RCV', receiver)}{_device('sender', 'SND', sender)}{''.join(parts)}</{interaction}>"
+    ).encode()
+
+
+def _device(element: str, kind: str, oid: str) -> str:
+    return (f'<{element} typeCode="{kind}"><device classCode="DEV" determinerCode="INSTANCE">{_id("id", Ii(oid))}</device>'
+            f"</{element}>")
+
+
+def _id(element: str, ii: Ii) -> str:
+    if not ii.root:
+        return f'<{element} nullFlavor="UNK"/>'
+    return f"<{element} root={q(ii.root)}{f' extension={q(ii.extension)}' if ii.extension else ''}/>"
+
+
+def _acknowledgement(request: Element, code: str, error: BrokerError | None) -> str:
+    details = "".join(map(_detail, _problems(error))) if error else ""
+    target = _id("id", read_wrapper(request).message_id)
+    return (f'<acknowledgement><typeCode code="{code}"/><targetMessage>{target}</targetMessage>{details}'
+            "</acknowledgement>")
+
+
+def _problems(error: BrokerError) -> tuple[Problem, ...]:
+    return error.problems if isinstance(error, Rejected) else (Problem("INTERR", str(error)),)
+
+
+def _detail(problem: Problem) -> str:
+    system = ERRORS if problem.code.isdecimal() else ADMINISTRATIVE
+    where = f"<location>{escape(problem.location)}</location>" if problem.location else ""
+    return (f'<acknowledgementDetail typeCode="E"><code code={q(problem.code)} codeSystem="{system}"/>'
+            f"<text>{escape(problem.context)}</text>{where}</acknowledgementDetail>")
+
+
+def _control_act(interaction: str, content: str) -> str:
+    trigger = interaction.replace("_IN", "_TE")
+    return (f'<controlActProcess classCode="CACT" moodCode="EVN"><code code="{trigger}" codeSystem="{INTERACTIONS}"/>'
+            f"{content}</controlActProcess>")
+
+
+def _subject(patient: str, custodian: str, more: str = "") -> str:
+    return (
+        '<subject typeCode="SUBJ" contextConductionInd="false"><registrationEvent classCode="REG" moodCode="EVN">'
+        '<id nullFlavor="NA"/><statusCode code="active"/>'
+        f'<subject1 typeCode="SBJ"><patient classCode="PAT">{patient}</patient></subject1>'
+        f'<custodian typeCode="CST"><assignedEntity classCode="ASSIGNED">{_id("id", Ii(custodian))}</assignedEntity></custodian>'
+        f"{more}</registrationEvent></subject>")
+
+
+def write_add_patient(
+    patient: PatientId, person: Demographics, *, sender: str, receiver: str, revise: bool = False, stamp: Stamp | None = None,
+) -> bytes:
+    """Give a 201301 (or, with `revise`, a 201302): the whole of what is known of the person.
+
+    `sender` and `receiver` are device OIDs. Of `person.other_ids` only those with a domain can be told.
+    """
+    interaction = REVISE if revise else ADD
+    phones = "".join(f"<telecom value={q('tel:' + phone)}/>" for phone in person.phones)
+    role = (f"{_id('id', Ii(patient.domain, patient.value))}{''.join(map(_write_address, person.addresses))}{phones}"
+            f'<statusCode code="active"/>{_write_person(person)}{_provider(patient.domain)}')
+    return _feed(interaction, _subject(role, patient.domain), sender, receiver, stamp)
+
+
+def write_merge_patient(
+    patient: PatientId, retired: PatientId, names: Sequence[PersonName], *, sender: str, receiver: str,
+    stamp: Stamp | None = None,
+) -> bytes:
+    """Give a 201304: `retired` lives on as `patient`, an id of the same domain."""
+    role = (f'{_id("id", Ii(patient.domain, patient.value))}<statusCode code="active"/>'
+            f"{_write_person(Demographics(names=tuple(names)))}{_provider(patient.domain)}")
+    replaced = ('<replacementOf typeCode="RPLC"><priorRegistration classCode="REG" moodCode="EVN"><statusCode code="obsolete"/>'
+                '<subject1 typeCode="SBJ"><priorRegisteredRole classCode="PAT">'
+                f"{_id('id', Ii(retired.domain, retired.value))}</priorRegisteredRole></subject1></priorRegistration>"
+                "</replacementOf>")
+    return _feed(MERGE, _subject(role, patient.domain, replaced), sender, receiver, stamp)
+
+
+def _feed(interaction: str, subject: str, sender: str, receiver: str, stamp: Stamp | None) -> bytes:
+    return _message(interaction, stamp or Stamp.now(), sender, receiver, "AL", [_control_act(interaction, subject)])
+
+
+def _provider(domain: str) -> str:
+    return (f'<providerOrganization classCode="ORG" determinerCode="INSTANCE">{_id("id", Ii(domain))}'
+            '<contactParty classCode="CON" nullFlavor="NI"/></providerOrganization>')
+
+
+def _write_person(person: Demographics) -> str:
+    sex = _SEX_CODES.get(person.sex)
+    others = "".join(
+        f'<asOtherIDs classCode="ROL">{_id("id", Ii(domain, value))}<scopingOrganization classCode="ORG"'
+        f' determinerCode="INSTANCE">{_id("id", Ii(domain))}</scopingOrganization></asOtherIDs>'
+        for domain, value in person.other_ids if domain)
+    mother = (f'<personalRelationship classCode="PRS"><code code="MTH" codeSystem="2.16.840.1.113883.5.111"/>'
+              f'<relationshipHolder1 classCode="PSN" determinerCode="INSTANCE">{_write_name(person.mother)}</relationshipHolder1>'
+              "</personalRelationship>") if person.mother else ""
+    return "".join((
+        '<patientPerson classCode="PSN" determinerCode="INSTANCE">',
+        "".join(map(_write_name, person.names)) or '<name nullFlavor="NA"/>',
+        f'<administrativeGenderCode code="{sex}"/>' if sex else "",
+        f"<birthTime value={q(person.birth_date)}/>" if person.birth_date else "",
+        others, mother, "</patientPerson>"))
+
+
+def _write_name(name: PersonName) -> str:
+    parts = (("prefix", name.prefix), ("family", name.family), ("given", name.given), ("given", name.middle),
+             ("suffix", name.suffix))
+    use = f" use={q(name.use)}" if name.use else ""
+    return f"<name{use}>{_elements(parts)}</name>"
+
+
+def _write_address(addr: Address) -> str:
+    return "<addr>" + _elements((
+        ("streetAddressLine", addr.street), ("city", addr.city), ("state", addr.state), ("postalCode", addr.postcode),
+        ("country", addr.country))) + "</addr>"
+
+
+def _elements(parts: Iterable[tuple[str, str]]) -> str:
+    return "".join(f"<{name}>{escape(text)}</{name}>" for name, text in parts if text)
+
+
+def write_pix_query(
+    patient: PatientId, domains: Sequence[str] = (), *, sender: str, receiver: str, stamp: Stamp | None = None,
+) -> bytes:
+    """Give a 201309 for the ids of `patient` in the domains with these OIDs (none = all)."""
+    moment = stamp or Stamp.now()
+    sources = "".join(
+        f"<dataSource><value root={q(oid)}/><semanticsText>DataSource.id</semanticsText></dataSource>" for oid in domains)
+    value = f"<value root={q(patient.domain)} extension={q(patient.value)}/>"
+    query = (
+        f'<queryByParameter>{_id("queryId", Ii(sender, moment.id))}<statusCode code="new"/><responsePriorityCode code="I"/>'
+        f"<parameterList>{sources}<patientIdentifier>{value}<semanticsText>Patient.id</semanticsText></patientIdentifier>"
+        "</parameterList></queryByParameter>")
+    return _message(QUERY, moment, sender, receiver, "AL", [_control_act(QUERY, query)])
+
+
+def read_ack(message: Element) -> None:
+    """Return when the acknowledgement says CA or AA. Raise `Rejected` with its details when it does not."""
+    code = _attribute(message, "h:acknowledgement/h:typeCode", "code")
+    if code in {"CA", "AA"}:
+        return
+    problems = [
+        Problem(_attribute(detail, "h:code", "code") or Hl7Code.INTERNAL, " ".join(_parts(detail, "text")),
+                " ".join(_parts(detail, "location")))
+        for detail in message.iterfind("h:acknowledgement/h:acknowledgementDetail", _N)
+    ]
+    raise Rejected.of(problems or [Problem(Hl7Code.INTERNAL, f"the receiver answered {code or 'nothing'}")])
+
+
+def read_pix_answer(message: Element) -> tuple[PatientId, ...]:
+    """Give the ids of a 201310, none when nothing was found. Raise `Rejected` when it is a refusal."""
+    read_ack(message)
+    found = (*_iis(message, f"{_PATIENT}/h:id"), *_iis(message, f"{_PERSON}/h:asOtherIDs/h:id"))
+    return tuple(PatientId(ii.root, ii.extension) for ii in found if ii.extension)
