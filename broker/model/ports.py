@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from broker.model.caller import Call, Caller
 from broker.model.errors import Problem
 from broker.model.ids import PatientId
+from broker.model.imaging import StoredObject
 
 
 class Unit(Protocol):
@@ -96,6 +97,11 @@ class Mover(Protocol):
 
 class Sink(Protocol):
     """One incoming object, between its first byte and its answer."""
+
+    @property
+    def stored(self) -> StoredObject | None:
+        """The object once `commit` returned, else None."""
+        ...
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next bytes of the encoded data set."""

@@ -124,10 +124,12 @@ def _sort_out(unit: Unit, study_id: int, objects: list[StoredObject], result: Re
             fresh.append(item)
             continue
         sha256, path = known[item.sop_uid]
-        if sha256 != item.sha256:
-            result.conflicts.append(item)
-        elif path != item.path:
+        if path == item.path:
+            continue
+        if sha256 == item.sha256:
             result.copies.append((item, path))
+        else:
+            result.conflicts.append(item)
     return fresh
 
 

@@ -1,0 +1,178 @@
+"""Enters durable objects into the index: one thread, batches, and adoption of files a crash left without a row."""
+
+import contextlib
+import queue
+import threading
+import time
+from dataclasses import dataclass, replace
+
+import structlog
+
+from broker.archive.files import sha256_of
+from broker.archive.online import HEAD, OnlineStore
+from broker.config.profile import Hospital, Profile
+from broker.coord.base import Coord
+from broker.db import Database
+from broker.imaging import header
+from broker.imaging.store import fetches, studies
+from broker.model.errors import Rejected, Unavailable
+from broker.model.imaging import Online, StoredObject
+from broker.wire import tags
+
+BATCH = 64              # objects of one transaction
+LINGER = 0.05           # seconds a batch waits for more
+BACKLOG = 4096          # objects without a row after which no further ones should be taken
+ADOPT_DAYS = 7
+_RETRY = 1.0            # seconds between attempts while the store is down
+
+log = structlog.get_logger("broker.receiver")
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    stored: StoredObject
+    conflict: bool
+
+
+class Indexer:
+    """Writes rows behind the receiver. `add` never waits; `behind` says when the sender should."""
+
+    def __init__(self, database: Database, online: OnlineStore, profile: Profile, coord: Coord) -> None:
+        self._database, self._online, self._profile, self._coord = database, online, profile, coord
+        self._waiting: queue.Queue[_Arrival] = queue.Queue()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def behind(self) -> bool:
+        """Whether so many objects wait for their rows that no further ones should be taken."""
+        return self._waiting.qsize() >= BACKLOG
+
+    def add(self, stored: StoredObject, *, conflict: bool) -> None:
+        """Take a durable object; `conflict` says that it was kept aside because its UID is taken."""
+        self._waiting.put(_Arrival(stored, conflict))
+
+    def start(self) -> None:
+        """Begin to write rows."""
+        self._stopping.clear()
+        self._thread = threading.Thread(target=self._run, name="index")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what waits and end; while the store is down the rest is left to the next start."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def adopt(self) -> int:
+        """Enter the files of recent days that have no row; give how many. One process at a time does it."""
+        with self._coord.lock("adopt", 3600.0) as mine:
+            if not mine:
+                return 0
+            found, study, known = 0, ("", ""), dict[str, str]()
+            for key, path in self._online.recent(ADOPT_DAYS):
+                *_, study_uid, sop_uid = path.split("/")
+                if study != (key, study_uid):
+                    study, known = (key, study_uid), self._on_record(key, study_uid)
+                hospital = self._profile.hospital(key)
+                if hospital is None or known.get(sop_uid) == path:
+                    continue
+                while self.behind and not self._stopping.is_set():
+                    time.sleep(LINGER)
+                found += self._adopt(hospital, path, study_uid, sop_uid)
+            if found:
+                log.info("files without rows adopted", objects=found)
+            return found
+
+    def _on_record(self, hospital: str, study_uid: str) -> dict[str, str]:
+        with self._database.read() as unit:
+            return studies.on_record(unit, hospital, study_uid)
+
+    def _adopt(self, hospital: Hospital, path: str, study_uid: str, sop_uid: str) -> bool:
+        file = self._online.path(path)
+        try:
+            size = file.stat().st_size
+            with file.open("rb") as stream:
+                def read(length: int) -> bytes:
+                    stream.seek(0)
+                    return stream.read(length)
+
+                meta = tags.read_meta(read(HEAD))
+                text = header.identify(read, size, meta, hospital.charset)
+            if (text["StudyInstanceUID"], meta.sop_uid) != (study_uid, sop_uid):
+                raise tags.NotDicom("the file does not hold what its path says")
+            stored = StoredObject(
+                hospital=hospital.key, study_uid=study_uid, series_uid=text["SeriesInstanceUID"], sop_uid=sop_uid,
+                sop_class=meta.sop_class, transfer_syntax=meta.transfer_syntax, path=path, size=size, sha256=sha256_of(file),
+                tags=text)
+        except (OSError, Rejected, tags.Truncated) as error:
+            log.warning("file without row is not readable", path=path, reason=type(error).__name__)
+            return False
+        self.add(stored, conflict=False)
+        return True
+
+    def _run(self) -> None:
+        while not self._stopping.is_set() or not self._waiting.empty():
+            batch = self._collect()
+            if batch and not self._enter(batch):
+                return
+
+    def _collect(self) -> list[_Arrival]:
+        batch: list[_Arrival] = []
+        wait, until = 0.2, 0.0
+        while len(batch) < BATCH and wait > 0:
+            try:
+                batch.append(self._waiting.get(timeout=wait))
+            except queue.Empty:
+                break
+            until = until or time.monotonic() + LINGER
+            wait = until - time.monotonic()
+        return batch
+
+    def _enter(self, batch: list[_Arrival]) -> bool:
+        """Write a batch, however long it takes. False = stopped while the store was down."""
+        while True:
+            try:
+                self._record(batch)
+            except Unavailable as error:
+                log.warning("index is not written, will be tried again", waiting=self._waiting.qsize(), reason=str(error))
+                if self._stopping.wait(_RETRY):
+                    return False
+                continue
+            except Exception as error:  # noqa: BLE001 - one object the store does not take must not stop all others
+                if len(batch) > 1:
+                    return all(self._enter([arrival]) for arrival in batch)
+                log.error("object is durable but has no row", path=batch[0].stored.path, reason=type(error).__name__)
+            return True
+
+    def _record(self, batch: list[_Arrival]) -> None:
+        now = time.time()
+        with self._database.write() as unit:
+            objects = [
+                replace(item, job=fetches.expecting(unit, item.hospital, item.study_uid, item.sop_uid))
+                for item in (arrival.stored for arrival in batch if not arrival.conflict)
+            ]
+            result = studies.record(unit, objects, self._profile, now)
+            aside = [arrival.stored for arrival in batch if arrival.conflict]
+            aside += [replace(item, path=self._online.copy_aside(_online(item)).path) for item in result.conflicts]
+            for item in aside:
+                studies.add_conflict(unit, item, now)
+            landed: dict[int, list[str]] = {}
+            for item in objects:
+                if item.job is not None:
+                    landed.setdefault(item.job, []).append(item.sop_uid)
+            for job, sop_uids in landed.items():
+                fetches.landed(unit, job, sop_uids)
+        for job, sop_uids in landed.items():
+            for sop_uid in sop_uids:
+                self._coord.publish("landed", {"job": job, "sop": sop_uid})
+        for item in aside:
+            log.warning("other bytes under a UID that is taken, kept aside", hospital=item.hospital, sop=item.sop_uid)
+        second = [item.path for item, path in result.copies if self._online.path(path).is_file()]
+        with contextlib.suppress(Unavailable):  # the store logged why; the rows are right, the files take only room
+            self._online.drop(second + [item.path for item in result.conflicts])
+
+
+def _online(item: StoredObject) -> Online:
+    return Online(item.path, item.size, item.sha256)

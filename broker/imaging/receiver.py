@@ -1,0 +1,95 @@
+"""Takes objects in: each is durable on disk before it is acknowledged, its rows follow within a second (`indexer`)."""
+
+from broker.archive.online import HEAD, OnlineStore, Part
+from broker.config.profile import Hospital, Profile
+from broker.coord.base import Coord
+from broker.db import Database
+from broker.imaging import header
+from broker.imaging.indexer import Indexer
+from broker.model.caller import Caller
+from broker.model.errors import BrokerError, DimseCode, Rejected, Unavailable
+from broker.model.ids import is_uid
+from broker.model.imaging import StoredObject
+from broker.wire import tags
+
+SUCCESS = 0x0000
+
+
+class Receiver:
+    """The door through which pictures come in (`ports.Received`). One per process; `start` it before the first object."""
+
+    def __init__(self, database: Database, online: OnlineStore, profile: Profile, coord: Coord) -> None:
+        self._online, self._profile = online, profile
+        self._indexer = Indexer(database, online, profile, coord)
+
+    def start(self) -> None:
+        """Begin to write index rows."""
+        self._indexer.start()
+
+    def stop(self) -> None:
+        """Write the rows that wait, then end."""
+        self._indexer.stop()
+
+    def adopt(self) -> int:
+        """Enter the files of recent days that a crash left without a row; give how many."""
+        return self._indexer.adopt()
+
+    def open(self, caller: Caller, sop_class: str, sop_uid: str, transfer_syntax: str) -> "Incoming":
+        """Begin an object of the hospital that calls. Raise `Rejected` for UIDs that are not UIDs and for strangers,
+
+        `Unavailable` when the store cannot take it or the index is too far behind.
+        """
+        hospital = self._profile.hospital_by_ae(caller.node)
+        if hospital is None:
+            raise Rejected(DimseCode.NOT_AUTHORISED, "the calling AE title belongs to no hospital")
+        if not (is_uid(sop_class) and is_uid(sop_uid) and is_uid(transfer_syntax)):
+            raise Rejected(DimseCode.INVALID_SOP_INSTANCE, "SOP Class, SOP Instance or Transfer Syntax UID is not a UID")
+        if self._indexer.behind:
+            raise Unavailable("index")
+        begin = tags.part10_header(sop_class, sop_uid, transfer_syntax)
+        part = self._online.begin()
+        part.write(begin)
+        meta = tags.FileMeta(sop_class, sop_uid, transfer_syntax, len(begin))
+        return Incoming(part, meta, hospital, self._indexer)
+
+
+class Incoming:
+    """One object being received (`ports.Sink`)."""
+
+    def __init__(self, part: Part, meta: tags.FileMeta, hospital: Hospital, indexer: Indexer) -> None:
+        self._part, self._meta, self._hospital, self._indexer = part, meta, hospital, indexer
+        self._stored: StoredObject | None = None
+
+    @property
+    def stored(self) -> StoredObject | None:
+        """The object after `commit`, else None."""
+        return self._stored
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take the next bytes of the encoded data set."""
+        self._part.write(data)
+
+    def commit(self) -> int:
+        """Make the object durable and hand it to the index; give 0x0000, also for bytes that came before.
+
+        Other bytes under a UID that is taken are kept aside: nothing is lost, so the sender hears success. Raise
+        `Rejected` (nothing is kept) when the data set cannot be read or is another object than announced.
+        """
+        part = self._part
+        try:
+            text = header.identify(
+                lambda length: part.head if length <= HEAD else part.peek(length), part.size, self._meta, self._hospital.charset)
+        except BrokerError:
+            part.abort()
+            raise
+        kept = part.keep(self._hospital.key, text["StudyInstanceUID"], self._meta.sop_uid)
+        self._stored = StoredObject(
+            hospital=self._hospital.key, study_uid=text["StudyInstanceUID"], series_uid=text["SeriesInstanceUID"],
+            sop_uid=self._meta.sop_uid, sop_class=self._meta.sop_class, transfer_syntax=self._meta.transfer_syntax,
+            path=kept.online.path, size=kept.online.size, sha256=kept.online.sha256, tags=text)
+        self._indexer.add(self._stored, conflict=kept.conflict)
+        return SUCCESS
+
+    def abort(self) -> None:
+        """Drop what was written; nothing is left behind."""
+        self._part.abort()
