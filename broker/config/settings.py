@@ -37,6 +37,7 @@ class Server(_Section):
     max_request: int = Field(16 << 20, ge=1024, description="bytes of one SOAP root part")
     max_body: int = Field(8 << 30, ge=1024, description="bytes of one HTTP request body")
     mllp_connections: int = Field(64, ge=1, le=4096, description="MLLP connections at once")
+    max_parts: int = Field(10_000, ge=2, description="parts of one multipart request")
     max_message: int = Field(4 << 20, ge=1024, description="bytes of one MLLP frame")
     io_timeout: float = Field(30.0, gt=0, description="seconds a peer may be silent in mid-message")
     idle_timeout: float = Field(300.0, gt=0, description="seconds a connection may stay open without a message")

@@ -1,0 +1,113 @@
+"""The HTTP server: routes by path, serves WSDL and schemas, runs on gunicorn's threads."""
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.http.message import Request
+
+from broker.config.settings import Settings
+from broker.edge.soap.application import SoapApplication
+from broker.edge.soap.wsdl import schemas, wsdl
+from broker.model.transaction import Bound, Wire
+from broker.security.gate import Gate
+
+StartResponse = Callable[[str, list[tuple[str, str]]], Any]
+Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
+
+_GRACE = 15  # seconds; the supervisor waits 20
+_KEEP_ALIVE = 75
+_SILENT_WORKER = 60
+
+
+def build(bounds: Sequence[Bound], gate: Gate, settings: Settings, extra: Mapping[str, Application]) -> Application:
+    """Give the web application: one SOAP endpoint per path of the SOAP rows, /schema/*.xsd, and `extra` by path.
+
+    Rows of other wires are left alone. Build it in the process that serves it, never before a fork.
+    """
+    slots = threading.Semaphore(settings.server.retrieve_slots)
+    endpoints: dict[str, list[Bound]] = {}
+    for bound in bounds:
+        if bound.row.wire is Wire.SOAP:
+            endpoints.setdefault(bound.row.endpoint, []).append(bound)
+    routes: dict[str, Application] = {path: _document(body) for path, body in schemas().items()}
+    routes |= {
+        path: SoapApplication(rows, gate, settings, wsdl(path, settings.public_url), slots) for path, rows in endpoints.items()}
+    routes |= extra
+
+    def route(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        return routes.get(environ["PATH_INFO"], _not_found)(environ, _closing(start_response))
+    return route
+
+
+def serve(app_factory: Callable[[], Application], settings: Settings) -> None:
+    """Serve until SIGTERM, then let running requests finish; ends with SystemExit, as gunicorn does.
+
+    `app_factory` is called once in each worker process, after its fork. Call from the main thread.
+    """
+    settings.run_folder.mkdir(parents=True, exist_ok=True)
+    _Server(app_factory, settings).run()
+
+
+class _Server(BaseApplication):
+    def __init__(self, app_factory: Callable[[], Application], settings: Settings) -> None:
+        self._factory, self._settings = app_factory, settings
+        super().__init__()
+
+    def load_config(self) -> None:
+        server = self._settings.server
+        for name, value in {
+            "bind": f"{_bracketed(server.host)}:{server.http_port}",
+            "workers": server.web_workers, "worker_class": "gthread",
+            "threads": server.threads, "keepalive": _KEEP_ALIVE, "timeout": _SILENT_WORKER, "graceful_timeout": _GRACE,
+            "worker_tmp_dir": str(self._settings.run_folder), "preload_app": False, "reuse_port": False, "accesslog": None,
+            "loglevel": "warning", "control_socket_disable": True, "pre_request": _remember,
+        }.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Application:
+        return self._factory()
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+class _Current(threading.local):
+    request: Request | None = None
+
+
+# gunicorn drops a Connection header; what it closes after the answer is the request of this thread that says so.
+_current = _Current()
+
+
+def _remember(_worker: Any, request: Request) -> None:
+    _current.request = request
+
+
+def _closing(start_response: StartResponse) -> StartResponse:
+    def start(status: str, headers: list[tuple[str, str]]) -> Any:
+        if ("Connection", "close") in headers and _current.request is not None:
+            _current.request.force_close()
+        return start_response(status, headers)
+    return start
+
+
+def _document(body: bytes) -> Application:
+    def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
+            return _text(start_response, "405 Method Not Allowed", ("Allow", "GET"))
+        start_response("200 OK", [("Content-Type", "application/xml; charset=utf-8"), ("Content-Length", str(len(body)))])
+        return (body,)
+    return application
+
+
+def _not_found(_environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    return _text(start_response, "404 Not Found")
+
+
+def _text(start_response: StartResponse, status: str, *headers: tuple[str, str]) -> Iterable[bytes]:
+    body = f"{status}\n".encode()
+    start_response(status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body))), *headers])
+    return (body,)

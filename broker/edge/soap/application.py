@@ -1,0 +1,115 @@
+"""Builds a SOAP endpoint from rows: one spyne Application, its operations generated from `row.messages`."""
+
+import dataclasses
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+from broker.config.settings import Settings
+from broker.edge.soap import faults, schema
+from broker.edge.soap.compat import AnyXml, Application, Service, ServiceMeta, rpc
+from broker.edge.soap.faults import SoapFault
+from broker.edge.soap.intake import Limits
+from broker.edge.soap.protocol import BrokerSoap12, Operation, reply_address
+from broker.edge.soap.transport import SoapTransport, StartResponse, internal_error
+from broker.edge.soap.wsdl import documents
+from broker.model.caller import Caller
+from broker.model.errors import BrokerError, Unavailable
+from broker.model.transaction import Bound, Packaging
+from broker.security.gate import Gate
+from broker.wire.soap import SoapReply, SoapRequest
+
+SPOOL = ".spool"
+
+
+class SoapApplication:
+    """The WSGI application of one endpoint.
+
+    `bounds` are its SOAP rows with their actors, `wsdl` the document served at ?wsdl (empty: none), `slots` the
+    retrieves this process runs at once.
+    """
+
+    def __init__(
+        self, bounds: Sequence[Bound], gate: Gate, settings: Settings, wsdl: bytes, slots: threading.Semaphore,
+    ) -> None:
+        self._gate, self._slots = gate, slots
+        self._local_node = settings.public_url + bounds[0].row.endpoint
+        operations = [
+            Operation(bound, message) for bound in map(_validated, bounds) for message in bound.row.messages]
+        server = settings.server
+        spool = settings.documents_folder / SPOOL if any(b.row.packaging is Packaging.MTOM for b in bounds) else None
+        if spool is not None:
+            spool.mkdir(parents=True, exist_ok=True)
+        application = Application(
+            [_service(operations, self._perform)], tns=f"urn:broker{bounds[0].row.endpoint}", in_protocol=BrokerSoap12(),
+            out_protocol=BrokerSoap12(), documents_container=documents(wsdl))
+        self._transport = SoapTransport(
+            application, Limits(server.max_request, server.max_body, server.max_parts), server.io_timeout, spool, self._broken)
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request."""
+        return self._transport(environ, start_response)
+
+    def _perform(self, context: Any, body: Any) -> SoapReply:
+        operation: Operation = context.descriptor.udd
+        bound, exchange = operation.bound, context.transport
+        if bound.row.takes_slot:
+            if self._slots.acquire(blocking=False):
+                exchange.release = self._slots.release
+            else:
+                bound = _without_slot(bound)
+        request = SoapRequest(body=body, message=operation.message, attachments=exchange.intake.attachments)
+        try:
+            reply: SoapReply = self._gate.perform(bound, request, self._caller(context))
+        except SoapFault:
+            raise
+        except Exception as error:  # noqa: BLE001 - the edge's dispatch: a bug is answered and logged once, here
+            raise internal_error(error, bound.row.code) from None
+        return reply
+
+    def _caller(self, context: Any) -> Caller:
+        return Caller(
+            node=reply_address(context.in_header_doc), address=context.transport.address, local_node=self._local_node)
+
+    def _broken(self, context: Any) -> None:
+        self._gate.broken(context.descriptor.udd.bound, self._caller(context))
+
+
+def _service(operations: Sequence[Operation], perform: Callable[[Any, Any], SoapReply]) -> type[Service]:
+    """Give a spyne service with one method per operation; each descriptor carries its operation in `udd`."""
+    def method(name: str, operation: Operation) -> Any:
+        def run(context: Any, body: Any) -> SoapReply:
+            return perform(context, body)
+        run.__name__ = name
+        return rpc(
+            AnyXml, _returns=AnyXml, _body_style="bare", _in_message_name=name, _out_message_name=f"{name}Answer",
+            _udd=operation)(run)
+
+    names = [f"operation{n}" for n in range(len(operations))]
+    return ServiceMeta("Endpoint", (Service,), {
+        name: method(name, operation) for name, operation in zip(names, operations, strict=True)})
+
+
+def _validated(bound: Bound) -> Bound:
+    """Give the row with the schema check as the first step of its reading, so that a refusal is audited like any other."""
+    row = bound.row
+    if not row.schema:
+        return bound
+
+    def read(raw: SoapRequest) -> Any:
+        schema.check(row.schema, raw.body)
+        return row.read(raw)
+    return dataclasses.replace(bound, row=dataclasses.replace(row, read=read))
+
+
+def _without_slot(bound: Bound) -> Bound:
+    """Give the row as it runs when all slots are taken: audited, and answered as HTTP 503."""
+    return dataclasses.replace(bound, row=dataclasses.replace(bound.row, read=_no_slot, refuse=_busy))
+
+
+def _no_slot(_raw: Any) -> NoReturn:
+    raise Unavailable("a retrieve slot")
+
+
+def _busy(_raw: Any, error: BrokerError) -> NoReturn:
+    raise faults.of(error)

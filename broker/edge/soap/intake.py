@@ -1,0 +1,140 @@
+"""Reads the HTTP body of a SOAP request: media types, packaging, limits; attachments go to the spool folder."""
+
+import codecs
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gunicorn.http.errors import ParseException
+
+from broker.edge.soap import faults
+from broker.edge.soap.faults import SoapFault
+from broker.model.blob import CHUNK, Spooled
+from broker.model.errors import TooLarge, Unavailable
+from broker.wire.mime import (
+    SOAP_TYPE,
+    XOP_TYPE,
+    BadMultipart,
+    Headers,
+    Multipart,
+    content_id,
+    content_type_parameters,
+    limited,
+)
+from broker.wire.xop import spool
+
+_DECLARED = re.compile(rb"\s*<\?xml[^>]*\sencoding\s*=")
+_TRANSFER = {"", "7bit", "8bit", "binary"}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bytes of the envelope and of the whole body, parts of a multipart body: settings of section [server]."""
+
+    max_request: int
+    max_body: int
+    max_parts: int
+
+
+@dataclass(slots=True)
+class Intake:
+    """A request as it is being read: also after an error it names every file that must be dropped."""
+
+    root: bytes = b""
+    is_mtom: bool = False
+    attachments: dict[str, Spooled] = field(default_factory=dict)
+
+    def read(self, environ: Mapping[str, Any], limits: Limits, folder: Path | None) -> None:
+        """Take the whole body in. `folder` None: this endpoint takes no attachments.
+
+        Raise `SoapFault`, `BadMultipart`, `TooLarge`, or `Unavailable` when the spool folder takes no more.
+        """
+        kind, parameters = content_type_parameters(environ.get("CONTENT_TYPE", ""))
+        if kind == SOAP_TYPE:
+            body = _body(environ, limits.max_request, "server.max_request")
+            self.root = _decoded(b"".join(body), parameters)
+        elif kind == "multipart/related" and folder is not None:
+            self.is_mtom = True
+            self._read_parts(_body(environ, limits.max_body, "server.max_body"), parameters, limits, folder)
+        elif kind == "multipart/related":
+            raise SoapFault("Sender", "this endpoint takes plain SOAP (application/soap+xml)", status=faults.UNSUPPORTED)
+        elif kind == "text/xml":
+            raise faults.version_mismatch("SOAP 1.1 is not served; SOAP 1.2 travels as application/soap+xml", faults.UNSUPPORTED)
+        else:
+            raise SoapFault("Sender", f"media type {kind[:80]!r} is not served", status=faults.UNSUPPORTED)
+
+    def _read_parts(self, chunks: Iterable[bytes], parameters: Mapping[str, str], limits: Limits, folder: Path) -> None:
+        if parameters.get("type", "").lower() != XOP_TYPE:
+            raise SoapFault("Sender", f"multipart/related must have type={XOP_TYPE}", status=faults.UNSUPPORTED)
+        start, found = content_id(parameters.get("start", "")), False
+        for headers, body in Multipart(chunks, parameters.get("boundary", ""), limits.max_parts):
+            if headers.get("content-transfer-encoding", "").lower() not in _TRANSFER:
+                raise BadMultipart("parts must have Content-Transfer-Encoding binary")
+            name = content_id(headers.get("content-id", ""))
+            if not found and (not start or name == start):
+                found = True
+                root = b"".join(limited(body, limits.max_request, "server.max_request"))
+                self.root = _decoded(root, content_type_parameters(headers.get("content-type", ""))[1])
+            elif name in self.attachments:
+                raise BadMultipart("a Content-ID is used twice")
+            elif name:
+                self.attachments[name] = _spooled(headers, body, folder)
+        if not found:
+            raise BadMultipart("there is no root part")
+
+
+def _spooled(headers: Headers, body: Iterable[bytes], folder: Path) -> Spooled:
+    try:
+        return spool(headers.get("content-type", "application/octet-stream"), body, folder)
+    except OSError as error:
+        raise Unavailable("the spool folder") from error
+
+
+def _body(environ: Mapping[str, Any], limit: int, setting: str) -> Iterator[bytes]:
+    """Give the body in pieces. Over `limit` it ends with `TooLarge`, before the first byte where a length is announced."""
+    text = environ.get("CONTENT_LENGTH")
+    # Without a length and without chunks there is no body (RFC 9112 6.3).
+    left = int(text) if text else None if environ.get("wsgi.input_terminated") else 0
+    if left is not None and left > limit:
+        raise TooLarge(f"{setting} = {limit} bytes")
+    return limited(_pieces(environ["wsgi.input"], left), limit, setting)
+
+
+def _pieces(stream: Any, left: int | None) -> Iterator[bytes]:
+    while left is None or left > 0:
+        try:
+            data: bytes = stream.read(CHUNK if left is None else min(CHUNK, left))
+        except TimeoutError as error:
+            raise SoapFault("Sender", "the request body did not go on in time", status=faults.TIMEOUT) from error
+        except (OSError, ParseException) as error:
+            raise _cut() from error
+        if not data:
+            if left is not None:
+                raise _cut()
+            return
+        if left is not None:
+            left -= len(data)
+        yield data
+
+
+def _cut() -> SoapFault:
+    return SoapFault("Sender", "the request body was cut short", status=faults.BAD_REQUEST)
+
+
+def _decoded(data: bytes, parameters: Mapping[str, str]) -> bytes:
+    """Give the document in an encoding its parser finds by itself: the media type's charset decides (RFC 7303 3.2)
+
+    unless the document declares one of its own, which senders get right more often.
+    """
+    charset = parameters.get("charset", "utf-8")
+    try:
+        name = codecs.lookup(charset).name
+        if name in {"utf-8", "ascii"} or _DECLARED.match(data[:200].removeprefix(codecs.BOM_UTF8)):
+            return data
+        return data.decode(name).encode()
+    except LookupError as error:
+        raise SoapFault("Sender", f"charset {charset[:40]!r} is not known", status=faults.UNSUPPORTED) from error
+    except UnicodeError as error:
+        raise SoapFault("Sender", f"the document is not in charset {charset[:40]!r}", status=faults.BAD_REQUEST) from error

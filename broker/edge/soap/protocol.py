@@ -1,0 +1,156 @@
+"""Our SOAP 1.2 protocol for spyne: elements go through untouched, headers are WS-Addressing, faults are complete.
+
+Dispatch looks at the Clark name of the Body child, then at wsa:Action where one is given (two transactions may share a
+Body child); the HTTP SOAPAction is never looked at (ITI TF-2 Appendix V.3.2).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from xml.sax.saxutils import escape
+
+from broker.edge.soap import faults
+from broker.edge.soap.compat import Soap12
+from broker.edge.soap.faults import SoapFault
+from broker.model.ids import new_uuid_urn
+from broker.model.transaction import Bound, Message, Packaging
+from broker.wire.soap import SoapReply
+from broker.wire.xml import SOAP, WSA, Element, NotXml, parse
+
+_ENVELOPE, _HEADER, _BODY = f"{{{SOAP}}}Envelope", f"{{{SOAP}}}Header", f"{{{SOAP}}}Body"
+_MUST, _ROLE = f"{{{SOAP}}}mustUnderstand", f"{{{SOAP}}}role"
+_ACTION, _MESSAGE_ID, _REPLY_TO = f"{{{WSA}}}Action", f"{{{WSA}}}MessageID", f"{{{WSA}}}ReplyTo"
+_ANONYMOUS = f"{WSA}/anonymous"
+_WSSE = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd"
+
+# Security headers count as understood: with security off every caller may do everything, signed in or not.
+_UNDERSTOOD = (WSA, _WSSE)
+_OUR_ROLES = ("", f"{SOAP}/role/next", f"{SOAP}/role/ultimateReceiver")
+# WS-Addressing 3.3: each at most once.
+_SINGLE = frozenset(f"{{{WSA}}}{name}" for name in ("To", "From", "ReplyTo", "FaultTo", "Action", "MessageID"))
+
+_HEAD = (
+    f'<?xml version="1.0" encoding="UTF-8"?>\n<s:Envelope xmlns:s="{SOAP}" xmlns:wsa="{WSA}"><s:Header>'
+    '<wsa:Action s:mustUnderstand="true">{action}</wsa:Action><wsa:MessageID>{message_id}</wsa:MessageID>{more}'
+    "</s:Header><s:Body>")
+_TAIL = b"</s:Body></s:Envelope>"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One message of one bound transaction, as spyne's method descriptor carries it."""
+
+    bound: Bound
+    message: Message
+
+
+def reply_address(headers: Mapping[str, Element]) -> str:
+    """Give the address in wsa:ReplyTo, or nothing."""
+    element = headers.get(_REPLY_TO)
+    return "" if element is None else (element.findtext(f"{{{WSA}}}Address") or "").strip()
+
+
+class BrokerSoap12(Soap12):
+    """Takes `context.transport.root` apart and puts a `SoapReply` or a fault together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._operations: dict[str, list[Any]] = {}
+
+    def set_app(self, value: Any) -> None:
+        """Learn the operations of the application."""
+        super().set_app(value)
+        for service in value.services:
+            for descriptor in service.public_methods.values():
+                self._operations.setdefault(descriptor.udd.message.name, []).append(descriptor)
+
+    def create_in_document(self, ctx: Any, charset: str | None = None) -> None:  # noqa: ARG002 - spyne's signature
+        """Parse the envelope."""
+        try:
+            root = parse(ctx.transport.root)
+        except NotXml as error:
+            raise SoapFault("Sender", error.problems[0].context) from error
+        if root.tag != _ENVELOPE:
+            raise faults.version_mismatch("a SOAP 1.2 envelope is expected")
+        ctx.in_document = root
+
+    def decompose_incoming_envelope(self, ctx: Any, message: Any = Soap12.REQUEST) -> None:  # noqa: ARG002 - spyne's signature
+        """Find the headers and the one Body child. Headers are set first: a fault answers the MessageID it found."""
+        blocks = [block for header in ctx.in_document.iterchildren(_HEADER) for block in header]
+        ctx.in_header_doc = {block.tag: block for block in reversed(blocks)}
+        bodies = list(ctx.in_document.iterchildren(_BODY))
+        if len(bodies) != 1 or len(bodies[0]) != 1:
+            raise SoapFault("Sender", "an envelope must have one Body, and a Body one child element")
+        _check_addressing(blocks, ctx.in_header_doc)
+        _check_understood(blocks)
+        ctx.in_body_doc = bodies[0][0]
+        ctx.method_request_string = ctx.in_body_doc.tag
+
+    def get_call_handles(self, ctx: Any) -> list[Any]:
+        """Find the operation, and check that it came in its own packaging (ITI TF-2 Appendix V.3.6)."""
+        action = ctx.in_header_doc.get(_ACTION)
+        wanted = None if action is None else (action.text or "").strip()
+        for descriptor in self._operations.get(ctx.method_request_string, ()):
+            operation: Operation = descriptor.udd
+            if wanted is None or wanted == operation.message.action:
+                _check_packaging(operation, ctx.transport.is_mtom)
+                return [descriptor]
+        raise SoapFault(
+            "Sender", f"{wanted or 'no action'} with {ctx.method_request_string} is not served here",
+            subcodes=[(WSA, "ActionNotSupported")])
+
+    def deserialize(self, ctx: Any, message: Any) -> None:  # noqa: ARG002 - spyne's signature
+        """Hand the Body child on as it is."""
+        ctx.in_object = ctx.in_body_doc
+
+    def serialize(self, ctx: Any, message: Any) -> None:  # noqa: ARG002 - spyne's signature
+        """Write the envelope around the reply's pieces, or around a fault."""
+        fault = ctx.out_error
+        if fault is None:
+            reply: SoapReply = ctx.out_object[0]
+            head = _head(ctx, reply.reply_action or ctx.descriptor.udd.message.reply_action)
+            ctx.out_string = [b"".join((head, *reply.fragments, _TAIL))]
+            return
+        if not isinstance(fault, SoapFault):
+            fault = ctx.out_error = SoapFault("Receiver", "internal error")
+        ctx.out_string = [b"".join((_head(ctx, fault.action, fault.header), fault.body(), _TAIL))]
+
+    def create_out_string(self, ctx: Any, charset: str | None = None) -> None:
+        """Nothing is left to do: `serialize` wrote the bytes."""
+
+
+def _head(ctx: Any, action: str, more: str = "") -> bytes:
+    asked = (ctx.in_header_doc or {}).get(_MESSAGE_ID)
+    if asked is not None:
+        # Byte for byte, also where it is no URI: callers match it as text.
+        more = f"<wsa:RelatesTo>{escape(asked.text or '', {chr(13): '&#13;'})}</wsa:RelatesTo>{more}"
+    return _HEAD.format(action=escape(action), message_id=new_uuid_urn(), more=more).encode()
+
+
+def _check_addressing(blocks: Iterable[Element], headers: Mapping[str, Element]) -> None:
+    seen: set[str] = set()
+    for block in blocks:
+        if block.tag in _SINGLE and block.tag in seen:
+            raise _bad_addressing("InvalidCardinality", f"header {block.tag} is repeated")
+        seen.add(str(block.tag))
+    if reply_address(headers) not in {"", _ANONYMOUS}:
+        raise _bad_addressing("OnlyAnonymousAddressSupported", "replies go back on the connection: ReplyTo must be anonymous")
+
+
+def _bad_addressing(local: str, reason: str) -> SoapFault:
+    return SoapFault("Sender", reason, subcodes=[(WSA, "InvalidAddressingHeader"), (WSA, local)])
+
+
+def _check_understood(blocks: Iterable[Element]) -> None:
+    for block in blocks:
+        namespace, _, local = str(block.tag).rpartition("}")
+        mandatory = (block.get(_MUST) or "").strip() in {"1", "true"} and (block.get(_ROLE) or "").strip() in _OUR_ROLES
+        if mandatory and namespace[1:] not in _UNDERSTOOD:
+            raise faults.not_understood(namespace[1:], local)
+
+
+def _check_packaging(operation: Operation, is_mtom: bool) -> None:
+    wants_mtom = operation.bound.row.packaging is Packaging.MTOM
+    if wants_mtom != is_mtom:
+        wanted = "MTOM (multipart/related)" if wants_mtom else "plain SOAP (application/soap+xml)"
+        raise SoapFault("Sender", f"{operation.bound.row.code} travels as {wanted}")
