@@ -1,0 +1,51 @@
+"""Decides whether two records are one person by exact rules: no score, no guess.
+
+A false link shows one patient's pictures under another, a missing one only hides some. So: a placeholder name, a missing
+part or a contradiction never links.
+"""
+
+from enum import StrEnum
+
+from broker.matching.normalise import full_date, is_placeholder, name_keys, own_numbers, telling_date
+from broker.model.people import Demographics
+
+_KNOWN = frozenset("MF")
+
+
+class Verdict(StrEnum):
+    """What the rules say; DIFFERENT holds against any link, UNKNOWN is no evidence."""
+
+    SAME = "same"
+    DIFFERENT = "different"
+    UNKNOWN = "unknown"
+
+
+def same_person(a: Demographics, b: Demographics) -> Verdict:
+    """Compare two records; the order does not matter.
+
+    SAME by number: an equal valid resident number of their own and an equal birth date. SAME by name: an equal name,
+    birth date and sex. Where both have names in characters, these decide and equal letters do not: many names share a
+    spelling. DIFFERENT: sex (F, M), birth date or resident number contradict.
+    """
+    if _contradict(a, b):
+        return Verdict.DIFFERENT
+    if any(is_placeholder(name) for person in (a, b) for name in person.names):
+        return Verdict.UNKNOWN
+    if own_numbers(a) & own_numbers(b):
+        return Verdict.SAME
+    together = telling_date(a) and telling_date(a) == telling_date(b) and a.sex in _KNOWN and a.sex == b.sex
+    return Verdict.SAME if together and _names_agree(a, b) else Verdict.UNKNOWN
+
+
+def _contradict(a: Demographics, b: Demographics) -> bool:
+    if a.sex in _KNOWN and b.sex in _KNOWN and a.sex != b.sex:
+        return True
+    if full_date(a) and full_date(b) and full_date(a) != full_date(b):
+        return True
+    return bool(own_numbers(a) and own_numbers(b) and not own_numbers(a) & own_numbers(b))
+
+
+def _names_agree(a: Demographics, b: Demographics) -> bool:
+    ours, theirs = name_keys(a), name_keys(b)
+    both = [[key for key in keys if key.startswith("han:")] for keys in (ours, theirs)]
+    return bool(set(both[0]) & set(both[1])) if all(both) else bool(ours & theirs)
