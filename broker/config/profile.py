@@ -90,6 +90,7 @@ class Limits(_Part):
     idle_seconds: float = Field(30.0, gt=0, description="silence after which a retrieve is given up")
     total_seconds: float = Field(600.0, gt=0, description="longest retrieve")
     hours: str = Field("00:00-24:00", pattern=r"^\d\d:\d\d-\d\d:\d\d$")
+    back_off_seconds: float = Field(10.0, ge=0, description="how long a PACS that does not answer is left alone")
 
 
 class Hospital(_Part):

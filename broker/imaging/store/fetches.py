@@ -51,19 +51,17 @@ def alone(unit: Unit, hospital: str, study_uid: str) -> None:
 def enqueue(unit: Unit, hospital: str, study_uid: str, wants: Sequence[tuple[str, str]], now: float) -> int:
     """Give the id of the open job of this study with `wants`, (series, sop) pairs, among what it waits for.
 
-    Joins the job that is open, else opens one. No wants = the whole study, its list unknown: that is a job of its own,
-    and everyone may join it.
+    Joins the job that is open, else opens one.
     """
     alone(unit, hospital, study_uid)
     connection = sql(unit)
-    found = _open_job(unit, hospital, study_uid, whole=not wants)
+    found = connection.scalar(
+        sa.select(fetch_job.c.id).where(fetch_job.c.study_uid == study_uid, fetch_job.c.hospital == hospital, _OPEN))
     if found is None:
         found = connection.execute(
             fetch_job.insert().returning(fetch_job.c.id),
             {"hospital": hospital, "study_uid": study_uid, "state": "queued", "owner": "", "created_at": now,
              "beat_at": 0.0, "ended_at": 0.0, "reason": ""}).scalar_one()
-    elif not _has_wants(unit, found):
-        return found
     known = set(connection.scalars(sa.select(fetch_want.c.sop_uid).where(fetch_want.c.job_id == found)))
     rows = [
         {"job_id": found, "sop_uid": sop, "series_uid": series, "landed": False}
@@ -75,13 +73,10 @@ def enqueue(unit: Unit, hospital: str, study_uid: str, wants: Sequence[tuple[str
 
 
 def expecting(unit: Unit, hospital: str, study_uid: str, sop_uid: str) -> int | None:
-    """Give the open job of this hospital that expects the instance, or its study while the list is not known; else None."""
-    listed = sa.exists().where(fetch_want.c.job_id == fetch_job.c.id)
-    this = listed.where(fetch_want.c.sop_uid == sop_uid)
+    """Give the open job of this hospital and study that expects the instance, or None: then it is a submission."""
     return sql(unit).scalar(
-        sa.select(fetch_job.c.id)
-        .where(fetch_job.c.study_uid == study_uid, fetch_job.c.hospital == hospital, _OPEN, this | ~listed)
-        .order_by(fetch_job.c.id).limit(1))
+        sa.select(fetch_job.c.id).join(fetch_want, fetch_want.c.job_id == fetch_job.c.id)
+        .where(fetch_job.c.study_uid == study_uid, fetch_job.c.hospital == hospital, _OPEN, fetch_want.c.sop_uid == sop_uid))
 
 
 def landed(unit: Unit, job_id: int, sop_uids: Sequence[str]) -> None:
@@ -101,13 +96,6 @@ def missing(unit: Unit, job_id: int) -> list[Wanted]:
         sa.select(fetch_want.c.series_uid, fetch_want.c.sop_uid).join(fetch_job, fetch_job.c.id == fetch_want.c.job_id)
         .where(fetch_want.c.job_id == job_id, fetch_want.c.landed.is_(sa.false()), ~here)
         .order_by(fetch_want.c.series_uid, fetch_want.c.sop_uid))
-    return [Wanted(series, sop) for series, sop in rows]
-
-
-def wants(unit: Unit, job_id: int) -> list[Wanted]:
-    """Give everything a job was ever asked for; empty = the whole study."""
-    rows = sql(unit).execute(
-        sa.select(fetch_want.c.series_uid, fetch_want.c.sop_uid).where(fetch_want.c.job_id == job_id))
     return [Wanted(series, sop) for series, sop in rows]
 
 
@@ -156,30 +144,28 @@ def give_back(unit: Unit, owner: str) -> None:
         .where(fetch_job.c.state == "running", fetch_job.c.owner == owner))
 
 
-def reap(unit: Unit, now: float, patience: float) -> int:
-    """Queue again the running jobs whose owner did not beat for `patience` seconds; give how many."""
+def abandoned(unit: Unit, before: float) -> bool:
+    """Say whether there is a running job whose owner did not beat since `before`."""
+    return sql(unit).scalar(sa.select(sa.exists().where(*_dead(before)))) or False
+
+
+def reap(unit: Unit, before: float) -> int:
+    """Queue again the running jobs whose owner did not beat since `before`; give how many."""
     return sql(unit).execute(
-        fetch_job.update().values(state="queued", owner="", beat_at=0.0)
-        .where(fetch_job.c.state == "running", fetch_job.c.beat_at < now - patience)).rowcount
+        fetch_job.update().values(state="queued", owner="", beat_at=0.0).where(*_dead(before))).rowcount
 
 
-def queued(unit: Unit) -> dict[str, list[Job]]:
-    """Give the queued jobs by hospital, oldest first."""
-    found: dict[str, list[Job]] = {}
-    for row in sql(unit).execute(_JOBS.where(fetch_job.c.state == "queued").order_by(fetch_job.c.id)):
-        found.setdefault(row.hospital, []).append(Job(*row))
-    return found
+def queued(unit: Unit) -> list[Job]:
+    """Give the queued jobs, oldest first."""
+    return [Job(*row) for row in sql(unit).execute(_JOBS.where(fetch_job.c.state == "queued").order_by(fetch_job.c.id))]
 
 
-def refuse(unit: Unit, jobs: Sequence[Job], reason: str, now: float) -> list[int]:
-    """End queued jobs that will not be tried; give those that were still queued."""
-    ended: list[int] = []
-    for job in sorted(jobs, key=lambda job: (job.hospital, job.study_uid)):
-        alone(unit, job.hospital, job.study_uid)
-        ended += sql(unit).scalars(
-            fetch_job.update().values(state="failed", reason=reason, ended_at=now)
-            .where(fetch_job.c.id == job.id, fetch_job.c.state == "queued").returning(fetch_job.c.id))
-    return ended
+def refuse(unit: Unit, job: Job, reason: str, now: float) -> None:
+    """End a queued job that will not be tried. No-op when it is not queued any more."""
+    alone(unit, job.hospital, job.study_uid)
+    sql(unit).execute(
+        fetch_job.update().values(state="failed", reason=reason, ended_at=now)
+        .where(fetch_job.c.id == job.id, fetch_job.c.state == "queued"))
 
 
 def state(unit: Unit, job_id: int) -> Job | None:
@@ -200,16 +186,8 @@ _JOBS = sa.select(
     fetch_job.c.created_at, fetch_job.c.reason)
 
 
-def _open_job(unit: Unit, hospital: str, study_uid: str, *, whole: bool) -> int | None:
-    query = sa.select(fetch_job.c.id).where(
-        fetch_job.c.study_uid == study_uid, fetch_job.c.hospital == hospital, _OPEN)
-    if whole:
-        query = query.where(~sa.exists().where(fetch_want.c.job_id == fetch_job.c.id))
-    return sql(unit).scalar(query.order_by(fetch_job.c.id).limit(1))
-
-
-def _has_wants(unit: Unit, job_id: int) -> bool:
-    return sql(unit).scalar(sa.select(sa.exists().where(fetch_want.c.job_id == job_id))) or False
+def _dead(before: float) -> tuple[sa.ColumnElement[bool], ...]:
+    return fetch_job.c.state == "running", fetch_job.c.beat_at < before
 
 
 def _lock(unit: Unit, name: str) -> None:

@@ -1,0 +1,115 @@
+"""Where a picture is: a file of the online tier, a record of a container, or only its hospital's PACS."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import structlog
+
+from broker.archive.sdfo import Sdfo, archived
+from broker.config.profile import Profile
+from broker.imaging.store import locations
+from broker.imaging.store.locations import Holding
+from broker.model.errors import Unavailable
+from broker.model.imaging import InstanceRef, Location, Origin
+from broker.model.ports import Unit
+
+log = structlog.get_logger("broker.imaging")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One place of an instance. `transfer_syntax` as stored; empty where only the origin knows it."""
+
+    location: Location
+    transfer_syntax: str
+    holding: Holding
+
+
+@dataclass(slots=True)
+class Located:
+    """The places of every instance that was asked for, best first; an unknown one has none.
+
+    `holdings` are the studies they may lie in; `unread` names the studies that have a container nobody could read now.
+    """
+
+    places: dict[InstanceRef, list[Place]]
+    holdings: list[Holding] = field(default_factory=list)
+    unread: set[str] = field(default_factory=set)
+
+
+def sources(profile: Profile) -> set[str]:
+    """Give the Retrieve Location UIDs under which this broker answers: its own, and those of the origins behind it."""
+    return {profile.region.source_uid, *(h.source_uid for h in profile.hospitals if h.kind == "origin" and h.source_uid)}
+
+
+def locate(unit: Unit, refs: Iterable[InstanceRef], sdfo: Sdfo, profile: Profile) -> Located:
+    """Give where these instances are: online, then archive, then origin; several at once is normal.
+
+    Study, series and SOP Instance UID must agree with what is stored, and the source UID, where one is given, with the
+    hospital: an instance under another study, series or source is not found (DICOM PS3.4 C.4.1, RAD TF-3 4.69).
+    """
+    located = online(unit, refs, profile)
+    asked = list(_by_holding(located, profile))
+    for holding, wanted in asked:
+        _archive(unit, holding, wanted, located, sdfo)
+    for holding, wanted in asked:
+        if holding.tier == "origin" and profile.hospital(holding.hospital) is not None:
+            _origin(unit, holding, wanted, located)
+    return located
+
+
+def online(unit: Unit, refs: Iterable[InstanceRef], profile: Profile) -> Located:
+    """Give only the places in the online tier."""
+    located = Located({ref: [] for ref in refs})
+    located.holdings = locations.holdings(unit, {ref.study_uid for ref in located.places})
+    for holding, wanted in _by_holding(located, profile):
+        for row in locations.online(unit, holding.id, {sop for _, sop in wanted}):
+            for ref in wanted.get((row.series_uid, row.sop_uid), ()):
+                located.places[ref].append(Place(row.online, row.transfer_syntax, holding))
+    return located
+
+
+_Wanted = Mapping[tuple[str, str], list[InstanceRef]]
+
+
+def _by_holding(located: Located, profile: Profile) -> Iterable[tuple[Holding, _Wanted]]:
+    """Give each study row with the instances it may hold, keyed by series and SOP Instance UID."""
+    by_study: dict[str, list[InstanceRef]] = {}
+    for ref in located.places:
+        by_study.setdefault(ref.study_uid, []).append(ref)
+    for holding in located.holdings:
+        names = _names(holding, profile)
+        wanted: dict[tuple[str, str], list[InstanceRef]] = {}
+        for ref in by_study[holding.study_uid]:
+            if not ref.source_uid or ref.source_uid in names:
+                wanted.setdefault((ref.series_uid, ref.sop_uid), []).append(ref)
+        if wanted:
+            yield holding, wanted
+
+
+def _names(holding: Holding, profile: Profile) -> set[str]:
+    """Give the source UIDs under which a study is retrieved: the origin's own, or ours for what we keep."""
+    hospital = profile.hospital(holding.hospital)
+    names = {hospital.source_uid} if hospital and hospital.kind == "origin" and hospital.source_uid else set()
+    return names if holding.tier == "origin" and names else names | {profile.region.source_uid}
+
+
+def _archive(unit: Unit, holding: Holding, wanted: _Wanted, located: Located, sdfo: Sdfo) -> None:
+    for path in locations.containers(unit, holding.id):
+        try:
+            entries = sdfo.index(path).entries
+        except Unavailable as error:
+            log.warning("a container cannot be read", container=path, reason=str(error))
+            located.unread.add(holding.study_uid)
+            continue
+        for (series_uid, sop_uid), refs in wanted.items():
+            entry = entries.get(sop_uid)
+            if entry is not None and entry.series_uid == series_uid:
+                for ref in refs:
+                    located.places[ref].append(Place(archived(path, entry), entry.transfer_syntax, holding))
+
+
+def _origin(unit: Unit, holding: Holding, wanted: _Wanted, located: Located) -> None:
+    for row in locations.listed(unit, holding.id):
+        for ref in wanted.get((row.series_uid, row.sop_uid), ()):
+            located.places[ref].append(Place(Origin(holding.hospital), "", holding))

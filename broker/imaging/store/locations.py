@@ -1,0 +1,87 @@
+"""What SQL knows of where instances are: rows of what is online, containers of what is packed, catalogues of origins."""
+
+import json
+import zlib
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from broker.db import sql
+from broker.imaging.store.tables import catalogue, container, instance, study
+from broker.model.ids import PatientId
+from broker.model.imaging import InstanceRef, Online
+from broker.model.ports import Unit
+
+_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A study of one hospital: the tier of its owner copy, its patient's local id, when it was last retrieved."""
+
+    id: int
+    hospital: str
+    study_uid: str
+    tier: str
+    patient: PatientId
+    used_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineInstance:
+    """An instance that has a file."""
+
+    study_id: int
+    series_uid: str
+    sop_uid: str
+    transfer_syntax: str
+    online: Online
+
+
+def holdings(unit: Unit, study_uids: Collection[str]) -> list[Holding]:
+    """Give every hospital's row of these studies, oldest first."""
+    found: list[Holding] = []
+    for batch in _batches(sorted(study_uids)):
+        rows = sql(unit).execute(
+            sa.select(study.c.id, study.c.hospital, study.c.study_uid, study.c.tier, study.c.patient_domain,
+                      study.c.patient_value, study.c.used_at)
+            .where(study.c.study_uid.in_(batch)).order_by(study.c.id))
+        found += [
+            Holding(row.id, row.hospital, row.study_uid, row.tier, PatientId(row.patient_domain, row.patient_value), row.used_at)
+            for row in rows]
+    return found
+
+
+def online(unit: Unit, study_id: int, sop_uids: Collection[str]) -> Iterator[OnlineInstance]:
+    """Give those of the instances that this study has online."""
+    for batch in _batches(sorted(sop_uids)):
+        for row in sql(unit).execute(
+                sa.select(instance.c.series_uid, instance.c.sop_uid, instance.c.transfer_syntax, instance.c.path,
+                          instance.c.size, instance.c.sha256)
+                .where(instance.c.study_id == study_id, instance.c.sop_uid.in_(batch))):
+            yield OnlineInstance(
+                study_id, row.series_uid, row.sop_uid, row.transfer_syntax, Online(row.path, row.size, row.sha256))
+
+
+def containers(unit: Unit, study_id: int) -> list[str]:
+    """Give the paths of the study's current containers, newest first."""
+    return list(sql(unit).scalars(
+        sa.select(container.c.path).where(container.c.study_id == study_id, container.c.state == "current")
+        .order_by(container.c.id.desc())))
+
+
+def listed(unit: Unit, study_id: int) -> list[InstanceRef]:
+    """Give what the origin's catalogue lists of a study, without source and study UID; empty = no catalogue."""
+    body = sql(unit).scalar(sa.select(catalogue.c.body).where(catalogue.c.study_id == study_id))
+    rows = json.loads(zlib.decompress(body)) if body else []
+    return [InstanceRef("", series_uid, sop_uid, sop_class) for series_uid, sop_uid, sop_class in rows]
+
+
+def touch(unit: Unit, study_ids: Sequence[int], now: float) -> None:
+    """Note that these studies were retrieved now."""
+    sql(unit).execute(study.update().values(used_at=now).where(study.c.id.in_(study_ids), study.c.used_at < now))
+
+
+def _batches(values: list[str]) -> Iterator[list[str]]:
+    return (values[start:start + _BATCH] for start in range(0, len(values), _BATCH))
