@@ -92,6 +92,8 @@ publication = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("next_at", sa.Float, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("document", sa.LargeBinary),                  # a manifest whose fate is not known yet, as it was sent
+    sa.Column("submission", sa.LargeBinary),                # and the SubmitObjectsRequest it went with
     sa.Index("ix_publication_state_next_at", "state", "next_at"),
     sa.Index("ix_publication_patient", "patient_domain", "patient_value"),
 )

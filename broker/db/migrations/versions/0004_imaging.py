@@ -91,6 +91,8 @@ def upgrade() -> None:
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("next_at", sa.Float, nullable=False),
         sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("document", sa.LargeBinary),
+        sa.Column("submission", sa.LargeBinary),
     )
     op.create_index("ix_publication_state_next_at", "publication", ["state", "next_at"])
     op.create_index("ix_publication_patient", "publication", ["patient_domain", "patient_value"])

@@ -1,0 +1,110 @@
+"""The Service Maker: which study is complete, and the manifest of one that is."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
+from broker.archive.sdicom import Entry
+from broker.config.profile import Hospital, Profile
+from broker.imaging.store import publications, studies
+from broker.imaging.store.publications import Draft
+from broker.model.errors import Rejected
+from broker.model.ids import PatientId, new_oid, new_uuid_urn
+from broker.model.imaging import SeriesFacts, StudyFacts
+from broker.model.ports import Manifest, Unit
+from broker.wire.ebxml import read_submission, submit_request
+from broker.wire.kos import read_manifest, write_manifest
+from broker.wire.xdsi import ManifestFacts, describe
+from broker.wire.xml import parse
+
+
+def collect(unit: Unit, profile: Profile, now: float) -> int:
+    """Make complete the studies that have been quiet long enough, and due those we publish; give how many are due.
+
+    Studies of a hospital of kind `origin` are published when someone asks for it, not because a copy came by.
+    """
+    found = 0
+    for study in studies.quiet(unit, now - profile.retention.quiet_seconds):
+        if not studies.mark(unit, study.id, "complete", was="receiving"):
+            continue
+        hospital = profile.hospital(study.hospital)
+        if hospital is not None and hospital.kind != "origin":
+            publications.request(unit, study.id, study.patient, now)
+            found += 1
+    return found
+
+
+def whole(study: StudyFacts, packed: Iterable[Entry], described: Mapping[str, SeriesFacts]) -> StudyFacts:
+    """Give a study with the instances of its containers beside those that are online.
+
+    Images that come late to an archived study must not push the earlier ones out of its manifest.
+    """
+    found = {series.uid: dict.fromkeys(series.instances) for series in study.series}
+    for entry in packed:
+        found.setdefault(entry.series_uid, {})[entry.sop_class, entry.sop_uid] = None
+    about = {**described, **{series.uid: series for series in study.series}}
+    return replace(study, series=tuple(
+        replace(about.get(uid, SeriesFacts(uid=uid)), instances=tuple(sorted(listed, key=lambda one: one[1])))
+        for uid, listed in sorted(found.items())))
+
+
+def draft(
+    study: StudyFacts, row: publications.Publication, patient: PatientId, profile: Profile, ae_title: str, now: float,
+) -> Draft:
+    """Give the manifest of a study with fresh identifiers; it replaces the one published before.
+
+    `patient` is the affinity-domain id, `ae_title` our own: pictures are had from us wherever they are kept. Raise
+    `Rejected` when the study cannot have a manifest.
+    """
+    hospital = profile.hospital(row.hospital)
+    if hospital is None:
+        raise Rejected("UnknownHospital", f"there is no hospital {row.hospital!r} in the profile any more")
+    domain = profile.domain(study.patient.domain)
+    at = datetime.fromtimestamp(int(now), _zone(profile.region.timezone))
+    manifest_uid = new_oid()
+    document = write_manifest(
+        study, retrieve_ae=ae_title, location_uid=location(hospital, row.tier, profile), sop_uid=manifest_uid,
+        series_uid=new_oid(), now=at, issuer=(domain.namespace if domain else "", study.patient.domain),
+        accession_issuer=hospital.accession_issuer)
+    facts = ManifestFacts(
+        document=document, unique_id=manifest_uid, entry_id=new_uuid_urn(), set_uid=new_oid(), at=at, patient=patient,
+        replaces=row.entry_uuid)
+    return Draft(document, submit_request(describe(study, facts, profile, hospital)))
+
+
+def location(hospital: Hospital, tier: str, profile: Profile) -> str:
+    """Give the Retrieve Location UID: the hospital's own for what only its PACS keeps, else ours."""
+    return hospital.source_uid if tier == "origin" and hospital.source_uid else profile.region.source_uid
+
+
+def manifest(made: Draft) -> Manifest:
+    """Give a draft in the form in which it is sent."""
+    return Manifest(made.document, read_submission(parse(made.submission)))
+
+
+def outcome(made: Draft) -> dict[str, str]:
+    """Give what is to be remembered of a draft that was accepted: its ids and the digest of its instances."""
+    read = read_manifest(made.document)
+    entry = manifest(made).submission.objects.documents[0]
+    listed = ((ref.series_uid, ref.sop_uid, ref.sop_class) for ref in read.instances)
+    return {"manifest_uid": read.sop_uid, "entry_uuid": entry.id, "digest": _digest(listed)}
+
+
+def digest(study: StudyFacts) -> str:
+    """Give what the instance list of a study comes down to: equal digests need no new manifest."""
+    return _digest((series.uid, uid, sop_class) for series in study.series for sop_class, uid in series.instances)
+
+
+def size(study: StudyFacts) -> int:
+    """Give the number of instances."""
+    return sum(len(series.instances) for series in study.series)
+
+
+def _digest(listed: Iterable[tuple[str, str, str]]) -> str:
+    return hashlib.sha256("\n".join(sorted(" ".join(row) for row in listed)).encode()).hexdigest()
+
+
+def _zone(offset: str) -> timezone:
+    minutes = int(offset[1:3]) * 60 + int(offset[3:5])
+    return timezone(timedelta(minutes=-minutes if offset[0] == "-" else minutes))

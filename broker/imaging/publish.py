@@ -1,0 +1,227 @@
+"""Publishing: the manifest of a complete study goes to the repository, and a new one when images were added.
+
+The bytes of a submission are saved before they are sent and kept until its fate is known. Whatever is interrupted is
+sent again byte for byte: the repository knows the document, and a registry that already has the submission refuses
+its SubmissionSet.uniqueId, which then means that it is published.
+"""
+
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from broker.archive.sdfo import Sdfo
+from broker.config.profile import Hospital, Profile
+from broker.coord.base import Coord
+from broker.db import Database
+from broker.imaging import maker
+from broker.imaging.store import locations, publications, studies
+from broker.imaging.store.publications import DUE, FAILED, PUBLISHED, Draft, Publication
+from broker.model.errors import BrokerError, Problem, Rejected, Unavailable, XdsCode
+from broker.model.ids import PatientId, is_uid
+from broker.model.imaging import SeriesFacts, StudyFacts
+from broker.model.ports import Mover, Outbound, PatientDirectory, Unit
+from broker.security.gate import reason
+
+log = structlog.get_logger("broker.publish")
+
+LEASE = 180.0           # seconds a study belongs to whoever tries it; longer than any one attempt
+FIRST_DELAY = 5.0       # seconds until the second attempt; each further one waits twice as long
+LONGEST_DELAY = 3600.0
+LOOK_AGAIN = 300.0      # seconds after which a waiting publication asks for its patient by itself
+BATCH = 100             # studies of one run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """How a publication stands: its state, the images of the study, the manifest in the registry, why it is not there."""
+
+    state: str
+    instances: int
+    manifest_uid: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """A claimed study and what its manifest is made of; `patient` is its affinity-domain id."""
+
+    row: Publication
+    facts: StudyFacts
+    patient: PatientId | None
+    containers: list[str]
+    series: dict[str, SeriesFacts]
+
+
+class Publisher:
+    """Publishes studies. Safe in several processes at once: a study is tried by one at a time.
+
+    `ae_title` is our own; `sdfo` is needed for studies that are in the archive already: without it they wait.
+    """
+
+    def __init__(
+        self, database: Database, profile: Profile, patients: PatientDirectory, outbound: Outbound, mover: Mover, coord: Coord,
+        ae_title: str, sdfo: Sdfo | None = None,
+    ) -> None:
+        self._database, self._profile, self._patients, self._sdfo = database, profile, patients, sdfo
+        self._outbound, self._mover, self._coord, self._ae_title = outbound, mover, coord, ae_title
+
+    def run_once(self, now: float) -> int:
+        """Find what is complete, try what is due, and give how many manifests were accepted."""
+        with self._database.read() as unit:
+            quiet = bool(studies.quiet(unit, now - self._profile.retention.quiet_seconds))
+        if quiet:
+            with self._database.write() as unit:
+                maker.collect(unit, self._profile, now)
+        with self._database.read() as unit:
+            due = publications.due(unit, now, BATCH)
+        return sum(self._attempt(study_id, now) for study_id in due)
+
+    def publish_study(self, hospital_key: str, study_uid: str, now: float | None = None) -> Published:
+        """Publish one study at once, whatever became of it before, and say how it stands.
+
+        A hospital of kind `origin` is asked by C-FIND what the study holds; of others the study must be here. Raise
+        `Rejected` for a hospital or study that is not known, `Unavailable` when the PACS cannot be asked.
+        """
+        hospital = self._profile.hospital(hospital_key)
+        if hospital is None:
+            raise Rejected("UnknownHospital", f"there is no hospital {hospital_key!r} in the profile")
+        at = time.time() if now is None else now
+        study_id = self._request(hospital, study_uid, at)
+        self._attempt(study_id, at)
+        with self._database.read() as unit:
+            row = publications.get(unit, study_id)
+            instances = maker.size(studies.facts(unit, study_id))
+        assert row is not None
+        return Published(state=row.state, instances=instances, manifest_uid=row.manifest_uid, reason=row.reason)
+
+    def patient_arrived(self, unit: Unit, local: PatientId) -> None:
+        """Let go on what waited for this patient; part of the feed's unit of work (`PatientArrived`)."""
+        if publications.arrived(unit, local):
+            unit.after_commit(lambda: self._coord.publish("publish", {}))
+
+    def _request(self, hospital: Hospital, study_uid: str, now: float) -> int:
+        found = self._ask(hospital, study_uid) if hospital.kind == "origin" else []
+        with self._database.write() as unit:
+            if found:
+                studies.record_origin(unit, hospital, found, now)
+            study = studies.study(unit, hospital.key, study_uid)
+            if study is None:
+                raise Rejected("UnknownStudy", f"hospital {hospital.key} has sent no study {study_uid}")
+            studies.mark(unit, study.id, "complete", was="receiving")
+            publications.request(unit, study.id, study.patient, now, at_once=True)
+        return study.id
+
+    def _ask(self, hospital: Hospital, study_uid: str) -> list[dict[str, str]]:
+        named = [
+            row for row in self._mover.find_study(hospital, study_uid)
+            if row.get("StudyInstanceUID", study_uid) == study_uid
+            and is_uid(row.get("SeriesInstanceUID", "")) and is_uid(row.get("SOPInstanceUID", ""))
+        ]
+        if not named:
+            raise Rejected("UnknownStudy", f"the PACS of hospital {hospital.key} names no image of study {study_uid}")
+        return [{**row, "StudyInstanceUID": study_uid} for row in named]
+
+    def _attempt(self, study_id: int, now: float) -> bool:
+        """Try one study if it is due; say whether a manifest was accepted."""
+        case = self._take(study_id, now)
+        if case is None:
+            return False
+        try:
+            made = case.row.draft or self._make(case, now)
+        except Rejected as error:
+            self._note_refusal(study_id, error.problems)
+            return False
+        except Unavailable as error:
+            self._note_retry(study_id, now + _delay(case.row.attempts), str(error), forget=False)
+            return False
+        return made is not None and self._send(study_id, made, case.row.attempts, now)
+
+    def _take(self, study_id: int, now: float) -> _Case | None:
+        """Claim a study and find its patient; waiting is decided in the same transaction, so no feed can slip between."""
+        with self._database.write() as unit:
+            row = publications.claim(unit, study_id, now, now + LEASE)
+            if row is None:
+                return None
+            facts = studies.facts(unit, study_id)
+            patient = self._patients.affinity_id(unit, facts.patient) if facts.patient.value else None
+            if patient is None and row.draft is None and facts.patient.value:
+                publications.wait(unit, study_id, facts.patient, now + LOOK_AGAIN)
+                return None
+            return self._case(unit, row, facts, patient)
+
+    @staticmethod
+    def _case(unit: Unit, row: Publication, facts: StudyFacts, patient: PatientId | None) -> _Case:
+        return _Case(
+            row, facts, patient, locations.containers(unit, row.study_id), publications.described(unit, row.study_id))
+
+    def _make(self, case: _Case, now: float) -> Draft | None:
+        """Give a new manifest, saved; None when the one in the registry still tells the truth."""
+        if case.patient is None:
+            raise Rejected("MissingPatientId", "the images hold no Patient ID")
+        row, facts = case.row, self._whole(case)
+        if row.entry_uuid and row.digest == maker.digest(facts):
+            with self._database.write() as unit:
+                publications.publish(
+                    unit, row.study_id, manifest_uid=row.manifest_uid, entry_uuid=row.entry_uuid, digest=row.digest)
+            return None
+        made = maker.draft(facts, row, case.patient, self._profile, self._ae_title, now)
+        with self._database.write() as unit:
+            publications.save(unit, row.study_id, made)
+        return made
+
+    def _whole(self, case: _Case) -> StudyFacts:
+        if case.containers and self._sdfo is None:
+            raise Unavailable("archive")
+        packed = [entry for path in case.containers if self._sdfo for entry in self._sdfo.index(path).entries.values()]
+        return maker.whole(case.facts, packed, case.series)
+
+    def _look_again(self, study_id: int, now: float) -> None:
+        """Make a study due that got images between the draft and its acceptance; a receiving one will come by itself."""
+        with self._database.read() as unit:
+            row = publications.get(unit, study_id)
+            assert row is not None
+            case = self._case(unit, row, studies.facts(unit, study_id), None)
+        if row.state == PUBLISHED and row.study_state != "receiving" and maker.digest(self._whole(case)) != row.digest:
+            with self._database.write() as unit:
+                publications.request(unit, study_id, row.patient, now)
+
+    def _send(self, study_id: int, made: Draft, attempts: int, now: float) -> bool:
+        """Send outside any transaction, then note what became of it."""
+        try:
+            self._outbound.provide_and_register(maker.manifest(made))
+        except Unavailable as error:
+            self._note_retry(study_id, now + _delay(attempts), str(error), forget=False)
+            return False
+        except BrokerError as error:
+            codes = {problem.code for problem in error.problems} if isinstance(error, Rejected) else set()
+            if XdsCode.DUPLICATE_UNIQUE_ID_IN_REGISTRY not in codes:
+                self._note_refused_draft(study_id, error, codes, attempts, now)
+                return False
+        with self._database.write() as unit:
+            publications.publish(unit, study_id, **maker.outcome(made))
+        log.info("published", study=study_id)
+        self._look_again(study_id, now)
+        return True
+
+    def _note_refused_draft(self, study_id: int, error: BrokerError, codes: set[str], attempts: int, now: float) -> None:
+        if XdsCode.UNKNOWN_PATIENT_ID in codes:     # merged since we asked: the next attempt finds the survivor
+            self._note_retry(study_id, now + _delay(attempts), reason(error), forget=True)
+        else:
+            problems = error.problems if isinstance(error, Rejected) else (Problem(type(error).__name__, ""),)
+            self._note_refusal(study_id, problems)
+
+    def _note_refusal(self, study_id: int, problems: tuple[Problem, ...]) -> None:
+        codes = ", ".join(dict.fromkeys(problem.code for problem in problems))
+        with self._database.write() as unit:
+            publications.fail(unit, study_id, codes)
+        log.error("publication refused", study=study_id, state=FAILED, reason=codes)
+
+    def _note_retry(self, study_id: int, at: float, why: str, *, forget: bool) -> None:
+        with self._database.write() as unit:
+            publications.retry(unit, study_id, at, why, forget=forget)
+        log.warning("publication will be tried again", study=study_id, state=DUE, reason=why)
+
+
+def _delay(attempts: int) -> float:
+    return min(FIRST_DELAY * float(1 << min(attempts - 1, 16)), LONGEST_DELAY)

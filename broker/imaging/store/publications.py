@@ -1,0 +1,145 @@
+"""Publications in SQL: one row per study that has a manifest or shall get one. Times are seconds since the epoch.
+
+    due               to be published; `next_at` says when it may be tried (again)
+    waiting_patient   no feed has named the patient yet; looked at again when one does, and at `next_at`
+    published         `manifest_uid`, `entry_uuid` and `digest` are those of the manifest that is in the registry
+    failed            refused for good; `reason` holds the error codes. New images or an operator make it due again
+
+`manifest_uid`, `entry_uuid` and `digest` always tell of the last manifest that was accepted, in whatever state the row is.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from broker.db import sql
+from broker.imaging.store.tables import publication, series, study
+from broker.model.ids import PatientId
+from broker.model.imaging import SeriesFacts
+from broker.model.ports import Unit
+
+DUE, WAITING, PUBLISHED, FAILED = "due", "waiting_patient", "published", "failed"
+
+_OPEN = publication.c.state.in_((DUE, WAITING))
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A manifest on its way: Part-10 bytes and lcm:SubmitObjectsRequest, exactly as they were or will be sent."""
+
+    document: bytes
+    submission: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """A row, with hospital, tier and state of its study."""
+
+    study_id: int
+    hospital: str
+    tier: str
+    study_state: str
+    state: str
+    patient: PatientId
+    manifest_uid: str
+    entry_uuid: str
+    digest: str
+    attempts: int
+    next_at: float
+    reason: str
+    draft: Draft | None
+
+
+def get(unit: Unit, study_id: int) -> Publication | None:
+    """Give the publication of a study, or None."""
+    found = sql(unit).execute(
+        sa.select(publication, study.c.hospital, study.c.tier, study.c.state.label("study_state"))
+        .join(study, study.c.id == publication.c.study_id).where(publication.c.study_id == study_id)).one_or_none()
+    if found is None:
+        return None
+    row = dict(found._mapping)
+    document, submission = row.pop("document"), row.pop("submission")
+    return Publication(
+        patient=PatientId(row.pop("patient_domain"), row.pop("patient_value")),
+        draft=Draft(document, submission) if document and submission else None, **row)
+
+
+def request(unit: Unit, study_id: int, patient: PatientId, now: float, *, at_once: bool = False) -> None:
+    """Make a study due. One that is being tried keeps its place unless it is wanted `at_once`."""
+    here = publication.c.study_id == study_id
+    state = sql(unit).scalar(sa.select(publication.c.state).where(here).with_for_update())
+    fresh = {"state": DUE, "attempts": 0, "next_at": now, "reason": "", "patient_domain": patient.domain,
+             "patient_value": patient.value}
+    if state is None:
+        sql(unit).execute(sa.insert(publication).values(
+            study_id=study_id, manifest_uid="", entry_uuid="", digest="", **fresh))
+    elif at_once or state not in {DUE, WAITING}:
+        sql(unit).execute(sa.update(publication).where(here).values(fresh))
+
+
+def due(unit: Unit, now: float, limit: int) -> list[int]:
+    """Give the studies to try now, longest due first."""
+    query = sa.select(publication.c.study_id).where(_OPEN, publication.c.next_at <= now)
+    return list(sql(unit).scalars(query.order_by(publication.c.next_at).limit(limit)))
+
+
+def claim(unit: Unit, study_id: int, now: float, until: float) -> Publication | None:
+    """Take a due study until `until`: nobody else tries it before. None when it is not due (any more)."""
+    taken = sql(unit).execute(
+        sa.update(publication).where(publication.c.study_id == study_id, _OPEN, publication.c.next_at <= now)
+        .values(next_at=until, attempts=publication.c.attempts + 1))
+    return get(unit, study_id) if taken.rowcount else None
+
+
+def save(unit: Unit, study_id: int, draft: Draft) -> None:
+    """Keep what is about to be sent, before it is sent."""
+    _set(unit, study_id, state=DUE, document=draft.document, submission=draft.submission)
+
+
+def wait(unit: Unit, study_id: int, patient: PatientId, next_at: float) -> None:
+    """Note that the patient is not known yet."""
+    _set(unit, study_id, state=WAITING, patient_domain=patient.domain, patient_value=patient.value, attempts=0,
+         next_at=next_at, reason="")
+
+
+def retry(unit: Unit, study_id: int, next_at: float, reason: str, *, forget: bool = False) -> None:
+    """Try again at `next_at`: with the same draft, or with a new one where the old is known to be refused (`forget`)."""
+    _set(unit, study_id, state=DUE, next_at=next_at, reason=reason, **(_NO_DRAFT if forget else {}))
+
+
+def fail(unit: Unit, study_id: int, reason: str) -> None:
+    """Note a refusal; nothing is tried until someone asks again."""
+    _set(unit, study_id, state=FAILED, reason=reason, **_NO_DRAFT)
+
+
+def publish(unit: Unit, study_id: int, *, manifest_uid: str, entry_uuid: str, digest: str) -> None:
+    """Note the manifest that the registry now has."""
+    _set(unit, study_id, state=PUBLISHED, manifest_uid=manifest_uid, entry_uuid=entry_uuid, digest=digest, attempts=0,
+         reason="", **_NO_DRAFT)
+
+
+def arrived(unit: Unit, patient: PatientId) -> int:
+    """Make due what waited for this patient, and give how many studies that are."""
+    return sql(unit).execute(
+        sa.update(publication)
+        .where(publication.c.state == WAITING, publication.c.patient_domain == patient.domain,
+               publication.c.patient_value == patient.value)
+        .values(state=DUE, next_at=0.0)).rowcount
+
+
+def described(unit: Unit, study_id: int) -> dict[str, SeriesFacts]:
+    """Give what is known of every series a study ever had here, without instances, by its UID."""
+    rows = sql(unit).execute(sa.select(series).where(series.c.study_id == study_id))
+    return {
+        row.series_uid: SeriesFacts(
+            uid=row.series_uid, modality=row.modality, body_part=row.body_part, description=row.description)
+        for row in rows
+    }
+
+
+def _set(unit: Unit, study_id: int, **values: Any) -> None:
+    sql(unit).execute(sa.update(publication).where(publication.c.study_id == study_id).values(values))
+
+
+_NO_DRAFT: dict[str, Any] = {"document": None, "submission": None}
