@@ -17,7 +17,7 @@ from broker.config.profile import Profile
 from broker.coord.base import Coord, Subscription
 from broker.db import Database
 from broker.imaging.locate import Located, Place, locate, online
-from broker.imaging.store import fetches, locations
+from broker.imaging.store import fetches, studies
 from broker.imaging.store.locations import Holding
 from broker.model.blob import CHUNK, ByteSource
 from broker.model.errors import Unavailable
@@ -225,7 +225,8 @@ class Fetch:
         stale = [holding.id for holding in used if holding.used_at < now - _TOUCH]
         if stale:
             with self._database.write() as unit:
-                locations.touch(unit, stale, now)
+                for study_id in sorted(stale):
+                    studies.touch(unit, study_id, now)
 
 
 @dataclass(frozen=True, slots=True)

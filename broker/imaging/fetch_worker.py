@@ -21,7 +21,7 @@ import structlog
 from broker.config.profile import Hospital, Profile
 from broker.coord.base import Coord
 from broker.db import Database
-from broker.imaging.store import fetches, locations
+from broker.imaging.store import fetches, studies
 from broker.imaging.store.fetches import Job, Wanted
 from broker.model.errors import Unavailable
 from broker.model.ports import Mover, Unit, Want
@@ -243,10 +243,8 @@ class FetchWorker:
     def _is_all(self, run: _Run, sop_uids: Sequence[str]) -> bool:
         """Say whether these are everything the origin lists of the study."""
         with self._database.read() as unit:
-            holdings = locations.holdings(unit, [run.job.study_uid])
-            listed = {
-                ref.sop_uid for holding in holdings if holding.hospital == run.job.hospital
-                for ref in locations.listed(unit, holding.id)}
+            study = studies.study(unit, run.job.hospital, run.job.study_uid)
+            listed = {sop_uid for _, sop_uid, _ in studies.origin_catalogue(unit, study.id)} if study else set[str]()
         return bool(listed) and listed <= set(sop_uids)
 
     def _settle(self, run: _Run, grace: float) -> None:

@@ -7,7 +7,7 @@ import structlog
 
 from broker.archive.sdfo import Sdfo, archived
 from broker.config.profile import Profile
-from broker.imaging.store import locations
+from broker.imaging.store import locations, studies
 from broker.imaging.store.locations import Holding
 from broker.model.errors import Unavailable
 from broker.model.imaging import InstanceRef, Location, Origin
@@ -110,6 +110,6 @@ def _archive(unit: Unit, holding: Holding, wanted: _Wanted, located: Located, sd
 
 
 def _origin(unit: Unit, holding: Holding, wanted: _Wanted, located: Located) -> None:
-    for row in locations.listed(unit, holding.id):
-        for ref in wanted.get((row.series_uid, row.sop_uid), ()):
+    for series_uid, sop_uid, _ in studies.origin_catalogue(unit, holding.id):
+        for ref in wanted.get((series_uid, sop_uid), ()):
             located.places[ref].append(Place(Origin(holding.hospital), "", holding))

@@ -55,7 +55,7 @@ def enqueue(unit: Unit, hospital: str, study_uid: str, wants: Sequence[tuple[str
     """
     alone(unit, hospital, study_uid)
     connection = sql(unit)
-    found = connection.scalar(
+    found: int | None = connection.scalar(
         sa.select(fetch_job.c.id).where(fetch_job.c.study_uid == study_uid, fetch_job.c.hospital == hospital, _OPEN))
     if found is None:
         found = connection.execute(

@@ -1,16 +1,14 @@
-"""What SQL knows of where instances are: rows of what is online, containers of what is packed, catalogues of origins."""
+"""What SQL knows of where instances are: rows of what is online, containers of what is packed."""
 
-import json
-import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from broker.db import sql
-from broker.imaging.store.tables import catalogue, container, instance, study
+from broker.imaging.store.tables import container, instance, study
 from broker.model.ids import PatientId
-from broker.model.imaging import InstanceRef, Online
+from broker.model.imaging import Online
 from broker.model.ports import Unit
 
 _BATCH = 500
@@ -69,18 +67,6 @@ def containers(unit: Unit, study_id: int) -> list[str]:
     return list(sql(unit).scalars(
         sa.select(container.c.path).where(container.c.study_id == study_id, container.c.state == "current")
         .order_by(container.c.id.desc())))
-
-
-def listed(unit: Unit, study_id: int) -> list[InstanceRef]:
-    """Give what the origin's catalogue lists of a study, without source and study UID; empty = no catalogue."""
-    body = sql(unit).scalar(sa.select(catalogue.c.body).where(catalogue.c.study_id == study_id))
-    rows = json.loads(zlib.decompress(body)) if body else []
-    return [InstanceRef("", series_uid, sop_uid, sop_class) for series_uid, sop_uid, sop_class in rows]
-
-
-def touch(unit: Unit, study_ids: Sequence[int], now: float) -> None:
-    """Note that these studies were retrieved now."""
-    sql(unit).execute(study.update().values(used_at=now).where(study.c.id.in_(study_ids), study.c.used_at < now))
 
 
 def _batches(values: list[str]) -> Iterator[list[str]]:
