@@ -1,1 +1,1 @@
-"""XDS.b Document Registry."""
+"""Document Registry (XDS.b): registers submissions (ITI-42) and answers stored queries (ITI-18)."""

@@ -44,6 +44,7 @@ from broker.wire.ebxml_vocabulary import (
 from broker.wire.xml import Element
 
 Extra = Mapping[str, tuple[str, ...]]
+OBJECTS = ("ExtrinsicObject", "RegistryPackage", "Association")
 Nested = tuple[list[Classification], list[Identifier]]
 
 
@@ -53,8 +54,21 @@ def rim_objects(listing: Element) -> list[RimObject]:
     A Classification beside its package is given as if it were inside it (both are legal, ITI TF-3 4.2.1.3.1).
     """
     beside = [read_classification(c) for c in listing.iterfind(tag("Classification"))]
-    found = [read_object(e) for e in listing if local_name(e) in {"ExtrinsicObject", "RegistryPackage", "Association"}]
+    found = [read_object(e) for e in listing if local_name(e) in OBJECTS]
     return [_with_labels(rim, [c for c in beside if c.owner == rim.id]) for rim in found] if beside else found
+
+
+def stray_elements(listing: Element) -> list[str]:
+    """Give what has no place in a submission's list: foreign elements, and labels of no package in it.
+
+    ObjectRefs to schemes are harmless remains of XDS.a.
+    """
+    packages = {package.get("id") for package in listing.iterfind(tag("RegistryPackage"))}
+    return [
+        f"{local_name(element) or str(element.tag)} {element.get('id', '')}" for element in listing
+        if local_name(element) not in {*OBJECTS, "Classification", "ObjectRef"}
+        or (local_name(element) == "Classification" and element.get("classifiedObject") not in packages)
+    ]
 
 
 def _with_labels(rim: RimObject, labels: list[Classification]) -> RimObject:

@@ -1,0 +1,113 @@
+"""ITI-42 Register Document Set-b (ITI TF-2 3.42): all of a submission is registered, or nothing of it."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from broker.config.profile import Profile
+from broker.db import Database
+from broker.model.caller import Facts
+from broker.model.errors import BrokerError, Problem, Rejected
+from broker.model.ids import PatientId, new_uuid_urn
+from broker.model.metadata import DEPRECATED, HAS_MEMBER, Association, RegistryObjects
+from broker.model.ports import PatientDirectory, Unit
+from broker.model.transaction import AuditEvent, Message, Transaction, Wire
+from broker.registry import references, rules, store
+from broker.registry.references import Setting
+from broker.registry.store import FOLDER, Known
+from broker.wire import ebxml, ebxml_stored
+from broker.wire.ebxml import Submission
+from broker.wire.soap import SoapReply, SoapRequest
+from broker.wire.xml import LCM
+
+ACTION = "urn:ihe:iti:2007:RegisterDocumentSet-b"
+
+
+class Registration:
+    """Registers submissions in one database."""
+
+    def __init__(self, database: Database, patients: PatientDirectory, profile: Profile, clock: Callable[[], datetime]) -> None:
+        self._database, self._patients, self._profile, self._clock = database, patients, profile, clock
+
+    def register(self, submission: Submission, facts: Facts) -> None:
+        """Register durably. Raise `Rejected` with all problems of the first failing step; then nothing is stored."""
+        _note(submission.objects, facts)
+        request = rules.examine(submission, self._profile)
+        now = self._clock().astimezone(UTC).strftime("%Y%m%d%H%M%S")
+        final = ebxml_stored.assign(submission, new_uuid_urn, now)
+        with self._database.write() as unit:
+            store.lock(unit)
+            setting = references.examine(unit, request, self._patients, self._profile)
+            self._commit(unit, setting, final, now)
+
+    def _commit(self, unit: Unit, setting: Setting, final: Submission, now: str) -> None:
+        replacing = [link for link in final.objects.associations if link.type in rules.REPLACEMENTS]
+        replaced = {link.target for link in replacing}
+        deprecated = replaced | store.attached(unit, replaced)
+        memberships = _inherit(final.objects, replacing, store.folders_holding(unit, replaced))
+        own = final.objects.submission_sets[0].id
+        owned = tuple(Association(id=new_uuid_urn(), type=HAS_MEMBER, source=own, target=link.id) for link in memberships)
+        self._insert(unit, final, setting.patient)
+        self._insert(unit, ebxml_stored.link((*memberships, *owned), new_uuid_urn), setting.patient)
+        store.change(unit, deprecated, status=DEPRECATED)
+        store.change(unit, _filled(setting) | {link.source for link in memberships}, last_update_time=now)
+
+    def _insert(self, unit: Unit, final: Submission, patient: PatientId) -> None:
+        aliases = self._profile.codes.scheme_aliases
+        store.insert(unit, final.objects, ebxml_stored.bodies(final), patient, aliases)
+
+
+def _note(objects: RegistryObjects, facts: Facts) -> None:
+    """Tell the audit record whose submission this is, as far as it can be read."""
+    for submission_set in objects.submission_sets:
+        facts.submission_set = submission_set.unique_id
+        try:
+            facts.patients.append(PatientId.parse(submission_set.patient_id))
+        except Rejected:
+            continue
+
+
+def _inherit(
+    objects: RegistryObjects, replacing: list[Association], holding: list[tuple[Known, str]],
+) -> tuple[Association, ...]:
+    """Give what puts each replacement into the folders of what it replaces (ITI TF-2 3.42.4.1.3.5)."""
+    already = {(link.source, link.target) for link in objects.associations if link.type == HAS_MEMBER}
+    wanted = dict.fromkeys(
+        (folder.uuid, link.source) for folder, member in holding for link in replacing if link.target == member)
+    return tuple(
+        Association(id=new_uuid_urn(), type=HAS_MEMBER, source=folder, target=entry)
+        for folder, entry in wanted if (folder, entry) not in already
+    )
+
+
+def _filled(setting: Setting) -> set[str]:
+    """Give the registered folders that receive an entry by this submission."""
+    sources = {link.source for link in setting.request.objects.associations if link.type == HAS_MEMBER}
+    return {key for key in sources & setting.registered.keys() if setting.registered[key].kind == FOLDER}
+
+
+def _read(raw: SoapRequest) -> Submission:
+    return ebxml.read_submission(raw.body)
+
+
+def _write(_submission: Submission, warnings: tuple[Problem, ...]) -> SoapReply:
+    return SoapReply(fragments=(ebxml.registry_response(warnings=warnings),))
+
+
+def _refuse(_raw: SoapRequest, error: BrokerError) -> SoapReply:
+    return SoapReply(fragments=(ebxml.registry_response(ebxml.problems_of(error, "registry")),))
+
+
+ROW = Transaction(
+    code="ITI-42",
+    name="Register Document Set-b",
+    wire=Wire.SOAP,
+    endpoint="/xds/registry",
+    messages=(Message(name=f"{{{LCM}}}SubmitObjectsRequest", action=ACTION, reply_action=f"{ACTION}Response"),),
+    schema="lcm.xsd",
+    audit=AuditEvent(
+        event_code="110107", event_text="Import", action="C", type_code="ITI-42", type_text="Register Document Set-b"),
+    read=_read,
+    handle=lambda registry, submission, call: registry.register(submission, call),
+    write=_write,
+    refuse=_refuse,
+)

@@ -1,0 +1,191 @@
+"""What a submission must be beside what is registered: patient, uniqueIds, references, relationships (ITI TF-2 3.42.4.1.3).
+
+Steps run in order inside the registration's unit of work; the problems of the first step that has any are reported
+together.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from broker.config.profile import Profile
+from broker.model.errors import Problem, Rejected, XdsCode
+from broker.model.ids import PatientId, is_uuid_urn
+from broker.model.metadata import (
+    APND,
+    APPROVED,
+    HAS_MEMBER,
+    IS_SNAPSHOT_OF,
+    ON_DEMAND,
+    RPLC,
+    XFRM,
+    XFRM_RPLC,
+    Association,
+)
+from broker.model.ports import PatientDirectory, Unit
+from broker.registry import store
+from broker.registry.attributes import problem
+from broker.registry.rules import Request
+from broker.registry.store import ASSOCIATION, DOCUMENT, FOLDER, SUBMISSION, Known
+
+_REGISTERED_TARGET = frozenset({RPLC, XFRM_RPLC, IS_SNAPSHOT_OF})
+_MEMBER_KINDS = {FOLDER: {DOCUMENT}, SUBMISSION: {DOCUMENT, FOLDER, ASSOCIATION}}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A submission in its place: `patient` is whose it is, `brought` what it brings, `registered` what it refers to."""
+
+    unit: Unit
+    request: Request
+    directory: PatientDirectory
+    domain: str
+    patient: PatientId
+    brought: dict[str, Known]
+    registered: dict[str, Known]
+
+    def end(self, reference: str) -> Known | None:
+        """Give the object an association's end names, or None when there is no such object."""
+        return self.brought.get(reference) or self.registered.get(reference)
+
+
+Step = Callable[[Setting], Iterable[Problem]]
+
+
+def examine(unit: Unit, request: Request, directory: PatientDirectory, profile: Profile) -> Setting:
+    """Give the submission in its place when it fits there; raise `Rejected` with the problems of the first failing step."""
+    patient = PatientId.parse(request.submission_set.patient_id)
+    brought = _brought(request, str(patient))
+    ends = {end for link in request.objects.associations for end in (link.source, link.target)}
+    registered = store.known(unit, filter(is_uuid_urn, ends - brought.keys()))
+    setting = Setting(unit, request, directory, profile.region.affinity_domain, patient, brought, registered)
+    for step in STEPS:
+        problems = list(step(setting))
+        if problems:
+            raise Rejected.of(problems)
+    return setting
+
+
+def _brought(request: Request, patient: str) -> dict[str, Known]:
+    objects = request.objects
+    rows = (
+        *((document.id, DOCUMENT, document.object_type) for document in objects.documents),
+        *((ss.id, SUBMISSION, "") for ss in objects.submission_sets),
+        *((folder.id, FOLDER, "") for folder in objects.folders),
+        *((link.id, ASSOCIATION, "") for link in objects.associations),
+    )
+    return {key: Known(key, kind, APPROVED, patient, object_type) for key, kind, object_type in rows}
+
+
+def _patient(setting: Setting) -> Iterator[Problem]:
+    active = (
+        setting.patient.domain == setting.domain
+        and not store.retired(setting.unit, setting.patient)
+        and setting.directory.is_active(setting.unit, setting.patient)
+    )
+    if not active:
+        yield Problem(XdsCode.UNKNOWN_PATIENT_ID, f"Patient {setting.patient} is not known")
+
+
+def _unique_ids(setting: Setting) -> Iterator[Problem]:
+    objects = setting.request.objects
+    ours = {thing.unique_id: f"SubmissionSet {thing.id}" for thing in objects.submission_sets}
+    ours |= {folder.unique_id: f"Folder {folder.id}" for folder in objects.folders}
+    for used in sorted(store.used_unique_ids(setting.unit, ours)):
+        yield Problem(XdsCode.DUPLICATE_UNIQUE_ID_IN_REGISTRY, f"{ours[used]}: uniqueId {used} is already registered")
+    for taken in store.known(setting.unit, filter(is_uuid_urn, setting.brought)):
+        yield problem(f"id {taken}", "is already registered")
+
+
+def _same_document(setting: Setting) -> Iterator[Problem]:
+    """A uniqueId that is registered may come again with the same bytes only."""
+    documents = {document.unique_id: document for document in setting.request.objects.documents}
+    for unique_id, digest, size in store.fingerprints(setting.unit, documents):
+        if size != documents[unique_id].size:
+            yield Problem(XdsCode.NON_IDENTICAL_SIZE, f"uniqueId {unique_id} is registered with another size")
+        elif digest != documents[unique_id].hash.lower():
+            yield Problem(XdsCode.NON_IDENTICAL_HASH, f"uniqueId {unique_id} is registered with another hash")
+
+
+def _resolved(setting: Setting) -> Iterator[Problem]:
+    for link in setting.request.objects.associations:
+        for reference in (link.source, link.target):
+            if setting.end(reference) is None:
+                yield _unresolved(link, reference)
+
+
+def _unresolved(link: Association, reference: str) -> Problem:
+    return Problem(XdsCode.UNRESOLVED_REFERENCE, f"Association {link.id}: there is no suitable object {reference}")
+
+
+def _relationship_ends(setting: Setting) -> Iterator[Problem]:
+    """The source is a DocumentEntry brought along; what replaces or snapshots something does so to a registered one."""
+    for link in _relationships(setting):
+        if _end(setting.brought, link.source).kind != DOCUMENT:
+            yield _unresolved(link, link.source)
+        if link.type in _REGISTERED_TARGET and link.target not in setting.registered:
+            yield _unresolved(link, link.target)
+
+
+def _kinds(setting: Setting) -> Iterator[Problem]:
+    for link in setting.request.objects.associations:
+        source, target = setting.end(link.source), setting.end(link.target)
+        assert source is not None
+        assert target is not None
+        if link.type != HAS_MEMBER:
+            good = target.kind == DOCUMENT
+        elif source.kind == SUBMISSION:
+            good = source.uuid in setting.brought and (target.uuid in setting.brought or target.kind == DOCUMENT)
+        else:
+            good = target.kind in _MEMBER_KINDS.get(source.kind, ())
+        if not good:
+            yield problem(f"Association {link.id}", f"{link.type} cannot lead from a {source.kind} to this {target.kind}")
+
+
+def _transformed(setting: Setting) -> Iterator[Problem]:
+    """An addendum belongs to an original, not to a transformation of it (ITI TF-3 4.2.2.2.3)."""
+    links = setting.request.objects.associations
+    targets = {link.target for link in links if link.type == APND}
+    results = store.transformations(setting.unit, targets & setting.registered.keys())
+    results |= {link.source for link in links if link.type == XFRM}
+    for target in sorted(targets & results):
+        yield problem(f"APND to {target}", "the target is a transformation")
+
+
+def _approved(setting: Setting) -> Iterator[Problem]:
+    for link in setting.request.objects.associations:
+        for reference in (link.source, link.target):
+            if _end(setting.registered, reference).status not in {"", APPROVED}:
+                yield Problem(XdsCode.DEPRECATED_DOCUMENT, f"Association {link.id}: {reference} is deprecated")
+
+
+def _patients(setting: Setting) -> Iterator[Problem]:
+    """Only a SubmissionSet may refer to an entry of another patient (ITI TF-3 4.2.2.1.1)."""
+    for link in setting.request.objects.associations:
+        source = setting.end(link.source)
+        crossing = link.type == HAS_MEMBER and source is not None and source.kind == SUBMISSION
+        for reference in () if crossing else (link.source, link.target):
+            if _end(setting.registered, reference).patient not in {"", str(setting.patient)}:
+                yield Problem(
+                    XdsCode.PATIENT_ID_DOES_NOT_MATCH,
+                    f"Association {link.id}: {reference} belongs to another patient than {setting.patient}")
+
+
+def _snapshots(setting: Setting) -> Iterator[Problem]:
+    for link in setting.request.objects.associations:
+        if link.type == IS_SNAPSHOT_OF and _end(setting.registered, link.target).object_type != ON_DEMAND:
+            yield problem(f"Association {link.id}", "IsSnapshotOf must lead to an on-demand DocumentEntry")
+
+
+def _relationships(setting: Setting) -> Iterator[Association]:
+    return (link for link in setting.request.objects.associations if link.type != HAS_MEMBER)
+
+
+_NOTHING = Known("", "", "", "", "")
+
+
+def _end(objects: dict[str, Known], reference: str) -> Known:
+    return objects.get(reference, _NOTHING)
+
+
+STEPS: tuple[Step, ...] = (
+    _patient, _unique_ids, _same_document, _resolved, _relationship_ends, _kinds, _transformed, _approved, _patients, _snapshots)

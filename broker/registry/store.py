@@ -1,0 +1,312 @@
+"""Registry objects in SQL: each object's canonical XML as bytes, beside the columns stored queries search.
+
+Search columns: codes are `code^^scheme`, times are padded to 14 digits (`ebxml_types.pad_dtm`), a patient is the CX text
+of `PatientId`, text that people wrote is in Unicode NFC. Callers of a writing function hold the registry's lock.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from broker.db import metadata, sql
+from broker.model.ids import PatientId
+from broker.model.metadata import (
+    APND,
+    APPROVED,
+    HAS_MEMBER,
+    XFRM,
+    XFRM_RPLC,
+    Association,
+    Code,
+    DocumentEntry,
+    Folder,
+    RegistryObjects,
+    SubmissionSet,
+)
+from broker.model.ports import Unit
+from broker.wire import ebxml_stored
+from broker.wire.ebxml_types import pad_dtm
+
+DOCUMENT, SUBMISSION, FOLDER, ASSOCIATION = "document", "submission", "folder", "association"
+
+_LOCK = 4243                                                # of PostgreSQL; SQLite has one writer anyway
+_BATCH = 500                                                # ids in one IN list
+
+registry_object = sa.Table(
+    "registry_object", metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("uuid", sa.String(64), nullable=False),
+    sa.Column("kind", sa.String(12), nullable=False),       # document | submission | folder | association
+    sa.Column("patient", sa.Text, nullable=False),          # an association's is that of its submission
+    sa.Column("submitted_as", sa.Text, nullable=False),     # the patient before any merge
+    sa.Column("status", sa.String(64), nullable=False),
+    sa.Column("unique_id", sa.String(256), nullable=False),
+    sa.Column("confidentiality", sa.Text, nullable=False),  # codes, one a line
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.UniqueConstraint("uuid"),
+    sa.Index("ix_registry_object_patient_kind", "patient", "kind", "status"),
+    sa.Index("ix_registry_object_unique_id", "unique_id"),
+)
+
+registry_entry = sa.Table(
+    "registry_entry", metadata,
+    sa.Column("object_id", sa.Integer, sa.ForeignKey("registry_object.id"), primary_key=True),
+    sa.Column("object_type", sa.String(64), nullable=False),
+    sa.Column("hash", sa.String(40), nullable=False),       # lower case
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("creation_time", sa.String(14), nullable=False),
+    sa.Column("service_start_time", sa.String(14), nullable=False),
+    sa.Column("service_stop_time", sa.String(14), nullable=False),
+)
+
+registry_submission = sa.Table(
+    "registry_submission", metadata,
+    sa.Column("object_id", sa.Integer, sa.ForeignKey("registry_object.id"), primary_key=True),
+    sa.Column("source_id", sa.String(64), nullable=False),
+    sa.Column("submission_time", sa.String(14), nullable=False),
+)
+
+registry_folder = sa.Table(
+    "registry_folder", metadata,
+    sa.Column("object_id", sa.Integer, sa.ForeignKey("registry_object.id"), primary_key=True),
+    sa.Column("last_update_time", sa.String(14), nullable=False),
+)
+
+registry_association = sa.Table(
+    "registry_association", metadata,
+    sa.Column("object_id", sa.Integer, sa.ForeignKey("registry_object.id"), primary_key=True),
+    sa.Column("type", sa.String(256), nullable=False),
+    sa.Column("source", sa.String(64), nullable=False),
+    sa.Column("target", sa.String(64), nullable=False),
+    sa.Index("ix_registry_association_source", "source"),
+    sa.Index("ix_registry_association_target", "target"),
+)
+
+registry_code = sa.Table(
+    "registry_code", metadata,
+    sa.Column("object_id", sa.Integer, sa.ForeignKey("registry_object.id"), primary_key=True),
+    sa.Column("attribute", sa.String(32), primary_key=True),
+    sa.Column("code", sa.Text, primary_key=True),
+)
+
+registry_author = sa.Table(
+    "registry_author", metadata,
+    sa.Column("object_id", sa.Integer, sa.ForeignKey("registry_object.id"), primary_key=True),
+    sa.Column("person", sa.Text, primary_key=True),
+)
+
+registry_reference = sa.Table(
+    "registry_reference", metadata,
+    sa.Column("object_id", sa.Integer, sa.ForeignKey("registry_object.id"), primary_key=True),
+    sa.Column("reference", sa.Text, primary_key=True),
+)
+
+patient_alias = sa.Table(                                   # ids merged away, each with the id that took its place
+    "patient_alias", metadata,
+    sa.Column("retired", sa.Text, primary_key=True),
+    sa.Column("survivor", sa.Text, nullable=False),
+)
+
+
+_INSERT = sa.insert(registry_object).returning(registry_object.c.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a registered object without reading it. `object_type` is the entry type, else empty."""
+
+    uuid: str
+    kind: str
+    status: str
+    patient: str
+    object_type: str
+
+
+def nfc(text: str) -> str:
+    """Give the text in the normal form in which search columns and query parameters are compared (ITI TF-3 4.2.3.1)."""
+    return unicodedata.normalize("NFC", text)
+
+
+def lock(unit: Unit) -> None:
+    """Make this unit the registry's only writer until it ends, so that what was checked still holds at the commit."""
+    connection = sql(unit)
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+
+
+def known(unit: Unit, uuids: Iterable[str]) -> dict[str, Known]:
+    """Give what is known of those objects that are registered."""
+    table, entry = registry_object, registry_entry
+    columns = sa.select(
+        table.c.uuid, table.c.kind, table.c.status, table.c.patient, sa.func.coalesce(entry.c.object_type, ""),
+    ).select_from(table.outerjoin(entry))
+    return {
+        row[0]: Known(*row) for batch in _batches(uuids) for row in sql(unit).execute(columns.where(table.c.uuid.in_(batch)))
+    }
+
+
+def used_unique_ids(unit: Unit, unique_ids: Iterable[str]) -> set[str]:
+    """Give those of these uniqueIds that any registered object has."""
+    column = registry_object.c.unique_id
+    return {
+        found for batch in _batches(unique_ids) for found in sql(unit).scalars(sa.select(column).where(column.in_(batch)))
+    }
+
+
+def fingerprints(unit: Unit, unique_ids: Iterable[str]) -> list[tuple[str, str, int]]:
+    """Give (uniqueId, hash, size) of every registered DocumentEntry with one of these uniqueIds."""
+    query = sa.select(registry_object.c.unique_id, registry_entry.c.hash, registry_entry.c.size).join_from(
+        registry_object, registry_entry)
+    return [
+        (row[0], row[1], row[2]) for batch in _batches(unique_ids)
+        for row in sql(unit).execute(query.where(registry_object.c.unique_id.in_(batch)))
+    ]
+
+
+def transformations(unit: Unit, uuids: Iterable[str]) -> set[str]:
+    """Give those of these entries that are the result of a transformation."""
+    link = registry_association
+    query = sa.select(link.c.source).where(link.c.type.in_((XFRM, XFRM_RPLC)))
+    return {found for batch in _batches(uuids) for found in sql(unit).scalars(query.where(link.c.source.in_(batch)))}
+
+
+def attached(unit: Unit, uuids: Iterable[str]) -> set[str]:
+    """Give the entries attached to these by XFRM or APND, and what is attached to those, and so on."""
+    link = registry_association
+    query = sa.select(link.c.source).where(link.c.type.in_((XFRM, APND)))
+    found: set[str] = set()
+    wave = set(uuids)
+    while wave:
+        children = {c for batch in _batches(wave) for c in sql(unit).scalars(query.where(link.c.target.in_(batch)))}
+        wave = children - found
+        found |= children
+    return found
+
+
+def folders_holding(unit: Unit, uuids: Iterable[str]) -> list[tuple[Known, str]]:
+    """Give (folder, member) for every Approved folder that holds one of these entries."""
+    link = registry_association
+    query = sa.select(link.c.source, link.c.target).where(link.c.type == HAS_MEMBER)
+    pairs = [(row[0], row[1]) for batch in _batches(uuids) for row in sql(unit).execute(query.where(link.c.target.in_(batch)))]
+    sources = known(unit, (source for source, _ in pairs))
+    return [
+        (sources[source], member) for source, member in dict.fromkeys(pairs)
+        if source in sources and sources[source].kind == FOLDER and sources[source].status == APPROVED
+    ]
+
+
+def retired(unit: Unit, patient: PatientId) -> bool:
+    """Say whether this id was merged away."""
+    return sql(unit).scalar(sa.select(patient_alias.c.retired).where(patient_alias.c.retired == str(patient))) is not None
+
+
+def retire(unit: Unit, patient: PatientId, survivor: PatientId) -> None:
+    """Remember that `patient` lives on as `survivor`."""
+    sql(unit).execute(sa.delete(patient_alias).where(patient_alias.c.retired == str(patient)))
+    sql(unit).execute(sa.insert(patient_alias).values(retired=str(patient), survivor=str(survivor)))
+
+
+def change(unit: Unit, uuids: Iterable[str], *, status: str = "", last_update_time: str = "") -> None:
+    """Change an attribute of registered objects: the search columns and the stored bytes alike."""
+    table = registry_object
+    for batch in _batches(uuids):
+        for row in sql(unit).execute(sa.select(table.c.id, table.c.body).where(table.c.uuid.in_(batch))).all():
+            body = ebxml_stored.restamp(row.body, status=status, last_update_time=last_update_time)
+            columns = {"body": body, **({"status": status} if status else {})}
+            sql(unit).execute(sa.update(table).where(table.c.id == row.id).values(columns))
+            if last_update_time:
+                sql(unit).execute(sa.update(registry_folder).where(registry_folder.c.object_id == row.id).values(
+                    last_update_time=last_update_time))
+
+
+def move(unit: Unit, patient: PatientId, survivor: PatientId) -> None:
+    """Give everything of `patient` to `survivor`, who is then shown in every patientId (ITI TF-2 3.18.4.1.3)."""
+    table = registry_object
+    columns = sa.select(table.c.id, table.c.body).where(table.c.patient == str(patient))
+    for row in sql(unit).execute(columns.where(table.c.kind != ASSOCIATION)).all():
+        body = ebxml_stored.restamp(row.body, patient_id=str(survivor))
+        sql(unit).execute(sa.update(table).where(table.c.id == row.id).values(body=body))
+    sql(unit).execute(sa.update(table).where(table.c.patient == str(patient)).values(patient=str(survivor)))
+
+
+def insert(
+    unit: Unit, objects: RegistryObjects, bodies: Mapping[str, bytes], patient: PatientId, aliases: Mapping[str, str],
+) -> None:
+    """Add registered objects, all of one patient. `aliases` maps designators of coding schemes to their OIDs."""
+    writer = _Inserter(unit, bodies, str(patient), aliases)
+    for submission_set in objects.submission_sets:
+        writer.submission_set(submission_set)
+    for document in objects.documents:
+        writer.document(document)
+    for folder in objects.folders:
+        writer.folder(folder)
+    for association in objects.associations:
+        writer.association(association)
+    writer.flush()
+
+
+class _Inserter:
+    """Adds objects one by one and their side rows in batches."""
+
+    def __init__(self, unit: Unit, bodies: Mapping[str, bytes], patient: str, aliases: Mapping[str, str]) -> None:
+        self._connection, self._bodies, self._patient, self._aliases = sql(unit), bodies, patient, aliases
+        self._rows: dict[sa.Table, list[dict[str, object]]] = {}
+
+    def document(self, entry: DocumentEntry) -> None:
+        confidentiality = "\n".join(self._text(code) for code in entry.codes.get("confidentialityCode", ()))
+        key = self._object(entry.id, DOCUMENT, entry.unique_id, confidentiality)
+        self._add(
+            registry_entry, key, object_type=entry.object_type, hash=entry.hash.lower(), size=entry.size or 0,
+            creation_time=pad_dtm(entry.creation_time), service_start_time=pad_dtm(entry.service_start_time),
+            service_stop_time=pad_dtm(entry.service_stop_time))
+        for attribute, codes in entry.codes.items():
+            self._codes(key, attribute, codes)
+        self._authors(key, entry)
+        for reference in dict.fromkeys(map(nfc, entry.reference_id_list)):
+            self._add(registry_reference, key, reference=reference)
+
+    def submission_set(self, ss: SubmissionSet) -> None:
+        key = self._object(ss.id, SUBMISSION, ss.unique_id)
+        self._add(registry_submission, key, source_id=ss.source_id, submission_time=pad_dtm(ss.submission_time))
+        self._codes(key, "contentTypeCode", (ss.content_type,) if ss.content_type else ())
+        self._authors(key, ss)
+
+    def folder(self, folder: Folder) -> None:
+        key = self._object(folder.id, FOLDER, folder.unique_id)
+        self._add(registry_folder, key, last_update_time=pad_dtm(folder.last_update_time))
+        self._codes(key, "codeList", folder.codes)
+
+    def association(self, link: Association) -> None:
+        key = self._object(link.id, ASSOCIATION, "")
+        self._add(registry_association, key, type=link.type, source=link.source, target=link.target)
+
+    def flush(self) -> None:
+        for table, rows in self._rows.items():
+            self._connection.execute(sa.insert(table), rows)
+
+    def _object(self, uuid: str, kind: str, unique_id: str, confidentiality: str = "") -> int:
+        values = {"uuid": uuid, "kind": kind, "patient": self._patient, "submitted_as": self._patient, "status": APPROVED,
+                  "unique_id": unique_id, "confidentiality": confidentiality, "body": self._bodies[uuid]}
+        key: int = self._connection.execute(_INSERT, values).scalar_one()
+        return key
+
+    def _codes(self, key: int, attribute: str, codes: Sequence[Code]) -> None:
+        for text in dict.fromkeys(map(self._text, codes)):
+            self._add(registry_code, key, attribute=attribute, code=text)
+
+    def _authors(self, key: int, thing: DocumentEntry | SubmissionSet) -> None:
+        for person in dict.fromkeys(nfc(author.person) for author in thing.authors if author.person):
+            self._add(registry_author, key, person=person)
+
+    def _text(self, code: Code) -> str:
+        return nfc(f"{code.code}^^{self._aliases.get(code.scheme, code.scheme)}")
+
+    def _add(self, table: sa.Table, key: int, **values: object) -> None:
+        self._rows.setdefault(table, []).append({"object_id": key, **values})
+
+
+def _batches(values: Iterable[str]) -> Iterator[list[str]]:
+    listed = list(dict.fromkeys(values))
+    return (listed[start:start + _BATCH] for start in range(0, len(listed), _BATCH))
