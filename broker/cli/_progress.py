@@ -1,0 +1,23 @@
+"""Progress on a terminal: a bar for pictures that arrive, quiet where output goes to a file or a program."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+@contextmanager
+def pictures(title: str, total: int, console: Console, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Show objects and bytes while they come; give the function that is told (objects begun, bytes received)."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[size]}"),
+        TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task(title, total=total, size="")
+
+        def told(objects: int, size: int) -> None:
+            bar.update(task, completed=objects, size=decimal(size))
+
+        yield told

@@ -1,0 +1,185 @@
+import hashlib
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from broker.client.consult import DAMAGED, NOT_ANSWERED, UNASKED, Consultation, ManifestFile
+from broker.client.soap import Limits
+from broker.config.profile import Profile
+from broker.model.errors import Rejected, Unavailable
+from broker.model.ids import PatientId, new_oid
+from broker.model.imaging import InstanceRef, SeriesFacts, StudyFacts
+from broker.model.metadata import APPROVED, DocumentEntry
+from broker.model.stamp import Stamp
+from broker.wire import hl7v3, kos, xml
+from broker.wire.xml import RAD, XDS
+from tests.helpers.client import Got, Reply, Script, envelope, mtom, peer, plain, retrieved
+
+LIMITS = Limits(connect=2, silence=5, attempts=2)
+XAD = PatientId("2.999.1.1", "R-1")
+PICTURES = [b"\r\n--picture\r\n\0" + bytes([n]) * 3000 for n in range(4)]
+
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+
+
+def refs(count: int = 4) -> list[InstanceRef]:
+    return [InstanceRef(f"1.2.{n % 2}", f"1.2.{n % 2}.7", f"1.2.3.{n}", CT, "2.999.1.3") for n in range(count)]
+
+
+def all_four() -> Script:
+    return mtom(retrieved([(f"1.2.3.{n}", f"{n}@b") for n in range(4)]), [(f"{n}@b", PICTURES[n]) for n in range(4)])
+
+
+def entry(data: bytes = b"", unique_id: str = "1.2.9") -> DocumentEntry:
+    return DocumentEntry(
+        id="urn:uuid:1", unique_id=unique_id, patient_id=str(XAD), mime_type="application/dicom", size=len(data) or None,
+        hash=hashlib.sha1(data).hexdigest() if data else "", repository_unique_id="2.999.1.2")
+
+
+def manifest(study: str) -> bytes:
+    facts = StudyFacts(uid=study, patient=PatientId("2.999.2.1", "A-1"), series=(
+        SeriesFacts(uid=f"{study}.7", modality="CT", instances=((CT, f"{study}.7.1"),)),))
+    return kos.write_manifest(
+        facts, retrieve_ae="BROKER", location_uid="2.999.1.3", sop_uid=new_oid(), series_uid=new_oid(),
+        now=datetime(2026, 3, 1, tzinfo=UTC), issuer=("HOSPA", "2.999.2.1"))
+
+
+def test_one_request_names_every_picture_once_under_its_study_and_series(profile: Profile, tmp_path: Path) -> None:
+    wanted = [*refs(), refs()[0]]
+    with peer(all_four()) as other, Consultation(other.url, profile, LIMITS) as client:
+        got = client.images(wanted, tmp_path)
+    assert got.missing == ()
+    for picture in got.pictures:
+        number = int(picture.sop_uid[-1])
+        assert picture.path == tmp_path / picture.study_uid / picture.series_uid / f"{picture.sop_uid}.dcm"
+        assert picture.path.read_bytes() == PICTURES[number]
+        assert (picture.size, picture.sha256) == (len(PICTURES[number]), hashlib.sha256(PICTURES[number]).hexdigest())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.2.0", "1.2.1"]
+    (request,) = other.got
+    body = xml.parse(request.body[request.body.index(b"<?xml"):request.body.rindex(b"Envelope>") + 9])
+    studies = {
+        study.get("studyInstanceUID"): [document.text for document in study.iter(f"{{{XDS}}}DocumentUniqueId")]
+        for study in body.iter(f"{{{RAD}}}StudyRequest")}
+    assert studies == {"1.2.0": ["1.2.3.0", "1.2.3.2"], "1.2.1": ["1.2.3.1", "1.2.3.3"]}
+    assert {d.text for d in body.iter(f"{{{XDS}}}RepositoryUniqueId")} == {"2.999.1.3"}
+
+
+def test_what_does_not_come_is_named_object_by_object(profile: Profile, tmp_path: Path) -> None:
+    answer = mtom(retrieved([("1.2.3.0", "0@b")], [("XDSDocumentUniqueIdError", "1.2.3.1")]), [("0@b", PICTURES[0])])
+    with peer(answer) as other, Consultation(other.url, profile, LIMITS) as client:
+        got = client.images(refs(3), tmp_path)
+    assert [picture.sop_uid for picture in got.pictures] == ["1.2.3.0"]
+    assert {(p.code, p.location) for p in got.missing} == {("XDSDocumentUniqueIdError", "1.2.3.1"), (NOT_ANSWERED, "1.2.3.2")}
+
+
+def test_an_attachment_that_is_referred_to_and_absent_is_missing(profile: Profile, tmp_path: Path) -> None:
+    with peer(mtom(retrieved([("1.2.3.0", "0@b")]))) as other, Consultation(other.url, profile, LIMITS) as client:
+        got = client.images(refs(1), tmp_path)
+    assert [(p.code, p.location) for p in got.missing] == [(NOT_ANSWERED, "1.2.3.0")]
+
+
+@pytest.mark.parametrize("bad", [
+    {"sop_uid": "../../evil"}, {"study_uid": "/etc"}, {"series_uid": ""}, {"source_uid": ""},
+])
+def test_a_manifest_cannot_choose_where_files_go(bad: dict[str, str], profile: Profile, tmp_path: Path) -> None:
+    wrong = replace(refs(1)[0], **bad)
+    with peer() as other, Consultation(other.url, profile, LIMITS) as client:
+        got = client.images([wrong], tmp_path)
+    assert [(p.code, p.location) for p in got.missing] == [(UNASKED, wrong.sop_uid)]
+    assert other.got == []
+
+
+def test_a_picture_that_was_not_asked_for_is_not_kept(profile: Profile, tmp_path: Path) -> None:
+    answer = mtom(retrieved([("1.2.3.0", "0@b"), ("6.6.6", "1@b")]), [("0@b", PICTURES[0]), ("1@b", PICTURES[1])])
+    with peer(answer) as other, Consultation(other.url, profile, LIMITS) as client:
+        client.images(refs(1), tmp_path)
+    assert [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()] == [PICTURES[0]]
+
+
+def test_nothing_is_left_behind_when_the_answer_stays_cut(profile: Profile, tmp_path: Path) -> None:
+    answer = mtom(retrieved([("1.2.3.0", "0@b")]), [("0@b", PICTURES[0] * 100)], cut=9000)
+    with peer(answer, answer) as other, Consultation(other.url, profile, LIMITS) as client, pytest.raises(Unavailable):
+        client.images(refs(1), tmp_path)
+    assert len(other.got) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_manifests_are_checked_against_the_registry_and_read(profile: Profile, tmp_path: Path) -> None:
+    good, other_hash = manifest("1.2.1"), manifest("1.2.2")
+    entries = [entry(good, "1.9.1"), entry(other_hash + b"x", "1.9.2"), entry(b"", "1.9.3"), entry(b"", "1.9.4")]
+    answer = mtom(
+        retrieved([("1.9.1", "a@b"), ("1.9.2", "b@b"), ("1.9.3", "c@b")], [("XDSDocumentUniqueIdError", "1.9.4")]),
+        [("a@b", good), ("b@b", other_hash), ("c@b", b"not DICOM")])
+    with peer(answer) as other, Consultation(other.url, profile, LIMITS) as client:
+        got = client.manifests(entries, tmp_path)
+    (file,) = got.files
+    assert file.path.read_bytes() == good
+    assert [ref.sop_uid for ref in file.images] == ["1.2.1.7.1"]
+    assert {(p.code, p.location) for p in got.missing} == {
+        (DAMAGED, "1.9.2"), ("InvalidDocumentContent", "1.9.3"), ("XDSDocumentUniqueIdError", "1.9.4")}
+
+
+def test_pictures_of_several_manifests_travel_in_one_request(profile: Profile, tmp_path: Path) -> None:
+    files = [ManifestFile(entry=entry(), path=tmp_path / "m", images=tuple(part)) for part in (refs()[:2], refs()[2:])]
+    told: list[tuple[int, int]] = []
+    with peer(all_four()) as other, Consultation(other.url, profile, LIMITS) as client:
+        got = client.pictures(files, tmp_path, lambda objects, size: told.append((objects, size)))
+    assert len(got.pictures) == 4
+    assert len(other.got) == 1
+    assert told[-1] == (4, sum(map(len, PICTURES)))
+
+
+def test_documents_are_asked_for_by_patient_status_and_format(profile: Profile) -> None:
+    body = ('<query:AdhocQueryResponse xmlns:query="urn:oasis:names:tc:ebxml-regrep:xsd:query:3.0" '
+            'status="urn:oasis:names:tc:ebxml-regrep:ResponseStatusType:Success">'
+            '<RegistryObjectList xmlns="urn:oasis:names:tc:ebxml-regrep:xsd:rim:3.0"/></query:AdhocQueryResponse>')
+    with peer(plain(body)) as other, Consultation(other.url, profile, LIMITS) as client:
+        assert client.documents(PatientId("2.999.1.1", "O'Hara")) == ()
+    sent = other.got[0].body.decode()
+    assert "'O''Hara^^^&amp;2.999.1.1&amp;ISO'" in sent
+    assert f"('{APPROVED}')" in sent
+    assert "('1.2.840.10008.5.1.4.1.1.88.59^^1.2.840.10008.2.6.1')" in sent
+
+
+def test_a_registry_failure_is_raised_with_its_codes(profile: Profile) -> None:
+    body = ('<query:AdhocQueryResponse xmlns:query="urn:oasis:names:tc:ebxml-regrep:xsd:query:3.0" '
+            'xmlns:rs="urn:oasis:names:tc:ebxml-regrep:xsd:rs:3.0" '
+            'status="urn:oasis:names:tc:ebxml-regrep:ResponseStatusType:Failure"><rs:RegistryErrorList>'
+            '<rs:RegistryError errorCode="XDSUnknownPatientId" codeContext="x" '
+            'severity="urn:oasis:names:tc:ebxml-regrep:ErrorSeverityType:Error"/></rs:RegistryErrorList></query:AdhocQueryResponse>')
+    failed = pytest.raises(Rejected, match="XDSUnknownPatientId")
+    with peer(plain(body)) as other, Consultation(other.url, profile, LIMITS) as client, failed:
+        client.documents(XAD)
+
+
+def test_an_affinity_domain_id_is_not_translated(profile: Profile) -> None:
+    with peer() as other, Consultation(other.url, profile, LIMITS) as client:
+        assert client.affinity_id(XAD) == XAD
+    assert other.got == []
+
+
+def test_a_retrieve_that_is_refused_as_a_whole_names_every_instance(profile: Profile, tmp_path: Path) -> None:
+    script = mtom(retrieved([], [("XDSUnknownRepositoryId", "1.2.3.0"), ("XDSUnknownRepositoryId", "1.2.3.1")]))
+    with peer(script) as other, Consultation(other.url, profile, LIMITS) as client:
+        got = client.images(refs(2), tmp_path)
+    assert got.pictures == ()
+    assert [p.location for p in got.missing] == ["1.2.3.0", "1.2.3.1"]
+
+
+def test_ids_of_a_patient_are_asked_in_the_wanted_domains(profile: Profile) -> None:
+    local, wanted = PatientId("2.999.2.1", "A-1"), PatientId("2.999.1.1", "R-1")
+
+    def script(got: Got) -> Reply:
+        query = xml.parse(got.body).find(f"{{{xml.SOAP}}}Body")
+        assert query is not None
+        read = hl7v3.read_pix_query(query[0])
+        assert (read.patient.root, read.patient.extension) == (local.domain, local.value)
+        assert [domain.root for domain in read.domains] == ["2.999.1.1"]
+        answer = hl7v3.write_pix_answer(query[0], Stamp("20260301101500+0800", "r1"), [(wanted, "REGION")], custodian="2.999.1.4")
+        return Reply(200, {"Content-Type": "application/soap+xml"}, envelope(answer.decode(), got.message_id))
+
+    with peer(script) as other, Consultation(other.url, profile, LIMITS) as client:
+        assert client.affinity_id(local) == wanted
