@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import structlog
 
@@ -96,6 +97,11 @@ class Folders:
             folder = folder.parent
             if folder.is_dir():
                 self.sync(folder)
+
+
+def create(file: Path) -> BinaryIO:
+    """Give a new file to write, readable by our user and group only. Raise FileExistsError when the name is taken."""
+    return open(file, "xb", buffering=CHUNK, opener=lambda path, flags: os.open(path, flags, 0o640))
 
 
 def sha256_of(file: Path) -> str:

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.archive.files import Folders, reachable, sha256_of, sweep_folder
-from broker.model.blob import CHUNK, FileSlice
+from broker.archive.files import Folders, create, reachable, sha256_of, sweep_folder
+from broker.model.blob import FileSlice
 from broker.model.errors import Rejected, XdsCode
 from broker.model.ids import is_uid
 from broker.model.imaging import Online
@@ -60,6 +60,12 @@ class OnlineStore:
     def open(self, online: Online) -> FileSlice:
         """Give the bytes of a stored object. Reading raises OSError when the file is shorter than `online.size`."""
         return FileSlice(str(self.path(online.path)), online.size)
+
+    def sha256(self, relative: str) -> str:
+        """Give the SHA-256 of a stored file as it is now (hex); empty when it is not there."""
+        file = self.path(relative)
+        with reachable(WHAT):
+            return sha256_of(file) if file.is_file() else ""
 
     def drop(self, paths: Iterable[str]) -> None:
         """Remove these files and the folders that become empty; durable on return. Absent files are no error."""
@@ -117,8 +123,7 @@ class Part:
         self._digest = hashlib.sha256()
         self._head = bytearray()
         self.size = 0
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._file = open(os.open(temporary, flags, 0o640), "wb", buffering=CHUNK)  # noqa: SIM115
+        self._file = create(temporary)
 
     @property
     def head(self) -> bytes:

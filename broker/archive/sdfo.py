@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from broker.archive import sdicom
-from broker.archive.files import Folders, reachable, sweep_folder
+from broker.archive.files import Folders, create, reachable, sweep_folder
 from broker.archive.online import WHAT as ONLINE
 from broker.archive.online import OnlineStore
 from broker.archive.sdicom import ContainerIndex, Entry, PackImage, Progress
@@ -54,9 +54,10 @@ class Sdfo:
         self._indexes = _Indexes(CACHED_IMAGES)
 
     def open(self, location: Online | Archived) -> FileSlice:
-        """Give the bytes of a picture. Raise `Unavailable` when its file is absent, `Damaged` when it is too short.
+        """Give the bytes of a picture. Raise `Unavailable` when its file is absent, `Damaged` when it has another size.
 
-        Only sizes are looked at; content is proven by `prove`.
+        Only sizes are looked at; content is proven by `prove`. A reader that opens the bytes later may find the file
+        gone (FileNotFoundError): the picture has moved on, and is to be located again.
         """
         if isinstance(location, Online):
             source, what = self.online.open(location), ONLINE
@@ -65,7 +66,7 @@ class Sdfo:
         with reachable(what):
             size = os.stat(source.path).st_size
         if size < source.offset + source.size or (isinstance(location, Online) and size != source.size):
-            raise Damaged(f"a file of the {what} is shorter or longer than the index says")
+            raise Damaged(f"a file of the {what} has another size than the index says")
         return source
 
     def index(self, container: str) -> ContainerIndex:
@@ -101,7 +102,7 @@ class Sdfo:
         try:
             with reachable(WHAT):
                 self._folders.ensure(temporary.parent)
-                with temporary.open("xb", buffering=CHUNK) as file:
+                with create(temporary) as file:
                     written = sdicom.write_container(
                         file, study_uid, images, manifest, os.urandom(MARKER_LENGTH), progress)
                     file.flush()
@@ -141,14 +142,14 @@ class Sdfo:
         with reachable(WHAT):
             self._folders.drop([file])
 
-    def containers(self, older_than: float) -> Iterator[str]:
-        """Give the paths of all containers last written more than `older_than` seconds ago."""
+    def containers(self, older_than: float) -> Iterator[tuple[str, str]]:
+        """Give (path, Study Instance UID) of all containers last written more than `older_than` seconds ago."""
         before = time.time() - older_than
         with reachable(WHAT):
             for file in sorted(self.folder.glob("[0-9a-f][0-9a-f]/*.seq")):
                 path = str(file.relative_to(self.folder))
                 if _SAFE.fullmatch(path) and file.stat().st_mtime < before:
-                    yield path
+                    yield path, file.name.partition("-")[0]
 
     def sweep(self, older_than: float = 86400.0) -> int:
         """Remove unfinished files of both tiers, last written more than `older_than` seconds ago; give how many."""
@@ -169,6 +170,8 @@ class Sdfo:
     def _opened(self, container: str, cold: bool = False) -> Iterator[tuple[Pread, int]]:
         """Open a container for range reads. `cold`: let the system forget what it holds of it, so that the disk answers."""
         path = self._path(container)
+        if not path.is_file():
+            raise Damaged("its file is not there")
         with reachable(WHAT), path.open("rb", buffering=0) as file:
             handle = file.fileno()
             if cold and hasattr(os, "posix_fadvise"):

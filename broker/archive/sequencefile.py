@@ -36,7 +36,7 @@ class Damaged(Unavailable):
     """A container cannot be read as what it should be. Answered as a store that is down, and logged by who reads."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"container: {what}", retry_after=3600)
+        super().__init__(f"a container ({what})", retry_after=3600)
 
 
 class Sink(Protocol):

@@ -1,0 +1,214 @@
+"""The steps of a migration in SQL. Each function is one step's rows; `imaging/migrate.py` says in which order.
+
+A study is `complete`, `packing` while a container is written, `dropping` from the moment the container counts until the
+online copies are gone, then `complete` again. `container.at` is the time a row came into its present state.
+"""
+
+import datetime as dt
+import json
+import zlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from broker.config.profile import Retention
+from broker.db import sql
+from broker.imaging.store import tables as t
+from broker.imaging.store.studies import Instance, add_conflict, instances, mark
+from broker.model.imaging import Online, StoredObject
+from broker.model.ports import Unit
+
+_DAY = 86400.0
+_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """The study a migration works on; `manifest` is what its container tells of it."""
+
+    id: int
+    hospital: str
+    study_uid: str
+    tier: str
+    state: str
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """A container of a study: relative path, size, SHA-256 (hex), number of images, since when it is in its state."""
+
+    id: int
+    path: str
+    size: int
+    sha256: str
+    images: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """A new container: its file, and (series, sop, class) of every image."""
+
+    path: str
+    size: int
+    sha256: str
+    images: Sequence[tuple[str, str, str]]
+
+
+def due(unit: Unit, retention: Retention, now: float, limit: int) -> list[tuple[int, str]]:
+    """Give (id, Study Instance UID) of the studies to pack: late objects of packed studies first, then the oldest.
+
+    A study is due when its date (without one, its last object) is older than the retention of its hospital and of each
+    of its modalities; where none of them has a rule of its own, older than `online_days`.
+    """
+    waiting = t.study.c.state == "complete", t.study.c.objects > 0
+    query = (
+        sa.select(t.study.c.id, t.study.c.study_uid)
+        .where(*waiting, sa.or_(t.study.c.tier == "archive", sa.and_(t.study.c.tier == "online", *_old(retention, now))))
+        .order_by(t.study.c.tier, t.study.c.study_date, t.study.c.id).limit(limit))
+    return [(row.id, row.study_uid) for row in sql(unit).execute(query)]
+
+
+def unfinished(unit: Unit, dropping_since: float) -> list[int]:
+    """Give the studies whose migration was begun: those in packing, and those in dropping since before this time."""
+    query = (
+        sa.select(t.study.c.id)
+        .outerjoin(t.container, sa.and_(t.container.c.study_id == t.study.c.id, t.container.c.state == "current"))
+        .where(sa.or_(t.study.c.state == "packing",
+                      sa.and_(t.study.c.state == "dropping", t.container.c.at <= dropping_since)))
+        .order_by(t.study.c.id))
+    return list(sql(unit).scalars(query))
+
+
+def subject(unit: Unit, study_id: int) -> Subject | None:
+    """Give the study, kept from others' changes until the unit ends; None when there is none."""
+    connection = sql(unit)
+    row = connection.execute(sa.select(t.study).where(t.study.c.id == study_id).with_for_update()).one_or_none()
+    if row is None:
+        return None
+    described = connection.execute(sa.select(t.series).where(t.series.c.study_id == study_id).order_by(t.series.c.series_uid))
+    return Subject(
+        id=row.id, hospital=row.hospital, study_uid=row.study_uid, tier=row.tier, state=row.state,
+        manifest={
+            "study": row.study_uid, "hospital": row.hospital, "accession": row.accession, "study_date": row.study_date,
+            "patient": {"domain": row.patient_domain, "value": row.patient_value}, "facts": row.facts,
+            "series": [{"uid": one.series_uid, "modality": one.modality, "body_part": one.body_part,
+                        "description": one.description} for one in described],
+        })
+
+
+def current(unit: Unit, study_id: int) -> Container | None:
+    """Give the container of a packed study, or None."""
+    return next(iter(_containers(unit, study_id, "current")), None)
+
+
+def retired(unit: Unit, study_id: int) -> list[Container]:
+    """Give the containers a newer one replaced, newest first."""
+    return _containers(unit, study_id, "retired")
+
+
+def switch(
+    unit: Unit, study: Subject, packed: Sequence[Instance], old: Container | None, new: Version, now: float,
+) -> bool:
+    """Make `new` the study's container and begin dropping what it holds; the one it replaces is retired.
+
+    False, and nothing changed, when the study is not what was packed any more: objects came, or another was faster.
+    """
+    found, container = subject(unit, study.id), current(unit, study.id)
+    if found is None or found.state != "packing" or container != old or instances(unit, study.id) != list(packed):
+        return False
+    connection = sql(unit)
+    connection.execute(t.container.update().where(t.container.c.study_id == study.id, t.container.c.state == "current")
+                       .values(state="retired", at=now))
+    connection.execute(t.container.insert(), {
+        "study_id": study.id, "path": new.path, "size": new.size, "sha256": new.sha256, "images": len(new.images),
+        "state": "current", "at": now})
+    connection.execute(t.study.update().where(t.study.c.id == study.id).values(tier="archive", state="dropping"))
+    body = zlib.compress(json.dumps([list(image) for image in new.images]).encode())
+    connection.execute(t.catalogue.delete().where(t.catalogue.c.study_id == study.id))
+    connection.execute(t.catalogue.insert(), {"study_id": study.id, "body": body, "at": now})
+    return True
+
+
+def forget_online(unit: Unit, study_id: int, proven: Mapping[str, str]) -> list[str]:
+    """Remove the instance rows whose SOP Instance UID and SHA-256 are in `proven`; give the paths of their files."""
+    gone = [row for row in instances(unit, study_id) if proven.get(row.sop_uid) == row.online.sha256]
+    _delete_instances(unit, study_id, [row.sop_uid for row in gone])
+    return [row.online.path for row in gone]
+
+
+def set_aside(unit: Unit, study: Subject, clash: Instance, aside: Online, now: float) -> None:
+    """Make a conflict of an instance whose UID stands for other bytes in the container; the packed ones came first."""
+    add_conflict(unit, StoredObject(
+        hospital=study.hospital, study_uid=study.study_uid, series_uid=clash.series_uid, sop_uid=clash.sop_uid,
+        sop_class=clash.sop_class, transfer_syntax=clash.transfer_syntax, path=aside.path, size=aside.size,
+        sha256=aside.sha256), now)
+    _delete_instances(unit, study.id, [clash.sop_uid])
+
+
+def go_back(unit: Unit, study_id: int, old: Container | None) -> None:
+    """Undo `switch`: the current container is no good. The one it replaced, if there is one, is current again."""
+    connection = sql(unit)
+    connection.execute(t.container.delete().where(t.container.c.study_id == study_id, t.container.c.state == "current"))
+    if old:
+        connection.execute(t.container.update().where(t.container.c.id == old.id).values(state="current"))
+    connection.execute(t.study.update().where(t.study.c.id == study_id).values(tier="archive" if old else "online"))
+    mark(unit, study_id, "complete", was="dropping")
+
+
+def forget_container(unit: Unit, container_id: int) -> None:
+    """Remove a container's row."""
+    sql(unit).execute(t.container.delete().where(t.container.c.id == container_id))
+
+
+def named(unit: Unit, study_uids: Collection[str]) -> set[str]:
+    """Give the paths of all containers that rows of these studies name."""
+    return set(sql(unit).scalars(
+        sa.select(t.container.c.path).join(t.study, t.study.c.id == t.container.c.study_id)
+        .where(t.study.c.study_uid.in_(study_uids))))
+
+
+def holders(unit: Unit, study_uid: str) -> list[int]:
+    """Give the ids of the studies with this UID, one per hospital that has it."""
+    return list(sql(unit).scalars(sa.select(t.study.c.id).where(t.study.c.study_uid == study_uid)))
+
+
+def _containers(unit: Unit, study_id: int, state: str) -> list[Container]:
+    rows = sql(unit).execute(
+        sa.select(t.container).where(t.container.c.study_id == study_id, t.container.c.state == state)
+        .order_by(t.container.c.id.desc()))
+    return [Container(id=row.id, path=row.path, size=row.size, sha256=row.sha256, images=row.images, at=row.at)
+            for row in rows]
+
+
+def _delete_instances(unit: Unit, study_id: int, sop_uids: Sequence[str]) -> None:
+    connection = sql(unit)
+    for start in range(0, len(sop_uids), _BATCH):
+        connection.execute(t.instance.delete().where(
+            t.instance.c.study_id == study_id, t.instance.c.sop_uid.in_(sop_uids[start:start + _BATCH])))
+    count, size = connection.execute(
+        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(t.instance.c.size), 0))
+        .where(t.instance.c.study_id == study_id)).one()
+    connection.execute(t.study.update().where(t.study.c.id == study_id).values(objects=count, bytes=size))
+
+
+def _old(retention: Retention, now: float) -> Iterable[sa.ColumnElement[bool]]:
+    """Give the conditions that all must hold for a study to be old enough."""
+    rules = [(t.study.c.hospital == key, days) for key, days in sorted(retention.per_hospital.items())]
+    rules += [
+        (sa.exists().where(t.series.c.study_id == t.study.c.id, t.series.c.modality == modality), days)
+        for modality, days in sorted(retention.per_modality.items())
+    ]
+    for condition, days in rules:
+        yield sa.or_(sa.not_(condition), _older(days, now))
+    yield sa.or_(_older(retention.online_days, now), *(condition for condition, _ in rules))
+
+
+def _older(days: int, now: float) -> sa.ColumnElement[bool]:
+    before = dt.datetime.fromtimestamp(now - days * _DAY, dt.UTC).strftime("%Y%m%d")
+    return sa.or_(
+        sa.and_(t.study.c.study_date != "", t.study.c.study_date <= before),
+        sa.and_(t.study.c.study_date == "", t.study.c.last_at <= now - days * _DAY))

@@ -1,0 +1,197 @@
+import errno
+import os
+import resource
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from broker.archive.online import OnlineStore
+from broker.archive.sdfo import Packed, Sdfo
+from broker.archive.sdicom import PackImage
+from broker.archive.sequencefile import Damaged
+from broker.model.errors import Unavailable
+from broker.model.imaging import Archived, Online
+from tests.helpers.archive import STUDY, Zeros, image
+
+IMAGES = {f"1.2.3.{n}": f"image {n} 图像".encode() * (n + 1) for n in range(5)}
+EXPECTED = {uid: image(uid, data).sha256 for uid, data in IMAGES.items()}
+
+
+@pytest.fixture
+def sdfo(tmp_path: Path) -> Sdfo:
+    return Sdfo(OnlineStore(tmp_path / "online"), tmp_path / "archive")
+
+
+def pack(sdfo: Sdfo) -> Packed:
+    return sdfo.pack(STUDY, [image(uid, data) for uid, data in IMAGES.items()], {"hospital": "a"})
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+
+
+def test_a_packed_study_reads_back_image_by_image(sdfo: Sdfo) -> None:
+    packed = pack(sdfo)
+    assert packed.path.endswith(".seq")
+    assert STUDY in packed.path
+    assert files(sdfo.folder) == [packed.path]
+    assert (sdfo.folder / packed.path).stat().st_size == packed.size
+    for uid, data in IMAGES.items():
+        place = sdfo.locate(packed.path, uid)
+        assert place is not None
+        assert place.sha256 == EXPECTED[uid]
+        assert b"".join(sdfo.open(place).chunks(3)) == data
+    assert sdfo.locate(packed.path, "1.2.9") is None
+    assert sdfo.manifest(packed.path) == {"hospital": "a"}
+    assert sdfo.prove(packed.path, packed.sha256, EXPECTED) == packed.index
+
+
+def test_two_versions_of_a_study_are_two_files(sdfo: Sdfo) -> None:
+    one, two = pack(sdfo), pack(sdfo)
+    assert one.path != two.path
+    sdfo.drop_container(one.path)
+    sdfo.drop_container(one.path)
+    assert files(sdfo.folder) == [two.path]
+    with pytest.raises(Unavailable):
+        sdfo.index(one.path)
+
+
+def test_an_online_picture_is_read_through_the_same_door(sdfo: Sdfo) -> None:
+    part = sdfo.online.begin()
+    part.write(b"picture")
+    online = part.keep("a", STUDY, "1.2.3").online
+    assert b"".join(sdfo.open(online).chunks()) == b"picture"
+    sdfo.drop_online([online.path])
+    with pytest.raises(Unavailable) as caught:
+        sdfo.open(online)
+    assert caught.value.what == "online store"
+
+
+def test_a_file_of_another_size_than_its_index_is_not_opened(sdfo: Sdfo) -> None:
+    part = sdfo.online.begin()
+    part.write(b"picture")
+    online = part.keep("a", STUDY, "1.2.3").online
+    packed = pack(sdfo)
+    for place in (Online(online.path, 6, ""), Online(online.path, 8, ""), Archived(packed.path, packed.size - 1, 2, "")):
+        with pytest.raises(Damaged):
+            sdfo.open(place)
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc/passwd", "ab/../x.seq", "", ".tmp/1-a", "ab/1.2-a.seq/x", "ab/x-a.seq"])
+def test_only_paths_of_the_archive_are_opened(sdfo: Sdfo, path: str) -> None:
+    with pytest.raises(Damaged):
+        sdfo.open(Archived(path, 0, 1, ""))
+    with pytest.raises(Damaged):
+        sdfo.drop_container(path)
+
+
+def test_any_flipped_byte_fails_the_proof(sdfo: Sdfo) -> None:
+    packed = pack(sdfo)
+    file = sdfo.folder / packed.path
+    good = file.read_bytes()
+    for position in range(0, len(good), 7):
+        file.write_bytes(good[:position] + bytes([good[position] ^ 1]) + good[position + 1:])
+        with pytest.raises(Damaged):
+            sdfo.prove(packed.path, packed.sha256, EXPECTED)
+    for cut in range(0, len(good), 101):
+        file.write_bytes(good[:cut])
+        with pytest.raises(Damaged):
+            sdfo.prove(packed.path, packed.sha256, EXPECTED)
+    file.write_bytes(good)
+    sdfo.prove(packed.path, packed.sha256, EXPECTED)
+
+
+@pytest.mark.parametrize("expected", [{"1.2.9": "a" * 64}, {"1.2.3.1": "a" * 64}])
+def test_an_image_missing_or_other_than_at_ingest_fails_the_proof(sdfo: Sdfo, expected: dict[str, str]) -> None:
+    packed = pack(sdfo)
+    with pytest.raises(Damaged):
+        sdfo.prove(packed.path, packed.sha256, expected)
+
+
+@pytest.mark.parametrize("step", ["fsync", "link", "open"])
+def test_a_full_archive_is_unavailable_and_leaves_nothing(sdfo: Sdfo, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, full)
+        with pytest.raises(Unavailable) as caught:
+            pack(sdfo)
+    assert caught.value.what == "archive"
+    assert files(sdfo.folder) == []
+    assert pack(sdfo)
+
+
+def test_a_container_is_durable_before_it_has_its_name(sdfo: Sdfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    fsync, link = os.fsync, os.link
+
+    def note_fsync(handle: int) -> None:
+        done.append("file" if "/.tmp/" in os.readlink(f"/proc/self/fd/{handle}") else "folder")
+        fsync(handle)
+
+    def note_link(source: Path, target: Path) -> None:
+        done.append("link")
+        link(source, target)
+
+    sdfo = Sdfo(OnlineStore(sdfo.online.folder, fsync=False), sdfo.folder)      # the archive syncs all the same
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "link", note_link)
+    pack(sdfo)
+    assert done.index("file") < done.index("link")
+    assert done[-1] == "folder"
+
+
+def test_the_index_is_read_once(sdfo: Sdfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed, opened = pack(sdfo), 0
+    pread = os.pread
+
+    def count(handle: int, length: int, offset: int) -> bytes:
+        nonlocal opened
+        opened += 1
+        return pread(handle, length, offset)
+
+    monkeypatch.setattr(os, "pread", count)
+    assert sdfo.index(packed.path) is sdfo.index(packed.path)
+    assert opened == 1
+
+
+def test_remembered_indexes_are_bounded(sdfo: Sdfo) -> None:
+    sdfo._indexes._left = 12
+    paths = [pack(sdfo).path for _ in range(4)]
+    for path in paths:
+        sdfo.index(path)
+    assert list(sdfo._indexes._found) == paths[-2:]
+    sdfo.index(paths[0])
+    sdfo.drop_container(paths[3])
+    assert list(sdfo._indexes._found) == [paths[0]]
+    assert sdfo._indexes._left == 7
+
+
+def test_sweep_removes_unfinished_containers(sdfo: Sdfo) -> None:
+    packed = pack(sdfo)
+    leftover = sdfo.folder / ".tmp" / f"{STUDY}-0123"
+    leftover.write_bytes(b"half")
+    assert sdfo.sweep() == 0
+    os.utime(leftover, (1.0, 1.0))
+    assert sdfo.sweep() == 1
+    assert files(sdfo.folder) == [packed.path]
+    assert list(sdfo.containers(older_than=-1.0)) == [(packed.path, STUDY)]
+    assert list(sdfo.containers(older_than=3600.0)) == []
+
+
+def test_memory_does_not_grow_with_the_study(sdfo: Sdfo) -> None:
+    source = Zeros(50 << 20)
+    images = [PackImage(sop_uid=f"1.2.{n}", series_uid="1.2", sop_class="1.2", transfer_syntax="1.2", sha256=source.sha256,
+                        source=source) for n in range(4)]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    tracemalloc.start()
+    packed = sdfo.pack(STUDY, images, {})
+    sdfo.prove(packed.path, packed.sha256, {})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert packed.size > 200 << 20
+    assert peak < 4 << 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10
+    sdfo.drop_container(packed.path)
