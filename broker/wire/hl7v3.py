@@ -21,6 +21,7 @@ ADD, REVISE, MERGE, QUERY = (f"PRPA_IN2013{n}UV02" for n in ("01", "02", "04", "
 ANSWER, ACK = "PRPA_IN201310UV02", "MCCI_IN000002UV01"
 ADMINISTRATIVE, INTERACTIONS = "2.16.840.1.113883.5.1100", "2.16.840.1.113883.1.6"
 ERRORS = "2.16.840.1.113883.12.357"
+INTERNAL = "INTERR"
 _N = {"h": HL7}
 _EVENT = "h:controlActProcess/h:subject/h:registrationEvent"
 _PATIENT = f"{_EVENT}/h:subject1/h:patient"
@@ -267,13 +268,14 @@ def _acknowledgement(request: Element, code: str, error: BrokerError | None) -> 
 
 
 def _problems(error: BrokerError) -> tuple[Problem, ...]:
-    return error.problems if isinstance(error, Rejected) else (Problem("INTERR", str(error)),)
+    return error.problems if isinstance(error, Rejected) else (Problem(INTERNAL, str(error)),)
 
 
 def _detail(problem: Problem) -> str:
-    system = ERRORS if problem.code.isdecimal() else ADMINISTRATIVE
+    code = problem.code if problem.code.isdecimal() or problem.code == INTERNAL else Hl7Code.SCHEMA
+    system = ERRORS if code.isdecimal() else ADMINISTRATIVE
     where = f"<location>{escape(problem.location)}</location>" if problem.location else ""
-    return (f'<acknowledgementDetail typeCode="E"><code code={q(problem.code)} codeSystem="{system}"/>'
+    return (f'<acknowledgementDetail typeCode="E"><code code="{code}" codeSystem="{system}"/>'
             f"<text>{escape(problem.context)}</text>{where}</acknowledgementDetail>")
 
 

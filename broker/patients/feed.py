@@ -1,0 +1,70 @@
+"""What a patient identity feed asks for, whatever its wire (ITI-8, ITI-44)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from broker.model.people import Demographics
+from broker.patients.claims import Authorities, Claim, Sender
+
+
+class Kind(StrEnum):
+    """What happened at the source."""
+
+    ADD = "add"
+    UPDATE = "update"
+    MERGE = "merge"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """Identity of a message and the answer it gets when it is carried out; the same message again gets the same answer."""
+
+    control_id: str
+    digest: str
+    reply: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where an error is located in the wire's form: the patient ids, the retired id and its authority."""
+
+    ids: str
+    retired: str
+    retired_authority: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feed:
+    """A feed. `claims` are the ids given for the patient, `retired` the one merged away.
+
+    `changes` holds attributes of `Demographics`; what is not in it stays. `hints` are ids in other domains and `national`
+    a national number; None means that the feed says nothing about them.
+    """
+
+    kind: Kind
+    sender: Sender
+    message_id: str
+    claims: tuple[Claim, ...]
+    places: Places
+    retired: Claim | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    hints: tuple[Claim, ...] | None = None
+    national: str | None = None
+    receipt: Receipt | None = None
+
+    def person(self, old: Demographics, key: Claim, authorities: Authorities) -> Demographics:
+        """Give the demographics after this feed; `key` is the claim the feed is about, the other ones are hints."""
+        given = [*(self.hints or ()), *(claim for claim in self.claims if claim is not key)]
+        hints = None if self.hints is None and not given else [authorities.hint(claim) for claim in given if claim.value]
+        return replace(old, **self.changes, other_ids=_other_ids(old.other_ids, hints, self.national))
+
+
+def _other_ids(
+    old: Sequence[tuple[str, str]], hints: Sequence[tuple[str, str]] | None, national: str | None,
+) -> tuple[tuple[str, str], ...]:
+    known = [pair for pair in old if pair[0]] if hints is None else [*hints]
+    numbers = [pair for pair in old if not pair[0]] if national is None else [("", national)] if national else []
+    return tuple(dict.fromkeys((*known, *numbers)))
+

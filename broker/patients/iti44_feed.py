@@ -1,0 +1,80 @@
+"""ITI-44 Patient Identity Feed HL7 V3 (ITI TF-2 3.44): add, revise, merge."""
+
+from broker.model.caller import Call
+from broker.model.errors import BrokerError, Hl7Code, Rejected
+from broker.model.stamp import Stamp
+from broker.model.transaction import AuditEvent, Message, Transaction, Wire
+from broker.patients.actor import PixManager
+from broker.patients.claims import Claim, Sender
+from broker.patients.feed import Feed, Kind, Places
+from broker.wire import hl7v3
+from broker.wire.hl7v3 import Ii
+from broker.wire.soap import SoapReply, SoapRequest
+from broker.wire.xml import HL7, Element
+
+KINDS = {hl7v3.ADD: Kind.ADD, hl7v3.REVISE: Kind.UPDATE, hl7v3.MERGE: Kind.MERGE}
+_EVENT = "controlActProcess/subject/registrationEvent"
+_RETIRED = f"{_EVENT}/replacementOf/priorRegistration/subject1/priorRegisteredRole/id"
+
+
+def claim(ii: Ii) -> Claim:
+    """Give the patient id in an II; its authority is the root alone."""
+    return Claim(value=ii.extension, oid=ii.root, at=ii.location, at_authority=ii.location)
+
+
+def read(request: SoapRequest) -> tuple[Element, Feed]:
+    """Read the message. Raise `Rejected` (101, 102, 103) for what the schema leaves to us.
+
+    Add and revise carry everything known of the person; a merge carries a name that is not an update.
+    """
+    found = hl7v3.read_registration(request.body)
+    kind = KINDS[found.wrapper.interaction]
+    place = hl7v3.location(request.body, _RETIRED)
+    if kind is Kind.MERGE and len(found.retired) > 1:
+        raise Rejected(Hl7Code.DATA_TYPE, "one merge retires one id", f"{place}[2]")
+    if not found.wrapper.message_id.root:
+        raise Rejected(Hl7Code.REQUIRED_FIELD_MISSING, "no message id", hl7v3.location(request.body, "id"))
+    return request.body, Feed(
+        kind=kind,
+        sender=Sender(device_oid=found.wrapper.sender),
+        message_id=str(found.wrapper.message_id),
+        claims=tuple(map(claim, found.ids)),
+        places=Places(
+            ids=hl7v3.location(request.body, f"{_EVENT}/subject1/patient/id"), retired=place, retired_authority=place),
+        retired=claim(found.retired[0]) if found.retired else None,
+        changes=found.person,
+        hints=tuple(map(claim, found.other_ids)),
+        national="",
+    )
+
+
+def handle(manager: PixManager, request: tuple[Element, Feed], call: Call) -> None:
+    """Carry out the feed."""
+    manager.feed(request[1], call)
+
+
+def write(request: tuple[Element, Feed], _result: None) -> SoapReply:
+    """Give the CA."""
+    return SoapReply(fragments=(hl7v3.write_ack(request[0], Stamp.now()),))
+
+
+def refuse(request: SoapRequest, error: BrokerError) -> SoapReply:
+    """Give the CE or CR."""
+    return SoapReply(fragments=(hl7v3.write_ack(request.body, Stamp.now(), error),))
+
+
+ROW = Transaction(
+    code="ITI-44",
+    name="Patient Identity Feed HL7 V3",
+    wire=Wire.SOAP,
+    endpoint="/pix",
+    messages=tuple(
+        Message(name=f"{{{HL7}}}{name}", action=f"{HL7}:{name}", reply_action=f"{HL7}:{hl7v3.ACK}") for name in KINDS),
+    audit=AuditEvent(
+        event_code="110110", event_text="Patient Record", action="C", type_code="ITI-44", type_text="Patient Identity Feed"),
+    read=read,
+    handle=handle,
+    write=write,
+    refuse=refuse,
+    schema="hl7v3.xsd",
+)

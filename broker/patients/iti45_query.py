@@ -1,0 +1,71 @@
+"""ITI-45 PIXV3 Query (ITI TF-2 3.45)."""
+
+from dataclasses import dataclass
+
+from broker.model.caller import Call
+from broker.model.errors import BrokerError
+from broker.model.stamp import Stamp
+from broker.model.transaction import AuditEvent, Message, Transaction, Wire
+from broker.patients.actor import Named, PixManager
+from broker.patients.iti44_feed import claim
+from broker.wire import hl7v3
+from broker.wire.hl7v3 import PixQuery
+from broker.wire.soap import SoapReply, SoapRequest
+from broker.wire.xml import HL7, Element
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The query and the message it came in."""
+
+    query: PixQuery
+    body: Element
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The ids found, and the OID of the manager that found them."""
+
+    ids: tuple[Named, ...]
+    custodian: str
+
+
+def read(request: SoapRequest) -> Request:
+    """Read a 201309. Raise `Rejected` (101, 102) when it does not have exactly one patient id."""
+    return Request(hl7v3.read_pix_query(request.body), request.body)
+
+
+def handle(manager: PixManager, request: Request, call: Call) -> Answer:
+    """Give the other ids of the person."""
+    query = request.query
+    call.facts.message_id, call.facts.query = str(query.wrapper.message_id), query.parameters
+    call.facts.query_id = query.query_id.extension or query.query_id.root
+    ids = manager.query(claim(query.patient), [claim(domain) for domain in query.domains], call)
+    return Answer(ids, manager.profile.region.device_oid)
+
+
+def write(request: Request, answer: Answer) -> SoapReply:
+    """Give the 201310."""
+    return SoapReply(fragments=(
+        hl7v3.write_pix_answer(request.body, Stamp.now(), answer.ids, custodian=answer.custodian),))
+
+
+def refuse(request: SoapRequest, error: BrokerError) -> SoapReply:
+    """Give the 201310 with its error."""
+    return SoapReply(fragments=(hl7v3.write_pix_answer(request.body, Stamp.now(), error=error),))
+
+
+ROW = Transaction(
+    code="ITI-45",
+    name="PIXV3 Query",
+    wire=Wire.SOAP,
+    endpoint="/pix",
+    messages=(Message(
+        name=f"{{{HL7}}}{hl7v3.QUERY}", action=f"{HL7}:{hl7v3.QUERY}", reply_action=f"{HL7}:{hl7v3.ANSWER}"),),
+    audit=AuditEvent(event_code="110112", event_text="Query", action="E", type_code="ITI-45", type_text="PIX Query"),
+    read=read,
+    handle=handle,
+    write=write,
+    refuse=refuse,
+    schema="hl7v3.xsd",
+)

@@ -1,0 +1,73 @@
+"""ITI-9 PIX Query (ITI TF-2 3.9): QBP^Q23 of HL7 v2.5."""
+
+from dataclasses import dataclass
+
+from broker.model.caller import Call
+from broker.model.errors import BrokerError, Hl7Code, Rejected
+from broker.model.stamp import Stamp
+from broker.model.transaction import AuditEvent, Transaction, Wire
+from broker.model.transaction import Message as Row
+from broker.patients.actor import Named, PixManager
+from broker.patients.claims import Claim
+from broker.patients.iti8_feed import read_claim
+from broker.wire.hl7v2 import Message, write_ack
+from broker.wire.hl7v2_pix import write_pix_reply
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The id to translate, the wanted domains, and the message itself."""
+
+    claim: Claim
+    wanted: tuple[Claim, ...]
+    message: Message
+
+
+def read(message: Message) -> Request:
+    """Read a QBP^Q23. Raise `Rejected` (100, 101) without QPD, its tag or its id; RCP is not asked for."""
+    qpd = message.need("QPD")
+    if not qpd.get(2):
+        raise Rejected(Hl7Code.REQUIRED_FIELD_MISSING, "no query tag", "QPD^1^2")
+    ids = qpd.values(3)
+    if not ids or not ids[0].get(1):
+        raise Rejected(Hl7Code.REQUIRED_FIELD_MISSING, "no patient id", "QPD^1^3")
+    if len(ids) > 1:
+        raise Rejected(Hl7Code.DATA_TYPE, "one query translates one id", "QPD^1^3^2")
+    wanted = tuple(
+        read_claim(value, f"QPD^1^4^{n}", authority=f"QPD^1^4^{n}") for n, value in enumerate(qpd.values(4), 1))
+    return Request(claim=read_claim(ids[0], "QPD^1^3^1"), wanted=wanted, message=message)
+
+
+def handle(manager: PixManager, request: Request, call: Call) -> tuple[Named, ...]:
+    """Give the other ids of the person."""
+    message = request.message
+    call.facts.message_id, call.facts.query = message.control_id, message.raw
+    call.facts.query_id = message.need("QPD").get(2)
+    manager.check_receiver(message.msh.get(5), message.msh.get(6))
+    return manager.query(request.claim, request.wanted, call)
+
+
+def write(request: Request, ids: tuple[Named, ...]) -> bytes:
+    """Give the RSP^K23."""
+    return write_pix_reply(request.message, Stamp.now(), ids)
+
+
+def refuse(message: Message, error: BrokerError) -> bytes:
+    """Give the RSP^K23 with its error, or a plain acknowledgement where there is no QPD to answer."""
+    if not message.all("QPD"):
+        return write_ack(message, Stamp.now(), error)
+    return write_pix_reply(message, Stamp.now(), error=error)
+
+
+ROW = Transaction(
+    code="ITI-9",
+    name="PIX Query",
+    wire=Wire.HL7V2,
+    endpoint="mllp",
+    messages=(Row(name="QBP^Q23"),),
+    audit=AuditEvent(event_code="110112", event_text="Query", action="E", type_code="ITI-9", type_text="PIX Query"),
+    read=read,
+    handle=handle,
+    write=write,
+    refuse=refuse,
+)

@@ -1,0 +1,323 @@
+"""Patients in SQL: what happened (events), the source records with their demographics, links, groups, answered messages.
+
+The event log holds everything needed to rebuild the other tables as they were at any moment; they are its present state.
+Times are seconds since the epoch. A group's value is the person's id in the affinity domain; `patient_message` keeps the
+answers to the last `KEPT_MESSAGES` feeds, so that a feed sent again is not worked off again.
+"""
+
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from broker.db import metadata, sql
+from broker.model.ids import PatientId
+from broker.model.people import Address, Demographics, PersonName
+from broker.model.ports import Unit
+
+ACTIVE, RETIRED = "active", "retired"
+AUTOMATIC, EXPLICIT = "automatic", "explicit"
+KEPT_MESSAGES = 10_000
+_LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: nothing that is read as something else
+_LOCK = 4243
+
+group = sa.Table(
+    "patient_group", metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("value", sa.String(32), nullable=False),          # the id in the affinity domain
+    sa.Column("state", sa.String(8), nullable=False),           # active | retired
+    sa.Column("survivor_id", sa.Integer, sa.ForeignKey("patient_group.id")),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.UniqueConstraint("value"),
+)
+
+identity = sa.Table(
+    "patient_identity", metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("domain", sa.String(64), nullable=False),
+    sa.Column("value", sa.String(250), nullable=False),
+    sa.Column("state", sa.String(8), nullable=False),           # active | retired
+    sa.Column("survivor_id", sa.Integer, sa.ForeignKey("patient_identity.id")),
+    sa.Column("group_id", sa.Integer, sa.ForeignKey("patient_group.id")),   # of an active one
+    sa.Column("demographics", sa.JSON, nullable=False),
+    sa.Column("message_id", sa.Text, nullable=False),           # of the last feed
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("updated_at", sa.Float, nullable=False),
+    sa.UniqueConstraint("domain", "value"),
+    sa.Index("ix_patient_identity_group_id", "group_id"),
+)
+
+key = sa.Table(                                                 # blocking keys of active identities
+    "patient_key", metadata,
+    sa.Column("identity_id", sa.Integer, sa.ForeignKey("patient_identity.id"), primary_key=True),
+    sa.Column("kind", sa.String(8), primary_key=True),
+    sa.Column("value", sa.String(32), primary_key=True),
+    sa.Index("ix_patient_key_kind_value", "kind", "value"),
+)
+
+link = sa.Table(                                                # positive links; a_id < b_id
+    "patient_link", metadata,
+    sa.Column("a_id", sa.Integer, sa.ForeignKey("patient_identity.id"), primary_key=True),
+    sa.Column("b_id", sa.Integer, sa.ForeignKey("patient_identity.id"), primary_key=True),
+    sa.Column("kind", sa.String(10), nullable=False),           # automatic | explicit
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Index("ix_patient_link_b_id", "b_id"),
+)
+
+event = sa.Table(
+    "patient_event", metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("kind", sa.String(12), nullable=False),           # fed | merged | grouped | joined
+    sa.Column("domain", sa.String(64), nullable=False),
+    sa.Column("value", sa.String(250), nullable=False),
+    sa.Column("sender", sa.Text, nullable=False),
+    sa.Column("message_id", sa.Text, nullable=False),
+    sa.Column("body", sa.JSON, nullable=False),
+    sa.Index("ix_patient_event_domain_value", "domain", "value"),
+)
+
+message = sa.Table(
+    "patient_message", metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("sender", sa.Text, nullable=False),
+    sa.Column("control_id", sa.Text, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("reply", sa.LargeBinary, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.UniqueConstraint("sender", "control_id"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """One source record: an id of a domain and what its source last said of the person."""
+
+    id: int
+    patient: PatientId
+    active: bool
+    survivor: int | None
+    group: int | None
+    person: Demographics
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """One person as the index sees it; `value` is the affinity-domain id."""
+
+    id: int
+    value: str
+    active: bool
+    survivor: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One thing that happened, told of `patient`."""
+
+    at: float
+    kind: str
+    patient: PatientId
+    sender: str = ""
+    message_id: str = ""
+    body: dict[str, Any]
+
+
+def lock(unit: Unit) -> None:
+    """Let one feed at a time decide who is who; SQLite's write transaction does so by itself."""
+    connection = sql(unit)
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK})
+
+
+def find(unit: Unit, patient: PatientId) -> Identity | None:
+    """Give the source record of a local id, retired or not."""
+    where = (identity.c.domain == patient.domain) & (identity.c.value == patient.value)
+    row = sql(unit).execute(sa.select(identity).where(where)).first()
+    return _identity(row) if row else None
+
+
+def get(unit: Unit, identity_id: int) -> Identity:
+    """Give a source record by its key."""
+    return _identity(sql(unit).execute(sa.select(identity).where(identity.c.id == identity_id)).one())
+
+
+def survivor(unit: Unit, found: Identity) -> Identity:
+    """Give the active record at the end of the merges, `found` itself when it is active."""
+    while not found.active and found.survivor is not None:
+        found = get(unit, found.survivor)
+    return found
+
+
+def members(unit: Unit, groups: Iterable[int]) -> list[Identity]:
+    """Give the active records of these groups, oldest first."""
+    query = sa.select(identity).where(identity.c.group_id.in_(list(groups)), identity.c.state == ACTIVE)
+    return [_identity(row) for row in sql(unit).execute(query.order_by(identity.c.id))]
+
+
+def candidates(unit: Unit, keys: Iterable[tuple[str, str]]) -> list[Identity]:
+    """Give the active records that have one of these blocking keys, oldest first."""
+    wanted = [(key.c.kind == kind) & (key.c.value == value) for kind, value in keys]
+    if not wanted:
+        return []
+    ids = sa.select(key.c.identity_id).where(sa.or_(*wanted))
+    query = sa.select(identity).where(identity.c.id.in_(ids), identity.c.state == ACTIVE).order_by(identity.c.id)
+    return [_identity(row) for row in sql(unit).execute(query)]
+
+
+def save(unit: Unit, patient: PatientId, person: Demographics, keys: Iterable[tuple[str, str]], message_id: str) -> Identity:
+    """Write a source record, new or known, with its blocking keys, and give it."""
+    connection, now = sql(unit), time.time()
+    values = {"demographics": asdict(person), "message_id": message_id, "updated_at": now}
+    known = find(unit, patient)
+    if known is None:
+        row = {"domain": patient.domain, "value": patient.value, "state": ACTIVE, "created_at": now, **values}
+        number = connection.execute(sa.insert(identity).values(row).returning(identity.c.id)).scalar_one()
+    else:
+        number = known.id
+        connection.execute(sa.update(identity).where(identity.c.id == number).values(values))
+    connection.execute(sa.delete(key).where(key.c.identity_id == number))
+    rows = [{"identity_id": number, "kind": kind, "value": value} for kind, value in sorted(keys)]
+    if rows:
+        connection.execute(sa.insert(key), rows)
+    return get(unit, number)
+
+
+def retire(unit: Unit, retired: Identity, into: Identity) -> None:
+    """Retire a record in favour of another; its keys end, its links move to the survivor and are explicit from then on:
+
+    the source said that both are one person, so whoever was linked to the one is linked to the other.
+    """
+    connection = sql(unit)
+    values = {"state": RETIRED, "survivor_id": into.id, "group_id": None, "updated_at": time.time()}
+    connection.execute(sa.update(identity).where(identity.c.id == retired.id).values(values))
+    connection.execute(sa.delete(key).where(key.c.identity_id == retired.id))
+    inherited = [other for other in _linked_to(unit, retired.id) if other != into.id]
+    connection.execute(sa.delete(link).where(_touches(retired.id)))
+    for other in inherited:
+        set_link(unit, into.id, other, EXPLICIT)
+
+
+def _touches(number: int) -> sa.ColumnElement[bool]:
+    return (link.c.a_id == number) | (link.c.b_id == number)
+
+
+def _linked_to(unit: Unit, number: int) -> list[int]:
+    rows = sql(unit).execute(sa.select(link.c.a_id, link.c.b_id).where(_touches(number)))
+    return [row.b_id if row.a_id == number else row.a_id for row in rows]
+
+
+def drop_automatic_links(unit: Unit, number: int) -> None:
+    """Take back what was linked to this record by comparison."""
+    sql(unit).execute(sa.delete(link).where(_touches(number), link.c.kind == AUTOMATIC))
+
+
+def set_link(unit: Unit, one: int, other: int, kind: str) -> None:
+    """Link two records. An explicit link stays explicit."""
+    connection, pair = sql(unit), {"a_id": min(one, other), "b_id": max(one, other)}
+    where = (link.c.a_id == pair["a_id"]) & (link.c.b_id == pair["b_id"])
+    known = connection.execute(sa.select(link.c.kind).where(where)).scalar()
+    if known is None:
+        connection.execute(sa.insert(link).values(**pair, kind=kind, at=time.time()))
+    elif kind == EXPLICIT != known:
+        connection.execute(sa.update(link).where(where).values(kind=kind, at=time.time()))
+
+
+def links_between(unit: Unit, numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Give the links whose both ends are among these records."""
+    query = sa.select(link.c.a_id, link.c.b_id).where(link.c.a_id.in_(numbers), link.c.b_id.in_(numbers))
+    return [(row.a_id, row.b_id) for row in sql(unit).execute(query)]
+
+
+def new_group(unit: Unit) -> Group:
+    """Give a new person with a new affinity-domain id: 75 random bits in 15 characters, as many as a v2.5 CX.1 holds."""
+    value = "".join(secrets.choice(_LETTERS) for _ in range(15))
+    row = {"value": value, "state": ACTIVE, "created_at": time.time()}
+    number = sql(unit).execute(sa.insert(group).values(row).returning(group.c.id)).scalar_one()
+    return Group(id=number, value=value, active=True, survivor=None)
+
+
+def get_group(unit: Unit, number: int) -> Group:
+    """Give a group by its key."""
+    return _group(sql(unit).execute(sa.select(group).where(group.c.id == number)).one())
+
+
+def find_group(unit: Unit, value: str) -> Group | None:
+    """Give the group with this affinity-domain id, retired or not."""
+    row = sql(unit).execute(sa.select(group).where(group.c.value == value)).first()
+    return _group(row) if row else None
+
+
+def group_survivor(unit: Unit, found: Group) -> Group:
+    """Give the active group at the end of the joins, `found` itself when it is active."""
+    while not found.active and found.survivor is not None:
+        found = get_group(unit, found.survivor)
+    return found
+
+
+def retire_group(unit: Unit, number: int, into: int) -> None:
+    """Retire an affinity-domain id in favour of another."""
+    sql(unit).execute(sa.update(group).where(group.c.id == number).values(state=RETIRED, survivor_id=into))
+
+
+def put_in_group(unit: Unit, identities: Sequence[int], number: int) -> None:
+    """Let these records belong to a group."""
+    sql(unit).execute(sa.update(identity).where(identity.c.id.in_(identities)).values(group_id=number))
+
+
+def tell(unit: Unit, happened: Event) -> None:
+    """Append to the event log."""
+    sql(unit).execute(sa.insert(event).values(
+        at=happened.at, kind=happened.kind, domain=happened.patient.domain, value=happened.patient.value,
+        sender=happened.sender, message_id=happened.message_id, body=happened.body))
+
+
+def events(unit: Unit, patient: PatientId) -> list[Event]:
+    """Give what happened to this id, in order."""
+    where = (event.c.domain == patient.domain) & (event.c.value == patient.value)
+    return [
+        Event(at=row.at, kind=row.kind, patient=patient, sender=row.sender, message_id=row.message_id, body=row.body)
+        for row in sql(unit).execute(sa.select(event).where(where).order_by(event.c.id))
+    ]
+
+
+def answered(unit: Unit, sender: str, control_id: str, digest: str) -> bytes | None:
+    """Give the answer to this message of this sender, when the very same bytes were answered before."""
+    where = (message.c.sender == sender) & (message.c.control_id == control_id) & (message.c.digest == digest)
+    return sql(unit).execute(sa.select(message.c.reply).where(where)).scalar()
+
+
+def keep_answer(unit: Unit, sender: str, control_id: str, digest: str, reply: bytes) -> None:
+    """Keep an answer; an older one to the same control id, and answers beyond `KEPT_MESSAGES`, go."""
+    connection = sql(unit)
+    connection.execute(sa.delete(message).where(message.c.sender == sender, message.c.control_id == control_id))
+    row = {"sender": sender, "control_id": control_id, "digest": digest, "reply": reply, "at": time.time()}
+    number = connection.execute(sa.insert(message).values(row).returning(message.c.id)).scalar_one()
+    connection.execute(sa.delete(message).where(message.c.id <= number - KEPT_MESSAGES))
+
+
+def _group(row: Any) -> Group:
+    return Group(id=row.id, value=row.value, active=row.state == ACTIVE, survivor=row.survivor_id)
+
+
+def _identity(row: Any) -> Identity:
+    return Identity(
+        id=row.id, patient=PatientId(row.domain, row.value), active=row.state == ACTIVE, survivor=row.survivor_id,
+        group=row.group_id, person=person_of(row.demographics), created_at=row.created_at)
+
+
+def person_of(body: dict[str, Any]) -> Demographics:
+    """Give demographics from their stored form."""
+    return Demographics(
+        names=tuple(PersonName(**name) for name in body["names"]),
+        birth_date=body["birth_date"],
+        sex=body["sex"],
+        mother=PersonName(**body["mother"]) if body["mother"] else None,
+        addresses=tuple(Address(**address) for address in body["addresses"]),
+        phones=tuple(body["phones"]),
+        other_ids=tuple((domain, value) for domain, value in body["other_ids"]),
+    )
