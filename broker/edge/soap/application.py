@@ -10,7 +10,7 @@ from broker.edge.soap import faults, schema
 from broker.edge.soap.compat import AnyXml, Application, Service, ServiceMeta, rpc
 from broker.edge.soap.faults import SoapFault
 from broker.edge.soap.intake import Limits
-from broker.edge.soap.protocol import BrokerSoap12, Operation, reply_address
+from broker.edge.soap.protocol import BrokerSoap12, Operation, operation_of, reply_address
 from broker.edge.soap.transport import SoapTransport, StartResponse, internal_error
 from broker.edge.soap.wsdl import documents
 from broker.model.caller import Caller
@@ -51,7 +51,7 @@ class SoapApplication:
         return self._transport(environ, start_response)
 
     def _perform(self, context: Any, body: Any) -> SoapReply:
-        operation: Operation = context.descriptor.udd
+        operation = operation_of(context.descriptor)
         bound, exchange = operation.bound, context.transport
         if bound.row.takes_slot:
             if self._slots.acquire(blocking=False):
@@ -72,7 +72,7 @@ class SoapApplication:
             node=reply_address(context.in_header_doc), address=context.transport.address, local_node=self._local_node)
 
     def _broken(self, context: Any) -> None:
-        self._gate.broken(context.descriptor.udd.bound, self._caller(context))
+        self._gate.broken(operation_of(context.descriptor).bound, self._caller(context))
 
 
 def _service(operations: Sequence[Operation], perform: Callable[[Any, Any], SoapReply]) -> type[Service]:
@@ -83,7 +83,7 @@ def _service(operations: Sequence[Operation], perform: Callable[[Any, Any], Soap
         run.__name__ = name
         return rpc(
             AnyXml, _returns=AnyXml, _body_style="bare", _in_message_name=name, _out_message_name=f"{name}Answer",
-            _udd=operation)(run)
+            _udd={"operation": operation})(run)
 
     names = [f"operation{n}" for n in range(len(operations))]
     return ServiceMeta("Endpoint", (Service,), {

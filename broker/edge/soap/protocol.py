@@ -44,6 +44,12 @@ class Operation:
     message: Message
 
 
+def operation_of(descriptor: Any) -> Operation:
+    """Give the operation of a method descriptor made with `_udd={"operation": …}`."""
+    operation: Operation = descriptor.udd["operation"]
+    return operation
+
+
 def reply_address(headers: Mapping[str, Element]) -> str:
     """Give the address in wsa:ReplyTo, or nothing."""
     element = headers.get(_REPLY_TO)
@@ -54,15 +60,15 @@ class BrokerSoap12(Soap12):
     """Takes `context.transport.root` apart and puts a `SoapReply` or a fault together."""
 
     def __init__(self) -> None:
-        super().__init__()
         self._operations: dict[str, list[Any]] = {}
+        super().__init__()
 
     def set_app(self, value: Any) -> None:
-        """Learn the operations of the application."""
+        """Learn the operations of the application; spyne's constructor calls with None."""
         super().set_app(value)
-        for service in value.services:
+        for service in () if value is None else value.services:
             for descriptor in service.public_methods.values():
-                self._operations.setdefault(descriptor.udd.message.name, []).append(descriptor)
+                self._operations.setdefault(operation_of(descriptor).message.name, []).append(descriptor)
 
     def create_in_document(self, ctx: Any, charset: str | None = None) -> None:  # noqa: ARG002 - spyne's signature
         """Parse the envelope."""
@@ -91,7 +97,7 @@ class BrokerSoap12(Soap12):
         action = ctx.in_header_doc.get(_ACTION)
         wanted = None if action is None else (action.text or "").strip()
         for descriptor in self._operations.get(ctx.method_request_string, ()):
-            operation: Operation = descriptor.udd
+            operation = operation_of(descriptor)
             if wanted is None or wanted == operation.message.action:
                 _check_packaging(operation, ctx.transport.is_mtom)
                 return [descriptor]
@@ -108,7 +114,7 @@ class BrokerSoap12(Soap12):
         fault = ctx.out_error
         if fault is None:
             reply: SoapReply = ctx.out_object[0]
-            head = _head(ctx, reply.reply_action or ctx.descriptor.udd.message.reply_action)
+            head = _head(ctx, reply.reply_action or operation_of(ctx.descriptor).message.reply_action)
             ctx.out_string = [b"".join((head, *reply.fragments, _TAIL))]
             return
         if not isinstance(fault, SoapFault):

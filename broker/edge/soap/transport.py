@@ -13,6 +13,7 @@ from broker.edge.soap import faults
 from broker.edge.soap.compat import Application, MethodContext, ServerBase, TransportContext
 from broker.edge.soap.faults import SoapFault
 from broker.edge.soap.intake import Intake, Limits
+from broker.edge.soap.protocol import operation_of
 from broker.model.errors import BrokerError
 from broker.model.transaction import Packaging
 from broker.wire.mime import SOAP_TYPE, MtomBody
@@ -108,7 +109,7 @@ class SoapTransport(ServerBase):
             log.info("fault", code=fault.code, status=fault.status, subcodes=[local for _, local in fault.subcodes])
             if fault.retry_after:
                 headers.append(("Retry-After", str(fault.retry_after)))
-        elif context.descriptor.udd.bound.row.packaging is Packaging.MTOM:
+        elif operation_of(context.descriptor).bound.row.packaging is Packaging.MTOM:
             mtom = MtomBody(root, context.out_object[0].parts)
             headers = [("Content-Type", mtom.content_type), ("Content-Length", str(mtom.length)), ("MIME-Version", "1.0")]
             body = mtom
