@@ -250,6 +250,17 @@ def parse(data: bytes) -> Message:
     return Message(data, tuple(_segment(line, form) for line in lines), form)
 
 
+def parse_header(data: bytes) -> Message | None:
+    """Give the MSH alone, as far as it is ASCII, of a message `parse` refuses, so that it can be answered; None without one."""
+    line = data.lstrip(_NOISE).removeprefix(b"\xef\xbb\xbf").split(b"\r", 1)[0]
+    separator = line[3:4] or b"|"
+    plain = separator.join(line.split(separator)[:17]).decode("ascii", "replace").replace("\ufffd", "?")
+    try:
+        return parse(plain.encode())
+    except BrokerError:
+        return None
+
+
 def _segment(line: bytes, form: Form) -> Segment:
     try:
         text = line.decode(form.codec)

@@ -1,0 +1,180 @@
+"""HL7 v2 over MLLP, the accepting side (ITI TF-2 C.2): one thread per connection, its messages strictly in order.
+
+A connection that stays without a whole message for `idle_timeout` seconds, or is silent for `io_timeout` seconds in
+the middle of one, is closed; so is one that begins a message over `max_message` bytes, after its answer. Every other
+message is answered: what cannot be dispatched with AR, a bug with AE 207. An ACK is never answered.
+"""
+
+import contextlib
+import re
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+
+import structlog
+
+from broker.config.settings import Settings
+from broker.model.caller import Caller
+from broker.model.errors import BrokerError, Hl7Code, Rejected, TooLarge
+from broker.model.stamp import Stamp
+from broker.model.transaction import Bound
+from broker.security.gate import Gate
+from broker.wire.hl7v2 import Deframer, Message, frame, parse, parse_header, write_ack, write_broken, write_nack
+
+log = structlog.get_logger("broker.mllp")
+
+_POLL = 0.2
+_PIECE = 1 << 16
+_VERSION = re.compile(r"2\.[0-9](\.[0-9])?")
+_PROCESSING = frozenset("PTD")
+
+
+class MllpServer:
+    """Serves the HL7 v2 rows on one address."""
+
+    def __init__(self, bounds: Sequence[Bound], gate: Gate, settings: Settings) -> None:
+        self._rows = {message.name: bound for bound in bounds for message in bound.row.messages}
+        self._types = {name.split("^")[0] for name in self._rows}
+        self._gate, self._settings = gate, settings.server
+        self._listener: socket.socket | None = None
+        self._open: set[socket.socket] = set()
+        self._guard = threading.Lock()
+
+    def listen(self) -> int:
+        """Bind the address, so that connections queue up, and give its port. Raise OSError when it is taken."""
+        if self._listener is None:
+            self._listener = socket.create_server((self._settings.host, self._settings.mllp_port), backlog=128)
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    def serve(self, stop: threading.Event) -> None:
+        """Serve until `stop` is set; then answer what was received whole and close."""
+        port = self.listen()
+        assert self._listener is not None
+        log.info("listening", host=self._settings.host, port=port)
+        threads: set[threading.Thread] = set()
+        with self._listener:
+            self._listener.settimeout(_POLL)
+            while not stop.is_set():
+                threads = {thread for thread in threads if thread.is_alive()}
+                accepted = self._accept()
+                if accepted is None:
+                    continue
+                if len(threads) >= self._settings.mllp_connections:
+                    log.warning("connection refused", reason="limit", limit=self._settings.mllp_connections)
+                    accepted.close()
+                    continue
+                with self._guard:
+                    self._open.add(accepted)
+                thread = threading.Thread(target=self._converse, args=(accepted,), name="mllp", daemon=True)
+                threads.add(thread)
+                thread.start()
+        self._drain(threads)
+
+    def _accept(self) -> socket.socket | None:
+        assert self._listener is not None
+        try:
+            return self._listener.accept()[0]
+        except TimeoutError:
+            return None
+        except OSError as error:                        # out of descriptors, or the peer is gone already
+            log.warning("not accepted", reason=error.strerror)
+            time.sleep(_POLL)
+            return None
+
+    def _drain(self, threads: set[threading.Thread]) -> None:
+        with self._guard:
+            waiting = list(self._open)
+        for connection in waiting:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RD)     # ends its wait for the next message, not its answer
+        deadline = time.monotonic() + self._settings.io_timeout
+        for thread in threads:
+            thread.join(max(deadline - time.monotonic(), 0))
+
+    def _converse(self, connection: socket.socket) -> None:
+        try:
+            with connection:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._messages(connection, str(connection.getpeername()[0]))
+        except TimeoutError:
+            log.info("closed", reason="deadline")
+        except OSError as error:
+            log.info("closed", reason=type(error).__name__)
+        finally:
+            with self._guard:
+                self._open.discard(connection)
+
+    def _messages(self, connection: socket.socket, address: str) -> None:
+        frames, since = Deframer(self._settings.max_message), time.monotonic()
+        while True:
+            try:
+                data = frames.take()
+            except TooLarge as error:
+                connection.sendall(frame(_unread(frames.head, error)))
+                log.warning("closed", reason=str(error))
+                return
+            if data is not None:
+                reply = self.answer(data, address)
+                if reply:
+                    connection.settimeout(self._settings.io_timeout)
+                    connection.sendall(frame(reply))
+                since = time.monotonic()
+                continue
+            left = since + self._settings.idle_timeout - time.monotonic()
+            connection.settimeout(max(min(left, self._settings.io_timeout) if frames.inside else left, 0.001))
+            piece = connection.recv(_PIECE)
+            if not piece:
+                return
+            frames.feed(piece)
+
+    def answer(self, data: bytes, address: str) -> bytes:
+        """Give the reply to one unframed message; nothing to an acknowledgement."""
+        try:
+            message = parse(data)
+        except BrokerError as error:
+            log.info("refused", reason=type(error).__name__)
+            return _unread(data, error)
+        if message.msh.get(9) == "ACK":
+            log.warning("an acknowledgement came where messages are taken")
+            return b""
+        try:
+            return self._dispatch(message, address)
+        except BrokerError as error:
+            return write_ack(message, Stamp.now(), error)
+        except Exception as error:                      # noqa: BLE001 - a bug ends one message, never the connection
+            places = [f"{step.filename}:{step.lineno}" for step in traceback.extract_tb(error.__traceback__)]
+            log.error("internal error", message=message.name[:7], error=type(error).__name__, at=places[-6:])
+            return write_broken(message, Stamp.now())
+
+    def _dispatch(self, message: Message, address: str) -> bytes:
+        msh = message.msh
+        bound = self._find(message)
+        if not message.control_id:
+            raise Rejected(Hl7Code.REQUIRED_FIELD_MISSING, "no control id", "MSH^1^10")
+        caller = Caller(
+            node=f"{msh.get(4)}|{msh.get(3)}", local_node=f"{msh.get(6)}|{msh.get(5)}", address=address)
+        reply: bytes = self._gate.perform(bound, message, caller)
+        return reply
+
+    def _find(self, message: Message) -> Bound:
+        """Give the row of a message. Raise `Rejected` (200 to 203) as HL7 v2.5 2.9.2.2 and table 0357 say."""
+        msh = message.msh
+        if msh.get(9) not in self._types:
+            raise Rejected(Hl7Code.UNSUPPORTED_MESSAGE_TYPE, "message type is not served", "MSH^1^9^1^1")
+        bound = self._rows.get(message.name)
+        if bound is None:
+            raise Rejected(Hl7Code.UNSUPPORTED_EVENT, "trigger event is not served", "MSH^1^9^1^2")
+        if msh.get(11) not in _PROCESSING:
+            raise Rejected(Hl7Code.UNSUPPORTED_PROCESSING_ID, "processing id is not P, T or D", "MSH^1^11")
+        if not _VERSION.fullmatch(msh.get(12)):
+            raise Rejected(Hl7Code.UNSUPPORTED_VERSION, "version is not 2.x", "MSH^1^12")
+        return bound
+
+
+def _unread(data: bytes, error: BrokerError) -> bytes:
+    """Give the answer to what is no message, or was not read to its end: to its control id where there is a header."""
+    header = parse_header(data)
+    return write_ack(header, Stamp.now(), error) if header else write_nack(Stamp.now(), error)
