@@ -188,7 +188,7 @@ class FetchWorker:
                 fetches.alone(unit, run.job.hospital, run.job.study_uid)
                 missing = fetches.missing(unit, run.job.id)
                 todo = [want for want in missing if run.asked[want.sop_uid] < _ATTEMPTS]
-                if run.gone:
+                if missing and run.gone:
                     return None
                 if failed is not None or not todo or not run.goes_on():
                     fetches.finish(unit, run.job, self._verdict(run, missing, last), time.time())

@@ -1,0 +1,515 @@
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from broker.config.profile import Profile
+from broker.coord.local import LocalCoord
+from broker.db import Database, sql
+from broker.imaging import fetch, fetch_worker
+from broker.imaging.fetch import Gathered
+from broker.imaging.fetch_worker import is_open
+from broker.imaging.store import fetches, studies, tables
+from broker.model.errors import Unavailable
+from broker.model.imaging import InstanceRef
+from broker.model.ports import Want
+from tests.helpers.fetch import JPEG, OURS, THEIRS, Centre, Lossy, Pacs, build, limited, octets, read, refs_of, working
+
+
+@pytest.fixture
+def centre(database: Database, tmp_path: Path, profile: Profile) -> Iterator[Centre]:
+    built = build(database, tmp_path, limited(profile, connect_seconds=0.3, total_seconds=20.0, back_off_seconds=1.0))
+    coord = built.coord
+    yield built
+    assert isinstance(coord, LocalCoord)
+    coord.close()
+
+
+def _at_origin(centre: Centre, count: int = 5, series: int = 1, study_uid: str = "1.2.1") -> tuple[list[InstanceRef], Pacs]:
+    refs = refs_of(study_uid, count, THEIRS, series)
+    centre.catalogue(refs)
+    return refs, Pacs(centre, list(refs))
+
+
+def _assert_whole(gathered: Gathered, refs: list[InstanceRef]) -> None:
+    assert gathered.missing == {}
+    assert {ref: read(found.source) for ref, found in gathered.found.items()} == {ref: octets(ref.sop_uid) for ref in refs}
+
+
+def _sops(gathered: Gathered) -> tuple[list[str], list[str]]:
+    return sorted(ref.sop_uid for ref in gathered.found), sorted(ref.sop_uid for ref in gathered.missing)
+
+
+# --- what is near
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_near_pictures_need_no_fetch(centre: Centre, packed: bool) -> None:
+    refs = refs_of("1.2.1", 3, OURS)
+    centre.land("a", refs, syntax=JPEG)
+    if packed:
+        centre.pack("1.2.1")
+    gathered = centre.fetch.gather(refs)
+    _assert_whole(gathered, refs)
+    assert {found.transfer_syntax for found in gathered.found.values()} == {JPEG}
+    assert {patient.value for patient in gathered.patients} == {"P-a"}
+    assert centre.jobs() == []
+
+
+def test_every_instance_is_found_or_missing(centre: Centre) -> None:
+    here, = refs_of("1.2.1", 1, OURS)
+    centre.land("a", [here])
+    stranger, elsewhere = replace(here, sop_uid="1.2.9"), replace(here, source_uid=THEIRS)
+    gathered = centre.fetch.gather([here, stranger, elsewhere, here])
+    assert set(gathered.found) == {here}
+    assert set(gathered.missing) == {stranger, elsewhere}
+
+
+def test_a_retrieve_notes_when_the_study_was_used(centre: Centre) -> None:
+    ref, = refs_of("1.2.1", 1, OURS)
+    centre.land("a", [ref])
+    with centre.database.write() as unit:
+        sql(unit).execute(tables.study.update().values(used_at=5.0))
+    centre.fetch.gather([ref])
+    with centre.database.read() as unit:
+        found = studies.study(unit, "a", "1.2.1")
+    assert found is not None
+    assert time.time() - found.used_at < 10
+
+
+def test_a_picture_packed_between_gathering_and_reading_is_read_all_the_same(centre: Centre) -> None:
+    refs = refs_of("1.2.1", 2, OURS)
+    centre.land("a", refs)
+    gathered = centre.fetch.gather(refs)
+    centre.pack("1.2.1")
+    _assert_whole(gathered, refs)
+
+
+def test_a_picture_gone_from_every_tier_is_an_error_of_reading(centre: Centre) -> None:
+    refs = refs_of("1.2.1", 1, OURS)
+    centre.land("a", refs)
+    gathered = centre.fetch.gather(refs)
+    (centre.sdfo.folder / centre.pack("1.2.1")).unlink()
+    with pytest.raises(OSError, match="gone"):
+        read(gathered.found[refs[0]].source)
+
+
+def test_a_lost_file_is_missing_and_the_others_are_there(centre: Centre) -> None:
+    refs = refs_of("1.2.1", 2, OURS)
+    centre.land("a", refs)
+    next(centre.online.folder.rglob(refs[0].sop_uid)).unlink()
+    gathered = centre.fetch.gather(refs)
+    assert _sops(gathered) == ([refs[1].sop_uid], [refs[0].sop_uid])
+    assert "its store cannot give it" in gathered.missing[refs[0]]
+
+
+def test_an_unreadable_container_is_missing_not_unknown(centre: Centre) -> None:
+    refs = refs_of("1.2.1", 1, OURS)
+    centre.land("a", refs)
+    (centre.sdfo.folder / centre.pack("1.2.1")).unlink()
+    assert "its store cannot give it" in centre.fetch.gather(refs).missing[refs[0]]
+
+
+# --- from the origin
+
+
+def test_a_whole_study_is_asked_for_at_once_and_only_once(centre: Centre) -> None:
+    refs, pacs = _at_origin(centre)
+    with working(centre, pacs):
+        _assert_whole(centre.fetch.gather(refs), refs)
+        _assert_whole(centre.fetch.gather(refs), refs)
+    assert pacs.asked == [Want("1.2.1")]
+    assert centre.jobs() == [("done", "")]
+
+
+def test_a_part_of_a_study_is_asked_for_by_instance_one_series_at_a_time(centre: Centre) -> None:
+    refs, pacs = _at_origin(centre, 3, series=2)
+    part = refs[1:4]
+    with working(centre, pacs):
+        _assert_whole(centre.fetch.gather(part), part)
+    assert pacs.asked == [
+        Want("1.2.1", ("1.2.1.1",), ("1.2.1.1.2", "1.2.1.1.3")), Want("1.2.1", ("1.2.1.2",), ("1.2.1.2.1",))]
+
+
+def test_only_what_is_not_near_is_fetched(centre: Centre) -> None:
+    refs, pacs = _at_origin(centre, 3)
+    ours = refs_of("1.2.5", 2, OURS)
+    centre.land("a", ours)
+    centre.land("b", refs[:2])
+    with working(centre, pacs):
+        _assert_whole(centre.fetch.gather([*ours, *refs]), [*ours, *refs])
+    assert pacs.asked == [Want("1.2.1", ("1.2.1.1",), (refs[2].sop_uid,))]
+
+
+def test_five_at_once_are_one_retrieve(centre: Centre) -> None:
+    refs, pacs = _at_origin(centre, 10)
+    pacs.slow = 0.4
+    with working(centre, pacs), ThreadPoolExecutor(5) as pool:
+        for gathered in pool.map(lambda _: centre.fetch.gather(refs), range(5)):
+            _assert_whole(gathered, refs)
+    assert pacs.asked == [Want("1.2.1")]
+    assert len(centre.jobs()) == 1
+
+
+def test_who_joins_late_with_further_instances_gets_them_from_the_same_job(centre: Centre) -> None:
+    refs, pacs = _at_origin(centre, 4)
+    begun = threading.Event()
+
+    def slowly(pacs: Pacs, want: Want, _progress: Callable[[], bool]) -> None:
+        begun.set()
+        time.sleep(0.5)
+        pacs.deliver(pacs.matching(want))
+
+    pacs.script = slowly
+    with working(centre, pacs), ThreadPoolExecutor(1) as pool:
+        first = pool.submit(centre.fetch.gather, refs[:2])
+        assert begun.wait(5)
+        _assert_whole(centre.fetch.gather(refs[1:]), refs[1:])
+        _assert_whole(first.result(), refs[:2])
+    assert len(centre.jobs()) == 1
+    assert [want.sop_uids for want in pacs.asked] == [tuple(r.sop_uid for r in refs[:2]), tuple(r.sop_uid for r in refs[2:])]
+
+
+def test_two_studies_are_two_jobs_at_once(centre: Centre) -> None:
+    first, pacs = _at_origin(centre, 2)
+    second, other = _at_origin(centre, 2, study_uid="1.2.2")
+    pacs.holds += other.holds
+    pacs.slow = 0.3
+    with working(centre, pacs):
+        _assert_whole(centre.fetch.gather([*first, *second]), [*first, *second])
+    assert pacs.most_at_once == 2
+
+
+def test_a_hospital_is_never_asked_for_more_than_it_allows_by_all_workers_together(centre: Centre) -> None:
+    centre.profile = limited(centre.profile, associations=1)
+    pacs = Pacs(centre)
+    refs = []
+    for n in range(4):
+        found, _ = _at_origin(centre, 1, study_uid=f"1.2.{n}")
+        refs += found
+    pacs.holds, pacs.slow = list(refs), 0.15
+    with working(centre, pacs), working(centre, pacs):
+        _assert_whole(centre.fetch.gather(refs), refs)
+    assert pacs.most_at_once == 1
+    assert len(pacs.asked) == 4
+
+
+def test_lost_announcements_cost_seconds_never_pictures(centre: Centre) -> None:
+    refs, pacs = _at_origin(centre)
+    assert isinstance(centre.coord, LocalCoord)
+    centre.coord = Lossy(centre.coord)
+    start = time.monotonic()
+    with working(centre, pacs):
+        _assert_whole(centre.fetch.gather(refs), refs)
+    assert time.monotonic() - start < 4
+
+
+def test_announcements_make_it_quick(centre: Centre) -> None:
+    refs, pacs = _at_origin(centre)
+    with working(centre, pacs):
+        time.sleep(0.3)
+        start = time.monotonic()
+        _assert_whole(centre.fetch.gather(refs), refs)
+        assert time.monotonic() - start < 0.9
+
+
+# --- bad peers
+
+
+def test_half_delivered_is_asked_for_again_by_uid(centre: Centre) -> None:
+    refs, pacs = _at_origin(centre, 6)
+
+    def half_first(pacs: Pacs, want: Want, _progress: Callable[[], bool]) -> None:
+        pacs.deliver(pacs.matching(want)[:None if want.sop_uids else 3])
+
+    pacs.script = half_first
+    with working(centre, pacs):
+        _assert_whole(centre.fetch.gather(refs), refs)
+    assert pacs.asked == [Want("1.2.1"), Want("1.2.1", ("1.2.1.1",), tuple(ref.sop_uid for ref in refs[3:]))]
+
+
+def test_what_never_comes_is_named_and_asked_for_twice_only(centre: Centre) -> None:
+    refs, pacs = _at_origin(centre, 4)
+    pacs.holds = refs[:3]
+    with working(centre, pacs):
+        gathered = centre.fetch.gather(refs)
+    assert _sops(gathered) == ([ref.sop_uid for ref in refs[:3]], [refs[3].sop_uid])
+    assert gathered.missing[refs[3]] == "the PACS of b did not send 1 of the instances"
+    assert len(pacs.asked) == 2
+    assert centre.jobs() == [("failed", "the PACS of b did not send 1 of the instances")]
+
+
+def test_success_without_any_object_is_no_success(centre: Centre) -> None:
+    refs, pacs = _at_origin(centre, 2)
+    pacs.holds = []
+    with working(centre, pacs):
+        assert len(centre.fetch.gather(refs).missing) == 2
+
+
+def test_broken_on_the_way_the_rest_is_asked_for_again(centre: Centre) -> None:
+    refs, pacs = _at_origin(centre, 6)
+
+    def breaks_once(pacs: Pacs, want: Want, _progress: Callable[[], bool]) -> None:
+        found = pacs.matching(want)
+        if len(pacs.asked) == 1:
+            pacs.deliver(found[:2])
+            raise Unavailable("association")
+        pacs.deliver(found)
+
+    pacs.script = breaks_once
+    with working(centre, pacs):
+        _assert_whole(centre.fetch.gather(refs), refs)
+    assert pacs.echoes == 0
+
+
+def test_other_instances_than_asked_for_complete_nothing(centre: Centre) -> None:
+    refs, pacs = _at_origin(centre, 2)
+    others = refs_of("1.2.1", 4, THEIRS)[2:]
+    misplaced = replace(refs[1], series_uid="1.2.1.77")
+    pacs.script = lambda pacs, _want, _progress: pacs.deliver([*others, refs[0], misplaced])
+    with working(centre, pacs):
+        gathered = centre.fetch.gather(refs)
+    assert _sops(gathered) == ([refs[0].sop_uid], [refs[1].sop_uid])
+    assert gathered.missing[refs[1]] == "the PACS of b did not send it"
+
+
+def test_objects_whose_rows_come_after_the_final_response_count(centre: Centre) -> None:
+    refs, pacs = _at_origin(centre, 2)
+    late: list[threading.Thread] = []
+
+    def later(pacs: Pacs, want: Want, _progress: Callable[[], bool]) -> None:
+        late.append(threading.Timer(0.2, pacs.deliver, [pacs.matching(want)]))
+        late[0].start()
+
+    pacs.script = later
+    with working(centre, pacs):
+        _assert_whole(centre.fetch.gather(refs), refs)
+    assert len(pacs.asked) == 1
+    late[0].join()
+
+
+def test_a_pacs_that_is_down_is_told_quickly_and_only_its_pictures_are_missing(centre: Centre) -> None:
+    refs, pacs = _at_origin(centre, 2)
+    more, _ = _at_origin(centre, 2, study_uid="1.2.2")
+    ours = refs_of("1.2.5", 2, OURS)
+    centre.land("a", ours)
+    pacs.answers, pacs.slow = False, 0.3
+    with working(centre, pacs):
+        start = time.monotonic()
+        gathered = centre.fetch.gather([*refs, *ours])
+        assert time.monotonic() - start < 2
+        assert set(gathered.found) == set(ours)
+        assert set(gathered.missing.values()) == {"the PACS of b failed: PACS b is not available"}
+        _wait_until(lambda: pacs.echoes == 1)
+        start = time.monotonic()
+        during = centre.fetch.gather(more)
+        assert time.monotonic() - start < 1
+        assert set(during.missing.values()) == {"the PACS of b did not answer just now"}
+        assert len(pacs.asked) == 1
+        pacs.answers, pacs.slow = True, 0.0
+        pacs.holds += more
+        time.sleep(1.1)
+        _assert_whole(centre.fetch.gather(more), more)
+
+
+def test_one_failed_study_does_not_close_the_hospital(centre: Centre) -> None:
+    bad, pacs = _at_origin(centre, 1)
+    good, other = _at_origin(centre, 1, study_uid="1.2.2")
+    pacs.holds += other.holds
+
+    def refuses_one(pacs: Pacs, want: Want, _progress: Callable[[], bool]) -> None:
+        if want.study_uid == "1.2.1":
+            raise Unavailable("C-MOVE 0xC000")
+        pacs.deliver(pacs.matching(want))
+
+    pacs.script = refuses_one
+    with working(centre, pacs):
+        assert len(centre.fetch.gather(bad).missing) == 1
+        _assert_whole(centre.fetch.gather(good), good)
+    assert pacs.echoes == 1
+
+
+def test_pending_for_ever_ends_at_the_total_deadline(centre: Centre) -> None:
+    centre.profile = limited(centre.profile, total_seconds=1.0)
+    refs, pacs = _at_origin(centre, 3)
+
+    def pending(pacs: Pacs, _want: Want, progress: Callable[[], bool]) -> None:
+        pacs.deliver(refs[:1])
+        while progress():
+            time.sleep(0.05)
+
+    pacs.script = pending
+    with working(centre, pacs):
+        start = time.monotonic()
+        gathered = centre.fetch.gather(refs)
+        assert 0.9 < time.monotonic() - start < 3
+    assert _sops(gathered) == ([refs[0].sop_uid], [ref.sop_uid for ref in refs[1:]])
+    assert set(gathered.missing.values()) == {"the PACS of b was not done within 1 seconds"}
+    assert len(pacs.asked) == 1
+
+
+def test_without_a_worker_the_waiter_gives_up_in_time(centre: Centre, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "_MARGIN", 0.2)
+    centre.profile = limited(centre.profile, total_seconds=0.5)
+    refs, _ = _at_origin(centre, 1)
+    start = time.monotonic()
+    assert centre.fetch.gather(refs).missing == {refs[0]: "the PACS of b did not send it in time"}
+    assert time.monotonic() - start < 2
+
+
+def test_the_callers_deadline_is_shorter(centre: Centre) -> None:
+    refs, _ = _at_origin(centre, 1)
+    start = time.monotonic()
+    assert set(centre.fetch.gather(refs, deadline=0.3).missing) == set(refs)
+    assert time.monotonic() - start < 1.5
+
+
+def test_what_waited_too_long_in_the_queue_is_not_fetched(centre: Centre) -> None:
+    refs, pacs = _at_origin(centre, 1)
+    with centre.database.write() as unit:
+        job = fetches.enqueue(unit, "b", "1.2.1", [(refs[0].series_uid, refs[0].sop_uid)], time.time() - 100)
+    with working(centre, pacs):
+        _wait_until(lambda: centre.jobs() != [("queued", "")])
+    assert centre.jobs() == [("failed", "the PACS of b was busy for too long")]
+    assert (job, pacs.asked) == (1, [])
+
+
+def test_outside_its_hours_a_hospital_is_not_asked(centre: Centre) -> None:
+    now = datetime.now(UTC).hour + 8
+    centre.profile = limited(centre.profile, hours=f"{(now + 2) % 24:02}:00-{(now + 3) % 24:02}:00")
+    refs, pacs = _at_origin(centre, 1)
+    with working(centre, pacs):
+        assert "may be asked only between" in centre.fetch.gather(refs).missing[refs[0]]
+    assert pacs.asked == []
+
+
+def test_a_hospital_that_left_the_profile(centre: Centre) -> None:
+    refs, pacs = _at_origin(centre, 1)
+    with centre.database.write() as unit:
+        fetches.enqueue(unit, "gone", "1.2.1", [(refs[0].series_uid, refs[0].sop_uid)], time.time())
+    with working(centre, pacs):
+        _wait_until(lambda: centre.jobs()[0][0] == "failed")
+    assert centre.jobs() == [("failed", "hospital gone has no PACS that can be asked")]
+
+
+@pytest.mark.parametrize(("hours", "clock", "expected"), [
+    ("00:00-24:00", "00:00", True), ("00:00-24:00", "23:59", True),
+    ("08:00-18:00", "07:59", False), ("08:00-18:00", "08:00", True), ("08:00-18:00", "17:59", True),
+    ("08:00-18:00", "18:00", False), ("20:00-06:00", "12:00", False), ("20:00-06:00", "23:00", True),
+    ("20:00-06:00", "05:59", True), ("20:00-06:00", "06:00", False),
+])
+def test_hours(hours: str, clock: str, expected: bool) -> None:
+    hour, minute = map(int, clock.split(":"))
+    assert is_open(hours, datetime(2024, 1, 1, hour, minute, tzinfo=UTC)) is expected
+
+
+# --- the worker's own end
+
+
+def test_a_worker_that_stops_gives_its_job_back(centre: Centre) -> None:
+    refs, pacs = _at_origin(centre, 2)
+    begun = threading.Event()
+
+    def pending(_pacs: Pacs, _want: Want, progress: Callable[[], bool]) -> None:
+        begun.set()
+        while progress():
+            time.sleep(0.05)
+
+    pacs.script = pending
+    with ThreadPoolExecutor(1) as pool:
+        with working(centre, pacs):
+            waiting = pool.submit(centre.fetch.gather, refs)
+            assert begun.wait(5)
+        assert centre.jobs() == [("queued", "")]
+        with working(centre, Pacs(centre, list(refs))):
+            _assert_whole(waiting.result(), refs)
+
+
+def _claim_and_hang(folder: Path, url: str) -> None:
+    database = Database(url)
+    with database.write() as unit:
+        job = fetches.claim(unit, "victim", {"b": 1}, time.time())
+    assert job is not None
+    (folder / "claimed").touch()
+    time.sleep(60)
+
+
+def test_the_job_of_a_killed_worker_is_taken_over(
+    centre: Centre, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fetch_worker, "_PATIENCE", 0.5)
+    refs, pacs = _at_origin(centre, 2)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(centre.fetch.gather, refs)
+        _wait_until(lambda: centre.jobs() == [("queued", "")])
+        victim = multiprocessing.get_context("spawn").Process(target=_claim_and_hang, args=(tmp_path, centre.database.url))
+        victim.start()
+        _wait_until((tmp_path / "claimed").exists)
+        assert victim.pid is not None
+        os.kill(victim.pid, signal.SIGKILL)
+        victim.join()
+        with working(centre, pacs):
+            _assert_whole(waiting.result(), refs)
+    assert centre.jobs() == [("done", "")]
+
+
+def test_a_worker_that_lost_its_job_stops_it(centre: Centre) -> None:
+    refs, pacs = _at_origin(centre, 2)
+    ended = threading.Event()
+
+    def pending(_pacs: Pacs, _want: Want, progress: Callable[[], bool]) -> None:
+        while progress():
+            time.sleep(0.05)
+        ended.set()
+
+    pacs.script = pending
+    with centre.database.write() as unit:
+        fetches.enqueue(unit, "b", "1.2.1", [(ref.series_uid, ref.sop_uid) for ref in refs], time.time())
+    with working(centre, pacs):
+        _wait_until(lambda: pacs.asked != [])
+        with centre.database.write() as unit:
+            sql(unit).execute(tables.fetch_job.update().values(owner="another"))
+        assert ended.wait(5)
+    assert centre.jobs() == [("running", "")]
+
+
+def _web(folder: Path, url: str, profile: Profile, results: "multiprocessing.queues.Queue[int]") -> None:
+    centre = build(Database(url), folder, profile)
+    refs = refs_of("1.2.1", 20, THEIRS)
+    gathered = centre.fetch.gather(refs)
+    _assert_whole(gathered, refs)
+    results.put(len(gathered.found))
+
+
+def test_waiters_in_other_processes(centre: Centre, tmp_path: Path) -> None:
+    refs, pacs = _at_origin(centre, 20)
+    pacs.slow = 0.5
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    webs = [
+        context.Process(target=_web, args=(tmp_path, centre.database.url, centre.profile, results)) for _ in range(2)]
+    with working(centre, pacs):
+        for process in webs:
+            process.start()
+        assert [results.get(timeout=30) for _ in webs] == [20, 20]
+        for process in webs:
+            process.join()
+    results.close()
+    results.join_thread()
+    assert pacs.asked == [Want("1.2.1")]
+    assert len(refs) == 20
+
+
+def _wait_until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.02)
