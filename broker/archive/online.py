@@ -75,13 +75,16 @@ class OnlineStore:
 
     def copy_aside(self, online: Online) -> Online:
         """Keep a stored object under `.conflict/` too (a hard link), before its own name is dropped. Give that place."""
-        hospital, *_, study_uid, sop_uid = online.path.split("/")
-        aside = _conflict_path(hospital, study_uid, sop_uid, online.sha256)
+        aside = _aside_of(online.path, online.sha256)
         source = self.path(online.path)
         with reachable(WHAT):
             if not self.folders.link(source, self.folder / aside):
                 self.folders.sync((self.folder / aside).parent)
         return Online(aside, online.size, online.sha256)
+
+    def has_aside(self, relative: str, sha256: str) -> bool:
+        """Say whether this object, of this SHA-256, was kept under `.conflict/` too."""
+        return self.path(_aside_of(relative, sha256)).is_file()
 
     def of_study(self, hospital: str, study_uid: str) -> list[str]:
         """Give the relative paths of all files of a study, whatever day they came. Looks into every day's folder."""
@@ -205,6 +208,11 @@ def _final_path(hospital: str, study_uid: str, sop_uid: str) -> str:
         raise Rejected(XdsCode.INVALID_DOCUMENT_CONTENT, "not a hospital key, Study and SOP Instance UID")
     today = dt.datetime.now(dt.UTC)
     return f"{hospital}/{today:%Y/%m/%d}/{study_uid}/{sop_uid}"
+
+
+def _aside_of(path: str, sha256: str) -> str:
+    hospital, *_, study_uid, sop_uid = path.split("/")
+    return _conflict_path(hospital, study_uid, sop_uid, sha256)
 
 
 def _conflict_path(hospital: str, study_uid: str, sop_uid: str, sha256: str) -> str:

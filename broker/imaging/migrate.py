@@ -209,7 +209,7 @@ class Migrator:
         proven = {entry.sop_uid: entry.sha256 for entry in index.entries.values()}
         with self._database.write() as unit:
             paths = containers.forget_online(unit, study.id, proven)
-        self._sdfo.drop_online(paths or self._without_row(study, proven))
+        self._sdfo.drop_online([*paths, *self._without_row(study, proven, set(paths))])
         for one in replaced:
             self._sdfo.drop_container(one.path)
             with self._database.write() as unit:
@@ -218,12 +218,20 @@ class Migrator:
             studies.mark(unit, study.id, "complete", was="dropping")
         return Outcome.ARCHIVED
 
-    def _without_row(self, study: Subject, proven: dict[str, str]) -> list[str]:
-        """Give the online files a crash left behind after their rows were removed: only those that are proven."""
+    def _without_row(self, study: Subject, proven: Mapping[str, str], gone: set[str]) -> list[str]:
+        """Give the online files a crash left without a row, other than `gone`: only those that are safe elsewhere.
+
+        The rest may be acknowledged objects whose rows are on their way.
+        """
         with self._database.read() as unit:
-            named = {row.online.path for row in studies.instances(unit, study.id)}
-        return [path for path in self._sdfo.online.of_study(study.hospital, study.study_uid)
-                if path not in named and self._sdfo.online.sha256(path) == proven.get(path.rpartition("/")[2])]
+            known = gone.union(row.online.path for row in studies.instances(unit, study.id))
+        online, found = self._sdfo.online, []
+        for path in online.of_study(study.hospital, study.study_uid):
+            if path not in known:
+                digest = online.sha256(path)
+                if proven.get(path.rpartition("/")[2]) == digest or online.has_aside(path, digest):
+                    found.append(path)
+        return found
 
     def _go_back(self, study: Subject, bad: Container, old: Container | None) -> None:
         """The container does not hold what it should: return to the copies from before it, when they are all there."""

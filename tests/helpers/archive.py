@@ -2,12 +2,23 @@
 
 import hashlib
 import io
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from broker.archive.online import OnlineStore
+from broker.archive.sdfo import Sdfo
 from broker.archive.sdicom import PackImage, Written, write_container
 from broker.archive.sequencefile import Pread
+from broker.config.profile import Profile
+from broker.coord import LocalCoord
+from broker.db import Database
+from broker.imaging.migrate import Migrator
+from broker.imaging.store import containers, studies
 from broker.model.blob import CHUNK, Octets
+from broker.model.imaging import StoredObject
 
 STUDY = "1.2.840.99.1"
 MARKER = bytes(range(16))
@@ -54,3 +65,66 @@ class Zeros:
         for chunk in self.chunks():
             digest.update(chunk)
         return digest.hexdigest()
+
+
+class Centre:
+    """Both tiers and their rows in one folder, and what ever came in. Make another one on the same folder: a restart."""
+
+    def __init__(self, folder: Path, profile: Profile, **retention: Any) -> None:
+        self.database = Database(f"sqlite:///{folder / 'broker.db'}")
+        self.profile = profile.model_copy(update={"retention": profile.retention.model_copy(update=retention)})
+        self.sdfo = Sdfo(OnlineStore(folder / "online"), folder / "archive")
+        self.coord = LocalCoord(folder / "run")
+        self.now = time.time()
+        self.migrator = Migrator(self.database, self.sdfo, self.profile, self.coord, lambda: self.now)
+
+    def close(self) -> None:
+        """Close what is open."""
+        self.coord.close()
+        self.database.close()
+
+    def receive(self, images: Mapping[str, bytes], **study: str) -> int:
+        """Take images of a study as the receiver does (also twice); give its row id. The study is complete then."""
+        facts = {"hospital": "a", "study_uid": STUDY, "date": "20150301", "modality": "CT"} | study
+        hospital, uid = facts["hospital"], facts["study_uid"]
+        objects = [self._object(sop_uid, data, facts) for sop_uid, data in images.items()]
+        with self.database.write() as unit:
+            studies.record(unit, objects, self.profile, self.now)
+            found = studies.study(unit, hospital, uid)
+            assert found is not None
+            studies.mark(unit, found.id, "complete", was="receiving")
+        return found.id
+
+    def _object(self, sop_uid: str, data: bytes, facts: Mapping[str, str]) -> StoredObject:
+        part = self.sdfo.online.begin()
+        part.write(data)
+        kept = part.keep(facts["hospital"], facts["study_uid"], sop_uid)
+        return StoredObject(
+            hospital=facts["hospital"], study_uid=facts["study_uid"], series_uid=f"{facts['study_uid']}.1", sop_uid=sop_uid,
+            sop_class="1.2.840.10008.5.1.4.1.1.2", transfer_syntax="1.2.840.10008.1.2.1", path=kept.online.path,
+            size=kept.online.size, sha256=kept.online.sha256,
+            tags={"StudyDate": facts["date"], "Modality": facts["modality"], "PatientID": "A-1"})
+
+    def study(self, study_uid: str = STUDY, hospital: str = "a") -> studies.Study:
+        """Give the study's row."""
+        with self.database.read() as unit:
+            found = studies.study(unit, hospital, study_uid)
+        assert found is not None
+        return found
+
+    def read(self, sop_uid: str, study_uid: str = STUDY) -> bytes:
+        """Read an image the way SQL says now: online, else from the current container."""
+        with self.database.read() as unit:
+            study = self.study(study_uid)
+            rows = {row.sop_uid: row.online for row in studies.instances(unit, study.id)}
+            container = containers.current(unit, study.id)
+        place = rows.get(sop_uid) or (self.sdfo.locate(container.path, sop_uid) if container else None)
+        assert place is not None, f"{sop_uid} is lost"
+        return b"".join(self.sdfo.open(place).chunks())
+
+    def files(self) -> tuple[list[str], list[str]]:
+        """Give the files of the online and the archive folder."""
+        online, archive = (
+            sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+            for folder in (self.sdfo.online.folder, self.sdfo.folder))
+        return online, archive

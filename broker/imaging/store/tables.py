@@ -24,6 +24,7 @@ study = sa.Table(
     sa.UniqueConstraint("study_uid", "hospital"),
     sa.Index("ix_study_state_last_at", "state", "last_at"),
     sa.Index("ix_study_patient", "patient_domain", "patient_value"),
+    sa.Index("ix_study_due", "tier", "state", "objects", "study_date"),
 )
 
 series = sa.Table(

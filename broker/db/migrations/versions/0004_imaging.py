@@ -30,6 +30,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_study_state_last_at", "study", ["state", "last_at"])
     op.create_index("ix_study_patient", "study", ["patient_domain", "patient_value"])
+    op.create_index("ix_study_due", "study", ["tier", "state", "objects", "study_date"])
     op.create_table(
         "series",
         sa.Column("study_id", sa.Integer, sa.ForeignKey("study.id"), primary_key=True),
