@@ -10,8 +10,10 @@ from broker.model.errors import Problem
 from broker.model.ids import PatientId
 from broker.model.ports import PatientDirectory, Unit
 from broker.registry import store
+from broker.registry.iti18_query import Answer, Limits, StoredQueries
 from broker.registry.iti42_register import Registration
 from broker.wire.ebxml import Submission
+from broker.wire.ebxml_query import QueryRequest
 
 
 def _now() -> datetime:
@@ -23,9 +25,10 @@ class Registry:
 
     def __init__(
         self, database: Database, patients: PatientDirectory, profile: Profile, *,
-        clock: Callable[[], datetime] = _now,
+        limits: Limits = Limits(), clock: Callable[[], datetime] = _now,  # noqa: B008 - frozen
     ) -> None:
         self._registration = Registration(database, patients, profile, clock)
+        self._queries = StoredQueries(database, profile.codes.scheme_aliases, limits)
 
     def register(self, submission: Submission, call: Call) -> tuple[Problem, ...]:
         """Register durably; give the warnings, of which there are none: everything submitted is kept.
@@ -34,6 +37,10 @@ class Registry:
         """
         self._registration.register(submission, call.facts)
         return ()
+
+    def query(self, request: QueryRequest, call: Call) -> Answer:
+        """Answer a stored query. Raise `Rejected` as ITI TF-2 3.18.4.1.3 says; nothing found is an empty answer."""
+        return self._queries.answer(request, call.facts)
 
     def merged(self, unit: Unit, retired: PatientId, survivor: PatientId) -> None:
         """Give all objects of `retired` to `survivor` inside the merge's unit; nothing is registered for `retired` any more."""

@@ -1,0 +1,134 @@
+"""Parameters of stored queries: what a query takes, and values out of their coding (ITI TF-2 3.18.4.1.2.3.5).
+
+A value is `'text'` with doubled apostrophes, a bare number, or a list `('a','b')`. Values within one Slot are ORed,
+several Slots of one parameter are ANDed where the parameter allows it.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from broker.model.errors import Rejected, TooLarge, XdsCode
+from broker.model.ids import PatientId
+from broker.model.metadata import APPROVED, DEPRECATED
+from broker.registry.store import nfc
+from broker.wire.ebxml_rim import Slots
+from broker.wire.ebxml_types import is_cx, is_dtm, pad_dtm
+
+Groups = tuple[tuple[str, ...], ...]
+Values = dict[str, Groups]
+
+_ITEM = re.compile(r"\s*(?:'(?P<text>(?:[^']|'')*)'|(?P<number>\d+))\s*", re.ASCII)
+_STATUSES = (APPROVED, DEPRECATED)
+
+
+class Form(Enum):
+    """What the values of a parameter are."""
+
+    TEXT = "text"
+    PATIENT = "patient id"
+    STATUS = "status"
+    CODE = "code"
+    TIME = "time"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One parameter. `many`: takes a list. `repeats`: may come in several Slots, which are ANDed."""
+
+    name: str
+    form: Form = Form.TEXT
+    required: bool = False
+    many: bool = False
+    repeats: bool = False
+
+
+def read_values(
+    parameters: Sequence[Parameter], one_of: Sequence[str], slots: Slots, aliases: Mapping[str, str], most: int,
+) -> Values:
+    """Give the values of the parameters that are present, ready to be compared with search columns.
+
+    Unknown Slots are ignored. `one_of` names parameters of which exactly one must be there, `aliases` maps designators
+    of coding schemes to OIDs. Raise `Rejected` as ITI TF-2 3.18.4.1.3 says, `TooLarge` for more than `most` values.
+    """
+    found: Values = {}
+    left = most
+    for parameter in parameters:
+        groups = tuple(_group(parameter, texts, aliases) for name, texts in slots if name == parameter.name and texts)
+        left -= sum(map(len, groups))
+        if left < 0:
+            raise TooLarge(f"{most} values in one stored query")
+        if len(groups) > 1 and not parameter.repeats:
+            raise Rejected(XdsCode.STORED_QUERY_PARAM_NUMBER, f"{parameter.name} is given more than once")
+        if parameter.form is Form.STATUS:
+            groups = tuple(tuple(text for text in group if text in _STATUSES) for group in groups)
+        groups = tuple(filter(None, groups))
+        if groups:
+            found[parameter.name] = groups
+        elif parameter.required:
+            raise Rejected(XdsCode.STORED_QUERY_MISSING_PARAM, f"{parameter.name} is missing")
+    _check_choice(one_of, found)
+    return found
+
+
+def _check_choice(one_of: Sequence[str], found: Values) -> None:
+    given = [name for name in one_of if name in found]
+    if one_of and not given:
+        raise Rejected(XdsCode.STORED_QUERY_MISSING_PARAM, f"one of {' or '.join(one_of)} is needed")
+    if len(given) > 1:
+        raise Rejected(XdsCode.STORED_QUERY_PARAM_NUMBER, f"only one of {' or '.join(given)} is allowed")
+
+
+def _group(parameter: Parameter, texts: tuple[str, ...], aliases: Mapping[str, str]) -> tuple[str, ...]:
+    """Give the values of one Slot, which may be spread over several Value elements."""
+    if not parameter.many and len(texts) > 1:
+        raise Rejected(XdsCode.STORED_QUERY_PARAM_NUMBER, f"{parameter.name} takes one value")
+    return tuple(_meaning(parameter, item, aliases) for text in texts for item in _items(parameter, text.strip()))
+
+
+def _items(parameter: Parameter, text: str) -> Iterator[str]:
+    if text.startswith("(") and parameter.many and text.endswith(")"):
+        end, at = len(text) - 1, 1
+        while at <= end:
+            match = _ITEM.match(text, at, end)
+            if match is None or (match.end() < end and text[match.end()] != ","):
+                raise _malformed(parameter)
+            yield _unquoted(parameter, match)
+            at = match.end() + 1
+        return
+    match = _ITEM.fullmatch(text)
+    if match is None:
+        raise _malformed(parameter)
+    yield _unquoted(parameter, match)
+
+
+def _unquoted(parameter: Parameter, match: re.Match[str]) -> str:
+    """Give the text of an item. Only a time may come as a bare number."""
+    text = match["text"]
+    if text is None and parameter.form is not Form.TIME:
+        raise _malformed(parameter)
+    return match["number"] if text is None else text.replace("''", "'")
+
+
+def _malformed(parameter: Parameter) -> Rejected:
+    wanted = "a list ('…','…')" if parameter.many else "'…'"
+    return Rejected(XdsCode.REGISTRY_ERROR, f"{parameter.name} must be coded as {wanted}")
+
+
+def _meaning(parameter: Parameter, text: str, aliases: Mapping[str, str]) -> str:
+    if parameter.form is Form.CODE:
+        code, _, rest = text.partition("^")
+        middle, _, scheme = rest.partition("^")
+        if not code or middle or not scheme or "^" in scheme:
+            raise Rejected(XdsCode.REGISTRY_ERROR, f"{parameter.name} must be coded as 'code^^scheme'")
+        return nfc(f"{code}^^{aliases.get(scheme, scheme)}")
+    if parameter.form is Form.TIME:
+        if not is_dtm(text):
+            raise Rejected(XdsCode.REGISTRY_ERROR, f"{parameter.name} is not a time YYYY[MM[DD[hh[mm[ss]]]]]")
+        return pad_dtm(text)
+    if parameter.form is Form.PATIENT:
+        if not is_cx(text):
+            raise Rejected(XdsCode.REGISTRY_ERROR, f"{parameter.name} is not of the form 'id^^^&oid&ISO'")
+        return str(PatientId.parse(text))
+    return nfc(text)
