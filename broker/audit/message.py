@@ -52,10 +52,11 @@ def _message(  # noqa: PLR0913, PLR0917 - one argument per part of the message
 def _participants(event: AuditEvent, caller: Caller) -> list[str]:
     peer = "destination" if event.we_send else "source"
     ours = "source" if event.we_send else "destination"
-    people = [_participant(caller.node or caller.address or "unknown", peer, requestor=not caller.user, address=caller.address)]
+    asks = not caller.user and not event.we_ask
+    people = [_participant(caller.node or caller.address or "unknown", peer, requestor=asks, address=caller.address)]
     if caller.user:
         people.append(f'<ActiveParticipant UserID={q(caller.user)} UserIsRequestor="true"/>')
-    people.append(_participant(caller.local_node or "broker", ours, requestor=False))
+    people.append(_participant(caller.local_node or "broker", ours, requestor=event.we_ask))
     return people
 
 

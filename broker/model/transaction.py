@@ -52,6 +52,7 @@ class AuditEvent:
     """How the transaction is audited on our side (DICOM PS3.15 A.5): EventID code and text, action, event type.
 
     `we_send` is true where we are the data's source (retrieves): the source participant is then we ourselves.
+    `we_ask` is true where we began the call: the requestor is then we ourselves, the caller is the peer we called.
     """
 
     event_code: str
@@ -61,6 +62,7 @@ class AuditEvent:
     type_text: str = ""
     type_system: str = "IHE Transactions"
     we_send: bool = False
+    we_ask: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
