@@ -31,8 +31,7 @@ SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
 # The family names hold 0x7E and 0x5E as second bytes in GB 18030, the given name 0x7C: HL7 v2 delimiters.
 PERSON = Demographics(
     names=(PersonName("葉", "曉東", use="L"), PersonName("Ye", "XiaoDong", use="A")),
-    birth_date="19790214", sex="F", mother=PersonName("區", "秀蘭", use="L"), phones=("+86-591-8765-4321",),
-    other_ids=(("2.999.9.1", "35010219790214002X"),))
+    birth_date="19790214", sex="F", mother=PersonName("區", "秀蘭", use="L"), phones=("+86-591-8765-4321",))
 PATIENT_A, PATIENT_B = "A-20417", "B-88031"
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from broker.model.errors import Unavailable
 
 _SEARCH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
-_STOP_SECONDS = 10.0
+_STOP_SECONDS = 25.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +71,10 @@ def send(folder: Path, to: Node, calling: str) -> str:
 
 
 @contextmanager
-def running(command: Sequence[str | Path], log: Path, env: dict[str, str] | None = None) -> Iterator["subprocess.Popen[bytes]"]:
+def running(command: Sequence[str | Path], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a program with its output in `log`, apart from this terminal's Ctrl-C; stop it with SIGTERM, at last SIGKILL."""
     with log.open("ab") as output, subprocess.Popen(  # noqa: S603 - fixed programs
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-            env=env) as process:
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True) as process:
         try:
             yield process
         finally:
