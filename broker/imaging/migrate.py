@@ -60,6 +60,7 @@ class Migrator:
     ) -> None:
         self._database, self._sdfo, self._coord, self._clock = database, sdfo, coord, clock
         self._retention = profile.retention
+        self._origins = [hospital.key for hospital in profile.hospitals if hospital.kind == "origin"]
         self._swept_at = 0.0
         self._failed: dict[int, float] = {}
 
@@ -71,14 +72,15 @@ class Migrator:
     def run_due(self, now: float, limit: int = 100, progress: Progress | None = None) -> int:
         """Finish what was begun, then pack up to `limit` studies that are due; give how many are archived.
 
-        A study that fails is logged, stays readable where it is, and is tried again an hour later. Now and then leftovers of
-        crashes are swept. `progress(done, total)` counts studies.
+        A study that fails is logged, stays readable where it is, and is tried again an hour later. Once a day leftovers
+        are swept and the cache is evicted. `progress(done, total)` counts studies.
         """
         self._failed = {study_id: at for study_id, at in self._failed.items() if now - at < _RETRY_SECONDS}
         self.resume(now)
         if now - self._swept_at >= _SWEEP_SECONDS:
             self._swept_at = now
             self.sweep()
+            self.evict(now)
         found = [study_id for study_id, _ in self.due(now, limit + len(self._failed)) if study_id not in self._failed][:limit]
         archived_now = 0
         for done, study_id in enumerate(found, 1):
@@ -122,6 +124,21 @@ class Migrator:
         removed = self._sdfo.sweep(older_than)
         return removed + sum(self._sweep_container(path) for path in self._unnamed(older_than))
 
+    def evict(self, now: float) -> int:
+        """Drop cached objects of origins that were not retrieved for `cache_days`; give how many.
+
+        Only what the origin's catalogue lists and its PACS can be asked for again.
+        """
+        with self._database.read() as unit:
+            found = containers.unused(unit, self._origins, now - self._retention.cache_days * 86400.0)
+        evicted = 0
+        for study_id in found:
+            with self._database.write() as unit:
+                paths = containers.forget_cached(unit, study_id)
+            self._sdfo.drop_online(paths)
+            evicted += len(paths)
+        return evicted
+
     def _try(self, study_id: int, now: float) -> Outcome | None:
         try:
             return self.migrate(study_id)
@@ -149,8 +166,7 @@ class Migrator:
             if packed:
                 self._sdfo.drop_container(packed.path)
             raise
-        new = Version(path=packed.path, size=packed.size, sha256=packed.sha256,
-                      images=[(entry.series_uid, entry.sop_uid, entry.sop_class) for entry in packed.index.entries.values()])
+        new = Version(path=packed.path, size=packed.size, sha256=packed.sha256, images=len(images))
         with self._database.write() as unit:
             switched = containers.switch(unit, study, rows, old, new, self._clock())
             if not switched:

@@ -5,8 +5,6 @@ online copies are gone, then `complete` again. `container.at` is the time a row 
 """
 
 import datetime as dt
-import json
-import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +14,7 @@ import sqlalchemy as sa
 from broker.config.profile import Retention
 from broker.db import sql
 from broker.imaging.store import tables as t
-from broker.imaging.store.studies import Instance, add_conflict, instances, mark
+from broker.imaging.store.studies import Instance, add_conflict, instances, mark, origin_catalogue
 from broker.model.imaging import Online, StoredObject
 from broker.model.ports import Unit
 
@@ -50,12 +48,12 @@ class Container:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """A new container: its file, and (series, sop, class) of every image."""
+    """A new container that is to be the current one."""
 
     path: str
     size: int
     sha256: str
-    images: Sequence[tuple[str, str, str]]
+    images: int
 
 
 def due(unit: Unit, retention: Retention, now: float, limit: int) -> list[tuple[int, str]]:
@@ -124,12 +122,9 @@ def switch(
     connection.execute(t.container.update().where(t.container.c.study_id == study.id, t.container.c.state == "current")
                        .values(state="retired", at=now))
     connection.execute(t.container.insert(), {
-        "study_id": study.id, "path": new.path, "size": new.size, "sha256": new.sha256, "images": len(new.images),
+        "study_id": study.id, "path": new.path, "size": new.size, "sha256": new.sha256, "images": new.images,
         "state": "current", "at": now})
     connection.execute(t.study.update().where(t.study.c.id == study.id).values(tier="archive", state="dropping"))
-    body = zlib.compress(json.dumps([list(image) for image in new.images]).encode())
-    connection.execute(t.catalogue.delete().where(t.catalogue.c.study_id == study.id))
-    connection.execute(t.catalogue.insert(), {"study_id": study.id, "body": body, "at": now})
     return True
 
 
@@ -162,6 +157,30 @@ def go_back(unit: Unit, study_id: int, old: Container | None) -> None:
 def forget_container(unit: Unit, container_id: int) -> None:
     """Remove a container's row."""
     sql(unit).execute(t.container.delete().where(t.container.c.id == container_id))
+
+
+def unused(unit: Unit, hospitals: Collection[str], before: float) -> list[int]:
+    """Give the studies of these hospitals whose cached objects neither came nor were retrieved since before this time."""
+    return list(sql(unit).scalars(
+        sa.select(t.study.c.id)
+        .where(t.study.c.tier == "origin", t.study.c.state == "complete", t.study.c.objects > 0,
+               t.study.c.hospital.in_(hospitals), t.study.c.used_at < before, t.study.c.last_at < before)
+        .order_by(t.study.c.used_at)))
+
+
+def forget_cached(unit: Unit, study_id: int) -> list[str]:
+    """Remove the instance rows that the origin's catalogue lists too; give the paths of their files.
+
+    None while a fetch of the study is open.
+    """
+    found = subject(unit, study_id)
+    if found is None or found.tier != "origin" or sql(unit).scalar(sa.select(sa.exists().where(
+            t.fetch_job.c.study_uid == found.study_uid, t.fetch_job.c.state.in_(("queued", "running"))))):
+        return []
+    listed = {sop_uid for _, sop_uid, _ in origin_catalogue(unit, study_id)}
+    gone = [row for row in instances(unit, study_id) if row.sop_uid in listed]
+    _delete_instances(unit, study_id, [row.sop_uid for row in gone])
+    return [row.online.path for row in gone]
 
 
 def named(unit: Unit, study_uids: Collection[str]) -> set[str]:

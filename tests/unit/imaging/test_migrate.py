@@ -18,7 +18,7 @@ from broker.config.profile import Profile
 from broker.db import Database, schema, sql
 from broker.imaging.migrate import Outcome
 from broker.imaging.store import containers, studies
-from broker.imaging.store.tables import conflict
+from broker.imaging.store.tables import conflict, fetch_job
 from broker.model.errors import TooLarge, Unavailable
 from broker.wire import tags
 from tests.helpers.archive import STUDY, Centre
@@ -65,11 +65,9 @@ def assert_archived(centre: Centre, images: Mapping[str, bytes], *, aside: int =
         container = containers.current(unit, study.id)
         assert containers.retired(unit, study.id) == []
         assert studies.instances(unit, study.id) == []
-        listed = studies.origin_catalogue(unit, study.id)
     assert container is not None
     assert archive == [container.path]
     assert container.images == len(images)
-    assert sorted(sop_uid for _, sop_uid, _ in listed) == sorted(images)
     assert {uid: centre.read(uid) for uid in images} == images
 
 
@@ -389,6 +387,42 @@ def test_sweep_keeps_a_container_that_may_be_all_there_is(centre: Centre) -> Non
     age(centre)
     assert centre.migrator.sweep() == 0
     assert centre.files()[1] == sorted([packed.path, unknown.path, "00/1.2.4-00.seq"])
+
+
+def cached(centre: Centre, job: str = "done") -> int:
+    """A study of an origin that lists all but one of the objects we fetched."""
+    study_id = centre.receive(IMAGES, hospital="b")
+    listed = [{"StudyInstanceUID": STUDY, "SeriesInstanceUID": f"{STUDY}.1", "SOPInstanceUID": uid} for uid in list(IMAGES)[:2]]
+    hospital = centre.profile.hospital("b")
+    assert hospital is not None
+    with centre.database.write() as unit:
+        sql(unit).execute(sa.text("update study set tier='origin'"))
+        studies.record_origin(unit, hospital, listed, centre.now)
+        sql(unit).execute(fetch_job.insert(), {
+            "hospital": "b", "study_uid": STUDY, "state": job, "owner": "", "created_at": 0.0, "beat_at": 0.0, "ended_at": 0.0,
+            "reason": ""})
+    return study_id
+
+
+def test_what_an_origin_has_is_evicted_when_nobody_wants_it(make: Callable[..., Centre]) -> None:
+    centre = make(cache_days=30)
+    study_id = cached(centre)
+    assert centre.migrator.evict(centre.now + 29 * DAY) == 0
+    with centre.database.write() as unit:
+        studies.touch(unit, study_id, centre.now + 10 * DAY)
+    assert centre.migrator.evict(centre.now + 31 * DAY) == 0
+    assert centre.migrator.evict(centre.now + 41 * DAY) == 2
+    kept = list(IMAGES)[2]
+    assert [path.rpartition("/")[2] for path in centre.files()[0]] == [kept]
+    assert [row.sop_uid for row in centre_rows(centre, study_id)] == [kept]
+    assert centre.study(hospital="b").objects == 1
+
+
+def test_nothing_is_evicted_while_a_fetch_is_open(make: Callable[..., Centre]) -> None:
+    centre = make(cache_days=30)
+    cached(centre, job="running")
+    assert centre.migrator.evict(centre.now + 41 * DAY) == 0
+    assert len(centre.files()[0]) == 3
 
 
 class Steps:
