@@ -10,29 +10,35 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from broker.model.blob import Spooled
-from broker.model.errors import Rejected, XdsCode
+from broker.model.errors import Rejected, Unavailable, XdsCode
 from broker.wire.soap import SoapRequest
 from broker.wire.xml import XOP, Element
 
 INCLUDE = f"{{{XOP}}}Include"
-SPOOL_PREFIX = "in."
+_PREFIX = "in."
 
 
 def spool(media_type: str, chunks: Iterable[bytes], folder: Path) -> Spooled:
-    """Write the chunks into a new file of `folder`, with their SHA-1. When it raises (OSError: the disk) nothing is left."""
+    """Write the chunks into a new file of `folder`, with their SHA-1. Raise `Unavailable` when the disk takes no more.
+
+    Whatever is raised, nothing is left.
+    """
     size, digest = 0, hashlib.sha1(usedforsecurity=False)
-    handle, path = tempfile.mkstemp(prefix=SPOOL_PREFIX, dir=folder)
     try:
-        with open(handle, "wb", buffering=0) as file:
-            for data in chunks:
-                digest.update(data)
-                size += len(data)
-                left = memoryview(data)
-                while left:
-                    left = left[file.write(left):]
-    except BaseException:
-        os.unlink(path)
-        raise
+        handle, path = tempfile.mkstemp(prefix=_PREFIX, dir=folder)
+        try:
+            with open(handle, "wb", buffering=0) as file:
+                for data in chunks:
+                    digest.update(data)
+                    size += len(data)
+                    left = memoryview(data)
+                    while left:
+                        left = left[file.write(left):]
+        except BaseException:
+            os.unlink(path)
+            raise
+    except OSError as error:
+        raise Unavailable("the spool folder") from error
     return Spooled(media_type, path, size, digest.hexdigest())
 
 
@@ -41,7 +47,8 @@ def resolve(request: SoapRequest, element: Element, folder: Path) -> Spooled:
 
     An attachment's file belongs to the request and is dropped with it unless it was renamed; inline base64 is written
     into `folder`, and that file is the caller's to rename or unlink. Only `cid:` references are followed, never a URL.
-    Raise `Rejected` (XDSMissingDocument) for a reference without its part, (XDSRepositoryError) for what is neither.
+    Raise `Rejected` (XDSMissingDocument) for a reference without its part, (XDSRepositoryError) for what is neither
+    attachment nor base64, and what `spool` raises.
     """
     include = element.find(INCLUDE)
     if include is not None:

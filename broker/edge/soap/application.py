@@ -9,7 +9,7 @@ from broker.config.settings import Settings
 from broker.edge.soap import faults, schema
 from broker.edge.soap.compat import AnyXml, Application, Service, ServiceMeta, rpc
 from broker.edge.soap.faults import SoapFault
-from broker.edge.soap.intake import Limits
+from broker.edge.soap.intake import Limits, sweep
 from broker.edge.soap.protocol import BrokerSoap12, Operation, operation_of, reply_address
 from broker.edge.soap.transport import SoapTransport, StartResponse, internal_error
 from broker.edge.soap.wsdl import documents
@@ -40,6 +40,7 @@ class SoapApplication:
         spool = settings.documents_folder / SPOOL if any(b.row.packaging is Packaging.MTOM for b in bounds) else None
         if spool is not None:
             spool.mkdir(parents=True, exist_ok=True)
+            sweep(spool)
         application = Application(
             [_service(operations, self._perform)], tns=f"urn:broker{bounds[0].row.endpoint}", in_protocol=BrokerSoap12(),
             out_protocol=BrokerSoap12(), documents_container=documents(wsdl))

@@ -1,7 +1,9 @@
 """Reads the HTTP body of a SOAP request: media types, packaging, limits; attachments go to the spool folder."""
 
 import codecs
+import contextlib
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +14,11 @@ from gunicorn.http.errors import ParseException
 from broker.edge.soap import faults
 from broker.edge.soap.faults import SoapFault
 from broker.model.blob import CHUNK, Spooled
-from broker.model.errors import TooLarge, Unavailable
+from broker.model.errors import TooLarge
 from broker.wire.mime import (
     SOAP_TYPE,
     XOP_TYPE,
     BadMultipart,
-    Headers,
     Multipart,
     content_id,
     content_type_parameters,
@@ -26,6 +27,7 @@ from broker.wire.mime import (
 from broker.wire.xop import spool
 
 _DECLARED = re.compile(rb"\s*<\?xml[^>]*\sencoding\s*=")
+_STALE = 3600.0
 _TRANSFER = {"", "7bit", "8bit", "binary"}
 
 
@@ -80,16 +82,18 @@ class Intake:
             elif name in self.attachments:
                 raise BadMultipart("a Content-ID is used twice")
             elif name:
-                self.attachments[name] = _spooled(headers, body, folder)
+                self.attachments[name] = spool(headers.get("content-type", "application/octet-stream"), body, folder)
         if not found:
             raise BadMultipart("there is no root part")
 
 
-def _spooled(headers: Headers, body: Iterable[bytes], folder: Path) -> Spooled:
-    try:
-        return spool(headers.get("content-type", "application/octet-stream"), body, folder)
-    except OSError as error:
-        raise Unavailable("the spool folder") from error
+def sweep(folder: Path) -> None:
+    """Drop what requests of killed processes left in the spool folder; files of running requests are younger."""
+    old = time.time() - _STALE
+    for file in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another worker sweeps too
+            if file.stat().st_mtime < old:
+                file.unlink()
 
 
 def _body(environ: Mapping[str, Any], limit: int, setting: str) -> Iterator[bytes]:

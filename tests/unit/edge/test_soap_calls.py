@@ -2,6 +2,8 @@
 
 import base64
 import hashlib
+import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,6 +167,23 @@ def test_a_document_that_was_renamed_stays(edge: Bench, tmp_path: Path) -> None:
     reply = edge.post("/keep", b"".join(message), message.content_type)
     assert reply.parts()["d0@broker"] == TRICKY
     assert (tmp_path / hashlib.sha1(TRICKY).hexdigest()).read_bytes() == TRICKY
+
+
+def test_files_of_killed_processes_are_swept_at_start(tmp_path: Path) -> None:
+    folder = tmp_path / "documents" / ".spool"
+    folder.mkdir(parents=True)
+    for name, age in (("in.old", 7200), ("in.new", 60)):
+        (folder / name).write_bytes(b"x")
+        os.utime(folder / name, (time.time() - age,) * 2)
+    assert bench(tmp_path).spooled == ["in.new"]
+
+
+def test_a_full_disk_is_unavailable(edge: Bench) -> None:
+    folder = edge.settings.documents_folder / ".spool"
+    folder.rmdir()
+    message = mtom(keep("cid:a"), "urn:test:Keep", ("a", TRICKY))
+    reply = edge.post("/keep", b"".join(message), message.content_type)
+    assert (reply.status, reply.fault, reply.headers["Retry-After"]) == (503, "Receiver", "5")
 
 
 def test_no_slot_is_http_503_and_audited(edge: Bench) -> None:
