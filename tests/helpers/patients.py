@@ -1,0 +1,176 @@
+"""A PIX manager of the demonstration region with its edges, and messages as hospitals send them."""
+
+import base64
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lxml import etree
+
+from broker.audit.spool import AuditLog
+from broker.config.profile import Domain, Feeder, Profile
+from broker.config.settings import Settings
+from broker.coord.local import LocalCoord
+from broker.db import Database
+from broker.edge.mllp import MllpServer
+from broker.edge.soap import schema
+from broker.model.caller import Caller
+from broker.model.ids import PatientId
+from broker.model.people import Demographics, PersonName
+from broker.model.ports import Unit
+from broker.model.stamp import Stamp
+from broker.model.transaction import Bound, Transaction
+from broker.patients import iti8_feed, iti9_query, iti44_feed, iti45_query
+from broker.patients.actor import PixManager
+from broker.security.gate import Gate
+from broker.security.rules import Open
+from broker.wire import hl7v3
+from broker.wire.hl7v2 import Header
+from broker.wire.hl7v2_pix import write_adt
+from broker.wire.soap import SoapReply, SoapRequest
+from broker.wire.xml import Element, parse
+
+XAD, HOSPA, HOSPB, HOSPC = "2.999.1.1", "2.999.2.1", "2.999.3.1", "2.999.4.1"
+OURS, DEVICE_B, DEVICE_C = "2.999.1.4", "2.999.3.9", "2.999.4.9"
+NS = {"h": "urn:hl7-org:v3"}
+WEI = Demographics(names=(PersonName("张", "伟"), PersonName("ZHANG", "WEI")), birth_date="19790214", sex="M")
+DOMAINS = {HOSPA: "HOSPA", HOSPB: "HOSPB", HOSPC: "HOSPC"}
+
+
+def region(profile: Profile, **changes: Any) -> Profile:
+    """Give the demonstration region with a third hospital that feeds by V3; `changes` are keys of region.toml."""
+    third = Domain(oid=HOSPC, namespace="HOSPC", feeders=(Feeder(device_oid=DEVICE_C),))
+    return profile.model_copy(update={
+        "domains": (*profile.domains, third), "region": profile.region.model_copy(update=changes)})
+
+
+@dataclass
+class Ports:
+    """Remembers what the manager told the other actors; `failing` makes the registry refuse a merge."""
+
+    arrived: list[PatientId] = field(default_factory=list)
+    merged: list[tuple[PatientId, PatientId]] = field(default_factory=list)
+    failing: bool = False
+
+    def on_arrived(self, unit: Unit, local: PatientId) -> None:
+        self.arrived.append(local)
+
+    def on_merged(self, unit: Unit, retired: PatientId, survivor: PatientId) -> None:
+        if self.failing:
+            raise ZeroDivisionError
+        self.merged.append((retired, survivor))
+
+
+class Bench:
+    """The manager, what it told others, and the doors to it without a socket."""
+
+    def __init__(self, database: Database, profile: Profile, folder: Path) -> None:
+        self.database, self.ports, self.folder = database, Ports(), folder
+        self.coord = LocalCoord(folder / "run")
+        self.manager = PixManager(database, profile, self.coord, self.ports.on_arrived, self.ports.on_merged)
+        self.gate = Gate(Open(), AuditLog(folder / "audit", "broker", "demo"))
+        self.bounds = [Bound(row, self.manager) for row in (iti8_feed.ROW, iti9_query.ROW)]
+        self.mllp = MllpServer(self.bounds, self.gate, Settings())
+
+    def close(self) -> None:
+        self.coord.close()
+
+    def v2(self, message: str, encoding: str = "utf-8") -> list[list[str]]:
+        """Send an HL7 v2 message; give the answer as fields per segment."""
+        reply = self.mllp.answer(message.strip().replace("\n", "\r").encode(encoding), "10.0.0.7")
+        return [line.split("|") for line in reply.decode(encoding).split("\r") if line]
+
+    def feed(self, event: str, value: str, person: Demographics = WEI, retired: str = "", control: str = "") -> str:
+        """Let hospital A feed one of its ids by ITI-8; give MSA-1."""
+        header = Header(
+            sender=("HIS-A", "HOSPA"), receiver=("BROKER", "REGION"), charset="GB 18030-2000", version="2.3.1",
+            stamp=Stamp("20260301101500+0800", control) if control else Stamp.now())
+        data = write_adt(header, event, PatientId(HOSPA, value), person, namespace="HOSPA",
+                         retired=PatientId(HOSPA, retired) if retired else None)
+        return self.mllp.answer(data, "10.0.0.7").decode("gb18030").split("\r")[1].split("|")[1]
+
+    def v3(self, message: bytes) -> Element:
+        """Send a V3 message that is valid by its schema; give the answer, valid as well."""
+        row = next(row for row in (iti44_feed.ROW, iti45_query.ROW) for m in row.messages if m.name == parse(message).tag)
+        return self.perform(row, message)
+
+    def perform(self, row: Transaction, message: bytes) -> Element:
+        body = parse(message)
+        schema.check(row.schema, body)
+        request = SoapRequest(body=body, message=next(m for m in row.messages if m.name == body.tag))
+        caller = Caller(node="http://his.example", address="10.0.0.8", local_node="http://broker/pix")
+        reply = self.gate.perform(Bound(row, self.manager), request, caller)
+        assert isinstance(reply, SoapReply)
+        answer = parse(b"".join(reply.fragments))
+        schema.check(row.schema, answer)
+        assert answer.prefix is None
+        return answer
+
+    def add(self, value: str, person: Demographics = WEI, *, domain: str = HOSPB, revise: bool = False) -> str:
+        """Let hospital B or C feed one of its ids by ITI-44; give the acknowledgement's code."""
+        sender = DEVICE_C if domain == HOSPC else DEVICE_B
+        return ack(self.v3(hl7v3.write_add_patient(
+            PatientId(domain, value), person, sender=sender, receiver=OURS, revise=revise)))
+
+    def merge(self, value: str, retired: str, *, domain: str = HOSPB) -> str:
+        sender = DEVICE_C if domain == HOSPC else DEVICE_B
+        return ack(self.v3(hl7v3.write_merge_patient(
+            PatientId(domain, value), PatientId(domain, retired), WEI.names, sender=sender, receiver=OURS)))
+
+    def who(self, value: str, domain: str = HOSPA) -> set[str]:
+        """Give the local ids of the person with this local id."""
+        with self.database.read() as unit:
+            return {patient.value for patient in self.manager.who(unit, PatientId(domain, value)) if patient.domain != XAD}
+
+    def affinity(self, value: str, domain: str = HOSPA) -> str:
+        """Give the affinity-domain id of the person with this local id; empty when there is none."""
+        with self.database.read() as unit:
+            found = self.manager.affinity_id(unit, PatientId(domain, value))
+        return found.value if found else ""
+
+    def is_active(self, value: str) -> bool:
+        with self.database.read() as unit:
+            return self.manager.is_active(unit, PatientId(XAD, value))
+
+    def audited(self) -> list[dict[str, Any]]:
+        """Give the audit records in order: code, action, outcome, patient, nodes, details, query."""
+        lines = [line for file in sorted((self.folder / "audit").glob("*")) for line in file.read_text("utf-8").splitlines()]
+        return [_record(etree.fromstring(line)) for line in lines]
+
+
+def _record(message: Element) -> dict[str, Any]:
+    def one(path: str) -> str:
+        found = message.xpath(path)
+        return str(found[0]) if isinstance(found, list) and found else ""
+
+    query = one("//ParticipantObjectQuery/text()")
+    detail = one("//ParticipantObjectIdentification[@ParticipantObjectTypeCode='1']/ParticipantObjectDetail/@value")
+    return {
+        "event": one("//EventID/@csd-code"), "type": one("//EventTypeCode/@csd-code"), "action": one("//@EventActionCode"),
+        "outcome": one("//@EventOutcomeIndicator"), "nodes": message.xpath("//ActiveParticipant/@UserID"),
+        "patient": one("//ParticipantObjectIdentification[@ParticipantObjectTypeCode='1']/@ParticipantObjectID"),
+        "message": base64.b64decode(detail).decode(), "query": base64.b64decode(query),
+    }
+
+
+def ack(answer: Element) -> str:
+    """Give the type code of an acknowledgement."""
+    return attribute(answer, "h:acknowledgement/h:typeCode", "code")
+
+
+def attribute(answer: Element, path: str, name: str) -> str:
+    found = answer.find(path, NS)
+    return "" if found is None else found.get(name) or ""
+
+
+def details(answer: Element) -> list[list[str]]:
+    """Give (code, location) of the acknowledgement's details."""
+    return [
+        [attribute(detail, "h:code", "code"), detail.findtext("h:location", "", NS)]
+        for detail in answer.iterfind("h:acknowledgement/h:acknowledgementDetail", NS)]
+
+
+def plain(text: str) -> str:
+    """Give text with random affinity-domain ids replaced by XAD."""
+    return re.sub(r"[0-9A-HJKMNP-TV-Z]{15}(?=\^\^\^)", "XAD", text)
