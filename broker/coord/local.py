@@ -21,7 +21,7 @@ from pathlib import Path
 
 import structlog
 
-from broker.coord.base import Body
+from broker.coord.base import Body, Subscription
 
 MAX_MESSAGE = 60_000
 _LONGEST_NAME = 48
@@ -64,9 +64,13 @@ class LocalCoord:
         except OSError as error:
             log.debug("announcement lost", reason=error.strerror)
 
-    def subscribe(self, *channels: str) -> "LocalSubscription":
-        """Listen on these channels. Raise OSError when the run folder cannot be written."""
-        return LocalSubscription(self._folder, channels)
+    def subscribe(self, *channels: str) -> Subscription:
+        """Listen on these channels; where no socket can be made, hear nothing: the listener's looks into SQL remain."""
+        try:
+            return LocalSubscription(self._folder, channels)
+        except OSError as error:
+            log.warning("cannot listen", reason=error.strerror)
+            return _Deaf()
 
     @contextlib.contextmanager
     def lock(self, name: str, ttl: float) -> Iterator[bool]:  # noqa: ARG002 - the kernel frees it, no clock needed
@@ -132,6 +136,17 @@ class LocalSubscription:
         """Stop listening; the name disappears."""
         self._path.unlink(missing_ok=True)
         self._socket.close()
+
+
+class _Deaf:
+    """Hears nothing."""
+
+    def get(self, timeout: float) -> None:
+        """Give None after `timeout` seconds."""
+        time.sleep(max(0.0, timeout))
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 def _meeting_place(run_folder: Path) -> Path:

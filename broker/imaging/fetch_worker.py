@@ -5,6 +5,7 @@ for once more by UID. Completeness is counted from what landed, never taken from
 success and send nothing.
 """
 
+import contextlib
 import os
 import secrets
 import socket
@@ -12,7 +13,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -79,7 +79,7 @@ class FetchWorker:
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; then cancel what runs and give it back to the queue."""
-        with closing(self._coord.subscribe("fetch")) as called:
+        with contextlib.closing(self._coord.subscribe("fetch")) as called:
             while not stop.is_set():
                 try:
                     self._tick(stop)
@@ -111,7 +111,7 @@ class FetchWorker:
         if not runs:
             return
         with self._database.write() as unit:
-            ours = fetches.beat(unit, self._owner, now)
+            ours = fetches.beat(unit, self._owner, runs, now)
         for job_id in runs.keys() - ours:
             runs[job_id].lost.set()
 
@@ -173,6 +173,9 @@ class FetchWorker:
         except Unavailable as error:
             # Only the database gets here. Without our beats the job is reaped and run again.
             log.warning("job given up", job=run.job.id, reason=str(error))
+        except Exception:
+            log.exception("job broken", job=run.job.id)     # this thread's edge: the waiters must hear that nothing comes
+            self._give_up(run)
         finally:
             self._runs.pop(run.job.id, None)
             self._threads.discard(threading.current_thread())
@@ -199,6 +202,12 @@ class FetchWorker:
                 last = str(failed)
                 if self._count_missing(run) < len(missing):
                     failed = None           # it broke on the way: the rest is worth another try
+
+    def _give_up(self, run: _Run) -> None:
+        with contextlib.suppress(Unavailable), self._database.write() as unit:
+            fetches.alone(unit, run.job.hospital, run.job.study_uid)
+            fetches.finish(unit, run.job, "an error of the broker itself", time.time())
+            self._announce(unit, run.job)
 
     def _verdict(self, run: _Run, missing: Sequence[Wanted], last: str) -> str:
         """Say why a job failed; empty when nothing is missing."""

@@ -6,7 +6,7 @@ study's flight (`alone`), so that a want never joins a job that is just ending. 
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -120,10 +120,11 @@ def claim(unit: Unit, owner: str, limits: Mapping[str, int], now: float) -> Job 
     return job if job is not None and job.owner == owner else None
 
 
-def beat(unit: Unit, owner: str, now: float) -> set[int]:
-    """Say that the owner lives; give its running jobs. A job that is not among them was taken away."""
+def beat(unit: Unit, owner: str, job_ids: Collection[int], now: float) -> set[int]:
+    """Say that the owner works on these jobs; give those that are its own. One that is not among them was taken away."""
     return set(sql(unit).scalars(
-        fetch_job.update().values(beat_at=now).where(fetch_job.c.state == "running", fetch_job.c.owner == owner)
+        fetch_job.update().values(beat_at=now)
+        .where(fetch_job.c.id.in_(job_ids), fetch_job.c.state == "running", fetch_job.c.owner == owner)
         .returning(fetch_job.c.id)))
 
 

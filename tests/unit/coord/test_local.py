@@ -12,6 +12,7 @@ import pytest
 from broker.config.settings import Settings
 from broker.coord import LocalCoord, RedisCoord, connect
 from broker.coord.base import Body
+from broker.coord.local import LocalSubscription
 
 _SPAWN = multiprocessing.get_context("spawn")
 
@@ -67,6 +68,7 @@ def test_too_long_a_message_is_dropped(coord: LocalCoord) -> None:
 
 def test_noise_on_a_socket_is_ignored(coord: LocalCoord) -> None:
     subscription = coord.subscribe("landed")
+    assert isinstance(subscription, LocalSubscription)
     noise = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     for data in (b"", b"\xff\xfe", b"{}", b"[1,2]", b'["other",{}]', b'["landed",3]'):
         noise.sendto(data, str(subscription._path))
@@ -74,6 +76,18 @@ def test_noise_on_a_socket_is_ignored(coord: LocalCoord) -> None:
     coord.publish("landed", {"job": 1})
     assert subscription.get(1) == ("landed", {"job": 1})
     subscription.close()
+
+
+def test_who_cannot_listen_hears_nothing_and_goes_on(coord: LocalCoord, tmp_path: Path) -> None:
+    folder = coord._folder
+    folder.rmdir()
+    folder.touch()
+    subscription = coord.subscribe("landed")
+    start = time.monotonic()
+    assert subscription.get(0.2) is None
+    assert time.monotonic() - start >= 0.2
+    subscription.close()
+    coord.publish("landed", {"job": 1})
 
 
 def _listen_and_hang(run_folder: Path) -> None:

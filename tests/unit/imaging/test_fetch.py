@@ -433,6 +433,44 @@ def test_a_worker_that_stops_gives_its_job_back(centre: Centre) -> None:
             _assert_whole(waiting.result(), refs)
 
 
+def test_an_error_in_the_broker_itself_is_told_to_the_waiters(centre: Centre) -> None:
+    refs, pacs = _at_origin(centre, 1)
+
+    def broken(_pacs: Pacs, _want: Want, _progress: Callable[[], bool]) -> None:
+        raise KeyError("a bug")
+
+    pacs.script = broken
+    with working(centre, pacs):
+        assert centre.fetch.gather(refs).missing == {refs[0]: "an error of the broker itself"}
+
+
+def test_ended_jobs_are_forgotten_with_what_they_wanted(centre: Centre) -> None:
+    with centre.database.write() as unit:
+        old = fetches.enqueue(unit, "b", "1.2.1", [("1", "1.1")], 1.0)
+        young = fetches.enqueue(unit, "b", "1.2.2", [("1", "1.1")], 1.0)
+        for now, job_id in ((100.0, old), (200.0, young)):
+            job = fetches.state(unit, job_id)
+            assert job is not None
+            fetches.refuse(unit, job, "no", now)
+        waiting = fetches.enqueue(unit, "b", "1.2.3", [("1", "1.1")], 1.0)
+        assert fetches.forget(unit, 150.0) == 1
+        assert [fetches.state(unit, job_id) is None for job_id in (old, young, waiting)] == [True, False, False]
+        assert [fetches.missing(unit, job_id) == [] for job_id in (old, young, waiting)] == [True, False, False]
+
+
+def test_a_received_object_belongs_to_the_open_job_that_expects_it(centre: Centre) -> None:
+    with centre.database.write() as unit:
+        job_id = fetches.enqueue(unit, "b", "1.2.1", [("1.2.1.1", "1.1")], 1.0)
+        assert fetches.expecting(unit, "b", "1.2.1", "1.1") == job_id
+        assert fetches.expecting(unit, "b", "1.2.1", "1.2") is None
+        assert fetches.expecting(unit, "b", "1.2.9", "1.1") is None
+        assert fetches.expecting(unit, "a", "1.2.1", "1.1") is None
+        job = fetches.state(unit, job_id)
+        assert job is not None
+        fetches.refuse(unit, job, "no", 2.0)
+        assert fetches.expecting(unit, "b", "1.2.1", "1.1") is None
+
+
 def _claim_and_hang(folder: Path, url: str) -> None:
     database = Database(url)
     with database.write() as unit:
