@@ -66,6 +66,7 @@ def spooled(data: bytes, folder: Path, name: str) -> Spooled:
     """An attachment as the SOAP edge hands it over."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
+    path.unlink(missing_ok=True)
     path.write_bytes(data)
     return Spooled("application/octet-stream", str(path), len(data), hashlib.sha1(data).hexdigest())
 

@@ -26,8 +26,8 @@ from tests.helpers.manifests import CT, LOCAL, PATIENT, SR, FakeCoord, FakeDirec
 STUDY = "2.25.500"
 TAGS = {
     "PatientID": LOCAL.value, "PatientName": "葉^曉東", "PatientBirthDate": "19790214", "PatientSex": "F",
-    "StudyDate": "20240506", "StudyTime": "091500", "AccessionNumber": "ACC1", "StudyDescription": "胸部 CT", "InstitutionName": "第一人民医院",
-    "Modality": "CT", "BodyPartExamined": "CHEST",
+    "StudyDate": "20240506", "StudyTime": "091500", "AccessionNumber": "ACC1", "StudyDescription": "胸部 CT",
+    "InstitutionName": "第一人民医院", "Modality": "CT", "BodyPartExamined": "CHEST",
 }
 QUIET = 100.0       # a time at which what came at 0 is complete
 
