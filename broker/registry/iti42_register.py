@@ -69,7 +69,7 @@ def _note(objects: RegistryObjects, facts: Facts) -> None:
 def _inherit(
     objects: RegistryObjects, replacing: list[Association], holding: list[tuple[Known, str]],
 ) -> tuple[Association, ...]:
-    """Give what puts each replacement into the folders of what it replaces (ITI TF-2 3.42.4.1.3.5)."""
+    """Give what puts each replacement into the folders of what it replaces (ITI TF-2 3.42.4.1.3)."""
     already = {(link.source, link.target) for link in objects.associations if link.type == HAS_MEMBER}
     wanted = dict.fromkeys(
         (folder.uuid, link.source) for folder, member in holding for link in replacing if link.target == member)

@@ -259,7 +259,7 @@ def _ids(items: Iterable[Item]) -> set[str]:
 
 
 def _entry_filters(values: Values) -> Values:
-    """Give the conditions on entries; without a type only stable ones are meant (ITI TF-2 3.18.4.1.2.3.6.2)."""
+    """Give the conditions on entries; without a type only stable ones are meant (ITI TF-2 3.18.4.1.2.3.6)."""
     return {"$XDSDocumentEntryType": ((STABLE,),), **{name: groups for name, groups in values.items() if name in _ENTRY_NAMES}}
 
 

@@ -142,7 +142,7 @@ def _kinds(setting: Setting) -> Iterator[Problem]:
 
 
 def _transformed(setting: Setting) -> Iterator[Problem]:
-    """An addendum belongs to an original, not to a transformation of it (ITI TF-3 4.2.2.2.3)."""
+    """An addendum belongs to an original, not to a transformation of it (ITI TF-3 4.2.2.2)."""
     links = setting.request.objects.associations
     targets = {link.target for link in links if link.type == APND}
     results = store.transformations(setting.unit, targets & setting.registered.keys())
@@ -159,7 +159,7 @@ def _approved(setting: Setting) -> Iterator[Problem]:
 
 
 def _patients(setting: Setting) -> Iterator[Problem]:
-    """Only a SubmissionSet may refer to an entry of another patient (ITI TF-3 4.2.2.1.1)."""
+    """Only a SubmissionSet may refer to an entry of another patient (ITI TF-3 4.2.2.1)."""
     for link in setting.request.objects.associations:
         source = setting.end(link.source)
         crossing = link.type == HAS_MEMBER and source is not None and source.kind == SUBMISSION

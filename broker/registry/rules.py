@@ -143,7 +143,7 @@ def _attributes(request: Request, _profile: Profile) -> Iterator[Problem]:
 
 
 def _codes(request: Request, profile: Profile) -> Iterator[Problem]:
-    """The affinity domain's value sets; names are not compared (ITI TF-2 3.42.4.1.3.3.1)."""
+    """The affinity domain's value sets; names are not compared (ITI TF-2 3.42.4.1.3)."""
     for document in request.objects.documents:
         where = f"DocumentEntry {document.id}"
         allowed = profile.codes.mime_types

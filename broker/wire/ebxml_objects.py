@@ -51,7 +51,7 @@ Nested = tuple[list[Classification], list[Identifier]]
 def rim_objects(listing: Element) -> list[RimObject]:
     """Give the ExtrinsicObjects, RegistryPackages and Associations of a rim:RegistryObjectList in order.
 
-    A Classification beside its package is given as if it were inside it (both are legal, ITI TF-3 4.2.1.3.1).
+    A Classification beside its package is given as if it were inside it (both are legal, ITI TF-3 4.2.1).
     """
     beside = [read_classification(c) for c in listing.iterfind(tag("Classification"))]
     found = [read_object(e) for e in listing if local_name(e) in OBJECTS]

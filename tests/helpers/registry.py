@@ -106,7 +106,7 @@ def bundle(
     placed = [item for item in links if item.type == HAS_MEMBER and item.source != own.id]
     members = [
         *(link(own.id, item.id, status="Original") for item in documents),
-        *(link(own.id, item.id) for item in (*folders, *placed)),
+        *(link(own.id, key) for key in (*(item.id for item in folders), *(item.id for item in placed))),
     ]
     return RegistryObjects(
         submission_sets=(own,), documents=tuple(documents), folders=tuple(folders), associations=(*members, *links))
