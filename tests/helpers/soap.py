@@ -137,7 +137,8 @@ KEEP_CHECKED = Transaction(
     audit=EVENT, read=lambda raw: "checked", handle=lambda _actor, text, _call: text, write=_answer, refuse=_refuse,
     schema="xds.xsd", packaging=Packaging.MTOM)
 
-ROWS = (ASK, ASK_AGAIN, KEEP, GIVE, CHECKED, KEEP_CHECKED)
+ROWS = (
+    ASK, ASK_AGAIN, KEEP, GIVE, CHECKED, KEEP_CHECKED, replace(ASK, endpoint="/xds/registry"), replace(ASK, endpoint="/pix"))
 
 
 @dataclass

@@ -26,14 +26,20 @@ class _PerThread(threading.local):
 _kept = _PerThread()
 
 
+def load(file: str) -> etree.XMLSchema:
+    """Give this thread's schema of wsdl/schema/`file`. A file that is missing or wrong is a bug: lxml's error."""
+    schema = _kept.schemas.get(file)
+    if schema is None:
+        schema = _kept.schemas[file] = etree.XMLSchema(file=str(data("wsdl") / "schema" / file))
+    return schema
+
+
 def check(file: str, element: Element) -> None:
     """Return when `element` is valid by wsdl/schema/`file`; XOP counts as the base64 it stands for.
 
     Raise `Rejected` (SchemaInvalid) naming the first offending element and its line, never its value.
     """
-    schema = _kept.schemas.get(file)
-    if schema is None:
-        schema = _kept.schemas[file] = etree.XMLSchema(file=str(data("wsdl") / "schema" / file))
+    schema = load(file)
     if schema.validate(_without_includes(element)):
         return
     first = schema.error_log[0]

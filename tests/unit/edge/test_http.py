@@ -14,11 +14,13 @@ import zeep
 from zeep.transports import Transport
 
 from broker.config.settings import Settings
+from broker.edge.soap.wsdl import FILES
 from broker.wire.mime import MtomBody
 from broker.wire.soap import Part
 from tests.helpers.soap import NS, Reply, Served, Zeros, ask, bench, call, envelope, keep, mtom, served
 
 MB = 1 << 20
+WSDL = Path(__file__).parents[3] / "wsdl"
 GIVE = mtom(f'<Give xmlns="{NS}">1</Give>'.encode(), "urn:test:Give")
 
 
@@ -91,23 +93,27 @@ def test_zeep_loads_and_calls(server: Served) -> None:
     assert b"urn:ihe:rad:2009:RetrieveImagingDocumentSet" in answer.content
 
 
-@pytest.mark.parametrize(("wsdl", "operations"), [
-    ("registry.wsdl", {
+@pytest.mark.parametrize(("path", "operations"), [
+    ("/xds/registry", {
         "DocumentRegistry_RegistryStoredQuery": "urn:ihe:iti:2007:RegistryStoredQuery",
         "DocumentRegistry_RegisterDocumentSet-b": "urn:ihe:iti:2007:RegisterDocumentSet-b"}),
-    ("repository.wsdl", {
+    ("/xds/repository", {
         "DocumentRepository_ProvideAndRegisterDocumentSet-b": "urn:ihe:iti:2007:ProvideAndRegisterDocumentSet-b",
         "DocumentRepository_RetrieveDocumentSet": "urn:ihe:iti:2007:RetrieveDocumentSet"}),
-    ("imaging.wsdl", {"ImagingDocumentSource_RetrieveImagingDocumentSet": "urn:ihe:rad:2009:RetrieveImagingDocumentSet"}),
-    ("pix.wsdl", {
-        f"PIXManager_PRPA_IN20130{n}UV02": f"urn:hl7-org:v3:PRPA_IN20130{n}UV02" for n in (1, 2, 4, 9)}),
+    ("/xds/imaging", {"ImagingDocumentSource_RetrieveImagingDocumentSet": "urn:ihe:rad:2009:RetrieveImagingDocumentSet"}),
+    ("/pix", {f"PIXManager_PRPA_IN20130{n}UV02": f"urn:hl7-org:v3:PRPA_IN20130{n}UV02" for n in (1, 2, 4, 9)}),
 ])
-def test_zeep_loads_every_wsdl(wsdl: str, operations: dict[str, str]) -> None:
-    client = zeep.Client(str(Path(__file__).parents[3] / "wsdl" / wsdl))  # type: ignore[no-untyped-call]  # as above
+def test_zeep_loads_every_wsdl(server: Served, path: str, operations: dict[str, str]) -> None:
+    transport = Transport(timeout=10)  # type: ignore[no-untyped-call]  # as above
+    transport.session.trust_env = False
+    with transport.session:
+        client = zeep.Client(f"{server.url}{path}?wsdl", transport=transport)  # type: ignore[no-untyped-call]  # as above
     [service] = client.wsdl.services.values()
     [port] = service.ports.values()
-    found = {name: operation.abstract.wsa_action for name, operation in port.binding._operations.items()}
-    assert found == operations
+    assert port.binding_options["address"] == server.url + path
+    assert {name: operation.abstract.wsa_action for name, operation in port.binding._operations.items()} == operations
+    # The copy on disk loads by itself too.
+    zeep.Client(str(WSDL / FILES[path]))  # type: ignore[no-untyped-call]  # as above
 
 
 def raw(server: Served, head: str, *pieces: bytes) -> socket.socket:
