@@ -23,12 +23,11 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from broker.model.errors import Rejected, XdsCode
 from broker.model.ids import is_uid
 from broker.model.imaging import InstanceRef, SeriesFacts, StudyFacts
+from broker.wire.tags import IMPLEMENTATION_UID, IMPLEMENTATION_VERSION, TAGS, study_tags
 
 KOS_CLASS = "1.2.840.10008.5.1.4.1.1.88.59"
 MANIFEST_TITLE = ("113030", "DCM", "Manifest")
 
-_IMPLEMENTATION_UID = "2.25.135216274109843211862915093241728519113"
-_IMPLEMENTATION = "XDSI_BROKER"
 # Image classes whose registered name lacks the word "Image" (PS3.4 table B.5-1); RT Dose is no image reference.
 _IMAGE_NAMES = ("Image Storage", "Enhanced US Volume Storage", "Segmentation Storage", "Parametric Map Storage",
                 "Ophthalmic Thickness Map Storage", "Corneal Topography Map Storage")
@@ -173,7 +172,7 @@ def _encode(dataset: Dataset, sop_uid: str) -> bytes:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID(KOS_CLASS), UID(sop_uid)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID, meta.ImplementationVersionName = UID(_IMPLEMENTATION_UID), _IMPLEMENTATION
+    meta.ImplementationClassUID, meta.ImplementationVersionName = UID(IMPLEMENTATION_UID), IMPLEMENTATION_VERSION
     dataset.file_meta = meta
     buffer = io.BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
@@ -194,7 +193,7 @@ def _read(dataset: FileDataset) -> ReadManifest:
     issuer = next(iter(_items(dataset, "IssuerOfPatientIDQualifiersSequence")), Dataset())
     return ReadManifest(
         study_uid=_text(dataset, "StudyInstanceUID"), sop_uid=_text(dataset, "SOPInstanceUID"),
-        patient_id=_text(dataset, "PatientID"), patient_domain=_text(issuer, "UniversalEntityID"),
+        patient_id=_patient_id(dataset), patient_domain=_text(issuer, "UniversalEntityID"),
         instances=tuple(refs), retrieve_aes=tuple(dict.fromkeys(title.strip() for title in titles if title.strip())))
 
 
@@ -225,9 +224,22 @@ def _items(dataset: Dataset, keyword: str) -> Sequence:
     return value if isinstance(value, Sequence) else Sequence()
 
 
+def _patient_id(dataset: Dataset) -> str:
+    """Give the Patient ID by the declared character set, as the studies' own tags are read."""
+    declared = dataset.get("SpecificCharacterSet") or ""
+    terms = declared if isinstance(declared, str) else "\\".join(map(str, declared))
+    raw = {TAGS["SpecificCharacterSet"]: terms.encode("ascii", "replace"), TAGS["PatientID"]: _raw(dataset, "PatientID")}
+    return study_tags(raw).get("PatientID", "")
+
+
 def _text(dataset: Dataset, keyword: str) -> str:
-    """Give an element as text, from its bytes: pydicom's own conversion warns about, and so prints, bad values."""
+    """Give an element that holds no more than ASCII."""
+    return _raw(dataset, keyword).decode("ascii", "replace").strip(" \0")
+
+
+def _raw(dataset: Dataset, keyword: str) -> bytes:
+    """Give the bytes of an element: pydicom's own conversion warns about, and so prints, bad values."""
     tag = tag_for_keyword(keyword)
     element = dataset.get_item(tag) if tag is not None else None
     value = element.value if isinstance(element, RawDataElement) else None
-    return value.decode("utf-8", "replace").strip(" \0") if isinstance(value, bytes) else ""
+    return value if isinstance(value, bytes) else b""

@@ -68,7 +68,8 @@ def get(unit: Unit, study_id: int) -> Publication | None:
 def request(unit: Unit, study_id: int, patient: PatientId, now: float, *, at_once: bool = False) -> None:
     """Make a study due. One that is being tried keeps its place unless it is wanted `at_once`."""
     here = publication.c.study_id == study_id
-    state = sql(unit).scalar(sa.select(publication.c.state).where(here).with_for_update())
+    sql(unit).execute(sa.select(study.c.id).where(study.c.id == study_id).with_for_update())    # one asks at a time
+    state = sql(unit).scalar(sa.select(publication.c.state).where(here))
     fresh = {"state": DUE, "attempts": 0, "next_at": now, "reason": "", "patient_domain": patient.domain,
              "patient_value": patient.value}
     if state is None:
