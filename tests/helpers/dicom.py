@@ -6,10 +6,11 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -17,9 +18,20 @@ from typing import Any, Self
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from broker.archive.online import OnlineStore
+from broker.audit.spool import AuditLog
 from broker.config.profile import Hospital, Limits, Profile
+from broker.config.settings import Server as ServerSettings
+from broker.config.settings import Settings
+from broker.coord.base import Body, Coord, Subscription
+from broker.db import Database
+from broker.edge.dimse.listener import Listener
+from broker.imaging.receiver import Receiver
+from broker.imaging.store import studies
 from broker.model.caller import Caller
 from broker.model.ids import new_oid
+from broker.security.gate import Gate
+from broker.security.rules import Open
 from broker.wire import tags
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -203,3 +215,92 @@ def dcmqrscp(folder: Path, ae: str, broker_port: int, files: Iterable[Path] = ()
         subprocess.run(["dcmqridx", str(store_folder), *map(str, copies)], check=True, capture_output=True, timeout=60)
     with running(["dcmqrscp", "-c", str(folder / "dcmqrscp.cfg")], folder, port):
         yield port
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A receiver with its listener in this process."""
+
+    listener: Listener
+    receiver: Receiver
+    online: OnlineStore
+    database: Database
+    gate: Gate
+    audit_folder: Path
+
+    @property
+    def port(self) -> int:
+        """The DICOM port."""
+        return self.listener.port
+
+    def study(self, study_uid: str, hospital: str = "a") -> studies.Study | None:
+        """Give the study's row."""
+        with self.database.read() as unit:
+            return studies.study(unit, hospital, study_uid)
+
+    def files(self) -> list[str]:
+        """Give the relative paths of all files in the online store, unfinished ones too."""
+        return sorted(str(file.relative_to(self.online.folder)) for file in self.online.folder.rglob("*") if file.is_file())
+
+    def audited(self) -> list[str]:
+        """Give the audit messages written so far."""
+        return [line for file in sorted(self.audit_folder.glob("*.xml")) for line in file.read_text("utf-8").splitlines()]
+
+
+def short_settings(**server: Any) -> Settings:
+    """Give settings with every port free and short patience."""
+    return Settings(server=ServerSettings(**{"dicom_port": 0, "io_timeout": 5.0, "idle_timeout": 20.0, **server}))
+
+
+@contextlib.contextmanager
+def broker(
+    folder: Path, database: Database, profile: Profile, coord: Coord, *, pump: bool = True, settings: Settings | None = None,
+) -> Iterator[Broker]:
+    """Run a receiver and its listener on a free port."""
+    settings = settings or short_settings()
+    online = OnlineStore(folder / "online", fsync=False)
+    gate = Gate(Open(), AuditLog(folder / "audit", "broker", "demo"))
+    receiver = Receiver(database, online, profile, coord)
+    receiver.start()
+    listener = Listener(receiver, gate, profile, settings, pump=pump)
+    stop = threading.Event()
+    thread = threading.Thread(target=listener.serve, args=(stop,))
+    thread.start()
+    try:
+        yield Broker(listener, receiver, online, database, gate, folder / "audit")
+    finally:
+        stop.set()
+        thread.join()
+        receiver.stop()
+
+
+def eventually(check: Callable[[], object], seconds: float = 5.0) -> None:
+    """Return as soon as `check` gives something true."""
+    until = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < until, "did not happen in time"
+        time.sleep(0.01)
+
+
+class Board:
+    """Coordination that keeps what was announced; its lock can be taken away."""
+
+    def __init__(self) -> None:
+        self.announced: list[tuple[str, Body]] = []
+        self.free = True
+
+    def publish(self, channel: str, body: Body) -> None:
+        """Keep the announcement."""
+        self.announced.append((channel, body))
+
+    def subscribe(self, *channels: str) -> Subscription:
+        """Nobody listens here."""
+        raise AssertionError(channels)
+
+    def lock(self, name: str, ttl: float) -> contextlib.AbstractContextManager[bool]:
+        """Give the lock when it is free."""
+        return contextlib.nullcontext(self.free)
+
+    def state(self) -> str:
+        """Always well."""
+        return "ok"

@@ -1,8 +1,6 @@
 import io
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from pathlib import Path
 
 import pydicom
@@ -12,7 +10,6 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from broker.archive.online import OnlineStore
 from broker.config.profile import Profile
-from broker.coord.base import Body, Subscription
 from broker.db import Database, sql
 from broker.imaging import indexer
 from broker.imaging.receiver import Receiver
@@ -22,29 +19,10 @@ from broker.model.errors import DimseCode, Rejected, Unavailable
 from broker.model.imaging import StoredObject
 from broker.wire import tags
 from tests.helpers import dicom
+from tests.helpers.dicom import Board, eventually
 
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
 SYNTAX = str(ExplicitVRLittleEndian)
-
-
-class Board:
-    """Coordination that keeps what was announced."""
-
-    def __init__(self) -> None:
-        self.announced: list[tuple[str, Body]] = []
-        self.free = True
-
-    def publish(self, channel: str, body: Body) -> None:
-        self.announced.append((channel, body))
-
-    def subscribe(self, *channels: str) -> Subscription:
-        raise NotImplementedError
-
-    def lock(self, name: str, ttl: float) -> AbstractContextManager[bool]:
-        return nullcontext(self.free)
-
-    def state(self) -> str:
-        return "ok"
 
 
 @pytest.fixture
@@ -81,13 +59,6 @@ def send(door: Receiver, data: bytes, sop: str = "1.2.9", *, node: str = "PACSA"
     assert sink.commit() == 0x0000
     assert sink.stored is not None
     return sink.stored
-
-
-def eventually(check: Callable[[], bool], seconds: float = 5.0) -> None:
-    until = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < until, "did not happen in time"
-        time.sleep(0.01)
 
 
 def files(online: OnlineStore) -> list[str]:

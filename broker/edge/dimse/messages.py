@@ -1,0 +1,106 @@
+"""DIMSE messages on a link: objects of C-STORE requests stream to their sink, all other messages are given out whole."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from broker.edge.dimse import pdata
+from broker.edge.dimse.c_store import Reception, StoreRequest
+from broker.edge.dimse.pdata import Command, Link, Piece, ProtocolError
+from broker.model.errors import TooLarge
+
+
+class Message(NamedTuple):
+    """A complete message that is no C-STORE request; `data` is its data set, empty when it has none."""
+
+    context: int
+    command: Command
+    data: bytes
+
+
+class Messages:
+    """Assembles the messages of one association.
+
+    `syntaxes` maps the accepted presentation contexts to their transfer syntax. `receive` begins an object, `done`
+    finishes it and gives the status that is answered.
+    """
+
+    def __init__(
+        self, link: Link, syntaxes: Mapping[int, str], receive: Callable[[StoreRequest], Reception],
+        done: Callable[[Reception], int],
+    ) -> None:
+        self._link, self._syntaxes, self._receive, self._done = link, syntaxes, receive, done
+        self._fragment = bytearray()
+        self._data = bytearray()
+        self._command: Command | None = None
+        self._reception: Reception | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a message has begun and is not complete."""
+        return bool(self._fragment) or self._command is not None
+
+    def incoming(self) -> Iterator[Message]:
+        """Give the messages until the peer asks for release; C-STORE requests are answered here."""
+        try:
+            for piece in self._link.pieces():
+                if piece.context not in self._syntaxes:
+                    raise ProtocolError("a presentation context that was not accepted")
+                if piece.is_command != (self._command is None):
+                    raise ProtocolError("command and data set are out of order")
+                complete = self._begin(piece) if piece.is_command else self._go_on(piece)
+                if complete is not None:
+                    yield complete
+        finally:
+            if self._reception is not None:
+                self._reception.abort()
+                self._reception = None
+
+    def _begin(self, piece: Piece) -> Message | None:
+        command = pdata.collect(self._fragment, piece)
+        if command is None:
+            return None
+        self._link.hurry()
+        is_store = command.number(pdata.FIELD) == pdata.C_STORE_RQ
+        if not command.has_data_set:
+            if is_store:
+                raise ProtocolError("a C-STORE request without a data set")
+            return Message(piece.context, command, b"")
+        self._command = command
+        if is_store:
+            self._reception = self._receive(StoreRequest.of(command, self._syntaxes[piece.context]))
+        return None
+
+    def _go_on(self, piece: Piece) -> Message | None:
+        command = self._command
+        assert command is not None
+        if self._reception is not None:
+            self._reception.write(piece.data)
+        else:
+            self._data += piece.data
+            if len(self._data) > self._link.limits.data_set:
+                raise TooLarge(f"server.max_message ({self._link.limits.data_set} bytes)")
+        if not piece.is_last:
+            return None
+        self._command = None
+        if self._reception is None:
+            data = bytes(self._data)
+            self._data.clear()
+            return Message(piece.context, command, data)
+        status = self._done(self._reception)
+        self._reception = None
+        self._link.send(response(piece.context, command, status))
+        return None
+
+
+def response(context: int, command: Command, status: int) -> bytes:
+    """Give the response PDU to a request (PS3.7 9.3)."""
+    elements: list[tuple[int, int | str]] = [
+        (pdata.CLASS, command.text(pdata.CLASS)),
+        (pdata.FIELD, command.number(pdata.FIELD) | pdata.RESPONSE),
+        (pdata.RESPONDED_TO, command.number(pdata.MESSAGE_ID, 0)),
+        (pdata.DATA_SET, pdata.NO_DATA_SET),
+        (pdata.STATUS, status),
+    ]
+    if sop_uid := command.text(pdata.INSTANCE):
+        elements.append((pdata.INSTANCE, sop_uid))
+    return pdata.write_command(context, elements)

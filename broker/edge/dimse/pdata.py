@@ -1,0 +1,247 @@
+"""P-DATA on a socket that is ours: PDUs in through one buffer, DIMSE command sets as plain bytes (PS3.8 9.3, PS3.7 6.3).
+
+pynetdicom negotiates; behind it this moves data sets from the socket to their file without ever holding one.
+"""
+
+import contextlib
+import socket
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+CLASS, FIELD, MESSAGE_ID, RESPONDED_TO = 0x0002, 0x0100, 0x0110, 0x0120
+DESTINATION, PRIORITY, DATA_SET, STATUS, INSTANCE = 0x0600, 0x0700, 0x0800, 0x0900, 0x1000
+NO_DATA_SET = 0x0101
+
+C_STORE_RQ, C_STORE_RSP = 0x0001, 0x8001
+C_GET_RQ, C_FIND_RQ, C_MOVE_RQ, C_ECHO_RQ, C_CANCEL_RQ = 0x0010, 0x0020, 0x0021, 0x0030, 0x0FFF
+RESPONSE = 0x8000
+
+TICK = 1.0                  # seconds of silence after which `patience` is asked
+_BUFFER = 1 << 18
+_COMMAND_LIMIT = 1 << 16    # bytes of a command set; real ones stay below one KB
+_RELEASE_RQ, _RELEASE_RP = b"\5\0\0\0\0\4\0\0\0\0", b"\6\0\0\0\0\4\0\0\0\0"
+_ABORT = b"\7\0\0\0\0\4\0\0\0\0"
+_P_DATA, _RELEASE = 4, 5
+_ELEMENT = struct.Struct("<HHL")
+_PDV = struct.Struct(">LBB")
+_PDU = struct.Struct(">BBL")
+
+
+class ProtocolError(Exception):
+    """The peer does something else than the upper layer or DIMSE allow here."""
+
+
+class PeerGone(Exception):
+    """The peer aborted or closed the connection."""
+
+
+class Command:
+    """A command set: implicit little endian elements of group 0000, without the group length."""
+
+    def __init__(self, elements: Mapping[int, bytes]) -> None:
+        self._elements = elements
+
+    @classmethod
+    def read(cls, data: bytes) -> "Command":
+        """Read a complete command set. Raise `ProtocolError` for anything else."""
+        elements: dict[int, bytes] = {}
+        at = 0
+        while at < len(data):
+            if at + 8 > len(data):
+                raise ProtocolError("a command set is cut short")
+            group, element, size = _ELEMENT.unpack_from(data, at)
+            if group or at + 8 + size > len(data):
+                raise ProtocolError("a command set is damaged")
+            elements[element] = data[at + 8:at + 8 + size]
+            at += 8 + size
+        return cls(elements)
+
+    def number(self, element: int, default: int = -1) -> int:
+        """Give a US value, `default` when it is absent."""
+        value = self._elements.get(element, b"")
+        return int.from_bytes(value[:2], "little") if len(value) >= 2 else default
+
+    def text(self, element: int) -> str:
+        """Give a UI or AE value without padding, empty when it is absent."""
+        return self._elements.get(element, b"").strip(b"\0 ").decode("latin-1")
+
+    @property
+    def has_data_set(self) -> bool:
+        """Whether a data set follows."""
+        return self.number(DATA_SET, NO_DATA_SET) != NO_DATA_SET
+
+
+class Piece(NamedTuple):
+    """A fragment of a message as it lies in the buffer: valid until the next one is asked for."""
+
+    context: int
+    is_command: bool
+    is_last: bool
+    data: memoryview | bytes
+
+
+def write_command(context: int, elements: Sequence[tuple[int, int | str]]) -> bytes:
+    """Give the PDU of a command set; numbers are US, text is UI (PS3.7 6.3.1)."""
+    body = b"".join(_element(element, value) for element, value in elements)
+    body = _ELEMENT.pack(0, 0, 4) + struct.pack("<L", len(body)) + body
+    return _pdu(context, 3, body)
+
+
+def _element(element: int, value: int | str) -> bytes:
+    data = struct.pack("<H", value) if isinstance(value, int) else value.encode("latin-1")
+    if len(data) % 2:
+        data += b" " if element == DESTINATION else b"\0"
+    return _ELEMENT.pack(0, element, len(data)) + data
+
+
+def write_data_set(context: int, data: bytes, longest: int) -> bytes:
+    """Give the PDUs of a data set for a peer that takes `longest` bytes of one PDU (0 = any number)."""
+    step = longest - 6 if longest > 6 else len(data) or 1
+    starts = range(0, len(data), step) or range(1)
+    return b"".join(_pdu(context, 2 if at + step >= len(data) else 0, data[at:at + step]) for at in starts)
+
+
+def _pdu(context: int, control: int, body: bytes) -> bytes:
+    return _PDU.pack(_P_DATA, 0, len(body) + 6) + _PDV.pack(len(body) + 2, context, control) + body
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`send` seconds a peer may take to accept an answer, `data_set` bytes of a data set that is not an object."""
+
+    send: float
+    data_set: int
+
+
+class Link:
+    """The socket of an established association, after pynetdicom let go of it.
+
+    `patience(seconds)` is called after each second of silence with its length so far; it raises to give up. `early` are
+    pieces that came before the take-over; `over` says that the peer asked for release right behind them.
+    """
+
+    def __init__(
+        self, sock: socket.socket, limits: Limits, patience: Callable[[float], None], early: Sequence[Piece] = (), *,
+        over: bool = False,
+    ) -> None:
+        self._sock, self.limits, self._patience, self._early, self._over = sock, limits, patience, early, over
+        self._buffer = bytearray(_BUFFER)
+        self._view = memoryview(self._buffer)
+        self._start = self._end = 0
+
+    def begin(self) -> None:
+        """Set the socket's options. Raise OSError when it is dead already."""
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sock.settimeout(TICK)
+
+    def pieces(self) -> Iterator[Piece]:
+        """Give the fragments as they come; end when the peer asks for release. Raise `PeerGone`, `ProtocolError`."""
+        yield from self._early
+        while not self._over:
+            kind, _, size = _PDU.unpack(self._exactly(6))
+            if kind == _RELEASE:
+                return
+            if kind != _P_DATA:
+                raise PeerGone(f"PDU of type {kind}")
+            while size:
+                length, context, control = _PDV.unpack(self._exactly(6))
+                left = length - 2
+                size -= length + 4
+                if left < 0 or size < 0:
+                    raise ProtocolError("fragment lengths do not fit")
+                is_command, is_last = bool(control & 1), bool(control & 2)
+                if not left:
+                    yield Piece(context, is_command, is_last, b"")
+                while left:
+                    data = self._some(left)
+                    left -= len(data)
+                    yield Piece(context, is_command, is_last and not left, data)
+
+    def send(self, data: bytes) -> None:
+        """Send whole PDUs. Raise OSError when the peer does not take them in time."""
+        self._sock.settimeout(self.limits.send)
+        self._sock.sendall(data)
+        self._sock.settimeout(TICK)
+        self.hurry()
+
+    def hurry(self) -> None:
+        """Have the kernel acknowledge at once: a peer with Nagle on waits 40 ms for it otherwise."""
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+    def released(self) -> None:
+        """Answer the peer's release and let it close first."""
+        with contextlib.suppress(OSError):
+            self.send(_RELEASE_RP)
+            self._linger()
+
+    def release(self) -> None:
+        """Ask for release and wait a moment for the answer."""
+        with contextlib.suppress(OSError):
+            self.send(_RELEASE_RQ)
+            self._linger(10)
+
+    def abort(self) -> None:
+        """Tell the peer that it is over (A-ABORT)."""
+        with contextlib.suppress(OSError):
+            self.send(_ABORT)
+
+    def close(self) -> None:
+        """Close the socket."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._sock.close()
+
+    def _linger(self, enough: int = 1 << 16) -> None:
+        self._sock.settimeout(2 * TICK)
+        got = 0
+        while got < enough and (data := self._sock.recv(4096)):
+            got += len(data)
+
+    def _exactly(self, count: int) -> memoryview:
+        while self._end - self._start < count:
+            self._fill()
+        self._start += count
+        return self._view[self._start - count:self._start]
+
+    def _some(self, most: int) -> memoryview:
+        if self._start == self._end:
+            self._fill()
+        count = min(most, self._end - self._start)
+        self._start += count
+        return self._view[self._start - count:self._start]
+
+    def _fill(self) -> None:
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif _BUFFER - self._end < 64:
+            rest = bytes(self._view[self._start:self._end])
+            self._start, self._end = 0, len(rest)
+            self._view[:len(rest)] = rest
+        silent = 0.0
+        while True:
+            try:
+                count = self._sock.recv_into(self._view[self._end:])
+            except TimeoutError:
+                silent += TICK
+                self._patience(silent)
+                continue
+            except OSError as error:
+                raise PeerGone(error.strerror or type(error).__name__) from error
+            if not count:
+                raise PeerGone("connection closed")
+            self._end += count
+            return
+
+
+def collect(command: bytearray, piece: Piece) -> Command | None:
+    """Add a command fragment; give the command set when it is complete. Raise `ProtocolError` when it grows too long."""
+    command += piece.data
+    if len(command) > _COMMAND_LIMIT:
+        raise ProtocolError("a command set is too long")
+    if not piece.is_last:
+        return None
+    found = Command.read(bytes(command))
+    command.clear()
+    return found

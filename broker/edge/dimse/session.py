@@ -1,0 +1,69 @@
+"""One association as acceptor: who calls, what it stored.
+
+An association stores many objects: it is authorised once, and audited once for each study, not for each object.
+"""
+
+import structlog
+
+from broker.config.profile import Profile
+from broker.edge.dimse import c_echo, c_store
+from broker.edge.dimse.c_store import Reception, StoreRequest
+from broker.model.caller import Call, Caller, Facts
+from broker.model.errors import BrokerError
+from broker.model.ids import PatientId
+from broker.model.ports import Received, Sink
+from broker.model.transaction import Bound, Outcome
+from broker.security.gate import Gate, reason
+
+_STUDIES = 256      # studies of one association after which its audit records are written early
+
+log = structlog.get_logger("broker.dimse")
+
+
+class Session:
+    """What one association does. `end` it when the association is over."""
+
+    def __init__(self, received: Received, gate: Gate, profile: Profile, caller: Caller, longest: int) -> None:
+        self._received, self._gate, self._profile, self._caller, self._longest = received, gate, profile, caller, longest
+        self._allowed = False
+        self._studies: dict[tuple[str, str, str], None] = {}
+        self._failures: dict[str, BrokerError] = {}
+
+    def echo(self) -> int:
+        """Answer a C-ECHO; give its status."""
+        status: int = self._gate.perform(Bound(c_echo.ROW, None), None, self._caller)
+        return status
+
+    def receive(self, request: StoreRequest) -> Reception:
+        """Begin an object."""
+        return Reception(lambda: self._begin(request), self._longest)
+
+    def done(self, reception: Reception) -> int:
+        """Finish an object; give the status to answer."""
+        status = reception.close()
+        if reception.error is not None:
+            self._failures.setdefault(reason(reception.error), reception.error)
+            log.warning("object refused", calling=self._caller.node, status=f"0x{status:04X}", reason=reason(reception.error))
+        elif (item := reception.stored) is not None:
+            self._studies[item.hospital, item.study_uid, item.tags.get("PatientID", "")] = None
+            if len(self._studies) >= _STUDIES:
+                self.end()
+        return status
+
+    def end(self) -> None:
+        """Write the audit records: one for each study that came, one for each kind of failure."""
+        for key, study_uid, patient in self._studies:
+            hospital = self._profile.hospital(key)
+            patients = [PatientId(hospital.domain, patient)] if hospital and patient else []
+            self._gate.audit.record(c_store.ROW, self._caller, Facts(patients=patients, studies={study_uid: []}), Outcome.SUCCESS)
+        for text in self._failures:
+            self._gate.audit.record(c_store.ROW, self._caller, Facts(), Outcome.MINOR, text)
+        self._studies.clear()
+        self._failures.clear()
+
+    def _begin(self, request: StoreRequest) -> Sink:
+        if not self._allowed:
+            self._gate.policy.authorise(c_store.ROW, self._caller, c_store.ROW.subject(request))
+            self._allowed = True
+        sink: Sink = c_store.ROW.handle(self._received, request, Call(caller=self._caller, facts=Facts()))
+        return sink
