@@ -1,10 +1,10 @@
-# Targets: demo test lint bench fuzz chaos docs peers peers-stop lock clean.
+# Targets: demo test lint bench fuzz chaos lock clean.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test lint lock peers-install clean
+.PHONY: demo test lint bench fuzz chaos lock peers-install clean
 
 demo: $(VENV)/.run
 	$(BIN)/broker demo $(if $(ONCE),--once)
@@ -16,6 +16,18 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# make bench ONLY='cstore*' measures a part; every run writes build/bench.json and docs/results.md holds the last whole one.
+bench: $(VENV)/.dev peers-install
+	$(BIN)/python -m tests.bench $(or $(ONLY),'*')
+
+# make fuzz SECONDS=600 ONLY=hl7v2
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(if $(ONLY),--only $(ONLY))
+
+# make chaos KILLS=100
+chaos: $(VENV)/.dev peers-install
+	$(BIN)/python -m tests.chaos $(if $(KILLS),--kills $(KILLS))
 
 # Real peers of the tests: installed by apt when we may, else named; their tests are skipped then.
 peers-install:

@@ -113,7 +113,7 @@ class App:
         submit = self.settings.repository.submit_url or self.settings.public_url + "/xds/repository"
         outbound = SoapOutbound(submit, self.audit, self.settings.public_url)
         return Publisher(
-            self.database, self.profile, self.patients, outbound, self.mover, self.coord, self.settings.server.ae_title)
+            self.database, self.profile, self.patients, outbound, self.mover, self.coord, self.settings.server.ae_title, self.sdfo)
 
     @cached_property
     def migrator(self) -> Migrator:
@@ -212,13 +212,12 @@ def _fetch(app: App, stop: threading.Event) -> None:
 
 
 def _worker(app: App, stop: threading.Event) -> None:
-    """Background work: publish what is due at once when told, else every second; pack once a minute; sweep once an hour."""
-    app.repository.recover()
+    """Background work: publish at once when told, else every second; pack once a minute; settle documents once an hour."""
     wake = app.coord.subscribe("publish")
     chores = [
         (1.0, lambda: app.publisher.run_once(time.time())),
         (60.0, lambda: app.migrator.run_due(time.time())),
-        (3600.0, lambda: app.sdfo.sweep()),
+        (3600.0, lambda: app.repository.recover()),
     ]
     due = [0.0] * len(chores)
     try:

@@ -9,7 +9,8 @@ need storescu dcmtk
 need Orthanc orthanc
 need redis-server redis-server
 need dciodvfy dicom3tools
-need java openjdk-17-jdk-headless
+need nginx nginx-light
+need javac openjdk-17-jdk-headless
 need mvn maven
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
