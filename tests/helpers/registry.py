@@ -32,7 +32,7 @@ from broker.wire.soap import SoapReply, SoapRequest
 
 WANG = PatientId("2.999.1.1", "W-1")
 LIN = PatientId("2.999.1.1", "L-2")
-UUIDS = {name: query.uuid for query in QUERIES.values() for name in (query.name,)}
+UUIDS = {query.name: query.uuid for query in QUERIES.values()}
 
 _numbers = itertools.count(1)
 _IMAGES = Code("IMAGES", "1.3.6.1.4.1.19376.1.2.6.1", "Images")
