@@ -181,7 +181,7 @@ def _statement(kind: str, shape: Shape, *, bodies: bool, sqlite: bool) -> sa.Sel
     """Give the statement for these conditions; values are bound as v0, v1, … in the order of `shape`."""
     table, side = registry_object.c, _SIDE[kind]
     columns: list[sa.ColumnElement[Any]] = [
-        table.uuid, table.kind, table.patient, table.confidentiality, table.body if bodies else sa.null()]
+        table.uuid, table.kind, table.patient, table.confidentiality, table.body if bodies else sa.literal(b"", sa.LargeBinary())]
     if kind == ASSOCIATION:
         columns += [registry_association.c.source, registry_association.c.target]
     statement = sa.select(*columns).join_from(registry_object, side, side.c.object_id == table.id).where(table.kind == kind)

@@ -1,0 +1,224 @@
+"""Stored queries: limits, filtering of answers, what is read from the store and what the audit record learns."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from broker.config.profile import Profile
+from broker.db import Database
+from broker.model.caller import ANONYMOUS, Call, Facts
+from broker.model.errors import Rejected, TooLarge, Unavailable, XdsCode
+from broker.model.ids import PatientId
+from broker.model.metadata import APPROVED
+from broker.registry import iti18_query
+from broker.registry.actor import Registry
+from broker.registry.iti18_query import Answer, Limits
+from broker.registry.queries import Item
+from broker.security.rules import Filterable
+from broker.wire import ebxml, xml
+from broker.wire.soap import SoapRequest
+from tests.helpers.registry import (
+    LIN,
+    WANG,
+    Directory,
+    answer,
+    ask,
+    bundle,
+    document,
+    element_of,
+    folder,
+    link,
+    one_document,
+    refs,
+    register,
+    request,
+    unique_ids,
+    with_codes,
+)
+
+FIND = {"$XDSDocumentEntryPatientId": str(WANG), "$XDSDocumentEntryStatus": [APPROVED]}
+
+
+@pytest.fixture
+def registry(database: Database, profile: Profile) -> Registry:
+    return Registry(database, Directory(), profile, limits=Limits(objects=4, references=6, values=50))
+
+
+def perform(registry: Registry, raw: SoapRequest) -> Answer:
+    result: Answer = iti18_query.ROW.handle(registry, iti18_query.ROW.read(raw), Call(caller=ANONYMOUS, facts=Facts()))
+    return result
+
+
+def test_too_many_objects(registry: Registry) -> None:
+    for _ in range(4):
+        one_document(registry)
+    assert len(ask(registry, "FindDocuments", FIND).documents) == 4
+    one_document(registry)
+    with pytest.raises(Rejected) as caught:
+        ask(registry, "FindDocuments", FIND)
+    assert [problem.code for problem in caught.value.problems] == [XdsCode.TOO_MANY_RESULTS]
+    assert len(refs(registry, "FindDocuments", FIND)) == 5
+    for _ in range(2):
+        one_document(registry)
+    with pytest.raises(Rejected):
+        refs(registry, "FindDocuments", FIND)
+
+
+def test_objects_of_all_kinds_count(registry: Registry) -> None:
+    entry, box = document(), folder()
+    register(registry, bundle([entry], [box], [link("Fol1", "Doc1")]))
+    with pytest.raises(Rejected) as caught:
+        ask(registry, "GetSubmissionSetAndContents", {"$XDSSubmissionSetEntryUUID": _own(registry, entry.unique_id)})
+    assert caught.value.problems[0].code == XdsCode.TOO_MANY_RESULTS
+
+
+def _own(registry: Registry, unique_id: str) -> str:
+    key, = refs(registry, "GetDocuments", {"$XDSDocumentEntryUniqueId": [unique_id]})
+    return refs(registry, "GetSubmissionSets", {"$uuid": [key]})[0]
+
+
+def test_too_many_values(registry: Registry) -> None:
+    assert refs(registry, "GetDocuments", {"$XDSDocumentEntryUniqueId": [str(n) for n in range(50)]}) == ()
+    with pytest.raises(TooLarge):
+        refs(registry, "GetDocuments", {"$XDSDocumentEntryUniqueId": [str(n) for n in range(51)]})
+
+
+def test_too_many_patterns(database: Database, profile: Profile) -> None:
+    registry = Registry(database, Directory(), profile)
+    patterns = [f"%{n}%" for n in range(150)]
+    assert ask(registry, "FindDocuments", {**FIND, "$XDSDocumentEntryAuthorPerson": patterns}).documents == ()
+    with pytest.raises(TooLarge):
+        ask(registry, "FindDocuments", {**FIND, "$XDSDocumentEntryAuthorPerson": patterns * 2})
+
+
+def test_long_lists_go_in_several_values_and_statements(database: Database, profile: Profile) -> None:
+    registry = Registry(database, Directory(), profile)
+    entries = [one_document(registry) for _ in range(3)]
+    nobody = [f"urn:uuid:00000000-0000-4000-8000-{n:012d}" for n in range(6000)]
+    asked = [*nobody, *(entry.id for entry in entries)]
+    assert len(ask(registry, "GetDocuments", {"$XDSDocumentEntryEntryUUID": asked}).documents) == 3
+    assert len(ask(registry, "GetSubmissionSets", {"$uuid": asked}).submission_sets) == 3
+
+
+def test_order_is_that_of_registration(registry: Registry) -> None:
+    entries = [one_document(registry) for _ in range(3)]
+    assert unique_ids(ask(registry, "FindDocuments", FIND)) == [entry.unique_id for entry in entries]
+
+
+def test_answers_are_the_stored_bytes(registry: Registry) -> None:
+    one_document(registry, extra={"urn:example:ward": ("七",)})
+    raw = request("FindDocuments", FIND)
+    item, = perform(registry, raw).items
+    reply = iti18_query.ROW.write(None, perform(registry, raw))
+    assert item.body in reply.fragments
+    assert item.body == xml.canonical(xml.parse(item.body))
+    assert "<Value>七</Value>".encode() in item.body
+
+
+def test_references_do_not_read_bodies(registry: Registry) -> None:
+    entry = one_document(registry)
+    items = perform(registry, request("FindDocuments", FIND, "ObjectRef")).items
+    assert [(item.uuid, item.body) for item in items] == [(entry.id, b"")]
+
+
+def test_items_tell_what_rules_ask(registry: Registry) -> None:
+    entry = one_document(registry, codes=with_codes(
+        "confidentialityCode", ("N", "2.16.840.1.113883.5.25"), ("R", "2.16.840.1.113883.5.25")))
+    item, = perform(registry, request("FindDocuments", FIND)).items
+    assert (item.uuid, item.patient_id) == (entry.id, WANG)
+    assert item.confidentiality_codes == ("N^^2.16.840.1.113883.5.25", "R^^2.16.840.1.113883.5.25")
+
+
+def test_filtering_takes_associations_along(database: Database, profile: Profile) -> None:
+    registry = Registry(database, Directory(), profile)
+    objects = bundle([document("Doc1"), document("Doc2")], [folder()], [link("Fol1", "Doc1")])
+    register(registry, objects)
+    found = perform(registry, request("GetSubmissionSetAndContents", {
+        "$XDSSubmissionSetUniqueId": objects.submission_sets[0].unique_id}))
+    assert isinstance(found, Filterable)
+    hidden = next(item.uuid for item in found.items if item.kind == "document")
+
+    def keep(item: Item) -> bool:
+        return item.uuid != hidden
+
+    left = found.only(keep)
+    assert [item.kind for item in left.items] == ["submission", "document", "folder", "association", "association"]
+    assert hidden not in {end for item in left.items for end in (item.source, item.target)}
+    assert found.only(lambda _item: True) == found
+
+
+def test_facts_also_of_a_failure(registry: Registry) -> None:
+    one_document(registry)
+    facts = Facts()
+    raw = request("FindDocuments", FIND)
+    answer(registry, raw, facts)
+    assert facts.patients[0] == WANG
+    assert facts.query_id == "urn:uuid:14d4debf-8f97-4251-9a74-a90016b0af0d"
+    assert facts.query == xml.canonical(raw.body)
+    facts = Facts()
+    with pytest.raises(Rejected):
+        answer(registry, request("FindDocuments", {}), facts)
+    assert facts.query
+    assert facts.query_id
+
+
+def test_facts_name_the_patients_of_what_was_got(registry: Registry) -> None:
+    one, two = one_document(registry, WANG), one_document(registry, LIN)
+    facts = Facts()
+    answer(registry, request("GetDocuments", {"$XDSDocumentEntryEntryUUID": [one.id, two.id]}, "ObjectRef"), facts)
+    assert facts.patients == sorted([WANG, LIN])
+
+
+@pytest.mark.parametrize(("slots", "subject"), [
+    ({"$XDSDocumentEntryPatientId": str(WANG)}, WANG),
+    ({"$XDSDocumentEntryPatientId": "O'Hara^^^&2.999.1.1&ISO"}, PatientId("2.999.1.1", "O'Hara")),
+    ({"$XDSDocumentEntryPatientId": "nobody"}, None),
+    ({}, None),
+])
+def test_subject_of_a_query(slots: dict[str, str], subject: PatientId | None) -> None:
+    assert iti18_query.ROW.subject(iti18_query.ROW.read(request("FindDocuments", slots))) == subject
+
+
+def test_subject_of_an_unknown_query() -> None:
+    assert iti18_query.ROW.subject(iti18_query.ROW.read(request("urn:uuid:1", {"$patientId": str(WANG)}))) is None
+
+
+@pytest.mark.parametrize(("error", "code"), [
+    (Unavailable("database"), "XDSRegistryBusy"), (TooLarge("x"), "XDSRegistryOutOfResources"),
+])
+def test_other_errors_are_told_as_registry_errors(error: Exception, code: str) -> None:
+    reply: Any = iti18_query.ROW.refuse(request("FindDocuments", {}), error)  # type: ignore[arg-type]  # both are BrokerErrors
+    said, objects = ebxml.read_query_response(element_of(reply))
+    assert [problem.code for problem in said.problems] == [code]
+    assert objects.documents == ()
+
+
+@pytest.fixture
+def statements(database: Database) -> Iterator[list[str]]:
+    seen: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        seen.append(statement)
+
+    sa.event.listen(database.engine, "before_cursor_execute", note)
+    yield seen
+    sa.event.remove(database.engine, "before_cursor_execute", note)
+
+
+@pytest.mark.parametrize(("name", "parameters", "most"), [
+    ("FindDocuments", {**FIND, "$XDSDocumentEntryEventCodeList": ["CT^^1.2.840.10008.2.16.4"]}, 1),
+    ("GetDocuments", {"$XDSDocumentEntryUniqueId": ["2.999.5"]}, 1),
+    ("GetAssociations", {"$uuid": ["urn:uuid:1"]}, 1),
+])
+def test_few_statements(registry: Registry, statements: list[str], name: str, parameters: dict[str, Any], most: int) -> None:
+    ask(registry, name, parameters)
+    assert len(statements) == most
+
+
+def test_chinese_is_compared_in_normal_form(registry: Registry) -> None:
+    codes = with_codes("eventCodeList", ("Ame\u0301lie", "2.999.1"))
+    one_document(registry, codes=codes)
+    asked = {**FIND, "$XDSDocumentEntryEventCodeList": ["Am\u00e9lie^^2.999.1"]}
+    assert len(ask(registry, "FindDocuments", asked).documents) == 1
