@@ -72,7 +72,7 @@ def plain(sop_class: str) -> list[PresentationContext]:
 
 def wanted(sop_classes: Sequence[str]) -> list[PresentationContext]:
     """Give the storage contexts to propose with a C-GET of objects of these classes (empty = unknown)."""
-    classes = list(dict.fromkeys(sop_classes)) or list(dict.fromkeys((*_COMMON, *STORAGE)))
+    classes = list(dict.fromkeys(sop_classes)) or list(dict.fromkeys((*_COMMON, *STORAGE)))[:_ROOM // 2]
     if len(classes) * len(_SYNTAXES) <= _ROOM:
         return [build_context(uid, syntax) for uid in classes for syntax in _SYNTAXES]
     if 2 * len(classes) <= _ROOM:

@@ -118,8 +118,9 @@ class Limits:
 class Link:
     """The socket of an established association, after pynetdicom let go of it.
 
-    `patience(seconds)` is called after each second of silence with its length so far; it raises to give up. `early` are
-    pieces that came before the take-over; `over` says that the peer asked for release right behind them.
+    `patience(seconds)` is called after each second of silence with its length so far, and with 0 when bytes came; it
+    raises to give up. `early` are pieces that came before the take-over; `over` says that the peer asked for release
+    right behind them.
     """
 
     def __init__(
@@ -232,6 +233,7 @@ class Link:
             if not count:
                 raise PeerGone("connection closed")
             self._end += count
+            self._patience(0.0)
             return
 
 

@@ -1,0 +1,235 @@
+"""What we ask of a hospital's PACS: C-ECHO, C-FIND, C-MOVE, C-GET (PS3.4 annexes A and C). Implements `ports.Mover`."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import structlog
+from pynetdicom import build_role
+
+from broker.audit.spool import AuditLog
+from broker.config.profile import Hospital, Profile
+from broker.config.settings import Settings
+from broker.edge.dimse import contexts, pdata, statuses
+from broker.edge.dimse.c_store import Reception, StoreRequest
+from broker.edge.dimse.requestor import Patience, Requestor, away, connect
+from broker.model.caller import Caller, Facts
+from broker.model.errors import BrokerError, TooLarge, Unavailable
+from broker.model.ids import PatientId, is_uid
+from broker.model.ports import Received, Want
+from broker.model.transaction import AuditEvent, Message, Outcome, Transaction, Wire
+from broker.security.gate import reason
+from broker.wire import tags
+
+log = structlog.get_logger("broker.dimse")
+
+_MOST = 100_000     # answers to one C-FIND
+_STUDY = (
+    "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
+    "AccessionNumber", "StudyID", "StudyDescription", "ReferringPhysicianName", "InstitutionName",
+)
+_SERIES = ("SeriesInstanceUID", "Modality", "SeriesNumber", "SeriesDescription", "BodyPartExamined")
+_IMAGE = ("SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "InstanceNumber", "NumberOfFrames")
+
+Rows = list[dict[str, str]]
+
+
+class Scu:
+    """Asks hospitals' PACS. One association for each call; the caller holds the hospital's limits."""
+
+    def __init__(self, profile: Profile, settings: Settings, received: Received, audit: AuditLog) -> None:
+        self._profile, self._settings, self._received, self._audit = profile, settings.server, received, audit
+
+    def echo(self, hospital: Hospital) -> None:
+        """C-ECHO; return when it succeeded, else raise `Unavailable`."""
+        patience = Patience(hospital.limits.idle_seconds, hospital.limits.total_seconds)
+        with connect(hospital, self._settings, contexts.plain(contexts.VERIFICATION), patience) as peer:
+            for status, _ in peer.ask(contexts.VERIFICATION, pdata.C_ECHO_RQ):
+                if status != statuses.SUCCESS:
+                    raise away(hospital, statuses.meaning(status))
+
+    def find_study(self, hospital: Hospital, study_uid: str) -> Rows:
+        """C-FIND down to IMAGE level: one dict of decoded text by DICOM keyword per instance; empty = unknown there."""
+        patience = Patience(hospital.limits.idle_seconds, hospital.limits.total_seconds)
+        facts = Facts(query=_keys("STUDY", _STUDY, study_uid), query_id=contexts.STUDY_FIND)
+        with self._audited(FIND, hospital, facts), connect(
+                hospital, self._settings, contexts.plain(contexts.STUDY_FIND), patience) as peer:
+            found = _Find(hospital, peer, study_uid).everything()
+            facts.patients += {PatientId(hospital.domain, row["PatientID"]) for row in found if "PatientID" in row}
+            return found
+
+    def retrieve(self, hospital: Hospital, want: Want, progress: Callable[[], bool]) -> None:
+        """C-GET or C-MOVE as the hospital's routes say, the next one when one fails; return on the final response.
+
+        `progress()` is asked at least once a second and gives False to cancel. Raise `Unavailable` for a refused,
+        silent or broken association and for a failed final status. What really came is counted by the caller.
+        """
+        ways = {"get": self._get, "move": self._move}
+        for route in hospital.routes[:-1]:
+            try:
+                return ways[route](hospital, want, progress)
+            except Unavailable as error:
+                log.warning("route failed", hospital=hospital.key, route=route, reason=str(error))
+                if not progress():
+                    return None
+        return ways[hospital.routes[-1]](hospital, want, progress)
+
+    def _move(self, hospital: Hospital, want: Want, progress: Callable[[], bool]) -> None:
+        patience = Patience(hospital.limits.idle_seconds, hospital.limits.total_seconds, progress)
+        with self._audited(MOVE, hospital, Facts(studies={want.study_uid: []})), connect(
+                hospital, self._settings, contexts.plain(contexts.STUDY_MOVE), patience) as peer:
+            answers = peer.ask(contexts.STUDY_MOVE, pdata.C_MOVE_RQ, _identifier(want), self._settings.ae_title)
+            _judge(hospital, answers, patience)
+
+    def _get(self, hospital: Hospital, want: Want, progress: Callable[[], bool]) -> None:
+        proposed = contexts.wanted(self._classes(hospital, want))
+        roles = [build_role(uid, scp_role=True) for uid in dict.fromkeys(str(c.abstract_syntax) for c in proposed)]
+        patience = Patience(hospital.limits.idle_seconds, hospital.limits.total_seconds, progress)
+        caller = self._caller(hospital)
+
+        def receive(request: StoreRequest) -> Reception:
+            return Reception(
+                lambda: self._received.open(caller, request.sop_class, request.sop_uid, request.transfer_syntax),
+                self._settings.max_body)
+
+        with self._audited(GET, hospital, Facts(studies={want.study_uid: []})), connect(
+                hospital, self._settings, [*contexts.plain(contexts.STUDY_GET), *proposed], patience,
+                roles=roles, receive=receive) as peer:
+            _judge(hospital, peer.ask(contexts.STUDY_GET, pdata.C_GET_RQ, _identifier(want)), patience)
+
+    def _classes(self, hospital: Hospital, want: Want) -> list[str]:
+        """Give the SOP classes of a study, so that a C-GET can propose just these; empty when the PACS does not say."""
+        patience = Patience(hospital.limits.idle_seconds, hospital.limits.total_seconds)
+        try:
+            with connect(hospital, self._settings, contexts.plain(contexts.STUDY_FIND), patience) as peer:
+                rows = _Find(hospital, peer, want.study_uid).images(want.series_uids)
+        except Unavailable as error:
+            log.info("SOP classes are not known before the retrieve", hospital=hospital.key, reason=str(error))
+            return []
+        classes = {row.get("SOPClassUID", "") for row in rows}
+        return sorted(classes) if all(is_uid(uid) for uid in classes) else []
+
+    def _caller(self, hospital: Hospital) -> Caller:
+        return Caller(node=hospital.ae_title, address=hospital.host, local_node=self._settings.ae_title)
+
+    @contextlib.contextmanager
+    def _audited(self, row: Transaction, hospital: Hospital, facts: Facts) -> Iterator[None]:
+        outcome, description = Outcome.SUCCESS, ""
+        try:
+            yield
+        except BrokerError as error:
+            outcome, description = Outcome.SERIOUS, reason(error)
+            raise
+        except BaseException:
+            outcome, description = Outcome.SERIOUS, "internal error"
+            raise
+        finally:
+            self._audit.record(row, self._caller(hospital), facts, outcome, description)
+
+
+class _Find:
+    """C-FINDs about one study on one association."""
+
+    def __init__(self, hospital: Hospital, peer: Requestor, study_uid: str) -> None:
+        self._hospital, self._peer, self._study_uid = hospital, peer, study_uid
+
+    def everything(self) -> Rows:
+        """Give each instance with what its series and study say of themselves."""
+        study = next(iter(self._find("STUDY", _STUDY)), None)
+        if study is None:
+            return []
+        series = {
+            row["SeriesInstanceUID"]: row for row in self._find("SERIES", _SERIES) if is_uid(row.get("SeriesInstanceUID", ""))}
+        return [
+            {**study, **series.get(row["SeriesInstanceUID"], {}), **row}
+            for row in self.images(tuple(series))
+        ]
+
+    def images(self, series_uids: tuple[str, ...]) -> Rows:
+        """Give the instances: by the study's UID alone, and series by series from a PACS that insists on the hierarchy."""
+        try:
+            found = self._named(self._find("IMAGE", _IMAGE))
+        except Unavailable:
+            found = []
+        if found:
+            return found
+        return [row for uid in series_uids for row in self._named(self._find("IMAGE", _IMAGE, uid))]
+
+    def _named(self, rows: Rows) -> Rows:
+        return [row for row in rows if is_uid(row.get("SeriesInstanceUID", "")) and is_uid(row.get("SOPInstanceUID", ""))]
+
+    def _find(self, level: str, keywords: tuple[str, ...], series_uid: str = "") -> Rows:
+        rows: Rows = []
+        keys = _keys(level, keywords, self._study_uid, series_uid)
+        for status, data in self._peer.ask(contexts.STUDY_FIND, pdata.C_FIND_RQ, keys):
+            if status in statuses.PENDING:
+                row = self._row(data, series_uid)
+                if row is not None:
+                    rows.append(row)
+                if len(rows) > _MOST:
+                    raise TooLarge(f"answers to a C-FIND ({_MOST})")
+            elif status != statuses.SUCCESS:
+                raise away(self._hospital, statuses.meaning(status))
+        return rows
+
+    def _row(self, data: bytes, series_uid: str) -> dict[str, str] | None:
+        try:
+            row = tags.study_tags(tags.scan(data, tags.IMPLICIT, whole=True), self._hospital.charset)
+        except (tags.Truncated, tags.NotDicom) as error:
+            raise pdata.ProtocolError("a C-FIND answer that cannot be read") from error
+        row.pop("QueryRetrieveLevel", None)
+        if series_uid:
+            row.setdefault("SeriesInstanceUID", series_uid)
+        # a PACS that does not know a key answers with everything it has
+        return row if row.setdefault("StudyInstanceUID", self._study_uid) == self._study_uid else None
+
+
+def _keys(level: str, keywords: tuple[str, ...], study_uid: str, series_uid: str = "") -> bytes:
+    """Give the identifier of a query."""
+    keys = {"SpecificCharacterSet": "ISO_IR 192", "QueryRetrieveLevel": level, **dict.fromkeys(keywords, ""),
+            "StudyInstanceUID": study_uid}
+    if series_uid:
+        keys["SeriesInstanceUID"] = series_uid
+    return tags.write_identifier(keys)
+
+
+def _identifier(want: Want) -> bytes:
+    """Give the identifier of a retrieve (PS3.4 C.4.2.2.1); a single series is named with its instances."""
+    keys = {"StudyInstanceUID": want.study_uid, "QueryRetrieveLevel": "STUDY"}
+    if want.series_uids and (not want.sop_uids or len(want.series_uids) == 1):
+        keys |= {"SeriesInstanceUID": "\\".join(want.series_uids), "QueryRetrieveLevel": "SERIES"}
+    if want.sop_uids:
+        keys |= {"SOPInstanceUID": "\\".join(want.sop_uids), "QueryRetrieveLevel": "IMAGE"}
+    return tags.write_identifier(keys)
+
+
+def _judge(hospital: Hospital, answers: Iterator[tuple[int, bytes]], patience: Patience) -> None:
+    """Wait for the final response. Failures of single objects are no failure of the retrieve: the caller counts."""
+    try:
+        for status, _ in answers:
+            good = status in statuses.PENDING or status in {statuses.SUCCESS, statuses.SOME_FAILED}
+            if not good and not patience.cancelled:
+                raise away(hospital, statuses.meaning(status))
+    except pdata.PeerGone:
+        if not patience.cancelled:
+            raise
+
+
+def _sent(*_: Any) -> NoReturn:
+    raise AssertionError("a transaction we begin is never dispatched")
+
+
+def _row(code: str, name: str, event: AuditEvent) -> Transaction:
+    return Transaction(code=code, name=name, wire=Wire.DIMSE, endpoint="", messages=(Message(name=code),), audit=event,
+                       read=_sent, handle=_sent, write=_sent, refuse=_sent)
+
+
+FIND = _row("C-FIND", "DICOM Query", AuditEvent(
+    event_code="110112", event_text="Query", action="E", type_code="C-FIND", type_text="Query", type_system="DIMSE",
+    we_ask=True))
+MOVE = _row("C-MOVE", "DICOM Retrieve", AuditEvent(
+    event_code="110104", event_text="DICOM Instances Transferred", action="C", type_code="C-MOVE", type_text="Retrieve",
+    type_system="DIMSE", we_ask=True))
+GET = _row("C-GET", "DICOM Retrieve", AuditEvent(
+    event_code="110104", event_text="DICOM Instances Transferred", action="C", type_code="C-GET", type_text="Retrieve",
+    type_system="DIMSE", we_ask=True))
