@@ -27,6 +27,7 @@ log = structlog.get_logger("broker.mllp")
 
 _POLL = 0.2
 _PIECE = 1 << 16
+_PATIENCE = 2.0
 _VERSION = re.compile(r"2\.[0-9](\.[0-9])?")
 _PROCESSING = frozenset("PTD")
 
@@ -113,8 +114,8 @@ class MllpServer:
             try:
                 data = frames.take()
             except TooLarge as error:
-                connection.sendall(frame(_unread(frames.head, error)))
                 log.warning("closed", reason=str(error))
+                self._last_word(connection, frame(_unread(frames.head, error)))
                 return
             if data is not None:
                 reply = self.answer(data, address)
@@ -129,6 +130,17 @@ class MllpServer:
             if not piece:
                 return
             frames.feed(piece)
+
+    def _last_word(self, connection: socket.socket, reply: bytes) -> None:
+        """Send and close the sending side, then let the peer finish: closing on unread bytes would take the reply back."""
+        connection.settimeout(self._settings.io_timeout)
+        connection.sendall(reply)
+        connection.shutdown(socket.SHUT_WR)
+        deadline = time.monotonic() + _PATIENCE
+        while (left := deadline - time.monotonic()) > 0:
+            connection.settimeout(left)
+            if not connection.recv(_PIECE):
+                return
 
     def answer(self, data: bytes, address: str) -> bytes:
         """Give the reply to one unframed message; nothing to an acknowledgement."""

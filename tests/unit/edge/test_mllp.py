@@ -1,0 +1,281 @@
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.audit.spool import AuditLog
+from broker.config.settings import Server, Settings
+from broker.edge.mllp import MllpServer
+from broker.model.caller import Call
+from broker.model.errors import BrokerError
+from broker.model.stamp import Stamp
+from broker.model.transaction import AuditEvent, Bound, Transaction, Wire
+from broker.model.transaction import Message as Row
+from broker.security.gate import Gate
+from broker.security.rules import Open
+from broker.wire.hl7v2 import Message, write_ack
+
+TRAPS = "葉^區瑋錦誠"
+
+
+class Actor:
+    """Remembers the names it was told and the callers; says `boom` when asked to."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.callers: list[tuple[str, str, str]] = []
+        self.entered, self.go_on = threading.Event(), threading.Event()
+        self.go_on.set()
+
+    def take(self, message: Message, call: Call) -> bytes:
+        name = message.need("PID").field(5)
+        self.names.append(name)
+        self.callers.append((call.caller.node, call.caller.local_node, call.caller.address))
+        self.entered.set()
+        assert self.go_on.wait(10)
+        if name == "boom":
+            raise ValueError(name)
+        return write_ack(message, Stamp.now())
+
+
+def refuse(message: Message, error: BrokerError) -> bytes:
+    return write_ack(message, Stamp.now(), error)
+
+
+ROW = Transaction(
+    code="ITI-8", name="feed", wire=Wire.HL7V2, endpoint="mllp", messages=(Row(name="ADT^A04"),),
+    audit=AuditEvent(event_code="110110", event_text="Patient Record", action="C"), read=lambda message: message,
+    handle=Actor.take, write=lambda _request, reply: reply, refuse=refuse)
+
+
+def message(control: str, name: str = "LI", kind: str = "ADT^A04") -> bytes:
+    text = f"MSH|^~\\&|HIS|HOSP|BROKER|REGION|1||{kind}|{control}|P|2.3.1||||||GB 18030-2000\rPID|||1||{name}\r"
+    return b"\x0b" + text.encode("gb18030") + b"\x1c\r"
+
+
+@contextmanager
+def serving(folder: Path, actor: Actor, **settings: Any) -> Iterator[int]:
+    limits = {"mllp_port": 0, "io_timeout": 5.0, "idle_timeout": 10.0, **settings}
+    gate = Gate(Open(), AuditLog(folder / "audit", "broker", "demo"))
+    server = MllpServer([Bound(ROW, actor)], gate, Settings(server=Server(**limits)))
+    port, stop = server.listen(), threading.Event()
+    thread = threading.Thread(target=server.serve, args=(stop,))
+    thread.start()
+    try:
+        yield port
+    finally:
+        actor.go_on.set()
+        stop.set()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def actor() -> Actor:
+    return Actor()
+
+
+@pytest.fixture
+def port(tmp_path: Path, actor: Actor) -> Iterator[int]:
+    with serving(tmp_path, actor) as number:
+        yield number
+
+
+@contextmanager
+def connected(port: int) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        yield connection
+
+
+def replies(connection: socket.socket, count: int) -> list[list[str]]:
+    """Give MSA of the next answers."""
+    data = b""
+    while data.count(b"\x1c\r") < count:
+        piece = connection.recv(65536)
+        assert piece, data
+        data += piece
+    texts = data.decode("gb18030").replace("\x0b", "").split("\x1c\r")[:-1]
+    return [text.split("\r")[1].split("|")[1:] for text in texts]
+
+
+def ends(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_frame_split_at_every_byte_is_one_message(port: int, actor: Actor) -> None:
+    data = message("m1", TRAPS)
+    with connected(port) as connection:
+        for cut in range(1, len(data)):
+            connection.sendall(data[:cut])
+            time.sleep(0.001)
+            connection.sendall(data[cut:])
+            assert replies(connection, 1) == [["AA", "m1"]]
+    assert actor.names == [TRAPS] * (len(data) - 1)
+
+
+def test_a_frame_sent_byte_by_byte_is_one_message(port: int, actor: Actor) -> None:
+    with connected(port) as connection:
+        for byte in message("m1", TRAPS):
+            connection.sendall(bytes([byte]))
+            time.sleep(0.0005)
+        assert replies(connection, 1) == [["AA", "m1"]]
+    assert actor.names == [TRAPS]
+
+
+def test_messages_that_come_together_are_answered_in_order(port: int, actor: Actor) -> None:
+    with connected(port) as connection:
+        connection.sendall(b"\n\0".join(message(f"m{n}", f"N{n}") for n in range(20)) + b"\r\n")
+        assert replies(connection, 20) == [["AA", f"m{n}"] for n in range(20)]
+    assert actor.names == [f"N{n}" for n in range(20)]
+    assert set(actor.callers) == {("HOSP|HIS", "REGION|BROKER", "127.0.0.1")}
+
+
+def test_the_answer_leaves_in_one_piece_and_in_the_senders_character_set(port: int) -> None:
+    with connected(port) as connection:
+        connection.sendall(message("葉1"))
+        answer = connection.recv(65536)
+    assert (answer[:1], answer[-2:]) == (b"\x0b", b"\x1c\r")
+    assert "MSA|AA|葉1\r".encode("gb18030") in answer
+
+
+@pytest.mark.parametrize(("data", "answer"), [
+    (b"\x0bgarbage\x1c\r", ["AR", ""]), (b"\x0b\x1c\r", ["AR", ""]), (message("m1", kind="ORU^R01"), ["AR", "m1"]),
+    (message("m1", kind="ADT^A99"), ["AR", "m1"]), (message("m1").replace(b"|P|", b"|X|"), ["AR", "m1"]),
+    (message("m1").replace(b"2.3.1", b"9"), ["AR", "m1"]), (message(""), ["AE", ""]), (message("m1", "boom"), ["AE", "m1"]),
+    (message("m1").replace(b"GB 18030-2000", b"8859/99"), ["AE", "m1"]),
+    (message("m1").replace(b"LI", b"\xff\xff"), ["AE", "m1"]),
+])
+def test_a_bad_message_is_answered_and_the_connection_lives_on(port: int, data: bytes, answer: list[str]) -> None:
+    with connected(port) as connection:
+        connection.sendall(data + message("m2"))
+        assert replies(connection, 2) == [answer, ["AA", "m2"]]
+
+
+def test_an_acknowledgement_is_not_answered(port: int) -> None:
+    with connected(port) as connection:
+        connection.sendall(message("m1", kind="ACK") + message("m2", kind="ACK^A04") + message("m3"))
+        assert replies(connection, 1) == [["AA", "m3"]]
+
+
+def test_a_bug_is_logged_once_without_content(port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with connected(port) as connection:
+        connection.sendall(message("m1", "boom"))
+        assert replies(connection, 1) == [["AE", "m1"]]
+    logged = [line for line in capsys.readouterr().out.splitlines() if "internal error" in line]
+    assert len(logged) == 1
+    assert "ValueError" in logged[0]
+    assert "boom" not in logged[0]
+
+
+def test_a_frame_without_an_end_is_given_up(tmp_path: Path, actor: Actor) -> None:
+    with serving(tmp_path, actor, io_timeout=0.2) as port, connected(port) as connection:
+        begun = time.monotonic()
+        connection.sendall(message("m1")[:-2])
+        assert ends(connection)
+        assert 0.15 < time.monotonic() - begun < 3
+    assert actor.names == []
+
+
+def test_a_frame_that_drips_is_given_up(tmp_path: Path, actor: Actor) -> None:
+    with serving(tmp_path, actor, io_timeout=5, idle_timeout=0.4) as port, connected(port) as connection:
+        connection.settimeout(0.02)
+        begun, ended = time.monotonic(), False
+        while not ended and time.monotonic() - begun < 5:
+            try:
+                connection.sendall(b"\x0bMSH")
+                ended = connection.recv(1) == b""
+            except TimeoutError:
+                continue
+            except OSError:
+                ended = True
+        assert ended
+        assert time.monotonic() - begun < 3
+
+
+def test_a_connection_without_messages_is_closed_and_one_with_messages_is_not(tmp_path: Path, actor: Actor) -> None:
+    with serving(tmp_path, actor, idle_timeout=0.5) as port, connected(port) as idle, connected(port) as busy:
+        begun = time.monotonic()
+        while time.monotonic() - begun < 1:
+            busy.sendall(message("m1"))
+            assert replies(busy, 1) == [["AA", "m1"]]
+            time.sleep(0.1)
+        assert ends(idle)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_message_over_the_limit_is_answered_and_the_connection_closed(tmp_path: Path, actor: Actor, ended: bool) -> None:
+    data = message("m9", "X" * 2000)
+    with serving(tmp_path, actor, max_message=1024) as port, connected(port) as connection:
+        connection.sendall(message("m1") + (data if ended else data[:1500]))
+        assert replies(connection, 2) == [["AA", "m1"], ["AR", "m9"]]
+        assert ends(connection)
+    assert actor.names == ["LI"]
+
+
+def test_the_answer_to_a_message_over_the_limit_arrives_while_the_sender_still_sends(tmp_path: Path, actor: Actor) -> None:
+    with serving(tmp_path, actor, max_message=1024) as port, connected(port) as connection:
+        connection.sendall(message("m9", "X" * 2_000_000))
+        assert replies(connection, 1) == [["AR", "m9"]]
+        assert ends(connection)
+
+
+def test_connections_over_the_limit_are_closed_at_once(tmp_path: Path, actor: Actor) -> None:
+    with serving(tmp_path, actor, mllp_connections=1) as port:
+        with connected(port) as first, connected(port) as second:
+            assert ends(second)
+            first.sendall(message("m1"))
+            assert replies(first, 1) == [["AA", "m1"]]
+
+        def served() -> bool:
+            with connected(port) as again:
+                try:
+                    again.sendall(message("m2"))
+                    return again.recv(65536) != b""
+                except OSError:
+                    return False
+        until(served)
+
+
+def test_a_stop_lets_the_message_at_work_be_answered(tmp_path: Path, actor: Actor) -> None:
+    actor.go_on.clear()
+    with serving(tmp_path, actor) as port:
+        connection = socket.create_connection(("127.0.0.1", port), 10)
+        connection.sendall(message("m1"))
+        assert actor.entered.wait(5)
+    with connection:
+        assert replies(connection, 1) == [["AA", "m1"]]
+        assert ends(connection)
+
+
+def test_a_slow_peer_does_not_hold_up_another(port: int, actor: Actor) -> None:
+    actor.go_on.clear()
+    with connected(port) as slow, connected(port) as quick:
+        slow.sendall(message("m1")[:20])
+        quick.sendall(message("m2"))
+        assert actor.entered.wait(5)
+        actor.go_on.set()
+        assert replies(quick, 1) == [["AA", "m2"]]
+        slow.sendall(message("m1")[20:])
+        assert replies(slow, 1) == [["AA", "m1"]]
+
+
+def test_a_taken_port_is_told_at_once(tmp_path: Path, actor: Actor, port: int) -> None:
+    gate = Gate(Open(), AuditLog(tmp_path / "audit", "broker", "demo"))
+    with pytest.raises(OSError, match="in use"):
+        MllpServer([Bound(ROW, actor)], gate, Settings(server=Server(mllp_port=port))).listen()
