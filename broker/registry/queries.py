@@ -221,7 +221,7 @@ class Search:
         if sum(max(width, 1) for _, width in shape) > _CONDITIONS:
             raise TooLarge(f"{_CONDITIONS} conditions in one stored query")
         statement = _statement(kind, tuple(shape), bodies=self._bodies, sqlite=self._sqlite)
-        rows: Iterable[Any] = self._connection.execute(statement, binds)
+        rows: Iterable[Any] = self._connection.execute(statement, binds).all()
         return self.bounded([Item(*row) for row in rows])
 
     def among(self, kind: str, name: str, texts: Iterable[str], wanted: Mapping[str, Groups] | None = None) -> list[Item]:

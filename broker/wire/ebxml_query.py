@@ -18,8 +18,7 @@ class QueryRequest:
     query_id: str
     return_type: str
     slots: Slots
-    home: str = ""
-    body: bytes = b""
+    body: bytes
 
 
 def read_query_request(element: Element) -> QueryRequest:
@@ -27,14 +26,13 @@ def read_query_request(element: Element) -> QueryRequest:
     option, query = element.find(f"{{{QUERY}}}ResponseOption"), element.find(tag("AdhocQuery"))
     return QueryRequest(
         query_id=query.get("id", "") if query is not None else "",
-        home=query.get("home", "") if query is not None else "",
         return_type=option.get("returnType", "") if option is not None else "",
         slots=read_slots(query) if query is not None else (),
         body=canonical(element))
 
 
 def write_query_request(
-    query_id: str, parameters: Mapping[str, str | Sequence[str]], return_type: str = "LeafClass", home: str = "",
+    query_id: str, parameters: Mapping[str, str | Sequence[str]], return_type: str = "LeafClass",
 ) -> bytes:
     """Give a query:AdhocQueryRequest.
 
@@ -43,8 +41,6 @@ def write_query_request(
     root = etree.Element(f"{{{QUERY}}}AdhocQueryRequest", nsmap={"query": QUERY, None: RIM})
     etree.SubElement(root, f"{{{QUERY}}}ResponseOption", returnType=return_type, returnComposedObjects="true")
     query = etree.SubElement(root, tag("AdhocQuery"), id=query_id)
-    if home:
-        query.set("home", home)
     write_slots(query, [
         (name, (_quoted(value),) if isinstance(value, str) else _listed(value)) for name, value in parameters.items()])
     return etree.tostring(root, encoding="UTF-8", xml_declaration=False)

@@ -5,6 +5,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broker.model.errors import Rejected
 from broker.model.ids import new_uuid_urn
 from broker.model.metadata import (
     Association,
@@ -15,6 +16,8 @@ from broker.model.metadata import (
     RegistryObjects,
     SubmissionSet,
 )
+from broker.registry.parameters import Form, Parameter, read_values
+from broker.registry.store import nfc
 from broker.wire import ebxml, xml
 from broker.wire.ebxml_query import read_query_request, write_query_request
 from broker.wire.ebxml_stored import assign, bodies, restamp
@@ -102,3 +105,26 @@ def test_long_lists_are_split_between_members(texts: list[str]) -> None:
     assert name == "$p"
     assert all(len(value) <= 256 for value in values)
     assert ",".join(value[1:-1] for value in values) == ",".join("'" + text.replace("'", "''") + "'" for text in texts)
+
+
+LISTED = Parameter(name="$p", many=True)
+WRITTEN = st.text(st.sampled_from("'(),; ab^%_王12"), max_size=30)
+
+
+@settings(derandomize=True, max_examples=100, deadline=None)
+@given(st.lists(st.text(LETTERS, min_size=1, max_size=30), min_size=1, max_size=20))
+def test_a_registry_reads_the_list_a_consumer_wrote(texts: list[str]) -> None:
+    slots = read_query_request(xml.parse(write_query_request("urn:uuid:q", {"$p": texts}))).slots
+    assert read_values((LISTED,), (), slots, {}, 100) == {"$p": (tuple(map(nfc, texts)),)}
+
+
+@settings(derandomize=True, max_examples=300, deadline=None)
+@given(st.sampled_from(list(Form)), st.booleans(), WRITTEN)
+def test_any_value_is_read_or_refused(form: Form, many: bool, text: str) -> None:
+    parameter = Parameter(name="$p", form=form, many=many)
+    try:
+        found = read_values((parameter,), (), (("$p", (text,)),), {}, 100)
+    except Rejected:
+        return
+    quotes = text.count("'")
+    assert all(quotes >= 2 or form is Form.TIME for group in found.get("$p", ()) for _ in group)
