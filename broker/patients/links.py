@@ -32,13 +32,16 @@ class Linker:
 
     def place(self, unit: Unit, moved: Identity) -> None:
         """Find the group of a record that is new or changed; what comparison linked to it before is forgotten."""
-        store.drop_automatic_links(unit, moved.id)
+        before = store.drop_automatic_links(unit, moved.id)
         found = store.candidates(unit, block_keys(moved.person))
         matches = [other for other in found if other.id != moved.id and _same(moved, other)]
         allowed = self._compatible(unit, moved, matches)
-        for other in matches:
-            if other.group in allowed:
-                store.set_link(unit, moved.id, other.id, store.AUTOMATIC)
+        linked = [other for other in matches if other.group in allowed]
+        for other in linked:
+            store.set_link(unit, moved.id, other.id, store.AUTOMATIC)
+        if before != {other.id for other in linked}:
+            body = {"to": [[other.patient.domain, other.patient.value] for other in linked]}
+            store.tell(unit, Event(at=time.time(), kind="linked", patient=moved.patient, body=body))
         self._regroup(unit, allowed | ({moved.group} if moved.group is not None else set()), moved)
 
     def merge(self, unit: Unit, retired: Identity, survivor: Identity) -> None:

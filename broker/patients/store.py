@@ -1,6 +1,8 @@
 """Patients in SQL: what happened (events), the source records with their demographics, links, groups, answered messages.
 
-The event log holds everything needed to rebuild the other tables as they were at any moment; they are its present state.
+The event log holds everything needed to rebuild the other tables as they were at any moment; they are its present state:
+`fed` demographics, `linked` all that is linked to a record by comparison from then on, `merged` a retired id (its links
+move on), `grouped` the affinity-domain id of a record, `joined` an affinity-domain id that lives on as another.
 Times are seconds since the epoch. A group's value is the person's id in the affinity domain; `patient_message` keeps the
 answers to the last `KEPT_MESSAGES` feeds, so that a feed sent again is not worked off again.
 """
@@ -71,7 +73,7 @@ event = sa.Table(
     "patient_event", metadata,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("at", sa.Float, nullable=False),
-    sa.Column("kind", sa.String(12), nullable=False),           # fed | merged | grouped | joined
+    sa.Column("kind", sa.String(12), nullable=False),           # fed | linked | merged | grouped | joined
     sa.Column("domain", sa.String(64), nullable=False),
     sa.Column("value", sa.String(250), nullable=False),
     sa.Column("sender", sa.Text, nullable=False),
@@ -208,12 +210,15 @@ def _touches(number: int) -> sa.ColumnElement[bool]:
 
 def _linked_to(unit: Unit, number: int) -> list[int]:
     rows = sql(unit).execute(sa.select(link.c.a_id, link.c.b_id).where(_touches(number)))
-    return [row.b_id if row.a_id == number else row.a_id for row in rows]
+    return [row.a_id + row.b_id - number for row in rows]
 
 
-def drop_automatic_links(unit: Unit, number: int) -> None:
-    """Take back what was linked to this record by comparison."""
-    sql(unit).execute(sa.delete(link).where(_touches(number), link.c.kind == AUTOMATIC))
+def drop_automatic_links(unit: Unit, number: int) -> set[int]:
+    """Take back what was linked to this record by comparison; give the records at the other ends."""
+    where = sa.and_(_touches(number), link.c.kind == AUTOMATIC)
+    rows = sql(unit).execute(sa.select(link.c.a_id, link.c.b_id).where(where)).all()
+    sql(unit).execute(sa.delete(link).where(where))
+    return {row.a_id + row.b_id - number for row in rows}
 
 
 def set_link(unit: Unit, one: int, other: int, kind: str) -> None:

@@ -189,6 +189,11 @@ def test_the_event_log_tells_who_was_who(bench: Bench) -> None:
         survivor = bench.manager.timeline(unit, PatientId(HOSPA, "A1"))
         joined = bench.manager.timeline(unit, PatientId(XAD, younger))
     assert [event.kind for event in retired] == ["fed", "grouped", "merged"]
+    bench.add("B1", OTHER)
+    bench.add("B1", OTHER, revise=True)
+    with bench.database.read() as unit:
+        linked = [event for event in bench.manager.timeline(unit, PatientId(HOSPB, "B1")) if event.kind == "linked"]
+    assert [event.body for event in linked] == [{"to": [[HOSPA, "A1"]]}]
     assert (retired[2].body, retired[2].message_id, retired[2].sender) == ({"survivor": "A1"}, "m40", "HOSPA|HIS-A")
     assert person_of(retired[0].body["demographics"]) == WEI
     assert [event.body["affinity"] for event in survivor if event.kind == "grouped"] == [younger, older]

@@ -1,0 +1,122 @@
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from broker.config.profile import Profile
+from broker.db import Database, sql
+from broker.model.people import PersonName
+from broker.patients import store
+from tests.helpers.patients import HOSPA, HOSPB, WEI, XAD, Bench, region
+
+Id = tuple[str, str]
+FACES = ("张伟", "ZHANG WEI", "张伟|ZHANG WEI", "李雷")
+STEPS = st.lists(st.tuples(
+    st.sampled_from(["feed", "feed", "merge"]), st.sampled_from([HOSPA, HOSPB]), st.integers(0, 3), st.integers(0, 3),
+    st.sampled_from(FACES)), min_size=4, max_size=14)
+
+
+@dataclass
+class Replayed:
+    """The state the events alone give."""
+
+    people: dict[Id, Any] = field(default_factory=dict)
+    survivors: dict[Id, str] = field(default_factory=dict)
+    links: set[frozenset[Id]] = field(default_factory=set)
+    moved: set[frozenset[Id]] = field(default_factory=set)
+    groups: dict[Id, str] = field(default_factory=dict)
+    joined: dict[str, str] = field(default_factory=dict)
+
+    def apply(self, kind: str, key: Id, body: dict[str, Any]) -> None:
+        if kind == "fed":
+            self.people[key] = body["demographics"]
+        elif kind == "linked":
+            self.links = {pair for pair in self.links if key not in pair or pair in self.moved}
+            self.links |= {frozenset((key, (domain, value))) for domain, value in body["to"]}
+        elif kind == "merged":
+            self._merge(key, (key[0], body["survivor"]))
+        elif kind == "grouped":
+            self.groups[key] = body["affinity"]
+        else:
+            self.joined[key[1]] = body["survivor"]
+
+    def _merge(self, retired: Id, survivor: Id) -> None:
+        self.survivors[retired] = survivor[1]
+        theirs = {pair for pair in self.links if retired in pair}
+        carried = {frozenset(other if other != retired else survivor for other in pair) for pair in theirs}
+        self.links = (self.links - theirs) | {pair for pair in carried if len(pair) == 2}
+        self.moved |= {pair for pair in carried if len(pair) == 2}
+        self.groups.pop(retired, None)
+
+
+def read(bench: Bench) -> tuple[Replayed, list[Any]]:
+    """Give the present state as the tables have it, and all events."""
+    found = Replayed()
+    with bench.database.read() as unit:
+        groups = {row.id: row for row in sql(unit).execute(sa.select(store.group))}
+        identities = {row.id: row for row in sql(unit).execute(sa.select(store.identity))}
+        links = list(sql(unit).execute(sa.select(store.link)))
+        events = list(sql(unit).execute(sa.select(store.event).order_by(store.event.c.id)))
+    found.joined = {row.value: groups[row.survivor_id].value for row in groups.values() if row.state == store.RETIRED}
+    for row in identities.values():
+        key = (row.domain, row.value)
+        found.people[key] = row.demographics
+        if row.state == store.RETIRED:
+            found.survivors[key] = identities[row.survivor_id].value
+        else:
+            found.groups[key] = groups[row.group_id].value
+    found.links = {frozenset((identities[i].domain, identities[i].value) for i in (row.a_id, row.b_id)) for row in links}
+    return found, events
+
+
+def components(state: Replayed) -> set[frozenset[Id]]:
+    parts = {key: {key} for key in state.groups}
+    for one, other in map(tuple, state.links):
+        whole = parts[one] | parts[other]
+        for key in whole:
+            parts[key] = whole
+    return {frozenset(part) for part in parts.values()}
+
+
+@pytest.fixture(scope="module")
+def counter() -> Iterator[int]:
+    return itertools.count()
+
+
+@settings(derandomize=True, deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_the_event_log_gives_the_tables_back(
+    database: Database, profile: Profile, tmp_path: Path, counter: Iterator[int], steps: list[tuple[str, str, int, int, str]],
+) -> None:
+    bench, run = Bench(database, region(profile), tmp_path / str(next(counter))), next(counter)
+    for kind, domain, one, other, face in steps:
+        names = tuple(PersonName(f"{name}{run}") for name in face.split("|"))
+        person, ids = replace(WEI, names=names), (f"{run}-{one}", f"{run}-{other}")
+        if domain == HOSPA:
+            bench.feed("A04" if kind == "feed" else "A40", ids[0], person, retired=ids[1] if kind == "merge" else "")
+        elif kind == "feed":
+            bench.add(ids[0], person)
+        else:
+            bench.merge(*ids)
+    state, events = read(bench)
+    replayed = Replayed()
+    for event in events:
+        replayed.apply(event.kind, (event.domain, event.value), event.body)
+    assert replayed.links == state.links
+    assert replayed.groups == state.groups
+    assert (replayed.survivors, replayed.joined) == (state.survivors, state.joined)
+    assert replayed.people == {key: value for key, value in state.people.items() if key in replayed.people}
+    told = {(retired.value, survivor.value) for retired, survivor in bench.ports.merged if survivor.domain == XAD}
+    assert told <= set(state.joined.items())
+    by_group: dict[str, set[Id]] = {}
+    for key, value in state.groups.items():
+        by_group.setdefault(value, set()).add(key)
+    assert not set(by_group) & set(state.joined), "a retired affinity id is nobody's"
+    assert {frozenset(people) for people in by_group.values()} == components(state), "a group is what hangs together"
+    bench.close()
