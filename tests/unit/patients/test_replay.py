@@ -89,7 +89,7 @@ def counter() -> Iterator[int]:
     return itertools.count()
 
 
-@settings(derandomize=True, deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(derandomize=True, deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_the_event_log_gives_the_tables_back(
     database: Database, profile: Profile, tmp_path: Path, counter: Iterator[int], steps: list[tuple[str, str, int, int, str]],
