@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,7 +28,8 @@ from broker.imaging.migrate import Migrator
 from broker.imaging.publish import Publisher
 from broker.imaging.rad69_retrieve import ImagingSource
 from broker.imaging.receiver import Receiver
-from broker.model.errors import BrokerError
+from broker.model.caller import Call
+from broker.model.errors import BrokerError, Problem
 from broker.model.ids import PatientId
 from broker.model.ports import Registrar, Unit
 from broker.model.transaction import Bound, Transaction
@@ -113,7 +115,8 @@ class App:
         submit = self.settings.repository.submit_url or self.settings.public_url + "/xds/repository"
         outbound = SoapOutbound(submit, self.audit, self.settings.public_url)
         return Publisher(
-            self.database, self.profile, self.patients, outbound, self.mover, self.coord, self.settings.server.ae_title, self.sdfo)
+            self.database, self.profile, self.patients, outbound, self.mover, self.coord, self.settings.server.ae_title,
+            self.sdfo)
 
     @cached_property
     def migrator(self) -> Migrator:
@@ -169,7 +172,9 @@ class App:
     @property
     def _registrar(self) -> Registrar:
         url = self.settings.repository.registry_url
-        return RemoteRegistrar(url, self.audit, self.settings.public_url) if url else self.registry
+        if url:
+            return RemoteRegistrar(url, self.audit, self.settings.public_url)
+        return _OwnRegistry(self.gate, Bound(iti42_register.ROW, self.registry), self.settings.public_url)
 
     def _checks(self) -> dict[str, Callable[[], object]]:
         settings = self.settings
@@ -183,6 +188,20 @@ class App:
             "mllp": lambda: health.answers((settings.server.host, settings.server.mllp_port)),
             "dicom": lambda: health.answers((settings.server.host, settings.server.dicom_port)),
         }
+
+
+@dataclass(frozen=True)
+class _OwnRegistry:
+    """ITI-42 inside one process, through the gate like every other call; our repository is the caller."""
+
+    gate: Gate
+    bound: Bound
+    url: str
+
+    def register(self, submission: Any, call: Call) -> tuple[Problem, ...]:
+        caller = replace(call.caller, node=self.url + iti41_provide.ROW.endpoint, local_node=self.url + self.bound.row.endpoint)
+        warnings: tuple[Problem, ...] = self.gate.inside(self.bound, submission, caller)
+        return warnings
 
 
 def _web(app: App, _stop: threading.Event) -> None:
@@ -217,7 +236,7 @@ def _worker(app: App, stop: threading.Event) -> None:
     chores = [
         (1.0, lambda: app.publisher.run_once(time.time())),
         (60.0, lambda: app.migrator.run_due(time.time())),
-        (3600.0, lambda: app.repository.recover()),
+        (3600.0, app.repository.recover),
     ]
     due = [0.0] * len(chores)
     try:

@@ -1,5 +1,7 @@
 """One call of one transaction, whatever its wire: authorise, handle, filter, audit, answer."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +10,7 @@ import structlog
 from broker.audit.spool import AuditLog
 from broker.model.caller import Call, Caller, Facts
 from broker.model.errors import BrokerError, Rejected, TooLarge
-from broker.model.transaction import Bound, Outcome
+from broker.model.transaction import Bound, Outcome, Transaction
 from broker.security.rules import Policy, visible
 
 log = structlog.get_logger("broker.gate")
@@ -23,26 +25,41 @@ class Gate:
 
     def perform(self, bound: Bound, raw: Any, caller: Caller) -> Any:
         """Give the wire's reply. A `BrokerError` is answered as the row's `refuse` says; anything else is audited and raised."""
-        row, facts = bound.row, Facts()
+        row = bound.row
         try:
-            request = row.read(raw)
-            self.policy.authorise(row, caller, row.subject(request))
-            result = visible(self.policy, caller, row.handle(bound.actor, request, Call(caller=caller, facts=facts)))
-            reply = row.write(request, result)
+            with self._audited(row, caller) as facts:
+                request = row.read(raw)
+                return row.write(request, self._handle(bound, request, caller, facts))
         except BrokerError as error:
-            outcome = Outcome.MINOR if isinstance(error, Rejected | TooLarge) else Outcome.SERIOUS
-            self.audit.record(row, caller, facts, outcome, reason(error))
             log.info("refused", transaction=row.code, reason=reason(error))
             return row.refuse(raw, error)
-        except BaseException:
-            self.audit.record(row, caller, facts, Outcome.SERIOUS, "internal error")
-            raise
-        self.audit.record(row, caller, facts, Outcome.SUCCESS)
-        return reply
+
+    def inside(self, bound: Bound, request: Any, caller: Caller) -> Any:
+        """Give the handler's result to another actor of this process: asked, filtered and audited as a call from outside."""
+        with self._audited(bound.row, caller) as facts:
+            return self._handle(bound, request, caller, facts)
 
     def broken(self, bound: Bound, caller: Caller) -> None:
         """Audit that an answer did not reach the caller whole."""
         self.audit.record(bound.row, caller, Facts(), Outcome.SERIOUS, "the answer was not taken whole")
+
+    def _handle(self, bound: Bound, request: Any, caller: Caller, facts: Facts) -> Any:
+        self.policy.authorise(bound.row, caller, bound.row.subject(request))
+        return visible(self.policy, caller, bound.row.handle(bound.actor, request, Call(caller=caller, facts=facts)))
+
+    @contextmanager
+    def _audited(self, row: Transaction, caller: Caller) -> Iterator[Facts]:
+        facts = Facts()
+        try:
+            yield facts
+        except BrokerError as error:
+            outcome = Outcome.MINOR if isinstance(error, Rejected | TooLarge) else Outcome.SERIOUS
+            self.audit.record(row, caller, facts, outcome, reason(error))
+            raise
+        except BaseException:
+            self.audit.record(row, caller, facts, Outcome.SERIOUS, "internal error")
+            raise
+        self.audit.record(row, caller, facts, Outcome.SUCCESS)
 
 
 def reason(error: BrokerError) -> str:

@@ -161,9 +161,9 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
 class Orthanc:
     """An Orthanc of its own in `folder`, called `ae`, that knows BROKER at `broker_port`. Use as a context manager."""
 
-    def __init__(self, folder: Path, ae: str, broker_port: int, broker_ae: str = "BROKER") -> None:
+    def __init__(self, folder: Path, ae: str, broker_port: int, broker_ae: str = "BROKER", port: int = 0) -> None:
         self.folder, self.ae = folder, ae
-        self.port, self._http = free_port(), free_port()
+        self.port, self._http = port or free_port(), free_port()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "orthanc.json").write_text(json.dumps({
             "Name": ae, "DicomAet": ae, "DicomPort": self.port, "HttpPort": self._http, "RemoteAccessAllowed": False,

@@ -1,0 +1,273 @@
+"""The main job, end to end, on real programs: separate `broker serve` processes, dcmtk, Orthanc, and Redis or none."""
+
+import contextlib
+import hashlib
+import re
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from broker.client.consult import Consultation, ManifestFile
+from broker.config import profile as profiles
+from broker.model.ids import PatientId, new_oid
+from broker.model.imaging import InstanceRef
+from broker.model.metadata import DocumentEntry
+from broker.model.people import Demographics, PersonName
+from broker.wire import hl7v3
+from tests.helpers import dicom, mllp
+from tests.helpers.region import Region, free_ports
+
+pytestmark = [pytest.mark.peer("dcmtk"), pytest.mark.peer("orthanc"), pytest.mark.timeout(300)]
+
+A, B, XAD = PatientId("2.999.2.1", "A-1001"), PatientId("2.999.3.1", "B-77"), "2.999.1.1"
+NAME = "葉^曉東"
+RECENT = time.strftime("%Y%m%d", time.gmtime(time.time() - 5 * 86400))
+OLD = time.strftime("%Y%m%d", time.gmtime(time.time() - 500 * 86400))
+
+ADT = f"""
+MSH|^~\\&|HIS-A|HOSPA|BROKER|REGION|20261101101500||ADT^A04^ADT_A01|a-1|P|2.3.1||||||GB 18030-2000
+EVN||20261101101500
+PID|||{A.value}^^^HOSPA&2.999.2.1&ISO^PI||{NAME}^^^^^L||19790214|F
+PV1||O
+"""
+PIX_QUERY = f"""
+MSH|^~\\&|VIEW|CONS|BROKER|REGION|20261101103000||QBP^Q23^QBP_Q21|q-1|P|2.5
+QPD|IHE PIX Query|tag-1|{A.value}^^^HOSPA&2.999.2.1&ISO
+RCP|I
+"""
+
+
+@dataclass
+class Scene:
+    """What the tests of one run share."""
+
+    region: Region
+    pacs: dicom.Orthanc
+    folder: Path
+    sent: dict[str, Path] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
+
+    def client(self) -> Consultation:
+        return Consultation(self.region.url, profiles.load(str(self.region.folder / "region")))
+
+    def documents(self) -> tuple[DocumentEntry, ...]:
+        with self.client() as client:
+            return client.documents(client.affinity_id(A))
+
+    def manifests(self) -> tuple[ManifestFile, ...]:
+        with self.client() as client:
+            found = client.manifests(client.documents(client.affinity_id(A)), self.folder / "manifests")
+        assert found.missing == ()
+        return found.files
+
+    def study(self, place: str, patient: PatientId, date: str, count: int) -> str:
+        """Make a study's files and remember them as what `place` will have to give back."""
+        uid = new_oid()
+        who = dicom.Patient(id=patient.value, name=f"Ye^XiaoDong={NAME}")
+        files = dicom.ct_study(self.folder / place, count, 64, uid, series=2, patient=who)
+        for file in files:
+            dataset = pydicom.dcmread(file)
+            dataset.StudyDate = date
+            dataset.save_as(file)
+            self.sent[str(dataset.SOPInstanceUID)] = file
+            self.places[str(dataset.SOPInstanceUID)] = place
+        return uid
+
+    def files(self, place: str) -> list[Path]:
+        return sorted((self.folder / place).glob("*.dcm"))
+
+    def moves(self) -> int:
+        """How many times hospital B's PACS was asked to send (audit records of C-MOVE)."""
+        return sum(1 for kind, *_ in self.audit_codes() if kind == "C-MOVE")
+
+    def audit_codes(self) -> list[tuple[str, str, str]]:
+        found = []
+        for message in self.region.audit():
+            event = message.find("EventIdentification")
+            assert event is not None
+            kind = event.find("EventTypeCode")
+            found.append((kind.get("csd-code", "") if kind is not None else "", event.get("EventActionCode", ""),
+                          event.get("EventOutcomeIndicator", "")))
+        return found
+
+
+def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def redis(folder: Path) -> Iterator[str]:
+    (port,) = free_ports(1)
+    with dicom.running(["redis-server", "--port", str(port), "--save", "", "--appendonly", "no"], folder, port):
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@pytest.fixture(scope="module", params=["local", pytest.param("redis", marks=pytest.mark.peer("redis"))])
+def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    if request.param == "redis" and shutil.which("redis-server") is None:
+        pytest.skip("redis-server not installed")
+    folder = tmp_path_factory.mktemp(f"story-{request.param}")
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(redis(folder)) if request.param == "redis" else ""
+        region = Region(folder, redis_url=url)
+        pacs = dicom.Orthanc(folder / "orthanc", "PACSB", region.dicom_port, port=region.pacs_port)
+        stack.enter_context(pacs)
+        stack.enter_context(region)
+        yield Scene(region, pacs, folder)
+
+
+def test_pictures_before_their_patient_are_kept_and_wait(scene: Scene) -> None:
+    scene.study("online", A, RECENT, 6)
+    assert dicom.store(scene.files("online"), scene.region.dicom_port, "PACSA").returncode == 0
+
+    def waiting() -> bool:
+        with contextlib.closing(sqlite3.connect(scene.region.data / "broker.db")) as connection:
+            return connection.execute("SELECT state FROM publication").fetchall() == [("waiting_patient",)]
+    until(waiting)
+
+
+def test_two_hospitals_register_one_woman(scene: Scene) -> None:
+    answer = mllp.send(scene.region.mllp_port, ADT)
+    assert mllp.segment(answer, "MSA")[1:3] == ["AA", "a-1"]
+    family, given = NAME.split("^")
+    person = Demographics(names=(PersonName(family=family, given=given),), birth_date="19790214", sex="F")
+    with scene.client() as client:
+        client.feed_v3(hl7v3.write_add_patient(B, person, sender="2.999.3.9", receiver="2.999.1.4"))
+        by_soap = set(client.ids(A))
+    assert {i.domain for i in by_soap} == {B.domain, XAD}
+    assert B in by_soap
+    pid = mllp.segment(mllp.send(scene.region.mllp_port, PIX_QUERY, "ascii"), "PID")
+    by_hl7 = {(i.split("^")[0], i.split("^")[3].split("&")[1]) for i in pid[3].split("~")}
+    assert by_hl7 == {(i.value, i.domain) for i in by_soap}
+
+
+def test_the_waiting_study_is_published_when_the_feed_arrived(scene: Scene) -> None:
+    until(lambda: len(scene.documents()) == 1)
+    (entry,) = scene.documents()
+    assert entry.source_patient_id == str(A)
+    assert "~葉^曉東^" in next(line for line in entry.source_patient_info if line.startswith("PID-5|"))
+    assert "CT" in [code.code for code in entry.codes["eventCodeList"]]
+
+
+def test_a_study_that_stays_with_its_hospital_is_published_from_c_find(scene: Scene) -> None:
+    uid = scene.study("origin", B, RECENT, 8)
+    scene.pacs.upload(scene.files("origin"))
+    assert "published: 8 images" in scene.region.run("publish", "--hospital", "b", "--study", uid)
+    assert len(scene.documents()) == 2
+    (manifest,) = [m for m in scene.manifests() if m.images[0].study_uid == uid]
+    assert {ref.source_uid for ref in manifest.images} == {"2.999.3.3"}
+    kos = pydicom.dcmread(manifest.path)
+    series = kos.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    assert {item.RetrieveAETitle for item in series} == {"BROKER"}
+    assert len(scene.pacs.instances()) == 8
+    assert scene.moves() == 0
+
+
+def test_an_old_study_is_packed_and_its_online_copy_goes(scene: Scene) -> None:
+    uid = scene.study("archive", A, OLD, 5)
+    assert dicom.store(scene.files("archive"), scene.region.dicom_port, "PACSA").returncode == 0
+    until(lambda: len(scene.documents()) == 3)
+    assert "1 studies packed" in scene.region.run("migrate")
+    assert list((scene.region.data / "online").rglob(f"{uid}/*")) == []
+    assert len(list((scene.region.data / "archive").rglob("*.seq"))) == 1
+
+
+def test_one_request_brings_every_picture_from_its_place(scene: Scene) -> None:
+    with scene.client() as client:
+        got = client.pictures(scene.manifests(), scene.folder / "got")
+    assert got.missing == ()
+    assert {p.sop_uid for p in got.pictures} == set(scene.sent)
+    for picture in got.pictures:
+        sent = scene.sent[picture.sop_uid]
+        if scene.places[picture.sop_uid] == "origin":
+            ours, theirs = pydicom.dcmread(picture.path), pydicom.dcmread(sent)
+            assert ours.PatientName == theirs.PatientName
+            assert ours == theirs
+            assert (ours.pixel_array == theirs.pixel_array).all()
+        else:
+            stored = list((scene.region.data / "online").rglob(picture.sop_uid))
+            if stored:
+                assert hashlib.sha256(stored[0].read_bytes()).hexdigest() == picture.sha256
+            assert dicom.body(picture.path) == dicom.body(sent)
+    assert scene.moves() == 1
+
+
+def test_a_second_request_starts_no_second_move(scene: Scene) -> None:
+    with scene.client() as client:
+        origin = [m for m in scene.manifests() if m.images[0].source_uid == "2.999.3.3"]
+        got = client.pictures(origin, scene.folder / "again")
+    assert len(got.pictures) == 8
+    assert scene.moves() == 1
+
+
+def test_an_unknown_instance_is_one_error_with_its_uid(scene: Scene) -> None:
+    known = [ref for manifest in scene.manifests() for ref in manifest.images]
+    stranger = InstanceRef(known[0].study_uid, known[0].series_uid, "2.999.404", source_uid=known[0].source_uid)
+    with scene.client() as client:
+        got = client.images([*known, stranger], scene.folder / "partial")
+    assert len(got.pictures) == len(known)
+    assert [(p.code, p.location) for p in got.missing] == [("XDSDocumentUniqueIdError", "2.999.404")]
+
+
+def test_a_pacs_that_is_down_costs_only_its_images_and_bounded_time(scene: Scene) -> None:
+    uid = scene.study("down", B, RECENT, 3)
+    scene.pacs.upload(scene.files("down"))
+    scene.region.run("publish", "--hospital", "b", "--study", uid)
+    scene.pacs.__exit__()
+    refs = [ref for manifest in scene.manifests() for ref in manifest.images]
+    lost = {ref.sop_uid for ref in refs if ref.study_uid == uid}
+    started = time.monotonic()
+    with scene.client() as client:
+        got = client.images(refs, scene.folder / "without-b")
+    assert time.monotonic() - started < 30
+    assert {p.location for p in got.missing} == lost
+    assert {p.code for p in got.missing} == {"XDSDocumentUniqueIdError"}
+    assert len(got.pictures) == len(refs) - len(lost)
+
+
+def test_a_person_fetches_everything_with_one_command(scene: Scene) -> None:
+    out = scene.folder / "person"
+    text = scene.region.run("fetch", f"HOSPA:{A.value}", "--to", str(out), "--json", expect=1)
+    assert {file.stem for file in out.glob("*/*/*.dcm")} == {uid for uid in scene.sent if scene.places[uid] != "down"}, text
+
+
+def test_every_transaction_left_its_audit_record(scene: Scene) -> None:
+    found = set(scene.audit_codes())
+    assert found >= {
+        ("ITI-8", "C", "0"), ("ITI-9", "E", "0"), ("ITI-44", "C", "0"), ("ITI-45", "E", "0"), ("ITI-18", "E", "0"),
+        ("ITI-41", "C", "0"), ("ITI-42", "C", "0"), ("RAD-68", "R", "0"), ("ITI-43", "R", "0"), ("RAD-69", "R", "0"),
+        ("C-STORE", "C", "0"), ("C-FIND", "E", "0"), ("C-MOVE", "C", "0"),
+    }
+
+
+def test_services_and_health_describe_the_running_broker(scene: Scene) -> None:
+    offered = {service["code"]: service for service in scene.region.get_json("/services")["services"]}
+    assert offered.keys() >= {
+        "ITI-8", "ITI-9", "ITI-18", "ITI-41", "ITI-42", "ITI-43", "ITI-44", "ITI-45", "RAD-69", "C-STORE", "C-ECHO"}
+    assert offered["RAD-69"]["address"] == f"{scene.region.url}/xds/imaging"
+    assert subprocess.run(
+        ["echoscu", "-aet", "PACSA", "-aec", "BROKER", "127.0.0.1", str(scene.region.dicom_port)], check=False).returncode == 0
+    assert scene.region.health()["status"] == "ok"
+
+
+def test_no_patient_data_in_any_log(scene: Scene) -> None:
+    said = scene.region.logs()
+    for secret in (A.value, B.value, "葉", "曉東", "XiaoDong", "19790214"):
+        assert secret not in said
+    assert re.search(r"Traceback", said) is None
+
+
+def test_nothing_half_finished_is_left_behind(scene: Scene) -> None:
+    places = [folder for name in (".incoming", ".spool", ".tmp") for folder in scene.region.data.rglob(name)]
+    assert places
+    assert [file for folder in places for file in folder.iterdir()] == []
