@@ -6,7 +6,7 @@ Both are audited here, as the sending side (ITI TF-2 3.41.5.1, 3.42.5.1).
 import ssl
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import urlsplit
 from xml.sax.saxutils import quoteattr
 
@@ -190,17 +190,11 @@ def _facts(submission: Submission) -> Facts:
     return Facts(patients=patients, submission_set=sets[0].unique_id)
 
 
-def _sent(*_arguments: Any) -> NoReturn:
-    """The row is one we send: its peer reads, handles and answers it."""
-    raise NotImplementedError
-
-
 def _row(code: str, name: str, message: Message, packaging: Packaging) -> Transaction:
     event = AuditEvent(
         event_code="110106", event_text="Export", action="R", type_code=code, type_text=name, we_send=True, we_ask=True)
     return Transaction(
-        code=code, name=name, wire=Wire.SOAP, endpoint="", messages=(message,), audit=event, read=_sent, handle=_sent,
-        write=_sent, refuse=_sent, packaging=packaging)
+        code=code, name=name, wire=Wire.SOAP, endpoint="", messages=(message,), audit=event, packaging=packaging)
 
 
 RAD_68 = _row(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NoReturn
 
 from broker.model.caller import Call
 from broker.model.errors import BrokerError
@@ -65,12 +65,17 @@ class AuditEvent:
     we_ask: bool = False
 
 
+def _not_served(*_arguments: Any) -> NoReturn:
+    raise TypeError("this row is one we initiate: its peer reads, handles and answers it")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Transaction:
     """One transaction as a row at the foot of its module.
 
     A call runs: `request = read(raw)`, `authorise(row, caller, subject(request))`, `result = handle(actor, request, call)`,
     `visible(caller, result)`, `reply = write(request, result)`. A `BrokerError` anywhere becomes `refuse(raw, error)`.
+    A row we initiate has none of the four.
     `read`, `write` and `refuse` are pure; `raw` and the reply are the wire's own types (`wire.soap.SoapRequest`, …).
     """
 
@@ -80,10 +85,10 @@ class Transaction:
     endpoint: str
     messages: tuple[Message, ...]
     audit: AuditEvent
-    read: Callable[[Any], Any]
-    handle: Callable[[Any, Any, Call], Any]
-    write: Callable[[Any, Any], Any]
-    refuse: Callable[[Any, BrokerError], Any]
+    read: Callable[[Any], Any] = _not_served
+    handle: Callable[[Any, Any, Call], Any] = _not_served
+    write: Callable[[Any, Any], Any] = _not_served
+    refuse: Callable[[Any, BrokerError], Any] = _not_served
     packaging: Packaging = Packaging.SIMPLE
     schema: str = ""
     takes_slot: bool = False
