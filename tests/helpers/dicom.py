@@ -227,6 +227,7 @@ class Broker:
     database: Database
     gate: Gate
     audit_folder: Path
+    stop: threading.Event
 
     @property
     def port(self) -> int:
@@ -267,7 +268,7 @@ def broker(
     thread = threading.Thread(target=listener.serve, args=(stop,))
     thread.start()
     try:
-        yield Broker(listener, receiver, online, database, gate, folder / "audit")
+        yield Broker(listener, receiver, online, database, gate, folder / "audit", stop)
     finally:
         stop.set()
         thread.join()

@@ -1,6 +1,7 @@
 """Serves an association whose socket was taken: C-STORE and C-ECHO until release, at the speed of the disk."""
 
 import threading
+import traceback
 
 import structlog
 from pynetdicom.association import Association
@@ -57,9 +58,9 @@ class _Served:
         except (ProtocolError, GivenUp, BrokerError) as error:
             log.warning("association aborted", reason=str(error))
             self._link.abort()
-        except Exception:
-            # the association's edge: a bug ends this association, the peer hears of it, others go on
-            log.exception("association failed")
+        except Exception as error:  # noqa: BLE001 - the association's edge: a bug ends this one only, the peer hears of it
+            place = traceback.extract_tb(error.__traceback__)[-1]   # never the text: it may hold a patient's data
+            log.error("association failed", error=type(error).__name__, file=place.filename, line=place.lineno)
             self._link.abort()
         finally:
             self._link.close()

@@ -1,14 +1,17 @@
 """An association we open: pynetdicom negotiates it, then requests go out and responses come in on our own link."""
 
 import contextlib
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.pdu_primitives import A_ASSOCIATE, SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
+from pynetdicom.transport import AssociationSocket
 
 from broker.config.profile import Hospital
 from broker.config.settings import Server as ServerSettings
@@ -65,6 +68,22 @@ class _Held(Association):
 
 def _hold(event: Event) -> None:
     event.assoc.__class__ = _Held
+
+
+class _Entity(AE):
+    """An AE that remembers its socket: pynetdicom loses the one whose connection was refused, unclosed."""
+
+    raw: socket.socket | None = None
+
+    def _create_socket(self, *arguments: Any) -> AssociationSocket:
+        transport = super()._create_socket(*arguments)
+        self.raw = transport.socket
+        return transport
+
+    def give_up(self) -> None:
+        """Close what a failed request left open."""
+        if self.raw is not None:
+            self.raw.close()
 
 
 class Requestor:
@@ -172,7 +191,7 @@ def _associate(
     hospital: Hospital, settings: ServerSettings, contexts: list[PresentationContext],
     roles: Sequence[SCP_SCU_RoleSelectionNegotiation],
 ) -> Association:
-    ae = AE(ae_title=settings.ae_title)
+    ae = _Entity(ae_title=settings.ae_title)
     ae.implementation_class_uid, ae.implementation_version_name = IMPLEMENTATION_UID, IMPLEMENTATION_VERSION
     ae.acse_timeout = ae.connection_timeout = hospital.limits.connect_seconds
     ae.network_timeout = None
@@ -184,6 +203,7 @@ def _associate(
         raise away(hospital, "its host name is not known") from error
     if association.is_established:
         return association
+    ae.give_up()
     answer = association.acceptor.primitive
     if association.is_rejected and isinstance(answer, A_ASSOCIATE):
         raise away(hospital, f"refused: {answer.reason_str}")

@@ -120,8 +120,12 @@ def store(event: Event) -> int:
     request = cast("C_STORE", event.request)
     reception = session.receive(StoreRequest(
         str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), str(event.context.transfer_syntax)))
-    reception.write(event.encoded_dataset(include_meta=False))
-    return session.done(reception)
+    try:
+        reception.write(event.encoded_dataset(include_meta=False))
+        return session.done(reception)
+    except BaseException:
+        reception.abort()
+        raise
 
 
 def echo(event: Event) -> int:

@@ -1,0 +1,183 @@
+import random
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from broker.edge.dimse import contexts, pdata, statuses
+from broker.edge.dimse.messages import response
+from broker.edge.dimse.pdata import Command, Limits, Link, PeerGone, Piece, ProtocolError
+from broker.model.errors import BrokerError, DimseCode, Rejected, TooLarge, Unavailable
+from tests.helpers.dimse import fragments, pdus
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Link, socket.socket]]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
+    link = Link(ours, Limits(1.0, 1000), lambda _silent: None)
+    link.begin()
+    yield link, theirs
+    link.close()
+    theirs.close()
+
+
+def test_a_command_set_reads_back() -> None:
+    pdu = pdata.write_command(5, [(pdata.CLASS, CT), (pdata.FIELD, 1), (pdata.DESTINATION, "BROKER1"), (pdata.DATA_SET, 1)])
+    assert pdu[:12] == struct.pack(">BBLLBB", 4, 0, len(pdu) - 6, len(pdu) - 10, 5, 3)
+    command = Command.read(pdu[12:])
+    assert (command.text(pdata.CLASS), command.number(pdata.FIELD), command.text(pdata.DESTINATION)) == (CT, 1, "BROKER1")
+    assert command.has_data_set
+    assert command.number(pdata.STATUS) == -1
+    assert command.text(pdata.INSTANCE) == ""
+    assert struct.unpack_from("<HHLL", pdu, 12) == (0, 0, 4, len(pdu) - 24)
+
+
+@pytest.mark.parametrize("data", [b"\0", b"\0\0\0\1\xff\xff\0\0", b"\x08\0\0\1\0\0\0\0", b"\0" * 7])
+def test_a_damaged_command_set_is_a_protocol_error(data: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        Command.read(data)
+
+
+def test_a_response_repeats_what_it_answers() -> None:
+    request = Command.read(pdata.write_command(1, [
+        (pdata.CLASS, CT), (pdata.FIELD, pdata.C_STORE_RQ), (pdata.MESSAGE_ID, 77), (pdata.INSTANCE, "1.2.\xe9")])[12:])
+    answer = Command.read(response(1, request, 0xA900)[12:])
+    assert (answer.number(pdata.FIELD), answer.number(pdata.RESPONDED_TO)) == (pdata.C_STORE_RSP, 77)
+    assert (answer.number(pdata.STATUS), answer.text(pdata.CLASS), answer.text(pdata.INSTANCE)) == (0xA900, CT, "1.2.\xe9")
+    assert not answer.has_data_set
+
+
+@pytest.mark.parametrize(("size", "longest"), [(0, 100), (94, 100), (95, 100), (1000, 100), (1000, 0), (1000, 16384)])
+def test_a_data_set_fits_the_peers_pdus(size: int, longest: int) -> None:
+    data, found, at = bytes(random.Random(1).randbytes(size)), b"", 0
+    written = pdata.write_data_set(3, data, longest)
+    lasts = []
+    while at < len(written):
+        kind, _, length = struct.unpack_from(">BBL", written, at)
+        assert kind == 4
+        assert not longest or length <= longest
+        _, context, control = struct.unpack_from(">LBB", written, at + 6)
+        assert context == 3
+        lasts.append(control)
+        found += written[at + 12:at + 6 + length]
+        at += 6 + length
+    assert found == data
+    assert lasts == [0] * (len(lasts) - 1) + [2]
+
+
+@given(st.binary(max_size=3000), st.integers(0, 2**32))
+@settings(derandomize=True, max_examples=60, deadline=None)
+def test_any_fragments_give_the_same_bytes(data: bytes, seed: int) -> None:
+    dice = random.Random(seed)
+    sent = pdus(fragments(1, 0, data, dice), dice) + b"\5\0\0\0\0\4\0\0\0\0"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
+    link = Link(ours, Limits(1.0, 1000), lambda _silent: None)
+    with theirs:
+        theirs.sendall(sent)
+        found, lasts = b"", []
+        for piece in link.pieces():
+            found += piece.data
+            lasts.append(piece.is_last)
+        link.close()
+    assert found == data
+    assert lasts.count(True) == 1
+    assert lasts[-1]
+
+
+def test_a_message_larger_than_the_buffer_arrives_whole(ends: tuple[Link, socket.socket]) -> None:
+    link, theirs = ends
+    data = random.Random(5).randbytes(700_000)
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2_000_000)
+    chunks = [struct.pack(">LBB", 65_002, 1, 0) + data[at:at + 65_000] for at in range(0, 650_000, 65_000)]
+    chunks.append(struct.pack(">LBB", 50_002, 1, 2) + data[650_000:])
+    theirs.setblocking(False)
+    rest = memoryview(b"".join(struct.pack(">BBL", 4, 0, len(chunk)) + chunk for chunk in chunks) + b"\5\0\0\0\0\4\0\0\0\0")
+    found = b""
+    pieces = link.pieces()
+    while True:
+        if rest:
+            rest = rest[theirs.send(rest[:50_000]):]
+        piece = next(pieces, None)
+        if piece is None:
+            break
+        found += piece.data
+    assert found == data
+
+
+@pytest.mark.parametrize(("sent", "error"), [
+    (struct.pack(">BBLLBB", 4, 0, 6, 1, 1, 3), ProtocolError),
+    (struct.pack(">BBLLBB", 4, 0, 6, 100, 1, 3), ProtocolError),
+    (b"\7\0\0\0\0\4\0\0\0\0", PeerGone),
+    (b"GET / HTTP/1.0\r\n", PeerGone),
+    (b"\4\0\0", PeerGone),
+    (b"", PeerGone),
+])
+def test_what_is_not_p_data_ends_the_link(ends: tuple[Link, socket.socket], sent: bytes, error: type[Exception]) -> None:
+    link, theirs = ends
+    theirs.sendall(sent)
+    theirs.shutdown(socket.SHUT_WR)
+    with pytest.raises(error):
+        list(link.pieces())
+
+
+def test_an_endless_command_set_is_refused() -> None:
+    command = bytearray()
+    with pytest.raises(ProtocolError):
+        for _ in range(100):
+            pdata.collect(command, Piece(1, True, False, b"\0" * 1000))
+
+
+@pytest.mark.parametrize(("error", "status"), [
+    (Rejected(DimseCode.DATA_SET_MISMATCH, "x"), 0xA900),
+    (Rejected(DimseCode.NOT_AUTHORISED, "x"), 0x0124),
+    (Rejected("NotDicom", "x"), 0xC000),
+    (Unavailable("online store"), 0xA700),
+    (TooLarge("server.max_body"), 0xA700),
+])
+def test_each_error_has_a_status(error: BrokerError, status: int) -> None:
+    assert statuses.status_of(error) == status
+
+
+@pytest.mark.parametrize(("status", "words"), [
+    (0xA801, "it does not know the destination AE title, status 0xA801"),
+    (0xC123, "it is unable to process, status 0xC123"),
+    (0x9999, "failed, status 0x9999"),
+])
+def test_a_peers_status_is_put_into_words(status: int, words: str) -> None:
+    assert statuses.meaning(status) == words
+
+
+def test_every_storage_class_of_the_standard_is_accepted() -> None:
+    from pydicom._uid_dict import UID_dictionary  # noqa: PLC0415 - the dictionary of the standard is private there
+
+    apart = ("Commitment", "Directory")
+    patient = {
+        uid for uid, (name, kind, info, retired, _) in UID_dictionary.items()
+        if kind == "SOP Class" and "Storage" in name and not info and not any(word in name for word in apart)
+        and (retired or uid.startswith("1.2.840.10008.5.1.4.1.1."))
+    }
+    # protocols and inventories belong to no patient's study
+    others = {f"1.2.840.10008.5.1.4.1.1.{tail}" for tail in ("200.1", "200.3", "200.7", "201.1")}
+    assert patient - others - contexts.RECEIVED == set()
+    assert len(contexts.supported()) == len(contexts.RECEIVED)
+
+
+@pytest.mark.parametrize(("classes", "each"), [(1, 20), (6, 20), (7, 2), (63, 2), (100, 1)])
+def test_a_get_proposes_no_more_contexts_than_there_are_ids(classes: int, each: int) -> None:
+    proposed = contexts.wanted([f"1.2.{number}" for number in range(classes)])
+    assert len(proposed) == classes * each <= 127
+
+
+def test_a_get_of_unknown_classes_proposes_the_common_ones() -> None:
+    proposed = contexts.wanted([])
+    assert CT in {str(context.abstract_syntax) for context in proposed}
+    assert len(proposed) <= 127

@@ -1,0 +1,481 @@
+import io
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from broker.audit.spool import AuditLog
+from broker.config.profile import Hospital, Limits, Profile
+from broker.edge.dimse import contexts, pdata, requestor, scu
+from broker.edge.dimse.scu import Scu
+from broker.model.caller import Caller
+from broker.model.errors import Unavailable
+from broker.model.imaging import StoredObject
+from broker.model.ports import Want
+from broker.wire import tags
+from tests.helpers import dicom, dimse
+from tests.helpers.dicom import CT
+from tests.helpers.dimse import Parrot, pacs, store_request
+
+FIND, MOVE, GET = contexts.STUDY_FIND, contexts.STUDY_MOVE, contexts.STUDY_GET
+RELEASE = b"\6\0\0\0\0\4\0\0\0\0"
+Script = Callable[[Parrot], None]
+
+
+@dataclass
+class Shelf:
+    """A receiver in memory."""
+
+    objects: dict[str, bytes] = field(default_factory=dict)
+    callers: set[Caller] = field(default_factory=set)
+    full: bool = False
+
+    def open(self, caller: Caller, sop_class: str, sop_uid: str, transfer_syntax: str) -> "Slot":
+        self.callers.add(caller)
+        if self.full:
+            raise Unavailable("online store")
+        return Slot(self, sop_uid)
+
+
+@dataclass
+class Slot:
+    """One object of the shelf."""
+
+    shelf: Shelf
+    sop_uid: str
+    data: bytes = b""
+    stored: StoredObject | None = None
+
+    def write(self, data: bytes | memoryview) -> None:
+        self.data += data
+
+    def commit(self) -> int:
+        self.shelf.objects[self.sop_uid] = self.data
+        return 0
+
+    def abort(self) -> None:
+        self.data = b""
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf()
+
+
+@pytest.fixture
+def ask(profile: Profile, shelf: Shelf, tmp_path: Path) -> Scu:
+    return Scu(profile, dicom.short_settings(), shelf, AuditLog(tmp_path / "audit", "broker", "demo"))
+
+
+@pytest.fixture
+def audited(tmp_path: Path) -> Callable[[], list[str]]:
+    return lambda: [line for file in (tmp_path / "audit").glob("*.xml") for line in file.read_text("utf-8").splitlines()]
+
+
+def at(profile: Profile, port: int, *routes: str, idle: float = 1.0, total: float = 10.0) -> Hospital:
+    limits = Limits(connect_seconds=0.5, idle_seconds=idle, total_seconds=total)
+    return dicom.hospital(dicom.hospital_at(profile, "b", port, routes=routes or ("move",), limits=limits), "b")
+
+
+def accepting(script: Script) -> Script:
+    def go(peer: Parrot) -> None:
+        peer.accept()
+        script(peer)
+
+    return go
+
+
+def answering(*statuses: int) -> Script:
+    def go(peer: Parrot) -> None:
+        command, _ = peer.request()
+        for status in statuses:
+            peer.respond(command, status)
+        assert peer.hear()[0] == 5
+        peer.say(RELEASE)
+
+    return accepting(go)
+
+
+def test_an_echo_that_is_answered_returns(ask: Scu, profile: Profile) -> None:
+    with pacs(answering(0)) as port:
+        ask.echo(at(profile, port))
+
+
+def reject(peer: Parrot) -> None:
+    peer.hear()
+    peer.say(b"\3\0\0\0\0\4\0\1\1\7")
+
+
+def silent(peer: Parrot) -> None:
+    peer.hear()
+    peer.hear()
+
+
+def swapping(element: int, value: int) -> Script:
+    def go(peer: Parrot) -> None:
+        command, _ = peer.request()
+        peer.respond(command, 0, changes={element: value})
+        peer.hear()
+
+    return accepting(go)
+
+
+def saying(data: bytes | None = None) -> Script:
+    """A PACS that answers any request with these bytes; None = with nothing, and closes."""
+    def go(peer: Parrot) -> None:
+        peer.request()
+        if data is not None:
+            peer.say(data)
+            peer.hear()
+
+    return accepting(go)
+
+
+@pytest.mark.parametrize(("script", "words"), [
+    (reject, r"refused: Called AE title not recognised"),
+    (silent, r"no answer"),
+    (lambda _peer: None, r"no answer"),
+    (saying(b""), r"silent for 1 seconds"),
+    (saying(), r"connection closed"),
+    (saying(b"\7\0\0\0\0\4\0\0\0\0"), r"PDU of type 7"),
+    (saying(b"\5\0\0\0\0\4\0\0\0\0"), r"released before"),
+    (saying(b"\4\0\0\0\0\6\0\0\0\1\1\3"), r"fragment lengths"),
+    (swapping(pdata.STATUS, -1), r"an answer without a status"),
+    (swapping(pdata.RESPONDED_TO, 99), r"an answer to something else"),
+    (swapping(pdata.FIELD, 0x8001), r"an answer to something else"),
+    (answering(0x0122), r"SOP class not supported, status 0x0122"),
+])
+def test_every_failure_of_a_pacs_is_unavailable_with_a_plain_reason(
+        ask: Scu, profile: Profile, script: Script, words: str) -> None:
+    with pacs(script) as port:
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match=rf"^PACS PACSB of hospital b \(.*{words}.*\) is not available$"):
+            ask.echo(at(profile, port))
+        assert time.monotonic() - began < 3
+
+
+def test_nobody_listening_is_unavailable_at_once(ask: Scu, profile: Profile) -> None:
+    for hospital in (at(profile, dicom.free_port()), at(profile, 11112).model_copy(update={"host": "no.such.host.invalid"})):
+        with pytest.raises(Unavailable):
+            ask.echo(hospital)
+
+
+def test_a_service_the_pacs_does_not_offer_is_unavailable(ask: Scu, profile: Profile) -> None:
+    def refuse(peer: Parrot) -> None:
+        peer.accept(refuse=[MOVE])
+        peer.hear()
+
+    with pacs(refuse) as port, pytest.raises(Unavailable):
+        ask.retrieve(at(profile, port), Want("1.2"), lambda: True)
+
+
+@pytest.mark.parametrize(("statuses", "words"), [
+    ((0xFF00, 0xFF00, 0x0000), ""),
+    ((0xB000,), ""),
+    ((0xFF00, 0xA702), "could not send the objects"),
+    ((0xA801,), "does not know the destination AE title"),
+    ((0xC000,), "unable to process"),
+    ((0xFE00,), "cancelled"),
+])
+def test_the_final_status_of_a_move_decides(
+        ask: Scu, profile: Profile, audited: Callable[[], list[str]], statuses: tuple[int, ...], words: str) -> None:
+    with pacs(answering(*statuses)) as port:
+        if words:
+            with pytest.raises(Unavailable, match=words):
+                ask.retrieve(at(profile, port), Want("1.2"), lambda: True)
+        else:
+            ask.retrieve(at(profile, port), Want("1.2"), lambda: True)
+    [message] = audited()
+    assert f'EventOutcomeIndicator="{8 if words else 0}"' in message
+    assert 'csd-code="110104"' in message
+    assert 'csd-code="C-MOVE"' in message
+    assert 'ParticipantObjectID="1.2"' in message
+    assert 'UserID="BROKER" UserIsRequestor="true"' in message
+
+
+@pytest.mark.parametrize(("want", "identifier"), [
+    (Want("1.2"), {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2"}),
+    (Want("1.2", ("1.3", "1.4")), {"QueryRetrieveLevel": "SERIES", "StudyInstanceUID": "1.2", "SeriesInstanceUID": "1.3\\1.4"}),
+    (Want("1.2", ("1.3",), ("1.5", "1.6")), {
+        "QueryRetrieveLevel": "IMAGE", "StudyInstanceUID": "1.2", "SeriesInstanceUID": "1.3", "SOPInstanceUID": "1.5\\1.6"}),
+    (Want("1.2", (), ("1.5",)), {"QueryRetrieveLevel": "IMAGE", "StudyInstanceUID": "1.2", "SOPInstanceUID": "1.5"}),
+])
+def test_a_move_names_us_and_what_is_wanted(ask: Scu, profile: Profile, want: Want, identifier: dict[str, str]) -> None:
+    def check(peer: Parrot) -> None:
+        command, data = peer.request()
+        assert (command.number(pdata.FIELD), command.text(pdata.DESTINATION)) == (pdata.C_MOVE_RQ, "BROKER")
+        raw = tags.scan(data, tags.IMPLICIT, whole=True)
+        assert {tags.KEYWORDS[tag]: value.decode().strip("\0 ") for tag, value in raw.items()} == identifier
+        peer.respond(command, 0)
+        peer.hear()
+
+    with pacs(accepting(check)) as port:
+        ask.retrieve(at(profile, port), want, lambda: True)
+
+
+def test_a_long_list_of_instances_fits_the_pdus_of_the_pacs(ask: Scu, profile: Profile) -> None:
+    uids = tuple(f"1.2.840.{number:050}" for number in range(1000))
+
+    def check(peer: Parrot) -> None:
+        command, data = peer.request()
+        listed = tags.scan(data, tags.IMPLICIT, whole=True)[tags.TAGS["SOPInstanceUID"]]
+        assert listed.decode().strip("\0").split("\\") == list(uids)
+        peer.respond(command, 0)
+        peer.hear()
+
+    with pacs(accepting(check)) as port:
+        ask.retrieve(at(profile, port), Want("1.2", ("1.3",), uids), lambda: True)
+
+
+def test_a_pacs_that_never_ends_is_given_up_after_the_total_time(ask: Scu, profile: Profile) -> None:
+    def forever(peer: Parrot) -> None:
+        command, _ = peer.request()
+        with pytest.raises(OSError):    # noqa: PT011 - reset or broken pipe, as the kernel likes
+            while True:
+                peer.respond(command, 0xFF00)
+                time.sleep(0.1)
+
+    with pacs(accepting(forever)) as port, pytest.raises(Unavailable, match="not done after 1 seconds"):
+        ask.retrieve(at(profile, port, total=1.0), Want("1.2"), lambda: True)
+
+
+@pytest.mark.parametrize("obeys", [True, False])
+@pytest.mark.parametrize("talks", [True, False])
+def test_progress_is_asked_each_second_and_cancels(
+        ask: Scu, profile: Profile, monkeypatch: pytest.MonkeyPatch, obeys: bool, talks: bool) -> None:
+    monkeypatch.setattr(requestor, "_CANCELLING", 0.5)
+
+    def until_cancelled(peer: Parrot) -> None:
+        command, _ = peer.request()
+        peer.socket.settimeout(0.1)
+        while True:
+            if talks:
+                peer.respond(command, 0xFF00)
+            try:
+                cancel = peer.answer()
+                break
+            except TimeoutError:
+                continue
+        assert (cancel.number(pdata.FIELD), cancel.number(pdata.RESPONDED_TO)) == (pdata.C_CANCEL_RQ, 1)
+        peer.socket.settimeout(10)
+        if obeys:
+            peer.respond(command, 0xFE00)
+        peer.hear()
+
+    asked: list[float] = []
+
+    def progress() -> bool:
+        asked.append(time.monotonic())
+        return len(asked) < 2
+
+    began = time.monotonic()
+    with pacs(accepting(until_cancelled)) as port:
+        ask.retrieve(at(profile, port, idle=5.0), Want("1.2"), progress)
+    assert len(asked) == 2
+    assert all(later - earlier < 1.2 for earlier, later in zip([began, *asked], asked, strict=False))
+
+
+TEXT = {"PatientID": "B-1", "PatientName": "葉^曉東", "StudyDescription": "胸部 CT"}
+
+
+def answers(rows: dict[tuple[str, str], list[dict[str, str]] | int]) -> Script:
+    """A PACS that answers C-FIND by (level, series UID asked for); a number = that failure status."""
+    def go(peer: Parrot) -> None:
+        while True:
+            kind, body = peer.hear()
+            if kind != 4:
+                peer.say(RELEASE)
+                return
+            command = pdata.Command.read(body[6:])
+            assert command.number(pdata.FIELD) == pdata.C_FIND_RQ
+            _, body = peer.hear()
+            asked = tags.study_tags(tags.scan(body[6:], tags.IMPLICIT, whole=True))
+            found = rows.get((asked["QueryRetrieveLevel"], asked.get("SeriesInstanceUID", "")), [])
+            if isinstance(found, int):
+                peer.respond(command, found)
+                continue
+            for row in found:
+                peer.respond(command, 0xFF00, tags.write_identifier({"SpecificCharacterSet": "ISO_IR 192", **row}))
+            peer.respond(command, 0)
+
+    return accepting(go)
+
+
+STUDY = [{"StudyInstanceUID": "1.2", **TEXT}]
+SERIES = [{"StudyInstanceUID": "1.2", "SeriesInstanceUID": f"1.2.{n}", "Modality": "CT", "SeriesNumber": str(n)} for n in (1, 2)]
+
+
+def images(series: str) -> list[dict[str, str]]:
+    return [{"SeriesInstanceUID": series, "SOPInstanceUID": f"{series}.9", "SOPClassUID": CT, "InstanceNumber": "1"}]
+
+
+@pytest.mark.parametrize("relational", [
+    {("IMAGE", ""): images("1.2.1") + images("1.2.2")},
+    {("IMAGE", "1.2.1"): images("1.2.1"), ("IMAGE", "1.2.2"): images("1.2.2")},
+    {("IMAGE", ""): 0xA900, ("IMAGE", "1.2.1"): images("1.2.1"), ("IMAGE", "1.2.2"): images("1.2.2")},
+    {("IMAGE", ""): [{"SOPInstanceUID": "1.2.1.9"}], ("IMAGE", "1.2.1"): [{"SOPInstanceUID": "1.2.1.9", "SOPClassUID": CT,
+     "InstanceNumber": "1"}], ("IMAGE", "1.2.2"): images("1.2.2")},
+    {("IMAGE", ""): [*images("1.2.1"), {"StudyInstanceUID": "6.6", "SeriesInstanceUID": "6.6.1", "SOPInstanceUID": "6.6.6"},
+                     {"SeriesInstanceUID": "x", "SOPInstanceUID": "../evil"}, *images("1.2.2")]},
+])
+def test_a_study_is_found_whatever_the_pacs_insists_on(
+        ask: Scu, profile: Profile, audited: Callable[[], list[str]],
+        relational: dict[tuple[str, str], list[dict[str, str]] | int]) -> None:
+    with pacs(answers({("STUDY", ""): STUDY, ("SERIES", ""): SERIES, **relational})) as port:
+        found = ask.find_study(at(profile, port), "1.2")
+    assert found == [
+        {**TEXT, "StudyInstanceUID": "1.2", "SeriesInstanceUID": f"1.2.{n}", "Modality": "CT", "SeriesNumber": str(n),
+         "SOPInstanceUID": f"1.2.{n}.9", "SOPClassUID": CT, "InstanceNumber": "1"} for n in (1, 2)]
+    [message] = audited()
+    assert 'csd-code="110112"' in message
+    assert 'ParticipantObjectID="B-1^^^&amp;2.999.3.1&amp;ISO"' in message
+    assert "<ParticipantObjectQuery>" in message
+
+
+def test_an_unknown_study_is_an_empty_answer(ask: Scu, profile: Profile) -> None:
+    with pacs(answers({})) as port:
+        assert ask.find_study(at(profile, port), "1.2") == []
+
+
+def test_names_without_a_character_set_are_read_as_the_hospital_writes(ask: Scu, profile: Profile) -> None:
+    row = tags.write_identifier({"StudyInstanceUID": "1.2", "PatientName": "?"}).replace(b"? ", "葉".encode("gbk"))
+
+    def go(peer: Parrot) -> None:
+        for level in range(3):
+            command, _ = peer.request()
+            data = row if level == 0 else tags.write_identifier(images("1.2.1")[0])
+            peer.respond(command, 0xFF00, data)
+            peer.respond(command, 0)
+        peer.hear()
+
+    with pacs(accepting(go)) as port:
+        assert [found["PatientName"] for found in ask.find_study(at(profile, port), "1.2")] == ["葉"]
+
+
+@pytest.mark.parametrize(("data", "words"), [
+    (b"\1\2\3", "cannot be read"),
+    (b"\0" * 10_000, "server.max_message"),
+])
+def test_an_answer_that_is_no_identifier_is_the_pacs_failure(
+        profile: Profile, shelf: Shelf, tmp_path: Path, data: bytes, words: str) -> None:
+    def go(peer: Parrot) -> None:
+        command, _ = peer.request()
+        peer.respond(command, 0xFF00, data)
+        peer.hear()
+
+    small = Scu(profile, dicom.short_settings(max_message=5000), shelf, AuditLog(tmp_path / "audit", "broker", "demo"))
+    with pacs(accepting(go)) as port, pytest.raises(Unavailable, match=words):
+        small.find_study(at(profile, port), "1.2")
+
+
+def test_more_answers_than_a_study_can_have_are_refused(
+        ask: Scu, profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scu, "_MOST", 10)
+
+    def go(peer: Parrot) -> None:
+        command, _ = peer.request()
+        for _ in range(11):
+            peer.respond(command, 0xFF00, tags.write_identifier(STUDY[0]))
+        peer.hear()
+
+    with pacs(accepting(go)) as port, pytest.raises(Unavailable, match="limit exceeded"):
+        ask.find_study(at(profile, port), "1.2")
+
+
+def sending(objects: dict[str, bytes], statuses: list[int], final: int = 0) -> Script:
+    """A PACS that serves a C-GET of CT objects and notes the status of each."""
+    def go(peer: Parrot) -> None:
+        command, _ = peer.request()
+        assert command.number(pdata.FIELD) == pdata.C_GET_RQ
+        for sop_uid, data in objects.items():
+            peer.say(store_request(peer.context(CT), CT, sop_uid, data))
+            statuses.append(peer.answer().number(pdata.STATUS))
+            peer.respond(command, 0xFF00)
+        peer.respond(command, final)
+        assert peer.hear()[0] == 5
+        peer.say(RELEASE)
+
+    return accepting(go)
+
+
+def objects() -> dict[str, bytes]:
+    found = {}
+    for number in range(3):
+        file = io.BytesIO()
+        dicom.ct_dataset("1.2", "1.2.1", f"1.2.9.{number}", size=64).save_as(file, enforce_file_format=True)
+        data = file.getvalue()
+        found[f"1.2.9.{number}"] = data[tags.read_meta(data).end:]
+    return found
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_a_get_stores_what_comes_as_the_hospitals(
+        ask: Scu, profile: Profile, shelf: Shelf, audited: Callable[[], list[str]], knows: bool) -> None:
+    statuses: list[int] = []
+    find = answers({("IMAGE", ""): images("1.2.1") if knows else []})
+    with pacs(find, sending(objects(), statuses)) as port:
+        ask.retrieve(at(profile, port, "get"), Want("1.2"), lambda: True)
+    assert shelf.objects == objects()
+    assert statuses == [0, 0, 0]
+    assert shelf.callers == {Caller(node="PACSB", address="127.0.0.1", local_node="BROKER")}
+    assert 'csd-code="C-GET"' in audited()[-1]
+
+
+def test_a_store_that_fails_is_answered_and_the_get_goes_on(ask: Scu, profile: Profile, shelf: Shelf) -> None:
+    statuses: list[int] = []
+    shelf.full = True
+    with pacs(answers({}), sending(objects(), statuses, 0xB000)) as port:
+        ask.retrieve(at(profile, port, "get"), Want("1.2"), lambda: True)
+    assert statuses == [0xA700] * 3
+    assert shelf.objects == {}
+
+
+def test_a_pacs_that_dies_in_mid_object_leaves_nothing(ask: Scu, profile: Profile, shelf: Shelf) -> None:
+    def die(peer: Parrot) -> None:
+        peer.request()
+        peer.say(store_request(peer.context(CT), CT, "1.2.9", b"x" * 50_000)[:-100])
+
+    with pacs(answers({}), accepting(die)) as port, pytest.raises(Unavailable):
+        ask.retrieve(at(profile, port, "get"), Want("1.2"), lambda: True)
+    assert shelf.objects == {}
+
+
+def test_when_one_route_fails_the_next_is_tried(ask: Scu, profile: Profile) -> None:
+    with pacs(reject, reject, answering(0)) as port:
+        ask.retrieve(at(profile, port, "get", "move"), Want("1.2"), lambda: True)
+    with pacs(reject, reject) as port:
+        ask.retrieve(at(profile, port, "get", "move"), Want("1.2"), lambda: False)
+
+
+def test_a_get_proposes_each_class_in_each_syntax_with_our_role(ask: Scu, profile: Profile) -> None:
+    seen: list[tuple[int, str, str]] = []
+
+    def look(peer: Parrot) -> None:
+        peer.accept()
+        seen.extend(peer.proposed)
+        peer.request()
+
+    with pacs(answers({("IMAGE", ""): images("1.2.1")}), look) as port, pytest.raises(Unavailable):
+        ask.retrieve(at(profile, port, "get"), Want("1.2"), lambda: True)
+    assert seen[0][1] == GET
+    assert {abstract for _, abstract, _ in seen[1:]} == {CT}
+    assert len({syntax for _, _, syntax in seen[1:]}) == 20
+
+
+def test_nothing_but_requests_crosses_a_query_association(ask: Scu, profile: Profile) -> None:
+    def push(peer: Parrot) -> None:
+        peer.request()
+        peer.say(store_request(1, CT, "1.2.9", b"x"))
+        assert peer.hear()[0] == 7
+
+    with pacs(accepting(push)) as port, pytest.raises(Unavailable, match="an object nobody asked for"):
+        ask.find_study(at(profile, port), "1.2")
+
+
+def test_waiting_leaves_no_thread_and_no_socket(ask: Scu, profile: Profile) -> None:
+    with pacs(*[answering(0)] * 5) as port:
+        for _ in range(5):
+            ask.echo(at(profile, port))
+    assert dimse.threads("RequestorThread") == 0
