@@ -41,7 +41,8 @@ for _uid, _keyword in RETIRED.items():  # else pynetdicom aborts when such an ob
 STORAGE = (*(str(context.abstract_syntax) for context in AllStoragePresentationContexts), *RETIRED)
 RECEIVED = frozenset((*STORAGE, VERIFICATION))
 
-# What one class is proposed with: each on its own, so that the peer sends every object as it keeps it.
+# What one class is proposed with: each on its own, so that the peer sends every object as it keeps it. The first is what
+# a peer takes that looks at the class alone (dcmqrscp).
 _SYNTAXES = (
     EXPLICIT, IMPLICIT, "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51",
     "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.90",
@@ -60,9 +61,13 @@ _COMMON = (
 )
 
 
+# When one context offers several: what loses nothing first, and keeps the VRs; then the order of the standard.
+_ACCEPTED = [EXPLICIT, *(syntax for syntax in ALL_TRANSFER_SYNTAXES if syntax != EXPLICIT)]
+
+
 def supported() -> list[PresentationContext]:
     """Give what the listener accepts: verification, and every storage class in every transfer syntax."""
-    return [build_context(VERIFICATION), *(build_context(uid, ALL_TRANSFER_SYNTAXES) for uid in STORAGE)]
+    return [build_context(VERIFICATION), *(build_context(uid, _ACCEPTED) for uid in STORAGE)]
 
 
 def plain(sop_class: str) -> list[PresentationContext]:
@@ -76,5 +81,5 @@ def wanted(sop_classes: Sequence[str]) -> list[PresentationContext]:
     if len(classes) * len(_SYNTAXES) <= _ROOM:
         return [build_context(uid, syntax) for uid in classes for syntax in _SYNTAXES]
     if 2 * len(classes) <= _ROOM:
-        return [build_context(uid, syntaxes) for uid in classes for syntaxes in (list(_SYNTAXES[2:]), [EXPLICIT, IMPLICIT])]
+        return [build_context(uid, syntaxes) for uid in classes for syntaxes in ([EXPLICIT, IMPLICIT], list(_SYNTAXES[2:]))]
     return [build_context(uid, [EXPLICIT, IMPLICIT, *_SYNTAXES[2:]]) for uid in classes[:_ROOM]]
