@@ -1,0 +1,105 @@
+"""S-DICOM figures: packing a study against cp, one image against the whole container."""
+
+import contextlib
+import hashlib
+import itertools
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from broker.archive.online import OnlineStore
+from broker.archive.sdfo import Packed, Sdfo
+from broker.archive.sdicom import PackImage
+from broker.model.blob import CHUNK
+from broker.model.imaging import Online
+from tests.bench import scene
+from tests.bench.harness import Figure, Notes, Round, rate
+
+_IMAGES, _SIZE = 200, 526_338
+_STUDY = "1.2.840.99.201"
+
+
+def _study(sdfo: Sdfo) -> list[PackImage]:
+    """Give the images of a study that lies in the online tier, 512 x 512 x 16 bit each."""
+    block = os.urandom(_SIZE)
+    images = []
+    for number in range(_IMAGES):
+        data = number.to_bytes(8, "big") + block[8:]
+        part = sdfo.online.begin()
+        part.write(data)
+        kept = part.keep("a", _STUDY, f"{_STUDY}.1.{number + 1}").online
+        images.append(PackImage(
+            sop_uid=f"{_STUDY}.1.{number + 1}", series_uid=f"{_STUDY}.1", sop_class="1.2.840.10008.5.1.4.1.1.2",
+            transfer_syntax="1.2.840.10008.1.2.1", sha256=hashlib.sha256(data).hexdigest(), number=number,
+            source=sdfo.open(Online(kept.path, kept.size, kept.sha256))))
+    return images
+
+
+@contextlib.contextmanager
+def _tiers() -> Iterator[tuple[Path, Sdfo, list[PackImage]]]:
+    with scene.folder() as where:
+        sdfo = Sdfo(OnlineStore(where / "online", fsync=False), where / "archive")
+        yield where, sdfo, _study(sdfo)
+
+
+@contextlib.contextmanager
+def _pack(notes: Notes) -> Iterator[Round]:
+    with _tiers() as (where, sdfo, images):
+        size = _IMAGES * _SIZE
+        whole = where / "whole"
+        with whole.open("wb") as file:
+            for image in images:
+                file.write(b"".join(image.source.chunks()))
+        scene.sync(whole)
+
+        def ours() -> float:
+            started = time.perf_counter()
+            packed = sdfo.pack(_STUDY, images, {"hospital": "a"})
+            seconds = time.perf_counter() - started
+            sdfo.drop_container(packed.path)
+            return size / 1e6 / seconds
+
+        def peer() -> float:
+            started = time.perf_counter()
+            subprocess.run(["cp", whole, where / "copy"], check=True)
+            scene.sync(where / "copy")
+            seconds = time.perf_counter() - started
+            (where / "copy").unlink()
+            return size / 1e6 / seconds
+
+        notes.add(f"{_IMAGES} x {_SIZE} bytes; SHA-256 of each image and of the container, CRC-32 of the index, fsync")
+        yield lambda: (ours(), peer())
+
+
+@contextlib.contextmanager
+def _one(notes: Notes) -> Iterator[Round]:
+    with _tiers() as (where, sdfo, images):
+        packed = sdfo.pack(_STUDY, images, {"hospital": "a"})
+        turn = itertools.count()
+
+        def one() -> None:
+            fresh = Sdfo(sdfo.online, sdfo.folder)      # remembers no index: both range reads are made
+            image = images[next(turn) % _IMAGES]
+            found = fresh.locate(packed.path, image.sop_uid)
+            assert found is not None
+            data = b"".join(fresh.open(found).chunks(found.size))
+            assert len(data) == _SIZE
+
+        notes.add("index in the footer, then the image; nothing remembered between two reads")
+        yield lambda: (rate(one), rate(lambda: _read(where, packed)))
+
+
+def _read(where: Path, packed: Packed) -> None:
+    size = 0
+    with (where / "archive" / packed.path).open("rb", buffering=0) as file:
+        while data := file.read(CHUNK):
+            size += len(data)
+    assert size == packed.size
+
+
+FIGURES: list[Figure] = [
+    Figure("sdicom.pack.cp", "cp and fsync", "MB/s", 0.35, 0.6, _pack, runs=9),
+    Figure("sdicom.one.whole", "reading the whole container", "reads/s", 20, 50, _one),
+]

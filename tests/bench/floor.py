@@ -1,0 +1,164 @@
+"""The least a registry could do: WSGI functions that parse, run the product's own SQL by sqlite3, and join bytes.
+
+`python -m tests.bench.floor SETTINGS FILE` serves one of them with the product's own server. FILE is what `Recorder`
+saw the product do.
+"""
+
+import json
+import sqlite3
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from lxml import etree
+
+from broker.config.settings import Settings
+from broker.db import Database
+from broker.edge import http
+from broker.wire.ebxml_vocabulary import SUBMISSION_SET, UNIQUE_ID
+
+_SET_UNIQUE_ID = SUBMISSION_SET.identifiers[UNIQUE_ID]
+RIM = "{urn:oasis:names:tc:ebxml-regrep:xsd:rim:3.0}"
+_MARK = "@@@@@@@@"
+_ENVELOPE = (
+    b'<?xml version="1.0" encoding="UTF-8"?>\n<s:Envelope xmlns:s="http://www.w3.org/2003/05/soap-envelope"'
+    b' xmlns:wsa="http://www.w3.org/2005/08/addressing"><s:Header><wsa:Action s:mustUnderstand="true">%s</wsa:Action>'
+    b"<wsa:MessageID>urn:uuid:%s</wsa:MessageID></s:Header><s:Body>%s")
+_END = b"</s:Body></s:Envelope>"
+_FOUND = (
+    b'<query:AdhocQueryResponse xmlns:query="urn:oasis:names:tc:ebxml-regrep:xsd:query:3.0"'
+    b' status="urn:oasis:names:tc:ebxml-regrep:ResponseStatusType:Success">'
+    b'<rim:RegistryObjectList xmlns:rim="urn:oasis:names:tc:ebxml-regrep:xsd:rim:3.0">')
+_FOUND_END = b"</rim:RegistryObjectList></query:AdhocQueryResponse>"
+_DONE = (b'<rs:RegistryResponse xmlns:rs="urn:oasis:names:tc:ebxml-regrep:xsd:rs:3.0"'
+         b' status="urn:oasis:names:tc:ebxml-regrep:ResponseStatusType:Success"/>')
+
+
+@dataclass
+class Recorded:
+    """Statements with their values. A value is [kind, text]: `is` itself, `slot` of the query, `uuid`, `key` or `text`."""
+
+    kind: str
+    database: str
+    statements: list[tuple[str, list[list[Any]]]] = field(default_factory=list)
+
+
+class Recorder:
+    """Writes down the statements a database runs while it is in use."""
+
+    def __init__(self, database: Database) -> None:
+        self._engine = database.engine
+        self.seen: list[tuple[str, list[tuple[Any, ...]]]] = []
+
+    def __enter__(self) -> "Recorder":
+        sa.event.listen(self._engine, "before_cursor_execute", self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sa.event.remove(self._engine, "before_cursor_execute", self._note)
+
+    def _note(self, _c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
+        self.seen.append((statement, [tuple(row) for row in (parameters if many else [parameters])]))
+
+    def only(self, start: str) -> list[tuple[str, list[tuple[Any, ...]]]]:
+        """Give the statements that begin with this word."""
+        return [(statement, rows) for statement, rows in self.seen if statement.lstrip().upper().startswith(start)]
+
+
+def connection(database: str) -> sqlite3.Connection:
+    """Open the store with the product's own pragmas."""
+    made = sqlite3.connect(database, isolation_level=None, check_same_thread=False, timeout=30)
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000", "cache_size=-65536"):
+        made.execute(f"PRAGMA {pragma}")
+    return made
+
+
+class _Connections(threading.local):
+    def __init__(self, database: str) -> None:
+        self.connection = connection(database)
+
+
+def query(recorded: Recorded) -> http.Application:
+    """Give the floor of ITI-18."""
+    threads = _Connections(recorded.database)
+    (statement, (template,)), = recorded.statements
+
+    def application(environ: dict[str, Any], start_response: http.StartResponse) -> Iterable[bytes]:
+        root = etree.fromstring(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
+        slots = {
+            slot.get("name"): (slot.findtext(f"{RIM}ValueList/{RIM}Value") or "").strip("()'")
+            for slot in root.iter(f"{RIM}Slot")}
+        values = [slots[text] if kind == "slot" else text for kind, text in template]
+        rows = threads.connection.execute(statement, values).fetchall()
+        head = _ENVELOPE % (b"urn:ihe:iti:2007:RegistryStoredQueryResponse", str(uuid.uuid4()).encode(), _FOUND)
+        return _answer(start_response, b"".join((head, *(row[4] for row in rows), _FOUND_END, _END)))
+    return application
+
+
+def register(recorded: Recorded) -> http.Application:
+    """Give the floor of ITI-42: the same INSERTs in one durable transaction; ids and uniqueIds are new."""
+    threads = _Connections(recorded.database)
+
+    def application(environ: dict[str, Any], start_response: http.StartResponse) -> Iterable[bytes]:
+        root = etree.fromstring(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
+        identifiers = root.iter(f"{RIM}ExternalIdentifier")
+        number = next(one.get("value", "") for one in identifiers if one.get("identificationScheme") == _SET_UNIQUE_ID)[-8:]
+        store = threads.connection
+        store.execute("BEGIN IMMEDIATE")
+        _insert(store, recorded.statements, number)
+        store.execute("COMMIT")
+        head = _ENVELOPE % (b"urn:ihe:iti:2007:RegisterDocumentSet-bResponse", str(uuid.uuid4()).encode(), _DONE)
+        return _answer(start_response, head + _END)
+    return application
+
+
+def _insert(store: sqlite3.Connection, statements: list[tuple[str, list[list[Any]]]], number: str) -> None:
+    fresh: dict[str, str] = {}
+    keys: list[int] = []
+    meaning: dict[str, Callable[[Any], Any]] = {
+        "is": lambda value: value,
+        "body": lambda value: value,
+        "uuid": lambda value: fresh.get(value) or fresh.setdefault(value, f"urn:uuid:{uuid.uuid4()}"),
+        "text": lambda value: value.replace(_MARK, number),
+        "key": lambda value: keys[value],
+    }
+    for statement, rows in statements:
+        listed = [[meaning[kind](value) for kind, value in row] for row in rows]
+        if "RETURNING" in statement:
+            keys += [key for (key,) in store.execute(statement, listed[0]).fetchall()]
+        elif len(listed) > 1:
+            store.executemany(statement, listed)
+        else:
+            store.execute(statement, listed[0])
+
+
+def _answer(start_response: http.StartResponse, body: bytes) -> Iterable[bytes]:
+    start_response("200 OK", [
+        ("Content-Type", "application/soap+xml; charset=utf-8"), ("Content-Length", str(len(body)))])
+    return (body,)
+
+
+KINDS = {"query": query, "register": register}
+
+
+def write(recorded: Recorded, file: Path) -> None:
+    """Keep what was recorded for the process that serves it."""
+    file.write_text(json.dumps(vars(recorded), default=lambda data: bytes(data).decode()), "utf-8")
+
+
+def read(file: Path) -> http.Application:
+    """Give the floor that was written."""
+    recorded = Recorded(**json.loads(file.read_text("utf-8")))
+    recorded.statements = [
+        (statement, [[[kind, value.encode() if kind == "body" else value] for kind, value in row] for row in rows])
+        for statement, rows in recorded.statements]
+    return KINDS[recorded.kind](recorded)
+
+
+if __name__ == "__main__":
+    http.serve(lambda: read(Path(sys.argv[2])), Settings.model_validate_json(Path(sys.argv[1]).read_text("utf-8")))

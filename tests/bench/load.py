@@ -1,0 +1,85 @@
+"""A light load: `python -m tests.bench.load PORT CONNECTIONS SECONDS FIRST FILE EXPECT` prints requests and seconds.
+
+FILE is a JSON list of requests, sent in turn; `@@@@@@@@` in one becomes a number of eight digits, counted from FIRST.
+One connection has one request on its way. Every answer must be a 200 with EXPECT in its last 2 KB.
+"""
+
+import json
+import selectors
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_MARK = b"@@@@@@@@"
+_TAIL = 2048
+
+
+@dataclass
+class Connection:
+    """One kept connection and the answer it reads."""
+
+    peer: socket.socket
+    pieces: list[bytes] = field(default_factory=list)
+    left: int = -1
+
+    def take(self, data: bytes, expect: bytes) -> bool:
+        """Take some of the answer; say whether it is whole now."""
+        if self.left < 0:
+            head, end, body = data.partition(b"\r\n\r\n")
+            if not end:
+                raise SystemExit("the head of an answer came in pieces")
+            if not head.startswith(b"HTTP/1.1 200"):
+                raise SystemExit(data[:2000].decode("utf-8", "replace"))
+            self.left = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0])
+            data = body
+        self.left -= len(data)
+        self.pieces.append(data)
+        if self.left > 0:
+            return False
+        if expect not in b"".join(self.pieces[-3:])[-_TAIL:]:
+            raise SystemExit(b"".join(self.pieces)[:2000].decode("utf-8", "replace"))
+        self.pieces.clear()
+        self.left = -1
+        return True
+
+
+def main(port: int, connections: int, seconds: float, first: int, file: Path, expect: bytes) -> None:
+    """Run the load."""
+    requests = [(text.encode().split(_MARK)) for text in json.loads(file.read_text("utf-8"))]
+    selector = selectors.DefaultSelector()
+    number = first
+
+    def send(connection: Connection) -> None:
+        nonlocal number
+        connection.peer.sendall(str(number).encode().join(requests[number % len(requests)]))
+        number += 1
+
+    def round_trips(until: float) -> int:
+        count = 0
+        while time.perf_counter() < until:
+            for key, _ in selector.select(5):
+                connection = key.data
+                data = connection.peer.recv(1 << 18)
+                if not data:
+                    raise SystemExit("the server closed a connection")
+                if connection.take(data, expect):
+                    count += 1
+                    send(connection)
+        return count
+
+    for _ in range(connections):
+        peer = socket.create_connection(("127.0.0.1", port))
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = Connection(peer)
+        selector.register(peer, selectors.EVENT_READ, connection)
+        send(connection)
+    round_trips(time.perf_counter() + seconds / 5)
+    started = time.perf_counter()
+    count = round_trips(started + seconds)
+    print(count, time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5]), sys.argv[6].encode())
