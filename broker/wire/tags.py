@@ -1,7 +1,7 @@
 """The top of a DICOM data set without a toolkit: raw element values by tag, then decoded text by keyword.
 
-Only the elements of `KEYWORDS` are read, and only at the top level: reading stops behind the last of them, long before
-the pixels. What this scanner cannot read it says so (`Truncated`, `NotDicom`), it never guesses.
+Only the elements of `KEYWORDS` are read, at the top level, and the first procedure code: reading stops behind the last
+of them, long before the pixels. What this scanner cannot read it says so (`Truncated`, `NotDicom`), it never guesses.
 """
 
 import codecs
@@ -48,9 +48,16 @@ KEYWORDS: Mapping[int, str] = {
     0x00200013: "InstanceNumber",
     0x00280008: "NumberOfFrames",
 }
+PROCEDURE: Mapping[int, str] = {   # of the first item of the Procedure Code Sequence (0008,1032)
+    0x00080100: "ProcedureCodeValue",
+    0x00080102: "ProcedureCodingSchemeDesignator",
+    0x00080104: "ProcedureCodeMeaning",
+}
 TAGS: Mapping[str, int] = {keyword: tag for tag, keyword in KEYWORDS.items()}
 
 _LAST = max(KEYWORDS)
+_PROCEDURES = 0x00081032
+_NAMES = {**KEYWORDS, **{_PROCEDURES << 32 | tag: name for tag, name in PROCEDURE.items()}}
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _LONG = frozenset((b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UC", b"UN", b"UR", b"UT", b"SV", b"UV"))
@@ -148,7 +155,8 @@ def read_meta(data: bytes) -> FileMeta:
 def scan(data: bytes, transfer_syntax: str, offset: int = 0, *, whole: bool = False) -> dict[int, bytes]:
     """Give the raw values of the elements in `KEYWORDS` by tag, from a data set that starts at `offset`.
 
-    `data` may be its beginning only: `Truncated` when that does not reach far enough. `whole` says it is all there is.
+    Those of `PROCEDURE` have keys of their own, which `study_tags` knows. `data` may be the beginning only: `Truncated`
+    when that does not reach far enough. `whole` says it is all there is.
     """
     if transfer_syntax == DEFLATED:
         data, whole = _inflate(data[offset:])
@@ -167,14 +175,33 @@ def _scan(data: bytes, at: int, order: _Order, *, explicit: bool, whole: bool) -
         tag, value, size = _element(data, at, order, explicit=explicit)
         if tag > _LAST:
             break
-        if size == _UNDEFINED:
-            at = _skip_sequence(data, value, order, explicit=explicit and data[at + 4:at + 6] != b"UN")
-            continue
-        at = value + size
-        if tag in KEYWORDS:
+        named = explicit and data[at + 4:at + 6] != b"UN"   # an unknown VR hides Implicit VR (PS3.5 6.2.2, note 4)
+        at = value + size if size != _UNDEFINED else _skip_sequence(data, value, order, explicit=named)
+        if tag in KEYWORDS or tag == _PROCEDURES:
             if at > end:
                 raise Truncated
-            found[tag] = data[value:at]
+            if tag == _PROCEDURES:
+                found |= _first_code(data[value:at], order, explicit=named)
+            else:
+                found[tag] = data[value:at]
+    return found
+
+
+def _first_code(data: bytes, order: _Order, *, explicit: bool) -> dict[int, bytes]:
+    """Give the code in the first item of a sequence's value; what is there of it when it is damaged."""
+    found: dict[int, bytes] = {}
+    try:
+        tag, at, size = _element(data, 0, order, explicit=False)
+        end = min(at + size, len(data)) if tag == _ITEM else 0
+        while at < end:
+            tag, value, size = _element(data, at, order, explicit=explicit)
+            at = value + size
+            if tag > max(PROCEDURE) or at > end:
+                break
+            if tag in PROCEDURE:
+                found[_PROCEDURES << 32 | tag] = data[value:at]
+    except struct.error:
+        pass
     return found
 
 
@@ -207,7 +234,7 @@ def _skip_item(data: bytes, at: int, order: _Order, explicit: bool, depth: int) 
         tag, value, size = _element(data, at, order, explicit=explicit)
         if tag == _ITEM_END:
             return value
-        if size == _UNDEFINED:      # an unknown VR hides Implicit VR (PS3.5 6.2.2, note 4)
+        if size == _UNDEFINED:
             named = explicit and data[at + 4:at + 6] != b"UN"
             at = _skip_sequence(data, value, order, explicit=named, depth=depth + 1)
         else:
@@ -232,8 +259,8 @@ def study_tags(raw: Mapping[int, bytes], default_charset: str = "") -> dict[str,
     found: dict[str, str] = {}
     for tag, value in raw.items():
         text = _CONTROL.sub("", _decode(value, charsets)).split("\\")[0].strip(" ")
-        if text and tag in KEYWORDS and tag != TAGS["SpecificCharacterSet"]:
-            found[KEYWORDS[tag]] = text
+        if text and tag in _NAMES and tag != TAGS["SpecificCharacterSet"]:
+            found[_NAMES[tag]] = text
     return found
 
 

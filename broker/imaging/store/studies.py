@@ -24,6 +24,7 @@ from broker.model.ports import Unit
 FACTS = (
     "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
     "AccessionNumber", "StudyID", "StudyDescription", "ReferringPhysicianName", "InstitutionName", "TimezoneOffsetFromUTC",
+    "ProcedureCodeValue", "ProcedureCodingSchemeDesignator", "ProcedureCodeMeaning",
 )
 
 
@@ -236,11 +237,18 @@ def facts(unit: Unit, study_id: int) -> StudyFacts:
         sex=text("PatientSex", ""), date=text("StudyDate", ""), time=text("StudyTime", ""),
         accession=text("AccessionNumber", ""), study_id=text("StudyID", ""), description=text("StudyDescription", ""),
         referring=text("ReferringPhysicianName", ""), institution=text("InstitutionName", ""),
+        procedure_code=_procedure(row.facts),
         series=tuple(
             SeriesFacts(
                 uid=uid, modality=described[uid].modality, body_part=described[uid].body_part,
                 description=described[uid].description, instances=tuple(sorted(found, key=lambda pair: pair[1])))
             for uid, found in sorted(by_series.items())))
+
+
+def _procedure(found: dict[str, str]) -> tuple[str, str, str] | None:
+    value, scheme, meaning = (
+        found.get(key, "") for key in ("ProcedureCodeValue", "ProcedureCodingSchemeDesignator", "ProcedureCodeMeaning"))
+    return (value, scheme, meaning) if value and scheme else None
 
 
 def mark(unit: Unit, study_id: int, state: str, *, was: str = "") -> bool:

@@ -16,7 +16,8 @@ TAGS = {
     "PatientID": "A-1", "PatientName": "Ye^XiaoDong=葉^曉東", "PatientBirthDate": "19790214", "PatientSex": "F",
     "StudyDate": "20250301", "StudyTime": "101500", "AccessionNumber": "ACC1", "StudyID": "S1", "StudyDescription": "胸部 CT",
     "ReferringPhysicianName": "Lin^A", "InstitutionName": "第一人民医院", "Modality": "CT", "BodyPartExamined": "CHEST",
-    "SeriesDescription": "plain",
+    "SeriesDescription": "plain", "ProcedureCodeValue": "CTCH", "ProcedureCodingSchemeDesignator": "99HOSP",
+    "ProcedureCodeMeaning": "胸部",
 }
 
 
@@ -135,5 +136,6 @@ def test_facts_are_what_a_manifest_needs(database: Database, profile: Profile) -
     assert (facts.birth_date, facts.sex, facts.date, facts.time) == ("19790214", "F", "20250301", "101500")
     assert (facts.accession, facts.study_id, facts.description) == ("ACC1", "S1", "胸部 CT")
     assert (facts.referring, facts.institution) == ("Lin^A", "第一人民医院")
+    assert facts.procedure_code == ("CTCH", "99HOSP", "胸部")
     assert [(one.uid, one.instances) for one in facts.series] == [
         ("1.2.0", ((CT, "1.2.9.3"),)), ("1.2.1", ((CT, "1.2.9.1"), (CT, "1.2.9.2")))]

@@ -101,6 +101,28 @@ def test_reads_every_encoding_past_nested_sequences(syntax: pydicom.uid.UID) -> 
     assert found["InstanceNumber"] == "1"
 
 
+@pytest.mark.parametrize("undefined", [True, False])
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+def test_reads_the_first_procedure_code(syntax: pydicom.uid.UID, undefined: bool) -> None:
+    dataset = dicom.ct_dataset("1.2.3", "1.2.3.4", "1.2.3.4.5")
+    codes = []
+    for value, meaning in (("CTCH", "胸部 CT"), ("OTHER", "x")):
+        code = Dataset()
+        code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "99HOSP", meaning
+        code.is_undefined_length_sequence_item = undefined
+        codes.append(code)
+    dataset.ProcedureCodeSequence = codes
+    dataset["ProcedureCodeSequence"].is_undefined_length = undefined
+    dataset.file_meta.TransferSyntaxUID = syntax
+    file = io.BytesIO()
+    dataset.save_as(file, enforce_file_format=True)
+    data = file.getvalue()
+    meta = tags.read_meta(data)
+    found = tags.study_tags(tags.scan(data, meta.transfer_syntax, meta.end, whole=True))
+    assert [found[name] for name in tags.PROCEDURE.values()] == ["CTCH", "99HOSP", "胸部 CT"]
+    assert found["StudyInstanceUID"] == "1.2.3"
+
+
 def test_says_when_it_needs_more_and_never_a_wrong_value() -> None:
     dataset = dicom.ct_dataset("1.2.3", "1.2.3.4", "1.2.3.4.5")
     file = io.BytesIO()
