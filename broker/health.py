@@ -1,5 +1,6 @@
 """/healthz and /services: what this broker offers and whether each thing it depends on answers."""
 
+import fcntl
 import json
 import os
 import socket
@@ -19,16 +20,22 @@ _STALE = 8.0
 
 
 class Heartbeat:
-    """Says that a role of this machine lives, by touching a file of its own in the run folder."""
+    """Says that a role of this machine lives, by a file of its own in the run folder.
+
+    It is touched, for a process that hangs, and locked, for one that was killed: the kernel lets go at once.
+    """
 
     def __init__(self, folder: Path, role: str) -> None:
         self._file = folder / "roles" / f"{role}.{os.getpid()}"
+        self._handle = -1
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def start(self) -> None:
         """Begin."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._handle = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        fcntl.flock(self._handle, fcntl.LOCK_EX)
         self._file.touch()
         self._thread.start()
 
@@ -37,6 +44,7 @@ class Heartbeat:
         self._stop.set()
         self._thread.join()
         self._file.unlink(missing_ok=True)
+        os.close(self._handle)
 
     def _beat(self) -> None:
         while not self._stop.wait(_BEAT):
@@ -49,15 +57,26 @@ def living(folder: Path) -> dict[str, int]:
     found: dict[str, int] = {}
     for file in (folder / "roles").glob("*.*"):
         try:
-            age = now - file.stat().st_mtime
+            age, held = now - file.stat().st_mtime, _is_held(file)
         except FileNotFoundError:
             continue
-        if age < _STALE:
+        if held and age < _STALE:
             role = file.name.partition(".")[0]
             found[role] = found.get(role, 0) + 1
-        elif age > 60 * _STALE:
+        elif not held and age > 60 * _STALE:
             file.unlink(missing_ok=True)
     return found
+
+
+def _is_held(file: Path) -> bool:
+    handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def answers(address: tuple[str, int]) -> None:
@@ -68,9 +87,9 @@ def answers(address: tuple[str, int]) -> None:
 
 def writable(folder: Path) -> None:
     """Return when a file can be made in `folder`, else raise OSError."""
-    probe = folder / f".probe.{os.getpid()}.{threading.get_ident()}"
-    probe.touch()
-    probe.unlink()
+    file = folder / ".probe"    # one name for all: what a killed process leaves, the next one removes
+    file.touch()
+    file.unlink(missing_ok=True)
 
 
 def probe(checks: Mapping[str, Callable[[], object]]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Runs the roles of one machine as child processes: starts, restarts with back-off, stops.
 
+A child that had run well is started again at once; one that ends soon after its start waits longer each time.
 A child holds the read end of a pipe as its standard input: when the supervisor is gone, however it went, the pipe
 ends and the child stops too.
 """
@@ -16,7 +17,8 @@ import structlog
 
 log = structlog.get_logger("broker.supervisor")
 
-_CALM = 30.0
+_CALM = 5.0             # seconds after which a child counts as well started
+_SHORTEST_PAUSE = 0.25
 _LONGEST_PAUSE = 30.0
 _STOP_SECONDS = 20.0
 
@@ -27,7 +29,7 @@ class _Child:
     command: Sequence[str]
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
-    pause: float = 0.5
+    pause: float = _SHORTEST_PAUSE
     due: float = field(default=0.0)
 
 
@@ -44,7 +46,7 @@ def supervise(commands: Mapping[str, Sequence[str]]) -> int:
         while not stop.is_set():
             for child in children:
                 _tend(child)
-            stop.wait(0.2)
+            stop.wait(0.1)
     finally:
         _stop(children)
         for number, handler in previous.items():
@@ -58,7 +60,7 @@ def _tend(child: _Child) -> None:
         return
     if child.process is not None:
         _close(child.process)
-        child.pause = 0.5 if now - child.started > _CALM else min(child.pause * 2, _LONGEST_PAUSE)
+        child.pause = _SHORTEST_PAUSE if now - child.started > _CALM else min(child.pause * 2, _LONGEST_PAUSE)
         log.error("a role ended", name=child.name, status=child.process.returncode, again_in=child.pause)
         child.process, child.due = None, now + child.pause
     if now >= child.due:

@@ -1,5 +1,6 @@
 """The HTTP server: routes by path, serves WSDL and schemas, runs on gunicorn's threads."""
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -63,11 +64,27 @@ class _Server(BaseApplication):
             "threads": server.threads, "keepalive": _KEEP_ALIVE, "timeout": _SILENT_WORKER, "graceful_timeout": _GRACE,
             "worker_tmp_dir": str(self._settings.run_folder), "preload_app": False, "reuse_port": False, "accesslog": None,
             "loglevel": "warning", "control_socket_disable": True, "pre_request": _remember,
+            "post_fork": _following(*os.pipe()),
         }.items():
             self.cfg.set(name, value)
 
     def load(self) -> Application:
         return self._factory()
+
+
+def _following(reader: int, writer: int) -> Callable[[Any, Any], None]:
+    """Give the hook that ends a worker as soon as its master is gone, however it went.
+
+    gunicorn's own worker would notice, but keep the address while it lets requests finish: a new master could not listen.
+    """
+    def follow() -> None:
+        os.read(reader, 1)
+        os._exit(1)
+
+    def post_fork(_arbiter: Any, _worker: Any) -> None:
+        os.close(writer)
+        threading.Thread(target=follow, name="master", daemon=True).start()
+    return post_fork
 
 
 def _bracketed(host: str) -> str:

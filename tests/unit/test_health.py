@@ -1,4 +1,8 @@
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +45,28 @@ def test_a_heartbeat_is_seen_while_it_lives(tmp_path: Path) -> None:
     assert health.living(tmp_path) == {"receiver": 1}
     beat.stop()
     assert health.living(tmp_path) == {}
+
+
+def test_a_killed_process_is_gone_at_once(tmp_path: Path) -> None:
+    code = f"from pathlib import Path; from broker import health; health.Heartbeat(Path({str(tmp_path)!r}), 'fetch').start(); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
+        end = time.monotonic() + 20
+        while health.living(tmp_path) != {"fetch": 1}:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        assert health.living(tmp_path) == {}
+    assert len(list((tmp_path / "roles").iterdir())) == 1
+    os.utime(next((tmp_path / "roles").iterdir()), (0, 0))
+    assert health.living(tmp_path) == {}
+    assert list((tmp_path / "roles").iterdir()) == []
+
+
+def test_a_probe_leaves_nothing_even_after_a_killed_one(tmp_path: Path) -> None:
+    (tmp_path / ".probe").touch()
+    health.writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_answers_says_whether_somebody_listens() -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from broker.cli import supervisor
+
 PARENT = """
 import sys
 from broker.cli.supervisor import supervise
@@ -62,3 +64,24 @@ def test_children_do_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
     parent.kill()
     parent.wait()
     assert gone(child)
+
+
+@pytest.mark.parametrize(("lived", "pauses"), [
+    (1.0, [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]), (6.0, [0.25, 0.25, 0.25]),
+])
+def test_a_child_that_ran_well_comes_back_at_once_and_one_that_does_not_waits_longer(
+    monkeypatch: pytest.MonkeyPatch, lived: float, pauses: list[float],
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda: now)
+    child = supervisor._Child("child", [sys.executable, "-c", ""])
+    seen = []
+    for _ in pauses:
+        supervisor._tend(child)
+        assert child.process is not None
+        child.process.wait()
+        now += lived
+        supervisor._tend(child)
+        seen.append(child.due - now)
+        now = child.due
+    assert seen == pauses

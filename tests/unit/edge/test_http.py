@@ -240,6 +240,25 @@ def test_sigterm_lets_a_running_answer_finish(tmp_path: Path) -> None:
         assert server.process.wait(timeout=10) == 0
 
 
+def test_a_killed_master_takes_its_workers_and_the_address_with_it(tmp_path: Path) -> None:
+    with served(tmp_path) as server, httpx.Client(trust_env=False, timeout=20) as http:
+        await_(lambda: len(workers(server)) == 1)
+        headers = {"Content-Type": GIVE.content_type}
+        with http.stream("POST", server.url + "/give", content=b"".join(GIVE), headers=headers):  # an answer under way
+            server.process.kill()
+            await_(lambda: free(server.port), 3)
+
+
+def free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
 def test_two_settings_of_the_address(tmp_path: Path) -> None:
     ready = bench(tmp_path, public_url="https://broker.example/base/")
     reply = call(ready.app, "/xds/imaging", b"", "", method="GET", query="WSDL")
