@@ -10,7 +10,8 @@ from broker.config import settings as settings_file
 from broker.config.profile import Profile
 from broker.config.settings import ConfigError, Settings
 
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="broker.toml; without it all defaults apply", dir_okay=False)]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", help="broker.toml; without it all defaults apply", dir_okay=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 
 
