@@ -1,6 +1,7 @@
 """`broker serve`: everything on one machine, or one role of it."""
 
 import os
+import resource
 import signal
 import socket
 import sys
@@ -22,6 +23,8 @@ from broker.model.errors import Unavailable
 
 log = structlog.get_logger("broker.serve")
 
+_DESCRIPTORS = 65536
+
 Role = StrEnum("Role", {name: name for name in ROLES})  # type: ignore[misc]  # members come from the table
 
 
@@ -33,6 +36,7 @@ def serve(
     """Run the broker: all roles under one supervisor, or one role (that is how containers run it)."""
     settings, profile = load(config)
     _log.configure(role or "supervisor")
+    _raise_descriptor_limit()
     try:
         _prepare(settings, upgrade=role is None and not settings.database.url)
     except Unavailable as error:
@@ -43,6 +47,14 @@ def serve(
         base = [sys.executable, "-m", "broker", "serve", *(["--config", str(config)] if config else []), "--supervised", "--role"]
         raise typer.Exit(supervise({name: [*base, kind] for name, kind in _children(settings).items()}))
     App(settings, profile).run(role, _stop_event(supervised=supervised))
+
+
+def _raise_descriptor_limit() -> None:
+    """Take as many descriptors as we may: the usual 1024 are fewer than the connections that may wait."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _prepare(settings: Settings, *, upgrade: bool) -> None:

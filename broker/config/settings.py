@@ -39,6 +39,9 @@ class Server(_Section):
     mllp_connections: int = Field(64, ge=1, le=4096, description="MLLP connections at once")
     max_parts: int = Field(10_000, ge=2, description="parts of one multipart request")
     max_message: int = Field(4 << 20, ge=1024, description="bytes of one MLLP frame")
+    waiting_connections: int = Field(
+        2000, ge=16, description="connections of a web or receiver process that have not asked for anything yet")
+    min_rate: int = Field(4096, ge=1, description="bytes a second a peer must send in mid-message, over io_timeout seconds")
     io_timeout: float = Field(30.0, gt=0, description="seconds a peer may be silent in mid-message")
     idle_timeout: float = Field(300.0, gt=0, description="seconds a connection may stay open without a message")
 

@@ -11,6 +11,7 @@ from gunicorn.http.message import Request
 from broker.config.settings import Settings
 from broker.edge.soap.application import SoapApplication
 from broker.edge.soap.wsdl import schemas, wsdl
+from broker.edge.web_worker import worker_for
 from broker.model.transaction import Bound, Wire
 from broker.security.gate import Gate
 
@@ -18,8 +19,8 @@ StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
 _GRACE = 15  # seconds; the supervisor waits 20
-_KEEP_ALIVE = 75
 _SILENT_WORKER = 60
+_BACKLOG = 1024
 
 
 def build(bounds: Sequence[Bound], gate: Gate, settings: Settings, extra: Mapping[str, Application]) -> Application:
@@ -60,8 +61,10 @@ class _Server(BaseApplication):
         server = self._settings.server
         for name, value in {
             "bind": f"{_bracketed(server.host)}:{server.http_port}",
-            "workers": server.web_workers, "worker_class": "gthread",
-            "threads": server.threads, "keepalive": _KEEP_ALIVE, "timeout": _SILENT_WORKER, "graceful_timeout": _GRACE,
+            "workers": server.web_workers, "worker_class": worker_for(server), "backlog": _BACKLOG,
+            "worker_connections": server.waiting_connections + server.threads,
+            "threads": server.threads, "keepalive": max(1, int(server.idle_timeout)),
+            "timeout": _SILENT_WORKER, "graceful_timeout": _GRACE,
             "worker_tmp_dir": str(self._settings.run_folder), "preload_app": False, "reuse_port": False, "accesslog": None,
             "loglevel": "warning", "control_socket_disable": True, "pre_request": _remember,
             "post_fork": _following(*os.pipe()),

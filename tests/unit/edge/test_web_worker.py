@@ -1,0 +1,210 @@
+"""Connections that say nothing, half a thing, or one byte at a time, on the real server."""
+
+import contextlib
+import inspect
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import gunicorn
+import pytest
+from gunicorn.http.parser import Parser
+from gunicorn.http.unreader import SocketUnreader
+from gunicorn.workers import gthread
+
+from broker.config.settings import Server
+from broker.edge.pace import Pace
+from broker.edge.web_worker import Connection
+from tests.helpers.soap import Served, served
+
+PING = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("web"), threads=2, retrieve_slots=1, io_timeout=1.0, idle_timeout=2.5,
+                waiting_connections=40, min_rate=2000) as running:
+        yield running
+
+
+def connect(server: Served) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=8)
+
+
+@contextlib.contextmanager
+def many(server: Served, count: int, say: bytes = b"") -> Iterator[list[socket.socket]]:
+    with contextlib.ExitStack() as stack:
+        found = []
+        for _ in range(count):
+            found.append(stack.enter_context(connect(server)))
+            found[-1].sendall(say)
+        yield found
+
+
+def pong(connection: socket.socket) -> None:
+    connection.sendall(PING)
+    data = b""
+    while not data.endswith(b"ok"):
+        piece = connection.recv(4096)
+        assert piece, data
+        data += piece
+    assert data.startswith(b"HTTP/1.1 200 ")
+
+
+def answered(server: Served) -> float:
+    """Give the seconds a healthy client waits."""
+    begun = time.monotonic()
+    with connect(server) as connection:
+        pong(connection)
+    return time.monotonic() - begun
+
+
+def rest(connection: socket.socket) -> bytes:
+    data = b""
+    with contextlib.suppress(ConnectionResetError):
+        while piece := connection.recv(4096):
+            data += piece
+    return data
+
+
+def open_sockets(server: Served) -> int:
+    pid = server.process.pid
+    (worker,) = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
+    return sum("socket:" in os.readlink(entry.path) for entry in os.scandir(f"/proc/{worker}/fd"))
+
+
+def until(condition: Callable[[], bool], seconds: float = 8.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_the_inside_of_gunicorn_is_what_we_rely_on() -> None:
+    assert gunicorn.__version__.startswith("27.")
+    worker = gthread.ThreadWorker
+    assert list(inspect.signature(worker.finish_request).parameters) == ["self", "conn", "fs"]
+    assert list(inspect.signature(worker.accept).parameters) == ["self", "listener"]
+    run = inspect.getsource(worker.run)
+    for name in ("murder_keepalived(force=True)", "murder_pending()", "_cap_keepalive(", "nr_conns < self.worker_connections"):
+        assert name in run
+    assert "conn.data_ready" in inspect.getsource(worker.handle)
+    assert "self.unreader" in inspect.getsource(Parser.__init__)
+    assert list(inspect.signature(SocketUnreader.chunk).parameters) == ["self", "size_hint"]
+    assert callable(SocketUnreader.take_buffered)
+
+
+@pytest.mark.parametrize("say", [b"", b"POST /ask HTTP/1.1\r\nHost:", b"\r\n\r\n", b"GET /healthz HTTP/1.0\r\nHost: x\r\n\r\n"])
+def test_idle_connections_hold_no_thread(server: Served, say: bytes) -> None:
+    with many(server, 30, say):
+        assert answered(server) < 1
+        assert answered(server) < 1
+
+
+def test_a_connection_beyond_the_limit_makes_the_oldest_go(server: Served) -> None:
+    with many(server, 60) as idle:
+        assert answered(server) < 1
+        assert rest(idle[0]) == b""
+        pong(idle[-1])
+
+
+def test_idle_connections_are_closed_in_time_and_leave_nothing(server: Served) -> None:
+    until(lambda: open_sockets(server) < 10)
+    before = open_sockets(server)
+    with many(server, 10) as idle:
+        begun = time.monotonic()
+        assert rest(idle[-1]) == b""
+        assert 2 < time.monotonic() - begun < 5
+    until(lambda: open_sockets(server) <= before)
+
+
+def test_half_a_head_is_refused_in_time(server: Served) -> None:
+    with connect(server) as connection:
+        begun = time.monotonic()
+        for byte in PING[:20]:
+            connection.sendall(bytes([byte]))
+            time.sleep(0.05)
+        assert rest(connection).startswith(b"HTTP/1.1 408 ")
+        assert time.monotonic() - begun < 4
+
+
+def test_a_head_without_an_end_is_refused(server: Served) -> None:
+    with connect(server) as connection:
+        connection.sendall(PING[:-2] + b"X-Long: " + b"x" * 70_000)
+        assert rest(connection).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_head_cut_at_every_byte_is_one_request(server: Served) -> None:
+    with connect(server) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for cut in range(1, len(PING)):
+            connection.sendall(b"\r\n" + PING[:cut])
+            time.sleep(0.002)
+            connection.sendall(PING[cut:])
+            data = b""
+            while not data.endswith(b"ok"):
+                data += connection.recv(4096)
+
+
+def test_requests_sent_in_one_go_are_answered_in_order(server: Served) -> None:
+    with connect(server) as connection:
+        connection.sendall(PING * 5 + PING[:10])
+        data = b""
+        while data.count(b"HTTP/1.1 200 ") < 5 or not data.endswith(b"ok"):
+            data += connection.recv(65536)
+        connection.sendall(PING[10:])
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_dripping_body_frees_its_thread(server: Served) -> None:
+    head = b"POST /ask HTTP/1.1\r\nHost: x\r\nContent-Type: application/soap+xml\r\nContent-Length: 100000\r\n\r\n"
+    with connect(server) as connection:
+        begun = time.monotonic()
+        connection.sendall(head)
+        connection.settimeout(0.1)
+        data = b""
+        while not data:
+            connection.sendall(b"x")
+            with contextlib.suppress(TimeoutError):
+                data = connection.recv(4096)
+            assert time.monotonic() - begun < 6
+        assert data.startswith(b"HTTP/1.1 408 ")
+
+
+def test_clients_that_do_not_close_hold_nobody_up(server: Served) -> None:
+    with many(server, 10, PING.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")) as closing:
+        assert answered(server) < 1
+        assert rest(closing[0]).startswith(b"HTTP/1.1 200 ")
+    until(lambda: open_sockets(server) < 10)
+
+
+def test_a_worker_that_stops_closes_those_that_wait(tmp_path: Path) -> None:
+    with served(tmp_path, threads=2, retrieve_slots=1) as server, connect(server) as idle, connect(server) as used:
+        pong(used)
+        begun = time.monotonic()
+        server.process.terminate()
+        assert rest(idle) == b""
+        assert server.process.wait(10) == 0
+        assert time.monotonic() - begun < 6
+
+
+def test_a_head_is_complete_at_its_empty_line_and_empty_lines_before_it_do_not_count() -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        connection = Connection(Server(), None, left, None, None)
+        assert [connection.take(piece) for piece in (b"\r\n", b"GET / HTTP/1.1\r\n\r", b"\n")] == [False, False, True]
+        assert connection.head == b"GET / HTTP/1.1\r\n\r\n"
+
+
+def test_only_waiting_for_the_peer_counts_as_slow() -> None:
+    pace = Pace(100, 2.0)
+    for _ in range(10):
+        pace.heard(0.1, 1)
+    pace.heard(1.0, 190)
+    pace.heard(1.9, 0)
+    with pytest.raises(TimeoutError):
+        pace.heard(0.2, 0)
+    pace.begin()
+    pace.heard(1.9, 0)
