@@ -25,13 +25,14 @@ Once = Annotated[bool, typer.Option("--once", help="end after the table; exit st
 def demo(once: Once = False) -> None:
     """Play the broker's story with two hospitals on this machine, and keep it running to try things out."""
     console = Console()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):      # also where a shell started us with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     try:
         with console.status("starting the broker and hospital B's PACS …") as status, stage(Path("broker-data")) as place:
             status.stop()
             _welcome(console, place)
             with closing(App(place.settings, place.profile)) as app:
-                _play(console, Story(place, console, app))
+                _play(console, Story(place, app))
             if not once:
                 _farewell(console, place)
                 threading.Event().wait()
@@ -46,10 +47,11 @@ def demo(once: Once = False) -> None:
 def _play(console: Console, story: Story) -> None:
     try:
         for number, (title, step) in enumerate(STEPS, 1):
-            console.print(f"[bold]{number}. {title}[/bold]", highlight=False)
+            console.print(f"[bold]{number}. {title}[/bold]", highlight=False, soft_wrap=True)
             started = time.monotonic()
-            said = step(story)
-            console.print(f"   {said} [dim]({time.monotonic() - started:.1f} s)[/dim]", highlight=False)
+            with console.status("…"):
+                said = step(story)
+            console.print(f"   {said} [dim]({time.monotonic() - started:.1f} s)[/dim]", highlight=False, soft_wrap=True)
     finally:
         _show(console, story.rows)
 
@@ -69,7 +71,8 @@ def _welcome(console: Console, place: Stage) -> None:
     console.print(
         f"The broker runs: SOAP and HTTP {place.settings.public_url}, HL7 v2 {server.host}:{server.mllp_port}, "
         f"DICOM {server.ae_title} {server.host}:{server.dicom_port}. "
-        f"Hospital B's PACS is {place.pacs.program}, {place.pacs.node.ae_title} port {place.pacs.node.port}.", highlight=False)
+        f"Hospital B's PACS is {place.pacs.program}, {place.pacs.node.ae_title} port {place.pacs.node.port}.",
+        highlight=False, soft_wrap=True)
 
 
 def _farewell(console: Console, place: Stage) -> None:

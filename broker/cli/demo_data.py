@@ -180,7 +180,8 @@ def _relabelled(path: Path, series_number: int) -> Dataset:
     dataset = pydicom.dcmread(path)
     dataset.remove_private_tags()
     for keyword in ("OtherPatientIDs", "OtherPatientIDsSequence", "OtherPatientNames", "PatientComments", "PatientAddress",
-                    "RequestAttributesSequence", "ProcedureCodeSequence", "ReferencedStudySequence", "InstitutionAddress"):
+                    "RequestAttributesSequence", "ProcedureCodeSequence", "ReferencedStudySequence", "InstitutionAddress",
+                    "DataSetTrailingPadding"):      # padding of the file, which not every sender sends
         if keyword in dataset:
             del dataset[keyword]
     dataset.SOPInstanceUID, dataset.SeriesInstanceUID = new_oid(), new_oid()

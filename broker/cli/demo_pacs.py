@@ -1,7 +1,7 @@
 """Hospital B's PACS and the sending modality of the demonstration: real programs, each in a process of its own.
 
-The PACS is Orthanc where it is installed, else the query/retrieve server that comes with pynetdicom. Files are sent by
-dcmtk's storescu where it is installed, else by pynetdicom's.
+The PACS is Orthanc where it is installed, else `edge.dimse.small_pacs`: pynetdicom's own query/retrieve server does not
+say the SOP class of an instance, which a manifest must name. Files are sent by dcmtk's storescu, else by pynetdicom's.
 """
 
 import json
@@ -45,8 +45,8 @@ def pacs(folder: Path, node: Node, broker: Node) -> Iterator[Pacs]:
     """Run a PACS at `node` that knows `broker` as a move destination; its files and log are in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     orthanc = shutil.which("Orthanc", path=_SEARCH)
-    program = "Orthanc" if orthanc else "pynetdicom qrscp"
-    command = _orthanc(orthanc, folder, node, broker) if orthanc else _qrscp(folder, node, broker)
+    program = "Orthanc" if orthanc else "the small PACS"
+    command = _orthanc(orthanc, folder, node, broker) if orthanc else _small(folder, node, broker)
     with running(command, folder / "pacs.log") as process:
         await_port(node.host, node.port, process, program)
         yield Pacs(node=node, program=program)
@@ -63,7 +63,7 @@ def send(folder: Path, to: Node, calling: str) -> str:
         [storescu, "-R", "+sd", *names, to.host, str(to.port), str(folder)] if storescu
         else [sys.executable, "-m", "pynetdicom", "storescu", "-cx", "-r", *names, to.host, str(to.port), str(folder)])
     # Without TCP_NODELAY dcmtk waits 40 ms for every object.
-    done = subprocess.run(  # noqa: S603 - a fixed program on our own files
+    done = subprocess.run(
         command, env={**os.environ, "TCP_NODELAY": "1"}, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise Unavailable(f"{to.ae_title} for C-STORE (status {done.returncode}: {done.stderr.strip()[-200:]})")
@@ -73,7 +73,7 @@ def send(folder: Path, to: Node, calling: str) -> str:
 @contextmanager
 def running(command: Sequence[str | Path], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a program with its output in `log`, apart from this terminal's Ctrl-C; stop it with SIGTERM, at last SIGKILL."""
-    with log.open("ab") as output, subprocess.Popen(  # noqa: S603 - fixed programs
+    with log.open("ab") as output, subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True) as process:
         try:
             yield process
@@ -113,11 +113,8 @@ def _orthanc(program: str, folder: Path, node: Node, broker: Node) -> list[str]:
     return [program, str(file)]
 
 
-def _qrscp(folder: Path, node: Node, broker: Node) -> list[str]:
-    file = folder / "qrscp.ini"
-    file.write_text(
-        f"[DEFAULT]\nae_title: {node.ae_title}\nport: {node.port}\nmax_pdu: 131072\nacse_timeout: 30\ndimse_timeout: 30\n"
-        f"network_timeout: 60\nbind_address: {node.host}\ninstance_location: {folder / 'instances'}\n"
-        f"database_location: {folder / 'instances.sqlite'}\nlog_identifier: False\n"
-        f"[{broker.ae_title}]\naddress: {broker.host}\nport: {broker.port}\n")
-    return [sys.executable, "-m", "pynetdicom", "qrscp", "-c", str(file)]
+def _small(folder: Path, node: Node, broker: Node) -> list[str]:
+    files = folder / "small-pacs"
+    files.mkdir()
+    destination = (broker.ae_title, broker.host, str(broker.port))
+    return [sys.executable, "-m", "broker.edge.dimse.small_pacs", str(files), node.ae_title, str(node.port), *destination]

@@ -40,7 +40,7 @@ class Stage:
     def command(self, *arguments: str) -> str:
         """Run `broker ARGUMENTS --config …` as an operator would; give what it printed. Raise `Rejected` when it failed."""
         command = [sys.executable, "-m", "broker", *arguments, "--config", str(self.config)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own program
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise Rejected("CommandFailed", f"broker {arguments[0]} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
         return done.stdout.strip()
@@ -74,17 +74,18 @@ def stage(parent: Path) -> Iterator[Stage]:
 
 @contextmanager
 def _folder(parent: Path) -> Iterator[Path]:
-    """Give `parent`/demo, emptied; another name beside it while another demonstration plays there."""
+    """Give `parent`/demo, emptied; a temporary folder beside it while another demonstration plays there."""
     parent.mkdir(parents=True, exist_ok=True)
     with (parent / "demo.lock").open("w") as lock:
         folder = parent / "demo"
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            folder = Path(tempfile.mkdtemp(prefix="demo-", dir=parent))
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
+            with tempfile.TemporaryDirectory(prefix="demo-", dir=parent) as name:
+                yield Path(name).resolve()
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
         yield folder.resolve()
 
 

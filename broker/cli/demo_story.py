@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from rich.console import Console
 from rich.filesize import decimal
 
 from broker.app import App
-from broker.cli import _progress, demo_data
+from broker.cli import demo_data
 from broker.cli.demo_data import Study
 from broker.cli.demo_pacs import send
 from broker.cli.demo_stage import Stage
@@ -43,8 +42,8 @@ class Row:
 class Story:
     """The steps of the story; each gives one sentence about what happened, or raises `BrokerError`."""
 
-    def __init__(self, place: Stage, console: Console, app: App) -> None:
-        self._place, self._console, self._app = place, console, app
+    def __init__(self, place: Stage, app: App) -> None:
+        self._place, self._app = place, app
         self.a, self.b = (self._hospital(kind) for kind in ("sends", "origin"))
         plans = demo_data.demo_plans(place.profile, date.today())  # noqa: DTZ011 - a day on the hospital's wall calendar
         self.recent, self.old, self.kept = (
@@ -114,8 +113,7 @@ class Story:
             self._named_by_manifest = [ref for file in found.files for ref in file.images if ref.study_uid == self.kept.uid]
             places = [self._where(study) for study in studies]
             started = time.monotonic()
-            with _progress.pictures("RAD-69", sum(len(study.files) for study in studies), self._console) as told:
-                self._fetched = client.pictures(found.files, self._place.folder / "pictures", told)
+            self._fetched = client.pictures(found.files, self._place.folder / "pictures")
             seconds = time.monotonic() - started
         for study, where in zip(studies, places, strict=True):
             came = [picture for picture in self._fetched.pictures if picture.study_uid == study.uid]

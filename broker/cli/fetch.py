@@ -18,7 +18,7 @@ from broker.client.consult import Consultation, Fetched, Manifests
 from broker.config.profile import Profile
 from broker.model.ids import PatientId
 
-_COLUMNS = ("title", "date", "hospital", "modality", "study", "asked", "objects")
+_COLUMNS = ("title", "date", "hospital", "modality", "asked", "objects")
 
 
 def fetch(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from broker.cli._config import AsJson, ConfigFile, load
 from broker.cli._consult import Patient, Url, consultation, day, hospital_of, modalities, patient_id
@@ -42,7 +42,7 @@ def _row(file: ManifestFile, profile: Profile) -> dict[str, str | int]:
 
 
 def _show(rows: list[dict[str, str | int]], found: Manifests) -> None:
-    table = Table(*_COLUMNS, box=None)
+    table = Table(*_COLUMNS[:-1], Column(_COLUMNS[-1], overflow="fold"), box=None)
     for row in rows:
         table.add_row(*(str(row[column]) for column in _COLUMNS))
     Console().print(table if rows else "no studies are published for this patient")
