@@ -3,6 +3,9 @@
 A connection that stays without a whole message for `idle_timeout` seconds, or is silent for `io_timeout` seconds in
 the middle of one, is closed; so is one that begins a message over `max_message` bytes, after its answer. Every other
 message is answered: what cannot be dispatched with AR, a bug with AE 207. An ACK is never answered.
+
+A connection beyond `mllp_connections` takes the place of another that has no message at work: first of those that never
+had one, then of those that are served now and then; among them the one that waits longest.
 """
 
 import contextlib
@@ -12,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import structlog
 
@@ -32,6 +36,15 @@ _VERSION = re.compile(r"2\.[0-9](\.[0-9])?")
 _PROCESSING = frozenset("PTD")
 
 
+@dataclass(slots=True)
+class _Standing:
+    """How a connection stands: since when it waits for a message, whether it ever had one, whether one is at work."""
+
+    since: float
+    served: bool = False
+    working: bool = False
+
+
 class MllpServer:
     """Serves the HL7 v2 rows on one address."""
 
@@ -40,13 +53,13 @@ class MllpServer:
         self._types = {name.split("^")[0] for name in self._rows}
         self._gate, self._settings = gate, settings.server
         self._listener: socket.socket | None = None
-        self._open: set[socket.socket] = set()
+        self._open: dict[socket.socket, _Standing] = {}
         self._guard = threading.Lock()
 
     def listen(self) -> int:
         """Bind the address, so that connections queue up, and give its port. Raise OSError when it is taken."""
         if self._listener is None:
-            self._listener = socket.create_server((self._settings.host, self._settings.mllp_port), backlog=128)
+            self._listener = socket.create_server((self._settings.host, self._settings.mllp_port), backlog=1024)
         port: int = self._listener.getsockname()[1]
         return port
 
@@ -63,16 +76,30 @@ class MllpServer:
                 accepted = self._accept()
                 if accepted is None:
                     continue
-                if len(threads) >= self._settings.mllp_connections:
+                if not self._admit(accepted):
                     log.warning("connection refused", reason="limit", limit=self._settings.mllp_connections)
                     accepted.close()
                     continue
-                with self._guard:
-                    self._open.add(accepted)
                 thread = threading.Thread(target=self._converse, args=(accepted,), name="mllp", daemon=True)
                 threads.add(thread)
                 thread.start()
         self._drain(threads)
+
+    def _admit(self, accepted: socket.socket) -> bool:
+        """Enter a connection, in place of another where there are enough. False when all have a message at work."""
+        with self._guard:
+            if len(self._open) >= self._settings.mllp_connections:
+                waiting = [(standing.served, standing.since, n, connection)
+                           for n, (connection, standing) in enumerate(self._open.items()) if not standing.working]
+                if not waiting:
+                    return False
+                *_, longest = min(waiting)
+                log.info("closed", reason="another connection needs the place")
+                del self._open[longest]
+                with contextlib.suppress(OSError):
+                    longest.shutdown(socket.SHUT_RDWR)      # its thread closes it
+            self._open[accepted] = _Standing(time.monotonic())
+        return True
 
     def _accept(self) -> socket.socket | None:
         assert self._listener is not None
@@ -106,10 +133,10 @@ class MllpServer:
             log.info("closed", reason=type(error).__name__)
         finally:
             with self._guard:
-                self._open.discard(connection)
+                self._open.pop(connection, None)
 
     def _messages(self, connection: socket.socket, address: str) -> None:
-        frames, since = Deframer(self._settings.max_message), time.monotonic()
+        frames, standing = Deframer(self._settings.max_message), self._standing(connection)
         while True:
             try:
                 data = frames.take()
@@ -118,18 +145,23 @@ class MllpServer:
                 self._last_word(connection, frame(_unread(frames.head, error)))
                 return
             if data is not None:
+                standing.working = standing.served = True
                 reply = self.answer(data, address)
                 if reply:
                     connection.settimeout(self._settings.io_timeout)
                     connection.sendall(frame(reply))
-                since = time.monotonic()
+                standing.since, standing.working = time.monotonic(), False
                 continue
-            left = since + self._settings.idle_timeout - time.monotonic()
+            left = standing.since + self._settings.idle_timeout - time.monotonic()
             connection.settimeout(max(min(left, self._settings.io_timeout) if frames.inside else left, 0.001))
             piece = connection.recv(_PIECE)
             if not piece:
                 return
             frames.feed(piece)
+
+    def _standing(self, connection: socket.socket) -> _Standing:
+        with self._guard:
+            return self._open.get(connection) or _Standing(time.monotonic())
 
     def _last_word(self, connection: socket.socket, reply: bytes) -> None:
         """Send and close the sending side, then let the peer finish: closing on unread bytes would take the reply back."""

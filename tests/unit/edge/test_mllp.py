@@ -2,7 +2,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,10 @@ def ends(connection: socket.socket) -> bool:
         return connection.recv(1) == b""
     except ConnectionResetError:
         return True
+
+
+def threads() -> int:
+    return sum(thread.name == "mllp" for thread in threading.enumerate())
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -235,21 +239,40 @@ def test_the_answer_to_a_message_over_the_limit_arrives_while_the_sender_still_s
         assert ends(connection)
 
 
-def test_connections_over_the_limit_are_closed_at_once(tmp_path: Path, actor: Actor) -> None:
-    with serving(tmp_path, actor, mllp_connections=1) as port:
-        with connected(port) as first, connected(port) as second:
-            assert ends(second)
-            first.sendall(message("m1"))
-            assert replies(first, 1) == [["AA", "m1"]]
+def test_a_connection_over_the_limit_takes_the_place_of_the_one_idle_longest(tmp_path: Path, actor: Actor) -> None:
+    with serving(tmp_path, actor, mllp_connections=2) as port, connected(port) as first, connected(port) as second:
+        until(lambda: threads() == 2)
+        with connected(port) as third:
+            assert ends(first)
+            for one in (second, third):
+                one.sendall(message("m1"))
+                assert replies(one, 1) == [["AA", "m1"]]
+        until(lambda: threads() == 1)
 
-        def served() -> bool:
-            with connected(port) as again:
-                try:
-                    again.sendall(message("m2"))
-                    return again.recv(65536) != b""
-                except OSError:
-                    return False
-        until(served)
+
+def test_one_that_was_served_outlives_those_that_say_nothing(tmp_path: Path, actor: Actor) -> None:
+    with serving(tmp_path, actor, mllp_connections=4) as port, connected(port) as known:
+        known.sendall(message("m1"))
+        assert replies(known, 1) == [["AA", "m1"]]
+        with ExitStack() as stack:
+            half = [stack.enter_context(connected(port)) for _ in range(30)]
+            for one in half[10:]:
+                with suppress(OSError):
+                    one.sendall(message("m1")[:20])
+            assert ends(half[0])
+            known.sendall(message("m2"))
+            assert replies(known, 1) == [["AA", "m2"]]
+
+
+def test_a_message_at_work_is_not_given_up_for_a_new_connection(tmp_path: Path, actor: Actor) -> None:
+    actor.go_on.clear()
+    with serving(tmp_path, actor, mllp_connections=1) as port, connected(port) as first:
+        first.sendall(message("m1"))
+        assert actor.entered.wait(5)
+        with connected(port) as second:
+            assert ends(second)
+        actor.go_on.set()
+        assert replies(first, 1) == [["AA", "m1"]]
 
 
 def test_a_stop_lets_the_message_at_work_be_answered(tmp_path: Path, actor: Actor) -> None:
