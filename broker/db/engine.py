@@ -1,11 +1,12 @@
 """SQLAlchemy engine and the unit of work.
 
-`Database.read()` gives a snapshot, `Database.write()` one short transaction: on SQLite it starts with BEGIN IMMEDIATE
-so that writers of all processes queue instead of failing. Stores turn a unit into a connection with `sql(unit)`.
+`Database.read()` gives what is committed, each statement the newest; `Database.write()` one short transaction: on SQLite it
+starts with BEGIN IMMEDIATE so that writers of all processes queue instead of failing. Stores turn a unit into a connection with `sql(unit)`.
 """
 
 import contextlib
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from broker.model.errors import Unavailable
 from broker.model.ports import Unit
 
+_LITE: dict[str, Any] = {"timeout": 30.0, "check_same_thread": False}
+
 metadata = sa.MetaData(naming_convention={
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -26,15 +29,40 @@ metadata = sa.MetaData(naming_convention={
 
 
 class SqlUnit:
-    """A transaction in progress and what to do once it is durable."""
+    """A transaction in progress and what to do once it is durable.
 
-    def __init__(self, connection: sa.Connection) -> None:
-        self.connection = connection
+    `driver` is the connection below SQLAlchemy's, for prepared statements. A reading unit may have one of its own:
+    SQLAlchemy's `connection` is then opened when a store asks for it.
+    """
+
+    def __init__(self, engine: sa.Engine, driver: Any = None) -> None:
+        self._engine, self._driver = engine, driver
+        self._connection: sa.Connection | None = None
+        self.dialect = engine.dialect
         self.actions: list[Callable[[], None]] = []
+
+    @property
+    def connection(self) -> sa.Connection:
+        """SQLAlchemy's connection."""
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        return self._connection
+
+    @property
+    def driver(self) -> Any:
+        """The driver's connection (sqlite3 or psycopg)."""
+        if self._driver is None:
+            self._driver = self.connection.connection.driver_connection
+        return self._driver
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """Run `action` once the unit is durable; never when it rolled back."""
         self.actions.append(action)
+
+    def close(self) -> None:
+        """Give the connection back; what was not committed is rolled back."""
+        if self._connection is not None:
+            self._connection.close()
 
 
 def sql(unit: Unit) -> sa.Connection:
@@ -50,28 +78,37 @@ class Database:
         self.url = url
         self.is_sqlite = url.startswith("sqlite")
         options: dict[str, Any] = {"pool_pre_ping": not self.is_sqlite}
+        self._file = sa.make_url(url).database if self.is_sqlite else None
         if self.is_sqlite:
-            path = sa.make_url(url).database
-            if path:
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-            options = {"connect_args": {"timeout": 30.0, "check_same_thread": False}, "pool_size": 40, "max_overflow": 40}
+            if self._file:
+                Path(self._file).parent.mkdir(parents=True, exist_ok=True)
+            options = {"connect_args": _LITE, "pool_size": 40, "max_overflow": 40}
         self.engine = sa.create_engine(url, **options)
+        self._idle: deque[sqlite3.Connection] = deque()
         if self.is_sqlite:
             event.listen(self.engine, "connect", _tune_sqlite)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[SqlUnit]:
-        """Give a consistent read-only unit. Raise `Unavailable` when the store cannot be reached."""
-        with _reachable(), self.engine.connect() as connection:
-            yield SqlUnit(connection)
+        """Give a read-only unit. Raise `Unavailable` when the store cannot be reached."""
+        with self._reachable():
+            reader = self._reader() if self._file else None
+            unit = SqlUnit(self.engine, reader)
+            try:
+                yield unit
+            finally:
+                unit.close()
+                if reader is not None:
+                    self._idle.append(reader)
 
     @contextlib.contextmanager
     def write(self) -> Iterator[SqlUnit]:
         """Give one transaction: committed and durable on leaving, rolled back on any exception. Keep it short."""
-        with _reachable(), self.engine.connect() as connection:
+        unit = SqlUnit(self.engine)
+        with self._reachable(), unit.connection as connection:
+            connection.begin()
             if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
-            unit = SqlUnit(connection)
             try:
                 yield unit
             except BaseException:
@@ -88,19 +125,28 @@ class Database:
 
     def close(self) -> None:
         """Close all pooled connections."""
+        while self._idle:
+            self._idle.pop().close()
         self.engine.dispose()
 
+    def _reader(self) -> sqlite3.Connection:
+        """Give a connection nobody uses: the last one used has the warmest cache."""
+        with contextlib.suppress(IndexError):
+            return self._idle.pop()
+        made: sqlite3.Connection = sqlite3.connect(self._file or "", **_LITE)
+        _tune_sqlite(made, None)
+        return made
 
-@contextlib.contextmanager
-def _reachable() -> Iterator[None]:
-    try:
-        yield
-    except OperationalError as error:
-        raise Unavailable("database") from error
-    except DBAPIError as error:
-        if error.connection_invalidated:
+    @contextlib.contextmanager
+    def _reachable(self) -> Iterator[None]:
+        try:
+            yield
+        except (OperationalError, self.engine.dialect.loaded_dbapi.OperationalError) as error:
             raise Unavailable("database") from error
-        raise
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise Unavailable("database") from error
+            raise
 
 
 def _tune_sqlite(connection: sqlite3.Connection, _record: object) -> None:

@@ -68,7 +68,7 @@ class StoredQueries:
         full = request.return_type == LEAF_CLASS
         most = self._limits.objects if full else self._limits.references
         with self._database.read() as unit:
-            search = Search(unit, bodies=full, most=most)
+            search = Search(unit, bodies=full, most=most, sqlite=self._database.is_sqlite)
             items = search.bounded(row.run(search, values))
         patients = {item.patient for item in items if item.kind != ASSOCIATION}
         if full and len(patients) > 1:

@@ -7,11 +7,11 @@ then reused with other values.
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from broker.db import sql
+from broker.db import Prepared
 from broker.model.errors import Rejected, TooLarge, XdsCode
 from broker.model.ids import PatientId
 from broker.model.metadata import HAS_MEMBER, STABLE
@@ -39,8 +39,7 @@ _SIDE = {DOCUMENT: registry_entry, SUBMISSION: registry_submission, FOLDER: regi
 Clause = sa.ColumnElement[bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """One object of an answer. `body` is its stored XML, empty when only references are wanted."""
 
     uuid: str
@@ -177,20 +176,21 @@ Shape = tuple[tuple[str, int], ...]                         # (filter, number of
 
 
 @functools.lru_cache(maxsize=512)
-def _statement(kind: str, shape: Shape, *, bodies: bool, sqlite: bool) -> sa.Select[Any]:
+def _statement(kind: str, shape: Shape, *, bodies: bool, sqlite: bool) -> Prepared:
     """Give the statement for these conditions; values are bound as v0, v1, … in the order of `shape`."""
     table, side = registry_object.c, _SIDE[kind]
     columns: list[sa.ColumnElement[Any]] = [
         table.uuid, table.kind, table.patient, table.confidentiality, table.body if bodies else sa.literal(b"", sa.LargeBinary())]
-    if kind == ASSOCIATION:
-        columns += [registry_association.c.source, registry_association.c.target]
+    ends = registry_association.c
+    nothing = [sa.literal_column("''").label(end) for end in (_SOURCE, _TARGET)]
+    columns += [ends.source, ends.target] if kind == ASSOCIATION else nothing
     statement = sa.select(*columns).join_from(registry_object, side, side.c.object_id == table.id).where(table.kind == kind)
     for position, (name, width) in enumerate(shape):
         row = FILTERS[kind][name]
         keys = [f"v{position}_{number}" for number in range(width)] if row.like else [f"v{position}"]
         binds = [sa.bindparam(key, expanding=not (row.single or row.like), type_=sa.String()) for key in keys]
         statement = statement.where(row.clause(binds, sqlite))
-    return statement.order_by(table.id).limit(sa.bindparam("most", type_=sa.Integer()))
+    return Prepared(statement.order_by(table.id).limit(sa.bindparam("most", type_=sa.Integer())))
 
 
 def _glob(pattern: str) -> str:
@@ -201,9 +201,8 @@ def _glob(pattern: str) -> str:
 class Search:
     """One query at work: selects objects of the unit, and stops at `most` of them (XDSTooManyResults)."""
 
-    def __init__(self, unit: Unit, *, bodies: bool, most: int) -> None:
-        self._connection, self._bodies, self._most = sql(unit), bodies, most
-        self._sqlite = self._connection.dialect.name == "sqlite"
+    def __init__(self, unit: Unit, *, bodies: bool, most: int, sqlite: bool) -> None:
+        self._unit, self._bodies, self._most, self._sqlite = unit, bodies, most, sqlite
 
     def select(self, kind: str, wanted: Mapping[str, Groups]) -> list[Item]:
         """Give the objects of this kind that meet all conditions for which `FILTERS` has a row, in order of registration."""
@@ -217,12 +216,11 @@ class Search:
                 if row.like:
                     binds |= {f"{key}_{n}": _glob(text) if self._sqlite else text for n, text in enumerate(group)}
                 else:
-                    binds[key] = group[0] if row.single else list(group)
+                    binds[key] = group[0] if row.single else group
         if sum(max(width, 1) for _, width in shape) > _CONDITIONS:
             raise TooLarge(f"{_CONDITIONS} conditions in one stored query")
         statement = _statement(kind, tuple(shape), bodies=self._bodies, sqlite=self._sqlite)
-        rows: Iterable[Any] = self._connection.execute(statement, binds).all()
-        return self.bounded([Item(*row) for row in rows])
+        return self.bounded(list(map(Item._make, statement.rows(self._unit, binds))))
 
     def among(self, kind: str, name: str, texts: Iterable[str], wanted: Mapping[str, Groups] | None = None) -> list[Item]:
         """Give the objects of this kind for which condition `name` meets any of `texts`, each object once."""

@@ -12,13 +12,12 @@ import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import sqlalchemy as sa
 from lxml import etree
 
 from broker.config.settings import Settings
-from broker.db import Database
+from broker.db.engine import SqlUnit
 from broker.edge import http
 from broker.wire.ebxml_vocabulary import SUBMISSION_SET, UNIQUE_ID
 
@@ -49,25 +48,48 @@ class Recorded:
 
 
 class Recorder:
-    """Writes down the statements a database runs while it is in use."""
+    """Writes down the prepared statements that are run while it is in use."""
 
-    def __init__(self, database: Database) -> None:
-        self._engine = database.engine
+    def __init__(self) -> None:
         self.seen: list[tuple[str, list[tuple[Any, ...]]]] = []
+        self._driver: property = vars(SqlUnit)["driver"]
 
-    def __enter__(self) -> "Recorder":
-        sa.event.listen(self._engine, "before_cursor_execute", self._note)
+    def __enter__(self) -> Self:
+        fget = self._driver.fget
+        assert fget is not None
+        type.__setattr__(SqlUnit, "driver", property(lambda unit: _Spy(fget(unit), self._note)))
         return self
 
     def __exit__(self, *_: object) -> None:
-        sa.event.remove(self._engine, "before_cursor_execute", self._note)
+        type.__setattr__(SqlUnit, "driver", self._driver)
 
-    def _note(self, _c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
-        self.seen.append((statement, [tuple(row) for row in (parameters if many else [parameters])]))
+    def _note(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+        self.seen.append((statement, rows))
 
     def only(self, start: str) -> list[tuple[str, list[tuple[Any, ...]]]]:
         """Give the statements that begin with this word."""
         return [(statement, rows) for statement, rows in self.seen if statement.lstrip().upper().startswith(start)]
+
+
+class _Spy:
+    """A driver's connection that tells what it is asked."""
+
+    def __init__(self, driver: Any, note: Callable[[str, list[tuple[Any, ...]]], None]) -> None:
+        self._driver, self._note = driver, note
+
+    def execute(self, statement: str, values: tuple[Any, ...] = ()) -> Any:
+        """Run one statement."""
+        self._note(statement, [values])
+        return self._driver.execute(statement, values)
+
+    def executemany(self, statement: str, rows: list[tuple[Any, ...]]) -> Any:
+        """Run it for each row."""
+        self._note(statement, rows)
+        return self._driver.executemany(statement, rows)
+
+    def cursor(self) -> Self:
+        """Tell what a cursor is asked, too."""
+        return self
 
 
 def connection(database: str) -> sqlite3.Connection:

@@ -78,7 +78,7 @@ def main(port: int, connections: int, seconds: float, first: int, file: Path, ex
     round_trips(time.perf_counter() + seconds / 5)
     started = time.perf_counter()
     count = round_trips(started + seconds)
-    print(count, time.perf_counter() - started)
+    sys.stdout.write(f"{count} {time.perf_counter() - started}\n")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
-
 from broker.app import App
 from broker.config import profile as profiles
 from broker.config.settings import Settings, load
@@ -116,9 +114,9 @@ def web(made: Settings) -> Iterator[int]:
 def _worker(pid: int) -> int:
     end = time.monotonic() + 30
     while time.monotonic() < end:
-        children = psutil.Process(pid).children()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
         if children:
-            return int(children[0].pid)
+            return int(children[0])
         time.sleep(0.05)
     raise AssertionError("there is no worker process")
 

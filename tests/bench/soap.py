@@ -21,6 +21,7 @@ from broker.wire.xml import parse
 from tests.bench import floor, scene
 from tests.bench.harness import Figure, Notes, Round, rate
 from tests.helpers import registry as made
+from tests.helpers.region import free_ports
 
 _PATIENTS, _ENTRIES = 50, 10
 _REGISTRY = "/xds/registry"
@@ -53,7 +54,7 @@ def _ask(patient: PatientId) -> bytes:
 
 def _query_floor(app: App, patient: PatientId, where: Path) -> Path:
     """Write down what a query runs, for the bare function; give the file."""
-    with floor.Recorder(app.database) as recorder:
+    with floor.Recorder() as recorder:
         made.ask(app.registry, "FindDocuments", {
             "$XDSDocumentEntryPatientId": str(patient), "$XDSDocumentEntryStatus": [APPROVED]})
     slots = {str(patient): "$XDSDocumentEntryPatientId", APPROVED: "$XDSDocumentEntryStatus"}
@@ -99,7 +100,7 @@ def _call(application: Any, body: bytes) -> list[bytes]:
 @contextlib.contextmanager
 def _served_floor(made_settings: Settings, file: Path, where: Path) -> Iterator[int]:
     """Serve the bare function with the product's own server on another port; give the port."""
-    (port,) = scene.free_ports(1)
+    (port,) = free_ports(1)
     server = made_settings.server.model_copy(update={"http_port": port})
     own = where / "floor-settings.json"
     own.write_text(replace_server(made_settings, server), "utf-8")
@@ -127,7 +128,8 @@ def _iti18_http(notes: Notes) -> Iterator[Round]:
 
 def _submit(patient: PatientId) -> str:
     """Give the registration of one manifest as an HTTP request; its uniqueIds end with the mark that becomes a number."""
-    objects = made.bundle([made.document(patient=patient, unique_id=f"2.999.5.{_MARK}")], patient=patient, unique_id=f"2.999.6.{_MARK}")
+    document = made.document(patient=patient, unique_id=f"2.999.5.{_MARK}")
+    objects = made.bundle([document], patient=patient, unique_id=f"2.999.6.{_MARK}")
     return write_request(
         ebxml.submit_request(objects), action=iti42_register.ACTION, to="http://127.0.0.1/xds/registry",
         message_id="urn:uuid:bench").decode()
@@ -137,7 +139,7 @@ def _register_floor(app: App, request: bytes, where: Path) -> Path:
     """Write down what a registration inserts, for the bare function; give the file."""
     number = "19999999"
     body = parse(request.replace(_MARK.encode(), number.encode()))[1][0]
-    with floor.Recorder(app.database) as recorder:
+    with floor.Recorder() as recorder:
         app.registry.register(ebxml.read_submission(body), Call(caller=ANONYMOUS, facts=Facts()))
     statements = recorder.only("INSERT")
     with app.database.read() as unit:

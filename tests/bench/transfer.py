@@ -23,6 +23,7 @@ from broker.wire.soap import Part
 from tests.bench import scene
 from tests.bench.harness import Figure, Notes, Round
 from tests.helpers import registry as made
+from tests.helpers.region import free_ports
 
 SIZE = 200 << 20
 _IMAGES = 200
@@ -136,7 +137,7 @@ def _retrieve(refs: list[InstanceRef]) -> bytes:
 @contextlib.contextmanager
 def _nginx(folder: Path) -> Iterator[int]:
     """Serve a folder with nginx, one worker, sendfile; give the port."""
-    (port,) = scene.free_ports(1)
+    (port,) = free_ports(1)
     config = folder / "nginx.conf"
     config.write_text(f"""
 daemon off;
@@ -165,7 +166,7 @@ def _rad69(notes: Notes) -> Iterator[Round]:
         with scene.parts(settings) as app:
             request = _retrieve(_receive(app))
         with scene.web(settings) as pid, _nginx(where) as port:
-            seconds, length, answer = scene.transfer(settings.server.http_port, request)
+            _, length, answer = scene.transfer(settings.server.http_port, request)
             assert b"ResponseStatusType:Success" in answer, answer
             _file(where / "body", length + (1 << 20))
             os.truncate(where / "body", length)

@@ -1,10 +1,8 @@
 """Stored queries: limits, filtering of answers, what is read from the store and what the audit record learns."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from broker.config.profile import Profile
 from broker.db import Database
@@ -196,15 +194,11 @@ def test_other_errors_are_told_as_registry_errors(error: Exception, code: str) -
 
 
 @pytest.fixture
-def statements(database: Database) -> Iterator[list[str]]:
+def statements(database: Database) -> list[str]:
     seen: list[str] = []
-
-    def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
-        seen.append(statement)
-
-    sa.event.listen(database.engine, "before_cursor_execute", note)
-    yield seen
-    sa.event.remove(database.engine, "before_cursor_execute", note)
+    with database.read() as unit:
+        unit.driver.set_trace_callback(seen.append)  # the connection used last is the one used next
+    return seen
 
 
 @pytest.mark.parametrize(("name", "parameters", "most"), [

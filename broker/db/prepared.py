@@ -1,0 +1,80 @@
+"""Statements compiled once and run by the driver: what is run for every call of a busy transaction.
+
+SQLAlchemy's execution costs several times what SQLite needs to answer; its compiled text is kept here instead. Only for
+columns of text, numbers and bytes: values and rows pass through as they are.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from broker.db.engine import SqlUnit
+from broker.model.ports import Unit
+
+_MANY = 64          # values of one list; longer ones are rendered for each execution
+_SHAPES = 256       # texts kept of one statement: one for each dialect and combination of list lengths
+
+Values = Mapping[str, Any]
+
+
+class Prepared:
+    """A SELECT or INSERT. Values are bound by name; a list or tuple is for an expanding parameter."""
+
+    def __init__(self, statement: sa.Select[Any] | sa.Insert) -> None:
+        self._statement = statement
+        self._texts: dict[tuple[object, ...], _Text] = {}
+
+    def rows(self, unit: Unit, values: Values) -> list[tuple[Any, ...]]:
+        """Run it once; give all rows."""
+        assert isinstance(unit, SqlUnit)
+        lengths = [len(value) for value in values.values() if isinstance(value, list | tuple)]
+        if any(length > _MANY for length in lengths):
+            return [tuple(row) for row in unit.connection.execute(self._statement, dict(values))]
+        text = self._texts.get((unit.dialect.name, *lengths)) or self._compile(unit.dialect, values, lengths)
+        found: list[tuple[Any, ...]] = unit.driver.execute(text.sql, text.bind(values)).fetchall()
+        return found
+
+    def run(self, unit: Unit, rows: Sequence[Values]) -> None:
+        """Run it once for each row of values; all rows have the same names."""
+        assert isinstance(unit, SqlUnit)
+        text = self._texts.get((unit.dialect.name,)) or self._compile(unit.dialect, rows[0], [])
+        if len(rows) == 1:
+            unit.driver.execute(text.sql, text.bind(rows[0]))
+        else:
+            unit.driver.cursor().executemany(text.sql, [text.bind(row) for row in rows])
+
+    def _compile(self, dialect: sa.Dialect, values: Values, lengths: Sequence[int]) -> "_Text":
+        if len(self._texts) >= _SHAPES:
+            self._texts.clear()
+        text = self._texts[dialect.name, *lengths] = _Text(self._statement, dialect, values)
+        return text
+
+
+class _Text:
+    """The SQL of one dialect for lists of certain lengths, and how the driver wants its values."""
+
+    def __init__(self, statement: sa.Select[Any] | sa.Insert, dialect: sa.Dialect, values: Values) -> None:
+        keys = list(values) if isinstance(statement, sa.Insert) else None
+        state = statement.compile(dialect=dialect, column_keys=keys).construct_expanded_state(dict(values))
+        self.sql = state.statement
+        given = _flat(values)
+        self._constants = {name: value for name, value in state.parameters.items() if name not in given}
+        self._order = state.positiontup
+
+    def bind(self, values: Values) -> Any:
+        """Give the values as the driver takes them."""
+        flat = _flat(values) | self._constants
+        return tuple(map(flat.__getitem__, self._order)) if self._order is not None else flat
+
+
+def _flat(values: Values) -> dict[str, Any]:
+    """Give the values with each list as the parameters it is expanded to."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, list | tuple):
+            for number, one in enumerate(value, 1):
+                flat[f"{name}_{number}"] = one
+        else:
+            flat[name] = value
+    return flat
