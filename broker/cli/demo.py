@@ -1,6 +1,7 @@
 """`broker demo`: the whole story on this machine, from a patient's registration to her pictures from three places."""
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -77,8 +78,9 @@ def _welcome(console: Console, place: Stage) -> None:
 
 def _farewell(console: Console, place: Stage) -> None:
     patient, options = f"HOSPA:{demo_data.PATIENT_A}", f"--config {place.config}"
+    called = sys.argv[0] if Path(sys.argv[0]).name == "broker" else f"{sys.executable} -m broker"
     console.print(
         "\nThe region keeps running until Ctrl-C. Three things to try in another terminal:\n"
-        f"  broker query {patient} {options}\n"
-        f"  broker fetch {patient} --to pictures {options}\n"
+        f"  {called} query {patient} {options}\n"
+        f"  {called} fetch {patient} --to pictures {options}\n"
         f"  curl {place.settings.public_url}/services", highlight=False, soft_wrap=True)

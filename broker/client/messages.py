@@ -1,7 +1,6 @@
 """Bodies a consultation sends and reads: ITI-18 FindDocuments, ITI-43, RAD-69, ITI-41. Pure."""
 
 import base64
-import binascii
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
@@ -97,7 +96,7 @@ def _read_document(row: Element) -> Document:
     include = content.find(f"{{{XOP}}}Include") if content is not None else None
     try:
         inline = base64.b64decode(content.text or "") if content is not None and include is None else b""
-    except binascii.Error as error:
+    except ValueError as error:         # binascii.Error, or characters beyond ASCII
         raise Rejected("UnexpectedAnswer", "a document is no base64") from error
     return Document(
         repository_uid=(row.findtext(f"{{{XDS}}}RepositoryUniqueId") or "").strip(),

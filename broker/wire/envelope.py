@@ -55,6 +55,6 @@ def _header(root: Element, name: str) -> str:
 
 def _fault(fault: Element) -> Fault:
     values = [value.text or "" for value in fault.iterfind(f"{{{xml.SOAP}}}Code//{{{xml.SOAP}}}Value")]
-    code = values[-1].strip().rpartition(":")[2] if values else "Receiver"
+    code = values[-1].strip().rpartition(":")[2] if values else ""
     reason = (fault.findtext(f"{{{xml.SOAP}}}Reason/{{{xml.SOAP}}}Text") or "").strip()
-    return Fault(code, reason or "no reason given")
+    return Fault(code or "Receiver", reason or "no reason given")

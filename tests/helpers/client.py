@@ -62,8 +62,7 @@ def peer(*script: Script) -> Iterator[Peer]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            content = _described(self.path.partition("?")[0], url)
-            self._send(Reply(headers={"Content-Type": "text/xml"}, body=content))
+            self._send(_described(self.path.partition("?")[0], url))
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -145,8 +144,15 @@ def retrieved(documents: Sequence[tuple[str, str]], errors: Sequence[tuple[str, 
         f"{errors_element}</rs:RegistryResponse>{rows}</RetrieveDocumentSetResponse>")
 
 
-def _described(path: str, url: str) -> bytes:
+def _described(path: str, url: str) -> Reply:
     """Give the broker's own WSDL of an endpoint, with this peer's address, or one of its schemas."""
+    schema = data("wsdl") / "schema" / path.rpartition("/")[2]
     if path in WSDL:
-        return (data("wsdl") / f"{WSDL[path]}.wsdl").read_bytes().replace(b"http://127.0.0.1:8080", url.encode())
-    return (data("wsdl") / "schema" / path.rpartition("/")[2]).read_bytes()
+        return _xml((data("wsdl") / f"{WSDL[path]}.wsdl").read_bytes().replace(b"http://127.0.0.1:8080", url.encode()))
+    if schema.is_file():
+        return _xml(schema.read_bytes())
+    return {"/no-wsdl": _xml(b"no XML"), "/busy": Reply(503, {"Retry-After": "0"})}.get(path, Reply(404))
+
+
+def _xml(body: bytes) -> Reply:
+    return Reply(headers={"Content-Type": "text/xml"}, body=body)

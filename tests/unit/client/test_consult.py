@@ -1,4 +1,6 @@
+import base64
 import hashlib
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +13,7 @@ from broker.config.profile import Profile
 from broker.model.errors import Rejected, Unavailable
 from broker.model.ids import PatientId, new_oid
 from broker.model.imaging import InstanceRef, SeriesFacts, StudyFacts
-from broker.model.metadata import APPROVED, DocumentEntry
+from broker.model.metadata import APPROVED, DocumentEntry, RegistryObjects, SubmissionSet
 from broker.model.stamp import Stamp
 from broker.wire import hl7v3, kos, xml
 from broker.wire.xml import RAD, XDS
@@ -183,3 +185,78 @@ def test_ids_of_a_patient_are_asked_in_the_wanted_domains(profile: Profile) -> N
 
     with peer(script) as other, Consultation(other.url, profile, LIMITS) as client:
         assert client.affinity_id(local) == wanted
+
+
+def submission() -> RegistryObjects:
+    kind = SubmissionSet(id="set", unique_id="1.9", source_id="2.999.2", patient_id=str(XAD), submission_time="20260301")
+    return RegistryObjects(submission_sets=(kind,), documents=(entry(),))
+
+
+def registry_response(*codes: str, severity: str = "Error") -> str:
+    state = "Failure" if codes and severity == "Error" else "Success"
+    listed = "".join(f'<r:RegistryError errorCode="{code}" codeContext="x" severity="urn:oasis:names:tc:ebxml-regrep:'
+                     f'ErrorSeverityType:{severity}"/>' for code in codes)
+    listing = f"<r:RegistryErrorList>{listed}</r:RegistryErrorList>" if codes else ""
+    return (f'<r:RegistryResponse xmlns:r="{xml.RS}" status="urn:oasis:names:tc:ebxml-regrep:ResponseStatusType:{state}">'
+            f"{listing}</r:RegistryResponse>")
+
+
+def test_a_submission_carries_its_document_and_gives_the_warnings(profile: Profile, tmp_path: Path) -> None:
+    (tmp_path / "document").write_bytes(PICTURES[0])
+    answer = mtom(registry_response("XDSExtraMetadataNotSaved", severity="Warning"))
+    with peer(answer) as other, Consultation(other.url, profile, LIMITS) as client:
+        warnings = client.submit(submission(), {"urn:uuid:1": tmp_path / "document"}, tmp_path / "in")
+    assert [warning.code for warning in warnings] == ["XDSExtraMetadataNotSaved"]
+    assert PICTURES[0] in other.got[0].body
+    assert b'Document id="urn:uuid:1"' in other.got[0].body
+
+
+@pytest.mark.parametrize("body", [
+    registry_response("XDSUnknownPatientId"),
+    f'<r:RegistryResponse xmlns:r="{xml.RS}" status="urn:oasis:names:tc:ebxml-regrep:ResponseStatusType:Failure"/>',
+])
+def test_a_refused_submission_is_raised(body: str, profile: Profile, tmp_path: Path) -> None:
+    with peer(mtom(body)) as other, Consultation(other.url, profile, LIMITS) as client, pytest.raises(Rejected):
+        client.submit(submission(), {}, tmp_path)
+
+
+def test_documents_in_the_message_itself_are_taken_too(profile: Profile, tmp_path: Path) -> None:
+    data = manifest("1.2.1")
+    inline = f"<Document>{base64.b64encode(data).decode()}</Document>"
+    body = re.sub(r"<Document>.*?</Document>", inline, retrieved([("urn:uuid:x", "a@b")]))
+    foreign = replace(entry(data, "urn:uuid:x"), home="urn:oid:2.999.8")
+    with peer(mtom(body)) as other, Consultation(other.url, profile, LIMITS) as client:
+        got = client.manifests([foreign], tmp_path)
+    assert got.missing == ()
+    assert got.files[0].path.parent == tmp_path
+    assert got.files[0].path.read_bytes() == data
+    assert b"<HomeCommunityId>urn:oid:2.999.8</HomeCommunityId><RepositoryUniqueId>" in other.got[0].body
+
+
+@pytest.mark.parametrize("body", [
+    "<answer/>", f'<RetrieveDocumentSetResponse xmlns="{XDS}"/>',
+    re.sub(r"<Document>.*?</Document>", "<Document>!</Document>", retrieved([("1.2", "a@b")])),
+])
+def test_what_is_no_retrieve_answer_is_refused(body: str, profile: Profile, tmp_path: Path) -> None:
+    with peer(mtom(body)) as other, Consultation(other.url, profile, LIMITS) as client, pytest.raises(Rejected):
+        client.manifests([entry()], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_to_ask_for_is_not_asked(profile: Profile, tmp_path: Path) -> None:
+    with peer() as other, Consultation(other.url, profile, LIMITS) as client:
+        assert client.manifests((), tmp_path).files == ()
+        assert client.pictures((), tmp_path).pictures == ()
+    assert other.got == []
+
+
+def test_a_patient_without_an_affinity_id_is_told_apart(profile: Profile) -> None:
+    def script(got: Got) -> Reply:
+        query = xml.parse(got.body).find(f"{{{xml.SOAP}}}Body")
+        assert query is not None
+        answer = hl7v3.write_pix_answer(query[0], Stamp("20260301101500+0800", "r1"), custodian="2.999.1.4")
+        return Reply(200, {"Content-Type": "application/soap+xml"}, envelope(answer.decode(), got.message_id))
+
+    none = pytest.raises(Rejected, match="NoAffinityId")
+    with peer(script) as other, Consultation(other.url, profile, LIMITS) as client, none:
+        client.affinity_id(PatientId("2.999.2.1", "A-1"))

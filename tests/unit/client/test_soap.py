@@ -1,5 +1,6 @@
 import hashlib
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,16 @@ def test_the_environment_names_no_proxy(monkeypatch: pytest.MonkeyPatch, tmp_pat
             assert endpoint.call(QUERY_BODY).tag == "answer"
         with Endpoint(other.url + REPOSITORY, LIMITS) as endpoint:
             assert endpoint.exchange(RETRIEVE, (), tmp_path).body.tag == "answer"
+
+
+def test_an_endpoint_without_a_wsdl_is_refused_and_a_busy_one_is_unavailable() -> None:
+    for path, kind in (("/nothing", Rejected), ("/no-wsdl", Rejected), ("/busy", Unavailable)):
+        with peer() as other, Endpoint(other.url + path, Limits(attempts=1)) as endpoint, pytest.raises(kind):
+            endpoint.call(QUERY_BODY)
+
+
+def test_a_cut_plain_answer_is_asked_for_again() -> None:
+    whole = plain("<answer/>")
+    with peer(lambda got: replace(whole(got), cut=20), whole) as other, Endpoint(other.url + REGISTRY, LIMITS) as endpoint:
+        assert endpoint.call(QUERY_BODY).tag == "answer"
+    assert len(other.got) == 2
