@@ -95,7 +95,8 @@ def _read_document(row: Element) -> Document:
     content = row.find(f"{{{XDS}}}Document")
     include = content.find(f"{{{XOP}}}Include") if content is not None else None
     try:
-        inline = base64.b64decode(content.text or "") if content is not None and include is None else b""
+        text = "".join((content.text or "").split()) if content is not None and include is None else ""
+        inline = base64.b64decode(text, validate=True)
     except ValueError as error:         # binascii.Error, or characters beyond ASCII
         raise Rejected("UnexpectedAnswer", "a document is no base64") from error
     return Document(
