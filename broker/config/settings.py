@@ -179,7 +179,8 @@ def load(file: Path | None) -> Settings:
 def first_problem(error: ValidationError) -> str:
     """Give `key: what is wrong` of the first problem."""
     first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}"
+    what = "there is no such key" if first["type"] == "extra_forbidden" else first["msg"]
+    return f"{'.'.join(map(str, first['loc'])) or 'file'}: {what}"
 
 
 def _absolute(settings: Settings, base: Path) -> Settings:
