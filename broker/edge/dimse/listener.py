@@ -1,5 +1,6 @@
 """The DICOM port: hospitals send their studies here, and what we fetch from an origin arrives here."""
 
+import sys
 import threading
 import time
 
@@ -19,7 +20,6 @@ from broker.wire.tags import IMPLEMENTATION_UID, IMPLEMENTATION_VERSION
 
 ROWS = (c_echo.ROW, c_store.ROW)
 LONGEST_PDU = 131072
-_HANDSHAKE = 5.0    # seconds to ask for an association once connected
 _GRACE = 10.0       # seconds that objects under way get when we stop
 
 log = structlog.get_logger("broker.dimse")
@@ -34,9 +34,9 @@ class Listener:
         ae.implementation_class_uid, ae.implementation_version_name = IMPLEMENTATION_UID, IMPLEMENTATION_VERSION
         ae.require_called_aet = True
         ae.require_calling_aet = [title for hospital in profile.hospitals for title in (hospital.ae_title, *hospital.aliases)]
-        ae.maximum_associations = self._settings.max_associations
+        ae.maximum_associations = sys.maxsize       # our server counts them itself
         ae.maximum_pdu_size = LONGEST_PDU
-        ae.acse_timeout = min(_HANDSHAKE, self._settings.io_timeout)
+        ae.acse_timeout = self._settings.io_timeout
         ae.dimse_timeout = self._settings.io_timeout
         ae.network_timeout = self._settings.idle_timeout
         self._stopping = threading.Event()
@@ -57,14 +57,16 @@ class Listener:
         thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="dicom-accept")
         thread.start()
         log.info("listening", port=self.port, ae_title=self._settings.ae_title)
-        stop.wait()
+        while not stop.wait(1.0):
+            if not thread.is_alive():
+                raise RuntimeError("the accept loop has ended")     # the supervisor starts this role again
         self._stopping.set()
         self._server.shutdown()
         thread.join()
         until = time.monotonic() + _GRACE
         while (still := self._server.active_associations) and time.monotonic() < until:
             for association in still:
-                if isinstance(association, Acceptor) and not association.collector.takes:
+                if isinstance(association, Acceptor) and not association.is_taken:
                     association.abort(block=False)
             time.sleep(0.05)
 

@@ -36,8 +36,8 @@ class Messages:
 
     @property
     def busy(self) -> bool:
-        """Whether a message has begun and is not complete."""
-        return bool(self._fragment) or self._command is not None
+        """Whether a message has begun and is not answered."""
+        return bool(self._fragment) or self._command is not None or self._reception is not None
 
     def incoming(self) -> Iterator[Message]:
         """Give the messages until the peer asks for release; C-STORE requests are answered here."""

@@ -6,6 +6,7 @@ pynetdicom negotiates; behind it this moves data sets from the socket to their f
 import contextlib
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -119,15 +120,14 @@ class Link:
     """The socket of an established association, after pynetdicom let go of it.
 
     `patience(seconds)` is called after each second of silence with its length so far, and with 0 when bytes came; it
-    raises to give up. `early` are pieces that came before the take-over; `over` says that the peer asked for release
-    right behind them.
+    raises to give up. `heard(seconds, bytes)` is told how long was waited for how many bytes, and may raise too.
     """
 
     def __init__(
-        self, sock: socket.socket, limits: Limits, patience: Callable[[float], None], early: Sequence[Piece] = (), *,
-        over: bool = False,
+        self, sock: socket.socket, limits: Limits, patience: Callable[[float], None],
+        heard: Callable[[float, int], None] | None = None,
     ) -> None:
-        self._sock, self.limits, self._patience, self._early, self._over = sock, limits, patience, early, over
+        self._sock, self.limits, self._patience, self._heard = sock, limits, patience, heard
         self._buffer = bytearray(_BUFFER)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
@@ -139,8 +139,7 @@ class Link:
 
     def pieces(self) -> Iterator[Piece]:
         """Give the fragments as they come; end when the peer asks for release. Raise `PeerGone`, `ProtocolError`."""
-        yield from self._early
-        while not self._over:
+        while True:
             kind, _, size = _PDU.unpack(self._exactly(6))
             if kind == _RELEASE:
                 return
@@ -170,6 +169,11 @@ class Link:
     def hurry(self) -> None:
         """Have the kernel acknowledge at once: a peer with Nagle on waits 40 ms for it otherwise."""
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+    def wake(self) -> None:
+        """End the wait of the thread that reads: it finds the connection closed. For another thread."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RD)
 
     def released(self) -> None:
         """Answer the peer's release and let it close first."""
@@ -220,7 +224,7 @@ class Link:
             rest = bytes(self._view[self._start:self._end])
             self._start, self._end = 0, len(rest)
             self._view[:len(rest)] = rest
-        silent = 0.0
+        silent, since = 0.0, time.monotonic()
         while True:
             try:
                 count = self._sock.recv_into(self._view[self._end:])
@@ -233,6 +237,8 @@ class Link:
             if not count:
                 raise PeerGone("connection closed")
             self._end += count
+            if self._heard is not None:
+                self._heard(time.monotonic() - since, count)
             self._patience(0.0)
             return
 

@@ -1,6 +1,8 @@
 """Serves an association whose socket was taken: C-STORE and C-ECHO until release, at the speed of the disk."""
 
+import socket
 import threading
+import time
 import traceback
 
 import structlog
@@ -11,7 +13,8 @@ from broker.edge.dimse import pdata
 from broker.edge.dimse.messages import Message, Messages, response
 from broker.edge.dimse.pdata import Limits, Link, PeerGone, ProtocolError
 from broker.edge.dimse.session import Session
-from broker.edge.dimse.takeover import Taken, over
+from broker.edge.dimse.takeover import over
+from broker.edge.pace import Pace
 from broker.model.errors import BrokerError
 
 log = structlog.get_logger("broker.dimse")
@@ -21,31 +24,41 @@ class GivenUp(Exception):
     """We end the association: the peer was silent for too long, or we stop."""
 
 
-def serve(
-    association: Association, taken: Taken, session: Session, settings: ServerSettings, stopping: threading.Event,
-) -> None:
-    """Serve until the association is over, however it ends; the socket is closed on return."""
-    released = taken.sock is not None and _Served(association, taken, session, settings, stopping).run()
-    over(association, released=released)
-
-
-class _Served:
+class Served:
     """One taken association."""
 
     def __init__(
-        self, association: Association, taken: Taken, session: Session, settings: ServerSettings, stopping: threading.Event,
+        self, association: Association, sock: socket.socket, session: Session, settings: ServerSettings,
+        stopping: threading.Event,
     ) -> None:
-        assert taken.sock is not None
+        self._association = association
         self._session, self._settings, self._stopping = session, settings, stopping
+        self._pace = Pace(settings.min_rate, settings.io_timeout)
+        self._last, self._evicted = time.monotonic(), False
         limits = Limits(send=settings.io_timeout, data_set=settings.max_message)
-        self._link = Link(taken.sock, limits, self._patience, taken.early, over=taken.released)
+        self._link = Link(sock, limits, self._patience, self._heard)
         syntaxes = {
             context.context_id: str(context.transfer_syntax[0])
             for context in association.accepted_contexts if context.context_id is not None}
         self._messages = Messages(self._link, syntaxes, session.receive, session.done)
 
-    def run(self) -> bool:
-        """Serve; say whether the peer released the association properly."""
+    @property
+    def idle(self) -> float:
+        """Seconds without anything to do; 0 in the middle of a message, and when it is being closed anyway."""
+        return 0.0 if self._messages.busy or self._evicted else time.monotonic() - self._last
+
+    @property
+    def evicted(self) -> bool:
+        """Whether it was told to make room."""
+        return self._evicted
+
+    def evict(self) -> None:
+        """Have it end soon; for another thread."""
+        self._evicted = True
+        self._link.wake()
+
+    def run(self) -> None:
+        """Serve until the association is over, however it ends; the socket is closed on return."""
         released = False
         try:
             self._link.begin()
@@ -54,7 +67,9 @@ class _Served:
             self._link.released()
             released = True
         except (PeerGone, OSError) as error:
-            log.info("peer is gone", reason=str(error))
+            log.info("peer is gone", reason="another association needs the place" if self._evicted else str(error))
+            if self._evicted:
+                self._link.abort()
         except (ProtocolError, GivenUp, BrokerError) as error:
             log.warning("association aborted", reason=str(error))
             self._link.abort()
@@ -64,7 +79,7 @@ class _Served:
             self._link.abort()
         finally:
             self._link.close()
-        return released
+            over(self._association, released=released)
 
     def _answer(self, message: Message) -> None:
         field = message.command.number(pdata.FIELD)
@@ -72,6 +87,16 @@ class _Served:
             self._link.send(response(message.context, message.command, self._session.echo()))
         elif field != pdata.C_CANCEL_RQ:    # nothing of ours can be cancelled
             raise ProtocolError(f"operation 0x{field & 0xFFFF:04X} was not negotiated")
+
+    def _heard(self, waited: float, count: int) -> None:
+        self._last = time.monotonic()
+        if not self._messages.busy:
+            self._pace.begin()
+            return
+        try:
+            self._pace.heard(waited, count)
+        except TimeoutError as error:
+            raise GivenUp(str(error)) from error
 
     def _patience(self, silent: float) -> None:
         busy = self._messages.busy

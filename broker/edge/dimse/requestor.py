@@ -157,11 +157,11 @@ def connect(
     when that happens inside the block.
     """
     association = _associate(hospital, settings, contexts, roles)
-    taken = take(association, [])
-    if taken.sock is None or taken.released:
+    sock = take(association)
+    if sock is None:
         over(association, released=False)
         raise away(hospital, "closed the association at once")
-    link = Link(taken.sock, Limits(settings.io_timeout, settings.max_message), patience)
+    link = Link(sock, Limits(settings.io_timeout, settings.max_message), patience)
     try:
         link.begin()
         yield Requestor(link, association, patience, receive, done)

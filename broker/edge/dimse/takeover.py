@@ -4,56 +4,73 @@ pynetdicom's own loops poll, copy each data set several times and can lose a res
 inside this relies on is named here and in the contract test; pynetdicom is pinned to 3.0.x for it.
 """
 
+import select
 import socket
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import cast
 
 from pynetdicom.association import Association
-from pynetdicom.pdu_primitives import A_RELEASE, P_DATA
+from pynetdicom.transport import AssociationSocket
 
-from broker.edge.dimse.pdata import Piece
-
+_LONGEST_PDU = 1 << 20      # bytes pynetdicom may gather; we offer 128 KB
 _AWAITING_ACCEPT = "Sta3"   # PS3.8 9.2.1: our A-ASSOCIATE-AC is not sent yet
 
 
-class Taken(NamedTuple):
-    """The socket of an association: ours to close. `early` came before; `released` = and then the peer asked for release.
+class Greeted(AssociationSocket):
+    """A socket of pynetdicom whose first PDU was read already: it is `said` first.
 
-    `sock` is None when the association ended meanwhile.
+    Made by switching the class of pynetdicom's own. It waits by poll(), because select() knows no descriptor over 1023, and
+    does not gather a PDU of any length. While `held()` says so, what comes is left to whoever takes the socket.
     """
 
-    sock: socket.socket | None
-    early: list[Piece]
-    released: bool
+    said: bytes
+    held: Callable[[], bool]
 
-
-class Collector:
-    """Stands in for pynetdicom's message assembly: keeps fragments that come before the take-over.
-
-    An association is taken when every context it accepted is for one of `classes` (None = never).
-    """
-
-    def __init__(self, association: Association, classes: frozenset[str] | None) -> None:
-        self._association, self._classes, self.pieces = association, classes, list[Piece]()
-        self._assemble = association.dimse.receive_primitive
-        association.dimse.receive_primitive = self._receive  # type: ignore[method-assign]
+    @classmethod
+    def greet(cls, association: Association, said: bytes, held: Callable[[], bool]) -> None:
+        """Have an association begin with these bytes."""
+        association.dul.socket.__class__ = cls
+        found = cast("Greeted", association.dul.socket)
+        found.said, found.held = said, held
 
     @property
-    def takes(self) -> bool:
-        """Whether the association will be taken; known once it is accepted."""
-        accepted = self._association.accepted_contexts
-        return self._classes is not None and all(str(context.abstract_syntax) in self._classes for context in accepted)
+    def ready(self) -> bool:
+        """Whether something can be read now."""
+        if self.socket is None or not self._is_connected:
+            return False
+        if self.said:
+            return True
+        if self.held():
+            return False
+        poll = select.poll()
+        try:
+            poll.register(self.socket, select.POLLIN)
+        except (OSError, ValueError):       # closed in this very moment
+            self.event_queue.put("Evt17")
+            return False
+        return bool(poll.poll(0))
 
-    def _receive(self, primitive: P_DATA) -> None:
-        if not self.takes:
-            self._assemble(primitive)
-            return
-        for context, data in primitive.presentation_data_value_list:
-            self.pieces.append(Piece(context, bool(data[0] & 1), bool(data[0] & 2), bytes(data[1:])))
+    def recv(self, nr_bytes: int) -> bytearray:
+        """Give so many bytes, fewer only at the end. Raise OSError instead of gathering too many."""
+        if nr_bytes > _LONGEST_PDU:
+            raise OSError("a PDU is too long")
+        if not self.said:
+            return bytearray(super().recv(nr_bytes))
+        data, self.said = self.said[:nr_bytes], self.said[nr_bytes:]
+        return bytearray(data)
 
 
-def take(association: Association, early: list[Piece]) -> Taken:
-    """Stop pynetdicom's threads and give the socket. Call it from the association's own thread, or instead of it."""
+def is_taken(association: Association, classes: frozenset[str] | None) -> bool:
+    """Say whether an acceptor is to be taken over: every context it accepted is for one of `classes` (None = never)."""
+    return classes is not None and all(str(context.abstract_syntax) in classes for context in association.accepted_contexts)
+
+
+def take(association: Association) -> socket.socket | None:
+    """Stop pynetdicom's threads and give the socket, ours to close; None when the association ended meanwhile.
+
+    Call it from the association's own thread, or instead of it.
+    """
     dul = association.dul
     while dul.is_alive() and dul.state_machine.current_state == _AWAITING_ACCEPT:
         time.sleep(0.0005)
@@ -62,14 +79,12 @@ def take(association: Association, early: list[Piece]) -> Taken:
     transport = dul.socket
     sock = transport.socket if transport is not None else None
     if sock is None or transport is None:
-        return Taken(None, early, released=False)
+        return None
     transport.socket, transport._is_connected = None, False
-    ended = dul.peek_next_pdu()
-    released = isinstance(ended, A_RELEASE)
-    if (ended is not None and not released) or not dul.event_queue.empty():
+    if dul.peek_next_pdu() is not None or not dul.event_queue.empty():
         sock.close()
-        return Taken(None, early, released=False)
-    return Taken(sock, early, released)
+        return None
+    return sock
 
 
 def over(association: Association, *, released: bool) -> None:

@@ -1,0 +1,215 @@
+"""Connections that ask for nothing, or never end asking; associations that do nothing; descriptors over 1023."""
+
+import contextlib
+import inspect
+import io
+import os
+import random
+import resource
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from pynetdicom.association import Association
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.transport import AssociationServer, AssociationSocket
+
+from broker.config.profile import Profile
+from broker.db import Database
+from broker.edge.dimse import pdata
+from broker.wire import tags
+from tests.helpers import dicom, dimse
+from tests.helpers.dicom import CT, Broker, eventually
+from tests.helpers.dimse import Parrot, store_request
+
+EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
+ABORT, FULL = (7, b"\0\0\2\2"), (3, b"\0\2\3\2")
+REQUEST = dimse.association(1, "PACSA", "BROKER", [(dimse.VERIFICATION, IMPLICIT), (CT, EXPLICIT)])
+Start = Callable[..., Broker]
+
+
+@pytest.fixture
+def start(tmp_path: Path, database: Database, profile: Profile) -> Iterator[Start]:
+    with ExitStack() as stack:
+        def go(*, pump: bool = True, **server: object) -> Broker:
+            settings = dicom.short_settings(**server)
+            return stack.enter_context(
+                dicom.broker(tmp_path, database, profile, dicom.Board(), pump=pump, settings=settings))
+
+        yield go
+
+
+def encoded(sop: str = "1.2.9", size: int = 16) -> bytes:
+    file = io.BytesIO()
+    dicom.ct_dataset("1.2", "1.2.1", sop, size=size).save_as(file, enforce_file_format=True)
+    data = file.getvalue()
+    return data[tags.read_meta(data).end:]
+
+
+def associated(port: int) -> Parrot:
+    peer = Parrot(port)
+    assert peer.associate([(dimse.VERIFICATION, IMPLICIT), (CT, EXPLICIT)])[0] == 2
+    return peer
+
+
+def served(port: int) -> float:
+    """Store an object; give the seconds it took."""
+    begun = time.monotonic()
+    with associated(port) as peer:
+        peer.say(store_request(3, CT, "1.2.9", encoded()))
+        assert peer.answer().number(pdata.STATUS) == 0
+        peer.release()
+    return time.monotonic() - begun
+
+
+def silent(port: int, stack: ExitStack, count: int) -> list[Parrot]:
+    return [stack.enter_context(Parrot(port)) for _ in range(count)]
+
+
+def test_the_inside_of_pynetdicom_is_what_we_rely_on() -> None:
+    source = inspect.getsource(AssociationSocket)
+    assert "self._is_connected" in source
+    assert isinstance(inspect.getattr_static(AssociationSocket, "ready"), property)
+    assert list(inspect.signature(AssociationSocket.recv).parameters) == ["self", "nr_bytes"]
+    assert "self.socket.ready" in inspect.getsource(DULServiceProvider._is_transport_event)
+    assert "self.socket.recv(pdu_length)" in inspect.getsource(DULServiceProvider._read_pdu_data)
+    assert "AcceptorThread" in inspect.getsource(AssociationServer)
+    assert "self._server.shutdown_request(" in inspect.getsource(Association.run_reactor)
+
+
+@pytest.mark.parametrize("pump", [True, False])
+def test_silent_connections_cost_no_thread_and_are_closed_in_time(start: Start, pump: bool) -> None:
+    broker = start(pump=pump, io_timeout=1.0, waiting_connections=400)
+    with ExitStack() as stack:
+        guests = silent(broker.port, stack, 300)
+        eventually(lambda: dimse.threads("AcceptorThread") == 0)
+        assert served(broker.port) < 2
+        begun = time.monotonic()
+        assert {guest.hear()[0] for guest in guests} == {0}
+        assert time.monotonic() - begun < 3
+
+
+def test_one_too_many_closes_the_one_that_waits_longest(start: Start) -> None:
+    broker = start(waiting_connections=16)
+    with ExitStack() as stack:
+        guests = silent(broker.port, stack, 17)
+        assert guests[0].hear()[0] == 0
+        guests[-1].say(REQUEST)
+        assert guests[-1].hear()[0] == 2
+
+
+def test_a_request_in_bits_is_one_request(start: Start) -> None:
+    broker = start()
+    with Parrot(broker.port) as peer:
+        peer.say_in_bits(REQUEST, random.Random(1))
+        assert peer.hear()[0] == 2
+        peer.release()
+
+
+@pytest.mark.parametrize("say", [
+    b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01", b"\4\0\xff\xff\xff\xff", b"\1\0\xff\xff\xff\xff", b"\1\0\0\0\0\4\0\0\0\0",
+])
+def test_what_is_no_request_is_aborted_at_once(start: Start, say: bytes) -> None:
+    broker = start()
+    with Parrot(broker.port) as peer:
+        peer.say(say)
+        assert peer.hear() == ABORT
+    assert served(broker.port) < 2
+
+
+def test_a_request_that_drips_is_given_up(start: Start) -> None:
+    broker = start(io_timeout=1.0)
+    with Parrot(broker.port) as peer:
+        begun = time.monotonic()
+        with contextlib.suppress(OSError):
+            for byte in REQUEST:
+                peer.say(bytes([byte]))
+                time.sleep(0.05)
+        assert time.monotonic() - begun < 3
+
+
+def test_an_idle_association_makes_room(start: Start) -> None:
+    broker = start(max_associations=3)
+    with ExitStack() as stack:
+        idle = [stack.enter_context(associated(broker.port)) for _ in range(3)]
+        with Parrot(broker.port) as hasty:
+            hasty.say(REQUEST)
+            assert hasty.hear() == FULL
+        time.sleep(1.1)
+        idle[0].say(store_request(3, CT, "1.2.9", encoded()))
+        assert idle[0].answer().number(pdata.STATUS) == 0
+        assert served(broker.port) < 2
+        assert idle[1].hear()[0] == 7
+        idle[2].release()
+        idle[0].release()
+
+
+def test_a_message_under_way_keeps_its_place(start: Start) -> None:
+    broker = start(max_associations=2)
+    request = store_request(3, CT, "1.2.9", encoded())
+    with associated(broker.port) as first, associated(broker.port) as second, Parrot(broker.port) as third:
+        for one in (first, second):
+            one.say(request[:-10])
+        time.sleep(1.1)
+        third.say(REQUEST)
+        assert third.hear() == FULL
+        for one in (first, second):
+            one.say(request[-10:])
+            assert one.answer().number(pdata.STATUS) == 0
+            one.release()
+
+
+def test_an_object_that_drips_is_given_up(start: Start) -> None:
+    broker = start(io_timeout=1.0, min_rate=1000)
+    with associated(broker.port) as peer:
+        begun = time.monotonic()
+        peer.socket.settimeout(0.05)
+        peer.say(store_request(3, CT, "1.2.9", encoded())[:300])
+        with contextlib.suppress(OSError):
+            while time.monotonic() - begun < 5:
+                peer.say(b"x")
+                with contextlib.suppress(TimeoutError):
+                    assert peer.socket.recv(10) in {b"\7\0\0\0\0\4\0\0\0\0", b""}
+                    break
+        assert time.monotonic() - begun < 4
+    eventually(lambda: broker.files() == [])
+    eventually(lambda: dimse.threads("AcceptorThread") == 0)
+
+
+def test_waiting_between_objects_is_not_dripping(start: Start) -> None:
+    broker = start(io_timeout=0.5, min_rate=100_000)
+    with associated(broker.port) as peer:
+        for _ in range(3):
+            time.sleep(0.7)
+            peer.say(store_request(3, CT, "1.2.9", encoded()))
+            assert peer.answer().number(pdata.STATUS) == 0
+        peer.release()
+
+
+@pytest.mark.parametrize("pump", [True, False])
+def test_a_length_no_memory_holds_is_not_gathered(start: Start, pump: bool) -> None:
+    broker = start(pump=pump, io_timeout=1.0)
+    with associated(broker.port) as peer:
+        peer.say(b"\4\0\xff\xff\xff\xf0" + struct.pack(">LBB", 0xFFFFFFEC, 3, 3) + b"\0" * 100_000)
+        assert peer.hear()[0] in {0, 7}
+    assert served(broker.port) < 2
+
+
+@pytest.mark.parametrize("pump", [True, False])
+def test_descriptors_over_1023_are_served(start: Start, pump: bool) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] != resource.RLIM_INFINITY and limits[1] < 2048:
+        pytest.skip("no so many descriptors are allowed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 2048), limits[1]))
+    broker = start(pump=pump)
+    taken = [os.dup(0)]
+    try:
+        while taken[-1] < 1100:
+            taken.append(os.dup(0))
+        assert served(broker.port) < 2
+    finally:
+        for handle in taken:
+            os.close(handle)
