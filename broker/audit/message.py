@@ -1,14 +1,17 @@
 """Writes the DICOM audit message of one call from its row and its facts (DICOM PS3.15 A.5, ITI TF-2 3.20)."""
 
 import base64
+import functools
+import re
 from datetime import UTC, datetime
-from xml.sax.saxutils import quoteattr as q
+from xml.sax.saxutils import quoteattr
 
 from broker.model.caller import Caller, Facts
 from broker.model.ids import PatientId
 from broker.model.transaction import AuditEvent, Outcome, Transaction
 
 SUBMISSION_SET = "urn:uuid:a54d6aa5-d40d-43f9-88c5-b4633d873bdd"
+_SPECIAL = re.compile('[&<>"\n\r\t]')
 _ROLES = {"source": ("110153", "Source Role ID"), "destination": ("110152", "Destination Role ID")}
 
 
@@ -60,6 +63,7 @@ def _participants(event: AuditEvent, caller: Caller) -> list[str]:
     return people
 
 
+@functools.lru_cache(maxsize=1024)  # the same peers call again and again
 def _participant(user: str, role: str, *, requestor: bool, address: str = "") -> str:
     access = f' NetworkAccessPointID={q(address)} NetworkAccessPointTypeCode="2"' if address else ""
     code, text = _ROLES[role]
@@ -101,12 +105,18 @@ def _object(key: str, kind: str, role: str, id_type: tuple[str, str, str], inner
     )
 
 
+@functools.lru_cache(maxsize=1024)  # the values are those of the rows
 def _coded(element: str, code: str, system: str, text: str) -> str:
     return f"<{element} csd-code={q(code)} codeSystemName={q(system)} originalText={q(text)}/>"
 
 
 def _detail(kind: str, value: str) -> str:
     return f"<ParticipantObjectDetail type={q(kind)} value={q(base64.b64encode(value.encode()).decode())}/>"
+
+
+def q(value: str) -> str:
+    """Give a value as an attribute's, quoted."""
+    return quoteattr(value) if _SPECIAL.search(value) else f'"{value}"'
 
 
 def _text(value: str) -> str:

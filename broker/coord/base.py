@@ -1,9 +1,18 @@
 """The one protocol of coordination. Losing it costs seconds, never data: every waiter also looks into SQL."""
 
+import json
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 Body = dict[str, str | int | None]
+
+
+def read_json(data: bytes) -> Any:
+    """Give what an announcement holds, None when it is not JSON, or JSON nested beyond reason."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
 
 
 class Subscription(Protocol):

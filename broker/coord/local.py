@@ -21,7 +21,7 @@ from pathlib import Path
 
 import structlog
 
-from broker.coord.base import Body, Subscription
+from broker.coord.base import Body, Subscription, read_json
 
 MAX_MESSAGE = 60_000
 _LONGEST_NAME = 48
@@ -178,11 +178,10 @@ def _listens(name: str, channel: str) -> bool:
 
 
 def _read(data: bytes) -> tuple[str, Body] | None:
-    try:
-        channel, body = json.loads(data)
-    except ValueError:
-        return None
-    return (channel, body) if isinstance(channel, str) and isinstance(body, dict) else None
+    match read_json(data):
+        case [str(channel), dict(body)]:
+            return channel, body
+    return None
 
 
 def _take(path: Path) -> int | None:

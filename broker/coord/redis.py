@@ -16,7 +16,7 @@ from redis.client import PubSub
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from broker.coord.base import Body
+from broker.coord.base import Body, read_json
 
 _PATIENCE = 1.0             # seconds one command may take
 _PAUSE = 1.0                # seconds without a new try after a failure
@@ -112,10 +112,7 @@ class RedisSubscription:
         return self._read(message) if message else None
 
     def _read(self, message: dict[str, bytes]) -> tuple[str, Body] | None:
-        try:
-            body = json.loads(message["data"])
-        except ValueError:
-            return None
+        body = read_json(message["data"])
         channel = message["channel"].decode(errors="replace").removeprefix(self._prefix)
         return (channel, body) if isinstance(body, dict) else None
 

@@ -1,7 +1,8 @@
 """SQLAlchemy engine and the unit of work.
 
-`Database.read()` gives what is committed, each statement the newest; `Database.write()` one short transaction: on SQLite it
-starts with BEGIN IMMEDIATE so that writers of all processes queue instead of failing. Stores turn a unit into a connection with `sql(unit)`.
+`Database.read()` gives what is committed, each statement the newest; `Database.write()` one short transaction: on SQLite
+it starts with BEGIN IMMEDIATE so that writers of all processes queue instead of failing. Stores turn a unit into a
+connection with `sql(unit)`.
 """
 
 import contextlib

@@ -1,9 +1,9 @@
 """Identifiers of the field: OIDs, DICOM UIDs, UUID URNs and patient identifiers (HL7 CX)."""
 
+import functools
 import re
 import uuid
 from dataclasses import dataclass
-from typing import Self
 
 from broker.model.errors import Rejected, XdsCode
 
@@ -11,6 +11,7 @@ _OID = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _UUID_URN = re.compile(r"urn:uuid:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ESCAPES = {"\\": "\\E\\", "^": "\\S\\", "&": "\\T\\", "~": "\\R\\", "|": "\\F\\"}
+_DELIMITER = re.compile(r"[\\^&~|]")
 _UNESCAPES = {v[1]: k for k, v in _ESCAPES.items()}
 
 
@@ -41,7 +42,7 @@ def new_oid() -> str:
 
 def escape_hl7(text: str) -> str:
     r"""Write `text` with the HL7 v2 delimiters as `\S\`, `\T\`, `\R\`, `\F\`, `\E\` (v2.5 2.7.1)."""
-    return "".join(_ESCAPES.get(c, c) for c in text)
+    return _DELIMITER.sub(lambda m: _ESCAPES[m[0]], text)
 
 
 def unescape_hl7(text: str) -> str:
@@ -58,20 +59,25 @@ class PatientId:
     domain: str
     value: str
 
-    @classmethod
-    def parse(cls, cx: str) -> Self:
+    @staticmethod
+    def parse(cx: str) -> "PatientId":
         """Read the XDS form `id^^^&oid&ISO` (ITI TF-3 4.2.3.1.7). Raise `Rejected` when it is anything else."""
-        parts = cx.split("^")
-        while len(parts) > 4 and not parts[-1]:
-            parts.pop()
-        authority = parts[3].split("&") if len(parts) == 4 else []
-        good = (
-            len(authority) == 3 and parts[0] and not parts[1] and not parts[2] and not authority[0]
-            and is_oid(authority[1]) and authority[2] == "ISO"
-        )
-        if not good:
-            raise Rejected(XdsCode.REGISTRY_METADATA_ERROR, f"not a patient id of the form id^^^&oid&ISO: {cx[:120]!r}")
-        return cls(authority[1], unescape_hl7(parts[0]))
+        return _parsed(cx)
 
     def __str__(self) -> str:
         return f"{escape_hl7(self.value)}^^^&{self.domain}&ISO"
+
+
+@functools.lru_cache(maxsize=1024)  # one call reads the same id in several places
+def _parsed(cx: str) -> PatientId:
+    parts = cx.split("^")
+    while len(parts) > 4 and not parts[-1]:
+        parts.pop()
+    authority = parts[3].split("&") if len(parts) == 4 else []
+    good = (
+        len(authority) == 3 and parts[0] and not parts[1] and not parts[2] and not authority[0]
+        and is_oid(authority[1]) and authority[2] == "ISO"
+    )
+    if not good:
+        raise Rejected(XdsCode.REGISTRY_METADATA_ERROR, f"not a patient id of the form id^^^&oid&ISO: {cx[:120]!r}")
+    return PatientId(authority[1], unescape_hl7(parts[0]))

@@ -1,5 +1,6 @@
 """What each attribute of a submitted object must look like towards a registry (ITI TF-3 tables 4.2.3.2-1 to 4.2.3.4-1)."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -153,9 +154,8 @@ def _check(where: str, attribute: Attribute, rim: RimObject) -> Iterator[Problem
 
 
 def _slot_problems(where: str, slots: Slots) -> Iterator[Problem]:
-    names = [name for name, _ in slots]
-    for name in dict.fromkeys(names):
-        if not name or names.count(name) > 1:
+    for name, count in Counter(name for name, _ in slots).items():
+        if not name or count > 1:
             yield problem(where, f"slot {name!r} must occur once")
 
 

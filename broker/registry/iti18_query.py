@@ -9,7 +9,7 @@ from broker.model.caller import Facts
 from broker.model.errors import BrokerError, Rejected, XdsCode
 from broker.model.ids import PatientId
 from broker.model.transaction import AuditEvent, Message, Transaction, Wire
-from broker.registry.parameters import Form, Values, read_values
+from broker.registry.parameters import Values, read_values
 from broker.registry.queries import QUERIES, Item, Search, StoredQuery
 from broker.registry.store import ASSOCIATION
 from broker.wire import ebxml
@@ -78,8 +78,7 @@ class StoredQueries:
 
 
 def _asked(row: StoredQuery, values: Values) -> list[PatientId]:
-    names = [parameter.name for parameter in row.parameters if parameter.form is Form.PATIENT]
-    return [PatientId.parse(values[name][0][0]) for name in names]
+    return [PatientId.parse(values[name][0][0]) for name in row.patients]
 
 
 def _read(raw: SoapRequest) -> QueryRequest:
@@ -89,9 +88,8 @@ def _read(raw: SoapRequest) -> QueryRequest:
 def _subject(request: QueryRequest) -> PatientId | None:
     """Give the patient a query names, when it can be read at all."""
     row = QUERIES.get(request.query_id)
-    names = {parameter.name for parameter in row.parameters if parameter.form is Form.PATIENT} if row else set()
-    for name, texts in request.slots:
-        if name in names and texts:
+    for name, texts in request.slots if row else ():
+        if row and name in row.patients and texts:
             try:
                 return PatientId.parse(texts[0].strip().strip("'").replace("''", "'"))
             except Rejected:

@@ -52,10 +52,16 @@ def read_values(
     Unknown Slots are ignored. `one_of` names parameters of which exactly one must be there, `aliases` maps designators
     of coding schemes to OIDs. Raise `Rejected` as ITI TF-2 3.18.4.1.3 says, `TooLarge` for more than `most` values.
     """
+    given: dict[str, list[tuple[str, ...]]] = {}
+    for name, texts in slots:
+        if texts:
+            given.setdefault(name, []).append(texts)
     found: Values = {}
     left = most
     for parameter in parameters:
-        groups = tuple(_group(parameter, texts, aliases) for name, texts in slots if name == parameter.name and texts)
+        if not (parameter.required or parameter.name in given):
+            continue
+        groups = tuple(_group(parameter, texts, aliases) for texts in given.get(parameter.name, ()))
         left -= sum(map(len, groups))
         if left < 0:
             raise TooLarge(f"{most} values in one stored query")

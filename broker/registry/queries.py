@@ -182,7 +182,7 @@ def _statement(kind: str, shape: Shape, *, bodies: bool, sqlite: bool) -> Prepar
     columns: list[sa.ColumnElement[Any]] = [
         table.uuid, table.kind, table.patient, table.confidentiality, table.body if bodies else sa.literal(b"", sa.LargeBinary())]
     ends = registry_association.c
-    nothing = [sa.literal_column("''").label(end) for end in (_SOURCE, _TARGET)]
+    nothing: list[sa.ColumnElement[Any]] = [sa.literal_column("''").label(end) for end in (_SOURCE, _TARGET)]
     columns += [ends.source, ends.target] if kind == ASSOCIATION else nothing
     statement = sa.select(*columns).join_from(registry_object, side, side.c.object_id == table.id).where(table.kind == kind)
     for position, (name, width) in enumerate(shape):
@@ -250,6 +250,11 @@ class StoredQuery:
     parameters: tuple[Parameter, ...]
     one_of: tuple[str, ...] = ()
     run: Run
+
+    @functools.cached_property
+    def patients(self) -> tuple[str, ...]:
+        """The names of the parameters that name a patient."""
+        return tuple(parameter.name for parameter in self.parameters if parameter.form is Form.PATIENT)
 
 
 def _ids(items: Iterable[Item]) -> set[str]:

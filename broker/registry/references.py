@@ -6,6 +6,7 @@ together.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from broker.config.profile import Profile
 from broker.model.errors import Problem, Rejected, XdsCode
@@ -24,7 +25,7 @@ from broker.model.metadata import (
 from broker.model.ports import PatientDirectory, Unit
 from broker.registry import store
 from broker.registry.attributes import problem
-from broker.registry.rules import Request
+from broker.registry.rules import MOST_PROBLEMS, Request
 from broker.registry.store import ASSOCIATION, DOCUMENT, FOLDER, SUBMISSION, Known
 
 _REGISTERED_TARGET = frozenset({RPLC, XFRM_RPLC, IS_SNAPSHOT_OF})
@@ -59,7 +60,7 @@ def examine(unit: Unit, request: Request, directory: PatientDirectory, profile: 
     registered = store.known(unit, filter(is_uuid_urn, ends - brought.keys()))
     setting = Setting(unit, request, directory, profile.region.affinity_domain, patient, brought, registered)
     for step in STEPS:
-        problems = list(step(setting))
+        problems = list(islice(step(setting), MOST_PROBLEMS))
         if problems:
             raise Rejected.of(problems)
     return setting

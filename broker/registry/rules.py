@@ -1,11 +1,12 @@
 """What a submission must be in itself, before the registry's content is looked at (ITI TF-3 4.2.1, 4.2.2; ITI TF-2 3.42.4.1.3).
 
-Steps run in order; the problems of the first step that has any are reported together.
+Steps run in order; the problems of the first step that has any are reported together, the first thousand of them.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from broker.config.profile import Profile
 from broker.model.errors import Problem, Rejected, XdsCode
@@ -34,6 +35,7 @@ from broker.wire.ebxml_vocabulary import ASSOCIATION
 RELATIONSHIPS = frozenset({RPLC, XFRM, APND, XFRM_RPLC, SIGNS, IS_SNAPSHOT_OF})
 REPLACEMENTS = frozenset({RPLC, XFRM_RPLC})
 DOCUMENTED = frozenset({RPLC, XFRM, APND, XFRM_RPLC})
+MOST_PROBLEMS = 1000            # told of one request
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def examine(submission: Submission, profile: Profile) -> Request:
     """Give the submission when it is right in itself; raise `Rejected` with all problems of the first failing step."""
     request = Request(submission, tuple(rim_objects(listing_of(submission.element))))
     for step in STEPS:
-        problems = list(step(request, profile))
+        problems = list(islice(step(request, profile), MOST_PROBLEMS))
         if problems:
             raise Rejected.of(problems)
     return request
@@ -101,6 +103,7 @@ def _ids(request: Request, _profile: Profile) -> Iterator[Problem]:
 def _structure(request: Request, _profile: Profile) -> Iterator[Problem]:
     links = request.objects.associations
     members = {link.target for link in links if link.type == HAS_MEMBER and link.source == request.submission_set.id}
+    brought = {rim.id: rim.kind for rim in request.rims}
     placed = [link for link in links if link.type == HAS_MEMBER and link.source != request.submission_set.id]
     if not (request.objects.documents or request.objects.folders or placed):
         yield problem("submission", "brings no DocumentEntry, no Folder and no Folder content")
@@ -110,11 +113,11 @@ def _structure(request: Request, _profile: Profile) -> Iterator[Problem]:
             if thing.id not in members:
                 yield problem(f"{kind} {thing.id}", "is not a member of the SubmissionSet")
     for link in links:
-        yield from (problem(f"Association {link.id}", text) for text in _link_problems(link, request))
+        wanted = _wanted_status(link, request.submission_set.id, brought)
+        yield from (problem(f"Association {link.id}", text) for text in _link_problems(link, request.submission_set.id, wanted))
 
 
-def _link_problems(link: Association, request: Request) -> Iterator[str]:
-    own = request.submission_set.id
+def _link_problems(link: Association, own: str, wanted: str) -> Iterator[str]:
     if link.type != HAS_MEMBER and link.type not in RELATIONSHIPS:
         yield f"associationType {link.type} is not known"
     if link.source == link.target or link.id in {link.source, link.target}:
@@ -123,18 +126,15 @@ def _link_problems(link: Association, request: Request) -> Iterator[str]:
         yield "the SubmissionSet can only be the source of HasMember"
     if link.documentation is not None and link.type not in DOCUMENTED:
         yield "associationDocumentation is not allowed on this type"
-    wanted = _wanted_status(link, request)
     if link.submission_set_status != wanted and not (wanted == "" and link.submission_set_status == "Reference"):
         yield f"SubmissionSetStatus must be {wanted or 'absent'}"
 
 
-def _wanted_status(link: Association, request: Request) -> str:
+def _wanted_status(link: Association, own: str, brought: Mapping[str, str]) -> str:
     """Original where the SubmissionSet brings the DocumentEntry, Reference where that is elsewhere, else nothing."""
-    if link.type != HAS_MEMBER or link.source != request.submission_set.id:
+    if link.type != HAS_MEMBER or link.source != own:
         return ""
-    if any(link.target == document.id for document in request.objects.documents):
-        return "Original"
-    return "" if any(link.target == rim.id for rim in request.rims) else "Reference"
+    return {"ExtrinsicObject": "Original", None: "Reference"}.get(brought.get(link.target), "")
 
 
 def _attributes(request: Request, _profile: Profile) -> Iterator[Problem]:

@@ -126,7 +126,7 @@ class Known:
 
 def nfc(text: str) -> str:
     """Give the text in the normal form in which search columns and query parameters are compared (ITI TF-3 4.2.3.1)."""
-    return unicodedata.normalize("NFC", text)
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def lock(unit: Unit) -> None:

@@ -119,21 +119,22 @@ def _check(repository: Repository, request: Provided, clean: contextlib.ExitStac
     """
     offers: list[Offer] = []
     problems: list[Problem] = []
-    submission = request.submission
-    said = {entry.get("id", ""): read_slots(entry) for entry in submission.element.iter(tag("ExtrinsicObject"))}
+    slots: dict[str, dict[str, str]] = {}
+    attached = {attachment.path for attachment in request.raw.attachments.values()}
+    said = {entry.get("id", ""): read_slots(entry) for entry in request.submission.element.iter(tag("ExtrinsicObject"))}
     for entry in request.submission.objects.documents:
         spooled = resolve(request.raw, request.documents[entry.id], repository.documents.incoming())
-        if spooled.path not in {attachment.path for attachment in request.raw.attachments.values()}:
+        if spooled.path not in attached:
             clean.callback(Path(spooled.path).unlink, missing_ok=True)
         sizes, hashes = first(said[entry.id], "size"), first(said[entry.id], "hash")
         problems += _differences(entry, spooled, sizes, hashes)
         offers.append(Offer(unique_id=entry.unique_id, mime_type=entry.mime_type, spooled=spooled))
         missing = {"hash": "" if hashes else spooled.sha1, "size": "" if sizes else str(spooled.size)}
         added = {name: value for name, value in missing.items() if value}
-        submission = with_slots(submission, entry.id, {**added, "repositoryUniqueId": repository.unique_id})
+        slots[entry.id] = {**added, "repositoryUniqueId": repository.unique_id}
     if problems:
         raise Rejected.of(problems)
-    return offers, submission
+    return offers, with_slots(request.submission, slots)
 
 
 def _differences(entry: DocumentEntry, spooled: Spooled, size: str, digest: str) -> list[Problem]:

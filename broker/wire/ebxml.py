@@ -6,7 +6,7 @@ decided by its rules, which look at the same elements through `ebxml_rim`.
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lxml import etree
@@ -73,13 +73,12 @@ def read_submission(element: Element) -> Submission:
     return Submission(element, read_objects(listing_of(element)))
 
 
-def with_slots(submission: Submission, document_id: str, slots: Mapping[str, str]) -> Submission:
-    """Give the submission with these single-valued slots of one DocumentEntry set, whatever they were before."""
+def with_slots(submission: Submission, slots: Mapping[str, Mapping[str, str]]) -> Submission:
+    """Give the submission with these single-valued slots, by DocumentEntry id, set, whatever they were before."""
     element = copy.deepcopy(submission.element)
     for entry in listing_of(element).iterfind(tag("ExtrinsicObject")):
-        if entry.get("id") == document_id:
-            for name, value in slots.items():
-                set_slot(entry, name, value)
+        for name, value in slots.get(entry.get("id", ""), {}).items():
+            set_slot(entry, name, value)
     return read_submission(element)
 
 
@@ -138,15 +137,19 @@ def read_object_refs(element: Element) -> tuple[str, ...]:
 def problems_of(error: BrokerError, actor: Literal["registry", "repository"]) -> tuple[Problem, ...]:
     """Give the registry errors of ITI TF-3 table 4.2.4.1-2 that tell `error` when `actor` answers."""
     if isinstance(error, Rejected):
-        return error.problems
+        return tuple(
+            replace(problem, code=_CODES[actor]["wrong"]) if problem.code in _GENERAL else problem for problem in error.problems)
     if isinstance(error, TooLarge):
         return (Problem(_CODES[actor]["large"], str(error)),)
     down = "registry" if isinstance(error, Unavailable) and error.what == "registry" else "other"
     return (Problem(_CODES[actor][down], str(error)),)
 
 
+# What the layers below call wrong has no code of its own in the table.
+_GENERAL = frozenset(("SchemaInvalid", "NotXml"))
 _CODES: dict[str, dict[str, str]] = {
-    "registry": {"large": XdsCode.REGISTRY_OUT_OF_RESOURCES, "registry": XdsCode.REGISTRY_BUSY, "other": XdsCode.REGISTRY_BUSY},
-    "repository": {"large": XdsCode.REPOSITORY_OUT_OF_RESOURCES, "registry": XdsCode.REGISTRY_NOT_AVAILABLE,
-                   "other": XdsCode.REPOSITORY_BUSY},
+    "registry": {"wrong": XdsCode.REGISTRY_ERROR, "large": XdsCode.REGISTRY_OUT_OF_RESOURCES,
+                 "registry": XdsCode.REGISTRY_BUSY, "other": XdsCode.REGISTRY_BUSY},
+    "repository": {"wrong": XdsCode.REPOSITORY_ERROR, "large": XdsCode.REPOSITORY_OUT_OF_RESOURCES,
+                   "registry": XdsCode.REGISTRY_NOT_AVAILABLE, "other": XdsCode.REPOSITORY_BUSY},
 }

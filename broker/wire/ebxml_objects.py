@@ -27,6 +27,7 @@ from broker.wire.ebxml_rim import (
     values,
     write_object,
 )
+from broker.wire.ebxml_types import is_size
 from broker.wire.ebxml_vocabulary import (
     ASSOCIATION,
     AUTHOR_PERSON,
@@ -53,9 +54,11 @@ def rim_objects(listing: Element) -> list[RimObject]:
 
     A Classification beside its package is given as if it were inside it (both are legal, ITI TF-3 4.2.1).
     """
-    beside = [read_classification(c) for c in listing.iterfind(tag("Classification"))]
+    beside: dict[str, list[Classification]] = {}
+    for label in (read_classification(c) for c in listing.iterfind(tag("Classification"))):
+        beside.setdefault(label.owner, []).append(label)
     found = [read_object(e) for e in listing if local_name(e) in OBJECTS]
-    return [_with_labels(rim, [c for c in beside if c.owner == rim.id]) for rim in found] if beside else found
+    return [_with_labels(rim, beside.get(rim.id, [])) for rim in found]
 
 
 def stray_elements(listing: Element) -> list[str]:
@@ -104,7 +107,7 @@ def from_rim(rims: Iterable[RimObject]) -> RegistryObjects:
 
 def _entry(rim: RimObject) -> DocumentEntry:
     fields = _slot_fields(ENTRY, rim)
-    fields["size"] = int(fields["size"]) if fields["size"].isascii() and fields["size"].isdigit() else None
+    fields["size"] = int(fields["size"]) if is_size(fields["size"]) else None
     codes = {attribute: _codes(rim, scheme) for attribute, scheme in ENTRY.codes.items()}
     return DocumentEntry(
         **_common(ENTRY, rim), **fields, mime_type=rim.attributes.get("mimeType", ""),

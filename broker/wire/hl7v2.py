@@ -287,12 +287,14 @@ def _charset(line: bytes, separator: bytes, repetition: str) -> str:
     A header whose names hold delimiter bytes cannot be split before it is decoded, so the candidates are tried.
     """
     plain = line.split(separator)
+    said: dict[str, str] = {}       # MSH-18 by codec: the line may be long, and a name may stand in it often
     for candidate in plain[17:]:
         name = candidate.decode("latin-1").strip()
         codec = _CODECS.get(_plain(name)) if name else None
         if codec is not None:
-            fields = line.decode(codec, "replace").split(separator.decode("latin-1"))
-            if len(fields) > 17 and fields[17].strip() == name:
+            if codec not in said:
+                said[codec] = "".join(line.decode(codec, "replace").split(separator.decode("latin-1"), 18)[17:18]).strip()
+            if said[codec] == name:
                 return name
     field = plain[17].decode("latin-1") if len(plain) > 17 else ""
     declared = {part.strip() for part in field.split(repetition) if part.strip()}

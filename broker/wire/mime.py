@@ -39,8 +39,14 @@ class BadMultipart(Rejected):
 
 
 def content_type_parameters(value: str) -> tuple[str, dict[str, str]]:
-    """Give the media type in lower case and its parameters, names in lower case, quotes removed; empty for no value."""
-    kind, options = parse_options_header(value)
+    """Give the media type in lower case and its parameters, names in lower case, quotes removed.
+
+    All is empty for no value, and for one with characters beyond those of HTTP.
+    """
+    try:
+        kind, options = parse_options_header(value)
+    except UnicodeEncodeError:
+        return "", {}
     return kind.decode("latin-1").strip(), {
         name.decode("latin-1").lower(): text.decode("latin-1") for name, text in options.items()}
 

@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -159,9 +159,13 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 class Orthanc:
-    """An Orthanc of its own in `folder`, called `ae`, that knows BROKER at `broker_port`. Use as a context manager."""
+    """An Orthanc of its own in `folder`, called `ae`, that knows BROKER at `broker_port` and `others`, by AE title.
 
-    def __init__(self, folder: Path, ae: str, broker_port: int, broker_ae: str = "BROKER", port: int = 0) -> None:
+    Use as a context manager.
+    """
+
+    def __init__(self, folder: Path, ae: str, broker_port: int, broker_ae: str = "BROKER", port: int = 0, *,
+                 others: Mapping[str, int] | None = None) -> None:
         self.folder, self.ae = folder, ae
         self.port, self._http = port or free_port(), free_port()
         folder.mkdir(parents=True, exist_ok=True)
@@ -169,7 +173,9 @@ class Orthanc:
             "Name": ae, "DicomAet": ae, "DicomPort": self.port, "HttpPort": self._http, "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False, "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"),
             "DefaultEncoding": "Utf8", "DicomAlwaysAllowGet": True, "DicomAlwaysAllowFind": True, "DicomAlwaysAllowMove": True,
-            "DicomModalities": {"broker": [broker_ae, "127.0.0.1", broker_port]}, "Plugins": [], "StableAge": 1,
+            "DicomModalities": {
+                name: [name, "127.0.0.1", at] for name, at in {broker_ae: broker_port, **(others or {})}.items()},
+            "Plugins": [], "StableAge": 1,
             "DicomServerEnabled": True, "DicomCheckCalledAet": True, "UnknownSopClassAccepted": True,
         }))
         self._stack = contextlib.ExitStack()
@@ -192,8 +198,13 @@ class Orthanc:
         found: list[str] = json.loads(self._call("/instances"))
         return found
 
-    def _call(self, path: str, data: bytes | None = None) -> bytes:
-        request = urllib.request.Request(f"http://127.0.0.1:{self._http}{path}", data=data)
+    def clear(self) -> None:
+        """Remove everything."""
+        for patient in json.loads(self._call("/patients")):
+            self._call(f"/patients/{patient}", method="DELETE")
+
+    def _call(self, path: str, data: bytes | None = None, method: str | None = None) -> bytes:
+        request = urllib.request.Request(f"http://127.0.0.1:{self._http}{path}", data=data, method=method)
         with urllib.request.urlopen(request, timeout=30) as reply:
             found: bytes = reply.read()
             return found

@@ -1,5 +1,6 @@
 """A broker of its own for one test: free ports, own folders, own profile, separate `broker serve` processes."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,8 @@ import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
+
+import psutil
 
 from broker.config.data import data
 
@@ -128,6 +131,26 @@ class Region:
             process.wait()
             raise
         assert status == 0, self.log.read_text("utf-8", "replace")[-4000:]
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    def kill(self) -> None:
+        """Kill every process of the broker at once, as a crash of the machine would."""
+        assert self._process is not None
+        process, self._process = self._process, None
+        supervisor = psutil.Process(process.pid)
+        supervisor.suspend()        # so that it starts nobody meanwhile
+        others = supervisor.children(recursive=True)
+        process.kill()
+        for other in others:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                other.kill()
+        process.wait()
+        psutil.wait_procs(others)
 
     def run(self, *arguments: str, expect: int = 0) -> str:
         """Run a broker command with this region's configuration; give its standard output."""

@@ -37,7 +37,7 @@ ATTRIBUTES = ("classCode", "typeCode", "formatCode", "confidentialityCode", "hea
 DOCUMENT = st.builds(
     DocumentEntry, id=KEY, unique_id=WORD, patient_id=WORD, mime_type=WORD, object_type=WORD, status=TEXT, home=TEXT, lid=TEXT,
     version=st.text("123", max_size=3), title=TEXT, comments=TEXT, creation_time=TEXT, service_start_time=TEXT,
-    service_stop_time=TEXT, language_code=TEXT, hash=TEXT, size=st.none() | st.integers(0, 1 << 60), repository_unique_id=TEXT,
+    service_stop_time=TEXT, language_code=TEXT, hash=TEXT, size=st.none() | st.integers(0, 10**18 - 1), repository_unique_id=TEXT,
     source_patient_id=TEXT, source_patient_info=MANY, reference_id_list=MANY, legal_authenticator=TEXT, uri=TEXT,
     authors=st.lists(AUTHOR, max_size=2).map(tuple), extra=EXTRA,
     codes=st.dictionaries(st.sampled_from(ATTRIBUTES), st.lists(CODE, min_size=1, max_size=2).map(tuple), max_size=3))

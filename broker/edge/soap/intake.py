@@ -29,6 +29,16 @@ from broker.wire.xop import spool
 _DECLARED = re.compile(rb"\s*<\?xml[^>]*\sencoding\s*=")
 _STALE = 3600.0
 _TRANSFER = {"", "7bit", "8bit", "binary"}
+# Charsets as senders spell them, in lower case with hyphens. A table: Python knows codecs that are no charsets, or are slow,
+# and remembers every name it is asked for.
+_CODECS = {
+    **dict.fromkeys(("utf-8", "utf8", "us-ascii", "ascii"), ""),
+    **dict.fromkeys(("gb18030", "gbk", "gb2312", "cp936"), "gb18030"),
+    **dict.fromkeys(("big5", "cp950"), "cp950"),
+    **{f"iso-8859-{n}": f"iso8859-{n}" for n in (*range(1, 12), 13, 14, 15, 16)}, "latin1": "iso8859-1",
+    **{f"windows-{n}": f"cp{n}" for n in range(1250, 1259)},
+    **{name: name for name in ("utf-16", "utf-16le", "utf-16be", "shift-jis", "euc-jp", "euc-kr", "koi8-r")},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +63,9 @@ class Intake:
 
         Raise `SoapFault`, `BadMultipart`, `TooLarge`, or `Unavailable` when the spool folder takes no more.
         """
+        coding = environ.get("HTTP_CONTENT_ENCODING", "").strip().lower()
+        if coding not in {"", "identity"}:
+            raise SoapFault("Sender", f"content coding {coding[:40]!r} is not taken", status=faults.UNSUPPORTED)
         kind, parameters = content_type_parameters(environ.get("CONTENT_TYPE", ""))
         if kind == SOAP_TYPE:
             body = _body(environ, limits.max_request, "server.max_request")
@@ -133,12 +146,12 @@ def _decoded(data: bytes, parameters: Mapping[str, str]) -> bytes:
     unless the document declares one of its own, which senders get right more often.
     """
     charset = parameters.get("charset", "utf-8")
+    codec = _CODECS.get(charset.strip().lower().replace("_", "-"))
+    if codec is None:
+        raise SoapFault("Sender", f"charset {charset[:40]!r} is not known", status=faults.UNSUPPORTED)
+    if not codec or _DECLARED.match(data[:200].removeprefix(codecs.BOM_UTF8)):
+        return data
     try:
-        name = codecs.lookup(charset).name
-        if name in {"utf-8", "ascii"} or _DECLARED.match(data[:200].removeprefix(codecs.BOM_UTF8)):
-            return data
-        return data.decode(name).encode()
-    except LookupError as error:
-        raise SoapFault("Sender", f"charset {charset[:40]!r} is not known", status=faults.UNSUPPORTED) from error
+        return data.decode(codec).encode()
     except UnicodeError as error:
         raise SoapFault("Sender", f"the document is not in charset {charset[:40]!r}", status=faults.BAD_REQUEST) from error

@@ -4,6 +4,7 @@ Dispatch looks at the Clark name of the Body child, then at wsa:Action where one
 Body child); the HTTP SOAPAction is never looked at (ITI TF-2 Appendix V.3.2).
 """
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from broker.wire.xml import SOAP, WSA, Element, NotXml, parse
 _ENVELOPE, _HEADER, _BODY = f"{{{SOAP}}}Envelope", f"{{{SOAP}}}Header", f"{{{SOAP}}}Body"
 _MUST, _ROLE = f"{{{SOAP}}}mustUnderstand", f"{{{SOAP}}}role"
 _ACTION, _MESSAGE_ID, _REPLY_TO = f"{{{WSA}}}Action", f"{{{WSA}}}MessageID", f"{{{WSA}}}ReplyTo"
-_ANONYMOUS = f"{WSA}/anonymous"
+_ADDRESS, _ANONYMOUS = f"{{{WSA}}}Address", f"{WSA}/anonymous"
 _WSSE = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd"
 
 # Security headers count as understood: with security off every caller may do everything, signed in or not.
@@ -31,8 +32,8 @@ _SINGLE = frozenset(f"{{{WSA}}}{name}" for name in ("To", "From", "ReplyTo", "Fa
 
 _HEAD = (
     f'<?xml version="1.0" encoding="UTF-8"?>\n<s:Envelope xmlns:s="{SOAP}" xmlns:wsa="{WSA}"><s:Header>'
-    '<wsa:Action s:mustUnderstand="true">{action}</wsa:Action><wsa:MessageID>{message_id}</wsa:MessageID>{more}'
-    "</s:Header><s:Body>")
+    '<wsa:Action s:mustUnderstand="true">{action}</wsa:Action><wsa:MessageID>')
+_HEAD_END = "</s:Header><s:Body>"
 _TAIL = b"</s:Body></s:Envelope>"
 
 
@@ -53,7 +54,8 @@ def operation_of(descriptor: Any) -> Operation:
 def reply_address(headers: Mapping[str, Element]) -> str:
     """Give the address in wsa:ReplyTo, or nothing."""
     element = headers.get(_REPLY_TO)
-    return "" if element is None else (element.findtext(f"{{{WSA}}}Address") or "").strip()
+    address = None if element is None else next(element.iterchildren(_ADDRESS), None)
+    return "" if address is None else (address.text or "").strip()
 
 
 class BrokerSoap12(Soap12):
@@ -83,14 +85,23 @@ class BrokerSoap12(Soap12):
     def decompose_incoming_envelope(self, ctx: Any, message: Any = Soap12.REQUEST) -> None:  # noqa: ARG002 - spyne's signature
         """Find the headers and the one Body child. Headers are set first: a fault answers the MessageID it found."""
         blocks = [block for header in ctx.in_document.iterchildren(_HEADER) for block in header]
-        ctx.in_header_doc = {block.tag: block for block in reversed(blocks)}
+        tags = [str(block.tag) for block in blocks]
+        ctx.in_header_doc = dict(zip(reversed(tags), reversed(blocks), strict=True))
         bodies = list(ctx.in_document.iterchildren(_BODY))
         if len(bodies) != 1 or len(bodies[0]) != 1:
             raise SoapFault("Sender", "an envelope must have one Body, and a Body one child element")
-        _check_addressing(blocks, ctx.in_header_doc)
+        _check_addressing(tags, ctx.in_header_doc)
         _check_understood(blocks)
         ctx.in_body_doc = bodies[0][0]
         ctx.method_request_string = ctx.in_body_doc.tag
+
+    def get_context(self, parent: Any, transport: Any) -> None:
+        """Give nothing: a protocol's own context is for protocols with state."""
+
+    def generate_method_contexts(self, ctx: Any) -> list[Any]:
+        """Make this context the call's: a message has one method here, spyne would copy the context for each."""
+        (ctx.descriptor,) = self.get_call_handles(ctx)
+        return [ctx]
 
     def get_call_handles(self, ctx: Any) -> list[Any]:
         """Find the operation, and check that it came in its own packaging (ITI TF-2 Appendix V.3.6)."""
@@ -130,15 +141,20 @@ def _head(ctx: Any, action: str, more: str = "") -> bytes:
     if asked is not None:
         # Byte for byte, also where it is no URI: callers match it as text.
         more = f"<wsa:RelatesTo>{escape(asked.text or '', {chr(13): '&#13;'})}</wsa:RelatesTo>{more}"
-    return _HEAD.format(action=escape(action), message_id=new_uuid_urn(), more=more).encode()
+    return f"{_opening(action)}{new_uuid_urn()}</wsa:MessageID>{more}{_HEAD_END}".encode()
 
 
-def _check_addressing(blocks: Iterable[Element], headers: Mapping[str, Element]) -> None:
-    seen: set[str] = set()
-    for block in blocks:
-        if block.tag in _SINGLE and block.tag in seen:
-            raise _bad_addressing("InvalidCardinality", f"header {block.tag} is repeated")
-        seen.add(str(block.tag))
+@functools.cache
+def _opening(action: str) -> str:
+    """Give an envelope of ours up to its MessageID; actions are those of rows and faults."""
+    return _HEAD.format(action=escape(action))
+
+
+def _check_addressing(tags: list[str], headers: Mapping[str, Element]) -> None:
+    if len(tags) > len(headers):
+        for tag in headers:
+            if tag in _SINGLE and tags.count(tag) > 1:
+                raise _bad_addressing("InvalidCardinality", f"header {tag} is repeated")
     if reply_address(headers) not in {"", _ANONYMOUS}:
         raise _bad_addressing("OnlyAnonymousAddressSupported", "replies go back on the connection: ReplyTo must be anonymous")
 
@@ -149,9 +165,10 @@ def _bad_addressing(local: str, reason: str) -> SoapFault:
 
 def _check_understood(blocks: Iterable[Element]) -> None:
     for block in blocks:
+        if (block.get(_MUST) or "").strip() not in {"1", "true"} or (block.get(_ROLE) or "").strip() not in _OUR_ROLES:
+            continue
         namespace, _, local = str(block.tag).rpartition("}")
-        mandatory = (block.get(_MUST) or "").strip() in {"1", "true"} and (block.get(_ROLE) or "").strip() in _OUR_ROLES
-        if mandatory and namespace[1:] not in _UNDERSTOOD:
+        if namespace[1:] not in _UNDERSTOOD:
             raise faults.not_understood(namespace[1:], local)
 
 

@@ -45,9 +45,13 @@ class SoapTransportContext(TransportContext):
 
 
 class SoapContext(MethodContext):
-    """A call."""
+    """A call. Two habits of spyne that cost as much as a query are left out: a check on every attribute, and events."""
 
     TransportContext = SoapTransportContext
+    __setattr__ = object.__setattr__
+
+    def fire_event(self, event: str, *args: Any, **kwargs: Any) -> None:
+        """Tell nobody: what listeners would do is done by the gate, whatever the wire."""
 
 
 class SoapTransport(ServerBase):

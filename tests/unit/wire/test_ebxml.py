@@ -65,7 +65,7 @@ def test_other_elements_are_not_submissions(text: str) -> None:
 
 def test_slots_are_set_in_one_document_only() -> None:
     before = submission(bundle([document("Doc1", hash="", size=None), document("Doc2", hash="", size=None)]))
-    after = ebxml.with_slots(before, "Doc2", {"hash": "ab", "size": "12", "repositoryUniqueId": "2.999.9"})
+    after = ebxml.with_slots(before, {"Doc2": {"hash": "ab", "size": "12", "repositoryUniqueId": "2.999.9"}})
     one, two = after.objects.documents
     assert (one.hash, one.size, one.repository_unique_id) == ("", None, "2.999.1.2")
     assert (two.hash, two.size, two.repository_unique_id) == ("ab", 12, "2.999.9")
