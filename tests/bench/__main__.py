@@ -2,7 +2,7 @@
 
 import sys
 
-from tests.bench import archive, harness, soap, transfer
+from tests.bench import archive, dicom, harness, soap, transfer
 
 if __name__ == "__main__":
-    harness.main([*soap.FIGURES, *transfer.FIGURES, *archive.FIGURES], sys.argv[1:])
+    harness.main([*soap.FIGURES, *transfer.FIGURES, *archive.FIGURES, *dicom.FIGURES], sys.argv[1:])

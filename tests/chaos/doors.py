@@ -1,0 +1,177 @@
+"""The public doors as a stranger uses them: SOAP, MTOM and ebXML written and read with the standard library only."""
+
+import http.client
+import re
+import uuid
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from xml.sax.saxutils import escape, quoteattr
+
+SOAP = "http://www.w3.org/2003/05/soap-envelope"
+WSA = "http://www.w3.org/2005/08/addressing"
+XDS = "urn:ihe:iti:xds-b:2007"
+RAD = "urn:ihe:rad:xdsi-b:2009"
+RS = "urn:oasis:names:tc:ebxml-regrep:xsd:rs:3.0"
+RIM = "urn:oasis:names:tc:ebxml-regrep:xsd:rim:3.0"
+QUERY = "urn:oasis:names:tc:ebxml-regrep:xsd:query:3.0"
+LCM = "urn:oasis:names:tc:ebxml-regrep:xsd:lcm:3.0"
+XOP = "http://www.w3.org/2004/08/xop/include"
+GET_DOCUMENTS = "urn:uuid:5c4f972b-d56b-40ac-a5fc-c8ca9b40b9d4"
+UNIQUE_ID = "urn:uuid:2e82c1f6-a085-4c72-9da3-8640a32e42ab"
+SYNTAX = "1.2.840.10008.1.2.1"
+REPOSITORY = "2.999.1.2"
+
+
+class Cut(Exception):
+    """No whole answer came: nobody knows what was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Status URN's last word, errors as (code, location, context), documents by uniqueId."""
+
+    status: str
+    errors: tuple[tuple[str, str, str], ...] = ()
+    documents: Mapping[str, bytes] = field(default_factory=dict)
+    body: ET.Element | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """An instance as RAD-69 asks for it."""
+
+    study: str
+    series: str
+    sop: str
+    source: str
+
+
+def submit(port: int, submission: str, documents: Mapping[str, bytes]) -> Answer:
+    """ITI-41: `submission` is a lcm:SubmitObjectsRequest, `documents` the bytes by ExtrinsicObject id."""
+    rows = "".join(
+        f'<xds:Document id={quoteattr(key)}><xop:Include xmlns:xop="{XOP}" href="cid:{key}@chaos"/></xds:Document>'
+        for key in documents)
+    body = (f'<xds:ProvideAndRegisterDocumentSetRequest xmlns:xds="{XDS}">{submission}{rows}'
+            "</xds:ProvideAndRegisterDocumentSetRequest>")
+    return _call(port, "/xds/repository", "urn:ihe:iti:2007:ProvideAndRegisterDocumentSet-b", body,
+                 {f"{key}@chaos": data for key, data in documents.items()})
+
+
+def retrieve_documents(port: int, unique_ids: Iterable[str]) -> Answer:
+    """ITI-43."""
+    rows = "".join(_request(REPOSITORY, uid) for uid in unique_ids)
+    return _call(port, "/xds/repository", "urn:ihe:iti:2007:RetrieveDocumentSet",
+                 f'<RetrieveDocumentSetRequest xmlns="{XDS}">{rows}</RetrieveDocumentSetRequest>', {})
+
+
+def retrieve_pictures(port: int, refs: Sequence[Ref], timeout: float = 150.0) -> Answer:
+    """RAD-69."""
+    studies: dict[str, dict[str, list[Ref]]] = {}
+    for ref in refs:
+        studies.setdefault(ref.study, {}).setdefault(ref.series, []).append(ref)
+    rows = "".join(
+        f'<rad:StudyRequest studyInstanceUID="{study}">' + "".join(
+            f'<rad:SeriesRequest seriesInstanceUID="{uid}">' + "".join(_request(ref.source, ref.sop) for ref in members)
+            + "</rad:SeriesRequest>" for uid, members in series.items()) + "</rad:StudyRequest>"
+        for study, series in studies.items())
+    body = (f'<rad:RetrieveImagingDocumentSetRequest xmlns:rad="{RAD}" xmlns="{XDS}">{rows}<rad:TransferSyntaxUIDList>'
+            f"<rad:TransferSyntaxUID>{SYNTAX}</rad:TransferSyntaxUID></rad:TransferSyntaxUIDList>"
+            "</rad:RetrieveImagingDocumentSetRequest>")
+    return _call(port, "/xds/imaging", "urn:ihe:rad:2009:RetrieveImagingDocumentSet", body, {}, timeout)
+
+
+def registered(port: int, unique_ids: Sequence[str]) -> list[str]:
+    """ITI-18 GetDocuments by uniqueId: give the uniqueId of every entry answered, repeats included."""
+    values = "".join(f"<Value>('{escape(uid)}')</Value>" for uid in unique_ids)
+    body = (f'<query:AdhocQueryRequest xmlns:query="{QUERY}" xmlns="{RIM}"><query:ResponseOption returnType="LeafClass" '
+            f'returnComposedObjects="true"/><AdhocQuery id="{GET_DOCUMENTS}"><Slot name="$XDSDocumentEntryUniqueId"><ValueList>'
+            f"{values}</ValueList></Slot></AdhocQuery></query:AdhocQueryRequest>")
+    answer = _call(port, "/xds/registry", "urn:ihe:iti:2007:RegistryStoredQuery", body, None)
+    if answer.body is None or answer.status != "Success":
+        raise Cut(f"{answer.status} {answer.errors}")
+    return [
+        found.get("value", "") for found in answer.body.iter(f"{{{RIM}}}ExternalIdentifier")
+        if found.get("identificationScheme") == UNIQUE_ID]
+
+
+def _request(repository: str, uid: str) -> str:
+    return (f"<DocumentRequest><RepositoryUniqueId>{repository}</RepositoryUniqueId>"
+            f"<DocumentUniqueId>{escape(uid)}</DocumentUniqueId></DocumentRequest>")
+
+
+def _call(
+    port: int, path: str, action: str, body: str, parts: Mapping[str, bytes] | None, timeout: float = 60.0,
+) -> Answer:
+    """Send one request (`parts` None: plain SOAP) and read the whole answer."""
+    envelope = (
+        f'<s:Envelope xmlns:s="{SOAP}" xmlns:wsa="{WSA}"><s:Header><wsa:Action s:mustUnderstand="true">{action}</wsa:Action>'
+        f"<wsa:MessageID>urn:uuid:{uuid.uuid4()}</wsa:MessageID><wsa:To>http://127.0.0.1:{port}{path}</wsa:To></s:Header>"
+        f"<s:Body>{body}</s:Body></s:Envelope>").encode()
+    kind, data = f'application/soap+xml; charset=utf-8; action="{action}"', envelope
+    if parts is not None:
+        kind, data = _packed(envelope, parts)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        connection.request("POST", path, data, {"Content-Type": kind})
+        reply = connection.getresponse()
+        content = reply.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise Cut(type(error).__name__) from error
+    finally:
+        connection.close()
+    if reply.status != 200:
+        raise Cut(f"HTTP {reply.status}")
+    return _read(reply.headers.get("Content-Type", ""), content)
+
+
+def _packed(envelope: bytes, parts: Mapping[str, bytes]) -> tuple[str, bytes]:
+    boundary = uuid.uuid4().hex
+    pieces = [("root@chaos", 'application/xop+xml; charset=UTF-8; type="application/soap+xml"', envelope)]
+    pieces += [(name, "application/octet-stream", data) for name, data in parts.items()]
+    body = b"".join(
+        f"--{boundary}\r\nContent-Type: {kind}\r\nContent-Transfer-Encoding: binary\r\nContent-ID: <{name}>\r\n\r\n".encode()
+        + data + b"\r\n" for name, kind, data in pieces)
+    head = (f'multipart/related; boundary="{boundary}"; type="application/xop+xml"; start="<root@chaos>"; '
+            'start-info="application/soap+xml"')
+    return head, body + f"--{boundary}--\r\n".encode()
+
+
+def _read(kind: str, content: bytes) -> Answer:
+    attachments: dict[str, bytes] = {}
+    root = content
+    if kind.startswith("multipart/"):
+        found = re.search(r'boundary="?([^";]+)', kind)
+        if found is None:
+            raise Cut("no boundary")
+        pieces = _split(content, found.group(1))
+        root = pieces.pop(0)[1]
+        attachments = dict(pieces)
+    envelope = ET.fromstring(root)
+    body = next(iter(envelope.find(f"{{{SOAP}}}Body") or ()), None)
+    if body is None or body.tag == f"{{{SOAP}}}Fault":
+        raise Cut("a fault")
+    response = body if "status" in body.attrib else body.find(f"{{{RS}}}RegistryResponse")
+    if response is None:
+        raise Cut("no RegistryResponse")
+    errors = tuple(
+        (e.get("errorCode", ""), e.get("location", ""), e.get("codeContext", "")) for e in response.iter(f"{{{RS}}}RegistryError"))
+    documents: dict[str, bytes] = {}
+    for row in body.iter(f"{{{XDS}}}DocumentResponse"):
+        include = row.find(f"{{{XDS}}}Document/{{{XOP}}}Include")
+        name = "" if include is None else include.get("href", "").removeprefix("cid:")
+        documents[row.findtext(f"{{{XDS}}}DocumentUniqueId", "")] = attachments.get(name.replace("%40", "@"), b"")
+    return Answer(response.get("status", "").rpartition(":")[2], errors, documents, body)
+
+
+def _split(content: bytes, boundary: str) -> list[tuple[str, bytes]]:
+    """Give (Content-ID, bytes) of each part; a body without its closing boundary is cut."""
+    pieces = (b"\r\n" + content).split(f"\r\n--{boundary}".encode())
+    if len(pieces) < 3 or not pieces[-1].startswith(b"--"):
+        raise Cut("the answer has no end")
+    parts = []
+    for piece in pieces[1:-1]:
+        head, _, data = piece.partition(b"\r\n\r\n")
+        name = re.search(rb"(?i)content-id:\s*<([^>]+)>", head)
+        parts.append((name.group(1).decode() if name else "", data))
+    return parts

@@ -1,0 +1,94 @@
+"""Kills processes of a running broker with SIGKILL and waits until it is whole again."""
+
+import random
+import statistics
+import time
+from dataclasses import dataclass, field
+
+import psutil
+
+from tests.helpers.region import Region
+
+WEIGHTS = {"web master": 3, "web worker": 4, "receiver": 6, "fetch": 4, "worker": 4, "mllp": 2, "command": 3, "everything": 1}
+LONGEST = 90.0      # seconds until a killed broker must be whole again
+
+
+@dataclass(slots=True)
+class Killer:
+    """Kills and remembers: seconds until the broker was whole again, by victim; who did not come back."""
+
+    region: Region
+    dice: random.Random
+    recovered: dict[str, list[float]] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+
+    def kill(self) -> str:
+        """Kill somebody; return who, when everything answers again."""
+        kind, victims = self._choose()
+        started = time.monotonic()
+        before = self._living()
+        if kind == "everything":
+            self.region.kill()
+            self.region.start()
+        else:
+            victims[0].kill()
+        if kind != "command":
+            self._wait(kind, victims, before)
+        self.recovered.setdefault(kind, []).append(time.monotonic() - started)
+        return kind
+
+    def rows(self) -> list[tuple[str, int, str]]:
+        """Give victim, number of kills, and how fast it was whole again."""
+        return [(kind, len(times), "" if kind == "command" else
+                 f"whole again in {statistics.median(times):.1f} s, at most {max(times):.1f} s")
+                for kind, times in sorted(self.recovered.items())]
+
+    def _choose(self) -> tuple[str, list[psutil.Process]]:
+        while True:
+            kind = self.dice.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+            if kind == "everything":
+                return kind, []
+            victims = self._living()[kind]
+            if victims:
+                return kind, [self.dice.choice(victims)]
+            time.sleep(0.05)
+
+    def _living(self) -> dict[str, list[psutil.Process]]:
+        found: dict[str, list[psutil.Process]] = {kind: [] for kind in WEIGHTS}
+        supervisor = self.region.pid
+        for process in psutil.Process().children(recursive=True):
+            try:
+                line, parent = process.cmdline(), process.ppid()
+            except psutil.Error:
+                continue
+            if str(self.region.config) not in line:
+                continue
+            if "--role" in line:
+                role = line[line.index("--role") + 1]
+                name = role if role != "web" else "web master" if parent == supervisor else "web worker"
+                found[name].append(process)
+            elif "serve" not in line:
+                found["command"].append(process)
+        return found
+
+    def _wait(self, kind: str, victims: list[psutil.Process], before: dict[str, list[psutil.Process]]) -> None:
+        """Return when as many of the victim's kind live as before, without the victim, and /healthz says ok."""
+        until = time.monotonic() + LONGEST
+        gone = {process.pid for process in victims}
+        while time.monotonic() < until:
+            now = self._living()
+            fresh = [process for process in now[kind] if process.pid not in gone]
+            if len(fresh) >= len(before[kind]) and self.region.health().get("status") == "ok":
+                return
+            time.sleep(0.05)
+        self.lost.append(f"{kind} did not come back: {self.region.health()}")
+
+
+def leftovers(region: Region) -> list[str]:
+    """Give the processes of a stopped broker that still live."""
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        line = process.info["cmdline"] or []
+        if str(region.config) in line and process.pid != psutil.Process().pid:
+            found.append(f"{process.pid} {' '.join(line[1:])}")
+    return found

@@ -1,0 +1,139 @@
+"""One run: a region under load, so many kills, then calm, time that goes by, and the checks."""
+
+import contextlib
+import os
+import random
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from broker.client.consult import Consultation
+from broker.config import profile as profiles
+from broker.model.ids import PatientId
+from broker.model.people import Demographics, PersonName
+from broker.wire import hl7v3
+from tests.chaos import answered
+from tests.chaos.checks import Report
+from tests.chaos.journal import Journal
+from tests.chaos.killer import Killer, leftovers
+from tests.chaos.load import B_PATIENT, Load
+from tests.chaos.stored import Stored, opened
+from tests.helpers import dicom
+from tests.helpers.region import Region
+
+SLOTS = 16
+_CALM = 90.0            # seconds within which everything begun must end by itself
+_DAYS = 2 * 86400       # how much time goes by for what waits for it: leftovers, leases, back-off
+
+Told = Callable[[str], None]
+
+
+def run(folder: Path, out: Path, *, kills: int, seed: int, tell: Told) -> Report:
+    """Run it below `folder`; the journal, the server's log and the report go to `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "journal.jsonl").unlink(missing_ok=True)
+    report, journal = Report(), Journal(out / "journal.jsonl")
+    changes = {"hospitals.toml": {"idle_seconds = 20": "idle_seconds = 10"}}
+    region = Region(folder, server={"receivers": 2, "retrieve_slots": SLOTS}, changes=changes)
+    try:
+        with dicom.Orthanc(folder / "orthanc", "PACSB", region.dicom_port, port=region.pacs_port) as pacs, region:
+            _introduce(region)
+            _shake(region, pacs, journal, report, (kills, seed, tell))
+            tell("calm")
+            report.check("everything that was begun ended by itself", 1, _settled(region.data, patient=False))
+            answered.ask_at_once(region, journal, report, SLOTS)
+            region.stop()
+            report.check("no process outlives its supervisor", 1, leftovers(region))
+            age(region.data)
+            region.start()
+            tell("two days later")
+            report.check("everything that waited was done later", 1, _settled(region.data, patient=True))
+            region.run("migrate")
+            tell("asking for everything")
+            answered.ask_for_everything(region, journal, report)
+        Stored(region.data, journal, report).look()
+        report.check("no answer was ever wrong", sum(journal.counts.values()), journal.wrong)
+        report.check("no patient is named and no bug is met in any log", 1, _log(region, journal))
+    finally:
+        if region.log.exists():
+            shutil.copy(region.log, out / "serve.log")
+        report.write(out / "report.json")
+    return report
+
+
+def _introduce(region: Region) -> None:
+    """Register hospital B's patient."""
+    person = Demographics(names=(PersonName(family="區", given="秀蘭"),), birth_date="19550101", sex="F")
+    with Consultation(region.url, profiles.load(str(region.folder / "region"))) as client:
+        client.feed_v3(hl7v3.write_add_patient(
+            PatientId("2.999.3.1", B_PATIENT), person, sender="2.999.3.9", receiver="2.999.1.4"))
+
+
+def _shake(region: Region, pacs: dicom.Orthanc, journal: Journal, report: Report, plan: tuple[int, int, Told]) -> None:
+    """Load and kills."""
+    kills, seed, tell = plan
+    load = Load(region, pacs, journal, region.folder, seed)
+    killer = Killer(region, random.Random(f"{seed}/kills"))
+    started = time.monotonic()
+    load.start()
+    try:
+        for number in range(1, kills + 1):
+            time.sleep(killer.dice.uniform(0.2, 2.5))
+            tell(f"{number} of {kills}: {killer.kill()}")
+    finally:
+        load.stop()
+    report.count("seconds under load", int(time.monotonic() - started))
+    for kind, times, note in killer.rows():
+        report.count(f"kills of {kind}", times, note)
+    for what, times in sorted(journal.counts.items()):
+        report.count(what, times)
+    report.count("documents acknowledged", len(journal.documents))
+    report.count("objects acknowledged", len(journal.pictures), f"{len(journal.studies())} studies")
+    report.count("objects under a taken UID acknowledged", len(journal.aside))
+    report.count("patients acknowledged", len(journal.patients))
+    report.count("studies of hospital B published", len(journal.origin))
+    report.check("who was killed came back", kills, killer.lost)
+
+
+def _settled(data: Path, *, patient: bool) -> list[str]:
+    """Wait until nothing is under way; give what still is. `patient`: publications that wait for their time count too."""
+    until = time.monotonic() + _CALM
+    while (busy := list(_under_way(data, patient=patient))) and time.monotonic() < until:
+        time.sleep(0.5)
+    return busy
+
+
+def _under_way(data: Path, *, patient: bool) -> Iterator[str]:
+    with opened(data) as connection:
+        for row in connection.execute("SELECT id, state FROM fetch_job WHERE state IN ('queued', 'running')"):
+            yield f"fetch {row['id']} is {row['state']}"
+        for row in connection.execute("SELECT study_uid, state FROM study WHERE state != 'complete'"):
+            yield f"study {row['study_uid']} is {row['state']}"
+        for row in connection.execute("SELECT study_id, reason FROM publication WHERE state = 'due'") if patient else ():
+            yield f"publication {row['study_id']} is due {row['reason']}"
+        known = connection.execute("SELECT count(*) FROM instance").fetchone()[0]
+    files = sum(1 for file in (data / "online").glob("[a-z]*/**/*") if file.is_file())
+    if files != known:
+        yield f"{files} online files, {known} rows"
+
+
+def age(data: Path) -> None:
+    """Let two days go by for what a stopped broker has: leftovers grow old, leases and back-offs end."""
+    then = time.time() - _DAYS
+    for name in (".incoming", ".spool", ".tmp", "roles"):
+        for folder in data.rglob(name):
+            for file in folder.iterdir():
+                os.utime(file, (then, then))
+    for file in (data / "archive").glob("[0-9a-f][0-9a-f]/*"):
+        os.utime(file, (then, then))
+    with contextlib.closing(sqlite3.connect(data / "broker.db")) as connection, connection:
+        connection.execute("UPDATE document SET at = at - ? WHERE state = 'pending'", (_DAYS,))
+        connection.execute("UPDATE publication SET next_at = next_at - ?", (_DAYS,))
+
+
+def _log(region: Region, journal: Journal) -> list[str]:
+    said = region.logs()
+    wrong = [line for line in said.splitlines() if "Traceback" in line or '"event": "bug"' in line]
+    return wrong + [value for value in (*journal.patients, B_PATIENT, "混沌") if value in said]

@@ -1,0 +1,164 @@
+"""The process that reads: `python -m tests.fuzz.worker TARGET SCRATCH SECONDS SEED INPUTS FINDINGS`, started by the harness."""
+
+import faulthandler
+import gc
+import json
+import random
+import resource
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import structlog
+
+from broker.model.errors import BrokerError
+from tests.fuzz.harness import CPU_LIMIT, ROOT, Board, Reader, Target, keep, seeds
+from tests.fuzz.mutate import Mutator
+from tests.fuzz.targets import TARGETS
+
+_OURS = str(ROOT / "broker") + "/"
+_CORPUS = 400               # inputs kept for their new outcome, beside the golden ones
+_TRACED = 8                 # every eighth input is traced line by line
+
+
+class TooSlow(BaseException):
+    """An input took more CPU time than it may."""
+
+
+class Wrong(Exception):
+    """Our code said by its log that something went wrong."""
+
+
+class Run:
+    """One worker's run over one target."""
+
+    def __init__(self, target: Target, scratch: Path, seed: int, findings: Path) -> None:
+        self._target, self._findings = target, findings
+        self._golden = list(seeds(target).values())
+        self._kept: list[bytes] = []
+        self._source = random.Random(seed)
+        self._mutator = Mutator(self._source, target.words, target.longest)
+        self._board = Board(scratch / "board")
+        self._inputs = self._values = self._refused = 0
+        self._kinds: set[str] = set()
+        self._lines: set[tuple[CodeType, int]] = set()
+        self._told: set[str] = set()
+        self._logged: list[str] = []
+        structlog.configure(processors=[self._listen])
+        self._read: Reader = target.make(scratch)
+
+    def go(self, seconds: float, inputs: int) -> None:
+        """Read until the time is over, or this many inputs."""
+        until = time.monotonic() + seconds
+        for data in self._golden:
+            self.read(data, must=True)
+        while time.monotonic() < until and not (inputs and self._inputs >= inputs):
+            corpus = self._kept if self._kept and self._source.random() < 0.5 else self._golden
+            self.read(self._mutator.mutate(corpus))
+        self._tell(b"")
+
+    def read(self, data: bytes, *, must: bool = False) -> None:
+        """Read one input and judge what came of it. `must`: it is good and has to give a value."""
+        self._inputs += 1
+        traced = self._inputs % _TRACED == 0
+        self._tell(data)
+        self._logged.clear()
+        seen = len(self._lines)
+        began = time.process_time()
+        try:
+            kind = self._guarded(data, traced=traced)
+            if self._logged:
+                raise Wrong(self._logged[0])
+            self._values += 1
+        except (BrokerError, *self._target.allowed) as error:
+            kind = f"{type(error).__name__} {_place(error)}"
+            self._refused += 1
+            if must:
+                self._found(f"a golden input is refused: {error}", data, traceback.format_exc())
+            if self._logged:
+                self._found(f"Wrong: {self._logged[0]}", data, traceback.format_exc())
+        except (Exception, TooSlow, MemoryError) as error:
+            kind = f"{type(error).__name__} {_place(error)}"
+            self._found(f"{kind}: {str(error)[:200]}" if isinstance(error, Wrong) else kind, data, traceback.format_exc())
+        used = time.process_time() - began
+        if not traced and used > 0.25 + len(data) * self._target.slope:
+            self._found(f"slow: {kind}", data, f"{used:.2f} seconds for {len(data)} bytes")
+        if kind not in self._kinds or len(self._lines) > seen:
+            self._kinds.add(kind)
+            self._keep(data)
+
+    def _guarded(self, data: bytes, *, traced: bool) -> str:
+        signal.setitimer(signal.ITIMER_PROF, CPU_LIMIT * (3 if traced else 1))
+        if traced:
+            sys.settrace(self._trace)
+        try:
+            return self._read(data)
+        finally:
+            sys.settrace(None)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+
+    def _trace(self, frame: FrameType, _event: str, _arg: Any) -> Callable[..., Any] | None:
+        if not frame.f_code.co_filename.startswith(_OURS):
+            return None
+        code, lines = frame.f_code, self._lines
+
+        def line(frame: FrameType, event: str, _arg: Any) -> Callable[..., Any]:
+            if event == "line":
+                lines.add((code, frame.f_lineno))
+            return line
+        return line
+
+    def _keep(self, data: bytes) -> None:
+        if len(self._kept) < _CORPUS:
+            self._kept.append(data)
+        else:
+            self._kept[self._source.randrange(_CORPUS)] = data
+
+    def _tell(self, data: bytes) -> None:
+        self._board.begin((self._inputs, self._values, self._refused, len(self._kinds)), data)
+
+    def _found(self, what: str, data: bytes, trace: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            finding = keep(self._target.name, what, data, trace, self._findings)
+            print("FINDING", json.dumps([what, str(finding.file)]), flush=True)
+
+    def _listen(self, _logger: Any, method: str, event: dict[str, Any]) -> str:
+        if method in {"error", "exception", "critical"}:
+            trace = traceback.format_exc() if sys.exc_info()[0] else ""
+            self._logged.append(f"{event} {trace}")
+        raise structlog.DropEvent
+
+
+def _place(error: BaseException) -> str:
+    """Give the last place in our own code that the error came through."""
+    steps = [step for step in traceback.extract_tb(error.__traceback__) if step.filename.startswith(_OURS)]
+    return f"{steps[-1].filename.removeprefix(_OURS)}:{steps[-1].lineno}" if steps else "tests"
+
+
+def _too_slow(_signal: int, _frame: FrameType | None) -> None:
+    raise TooSlow
+
+
+def main(name: str, scratch: str, seconds: str, seed: str, inputs: str, findings: str) -> None:
+    """Run."""
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    target = next(target for target in TARGETS if target.name == name)
+    run = Run(target, Path(scratch), int(seed), Path(findings))
+    signal.signal(signal.SIGPROF, _too_slow)
+    warnings.simplefilter("error")
+    gc.collect()
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + target.memory, resource.RLIM_INFINITY))
+    run.go(float(seconds), int(inputs))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
