@@ -1,0 +1,244 @@
+"""A running region as a hostile world meets it: raw doors, what is stored, and whether the service goes on."""
+
+import contextlib
+import email.parser
+import socket
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pydicom
+
+from broker.client import messages
+from broker.client.consult import Consultation
+from broker.config import profile as profiles
+from broker.config.profile import Profile
+from broker.model.blob import Octets
+from broker.model.ids import PatientId, new_oid, new_uuid_urn
+from broker.model.imaging import InstanceRef
+from broker.model.metadata import RegistryObjects
+from broker.wire.envelope import write_request
+from broker.wire.mime import MtomBody
+from broker.wire.soap import Part
+from tests.helpers import dicom, manifests, mllp
+from tests.helpers.region import Region
+from tests.helpers.soap import Reply
+
+A = PatientId("2.999.2.1", "A-1001")
+XAD = "2.999.1.1"
+OURS, THEIRS, REPOSITORY = "2.999.1.3", "2.999.3.3", "2.999.1.2"
+PROVIDE = "urn:ihe:iti:2007:ProvideAndRegisterDocumentSet-b"
+RETRIEVE = "urn:ihe:iti:2007:RetrieveDocumentSet"
+IMAGES = "urn:ihe:rad:2009:RetrieveImagingDocumentSet"
+QUERY = "urn:ihe:iti:2007:RegistryStoredQuery"
+SOAP_TYPE = "application/soap+xml; charset=utf-8"
+LIMITS = {
+    "io_timeout": 2.0, "idle_timeout": 3.0, "min_rate": 1000, "max_request": 1 << 20, "max_body": 8 << 20, "max_parts": 20,
+    "max_message": 64 << 10, "threads": 16, "retrieve_slots": 4, "max_associations": 32, "mllp_connections": 32}
+TABLES = (
+    "document", "registry_object", "patient_identity", "patient_group", "study", "series", "instance", "conflict")
+FOLDERS = ("documents", "online", "archive")
+
+
+def adt(control: str, value: str = A.value, *, version: str = "2.3.1", pid3: str | None = None, name: str = "葉^曉東",
+        kind: str = "ADT^A04^ADT_A01") -> str:
+    """Give a feed of hospital A."""
+    cx = f"{value}^^^HOSPA&2.999.2.1&ISO^PI" if pid3 is None else pid3
+    return (f"MSH|^~\\&|HIS-A|HOSPA|BROKER|REGION|20261101101500||{kind}|{control}|P|{version}||||||GB 18030-2000\n"
+            f"EVN||20261101101500\nPID|||{cx}||{name}^^^^^L||19790214|F\nPV1||O\n")
+
+
+def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    """Return as soon as the condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def rest(connection: socket.socket) -> bytes:
+    """Give everything until the peer closes."""
+    data = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := connection.recv(65536):
+            data += piece
+    return data
+
+
+def read_http(data: bytes) -> Reply:
+    """Give a whole HTTP/1.1 answer."""
+    head, _, body = data.partition(b"\r\n\r\n")
+    line, _, fields = head.decode("latin-1").partition("\r\n")
+    headers = dict(email.parser.Parser().parsestr(fields).items())
+    return Reply(int(line.split()[1]), headers, body[:int(headers.get("Content-Length", len(body)))])
+
+
+def ref(file: Path, source: str = OURS) -> InstanceRef:
+    """Give the instance in a file as a consumer asks for it."""
+    dataset = pydicom.dcmread(file, stop_before_pixels=True)
+    return InstanceRef(
+        str(dataset.StudyInstanceUID), str(dataset.SeriesInstanceUID), str(dataset.SOPInstanceUID),
+        str(dataset.SOPClassUID), source)
+
+
+@dataclass
+class Site:
+    """A region with one registered patient."""
+
+    region: Region
+    profile: Profile = field(init=False)
+    patient: PatientId = field(init=False)
+    _numbers: Iterator[int] = field(default_factory=lambda: iter(range(1, 1 << 30)))
+
+    def __post_init__(self) -> None:
+        self.profile = profiles.load(str(self.region.folder / "region"))
+        self.feed()
+        with self.client() as client:
+            self.patient = client.affinity_id(A)
+
+    def number(self) -> int:
+        """Give a number not given before."""
+        return next(self._numbers)
+
+    def client(self) -> Consultation:
+        """Give a consultation client."""
+        return Consultation(self.region.url, self.profile)
+
+    # --- the good calls
+
+    def feed(self, value: str = A.value) -> None:
+        """ITI-8."""
+        control = f"good-{self.number()}"
+        assert mllp.segment(mllp.send(self.region.mllp_port, adt(control, value)), "MSA")[1:3] == ["AA", control]
+
+    def query(self) -> int:
+        """ITI-18; give the number of documents."""
+        with self.client() as client:
+            return len(client.documents(self.patient))
+
+    def store(self, folder: Path, count: int = 1, calling: str = "PACSA", size: int = 16, **options: Any) -> list[Path]:
+        """Store a fresh study by storescu; give its files."""
+        files = dicom.ct_study(folder / new_oid(), count, size, patient=dicom.Patient(id=A.value), **options)
+        done = dicom.store(files, self.region.dicom_port, calling)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return files
+
+    def submit(self, folder: Path, data: bytes = b"a report") -> str:
+        """ITI-41; give the document's uniqueId."""
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"report-{self.number()}"
+        file.write_bytes(data)
+        objects = self.objects(data)
+        with self.client() as client:
+            assert client.submit(objects, {objects.documents[0].id: file}, folder) == ()
+        return objects.documents[0].unique_id
+
+    def goes_on(self, folder: Path, seconds: float = 10.0) -> None:
+        """Every door does its work, within `seconds` in all."""
+        begun = time.monotonic()
+        self.feed()
+        self.query()
+        (file,) = self.store(folder)
+        self.submit(folder)
+        took = time.monotonic() - begun
+        assert took < seconds, f"{took:.1f} s"
+        eventually(lambda: self.known(ref(file).sop_uid))
+        with self.client() as client:
+            got = client.images([ref(file)], folder / "got")
+        assert got.missing == ()
+        assert dicom.body(got.pictures[0].path) == dicom.body(file)
+
+    # --- messages
+
+    def objects(self, data: bytes, patient: PatientId | None = None, **changes: Any) -> RegistryObjects:
+        """Give metadata of one document with these bytes."""
+        made = manifests.metadata(self.profile, data, patient=patient or self.patient)
+        return replace(made, documents=(replace(made.documents[0], **changes),)) if changes else made
+
+    def provide(self, objects: RegistryObjects, *documents: bytes, surplus: tuple[bytes, ...] = ()) -> MtomBody:
+        """Give an ITI-41 request; `surplus` are attachments nothing refers to."""
+        names = {entry.id: f"doc{n}@test" for n, entry in enumerate(objects.documents[:len(documents)])}
+        parts = [Part(content_id=name, media_type="application/octet-stream", source=Octets(data))
+                 for name, data in zip((*names.values(), *(f"more{n}@test" for n in range(len(surplus)))),
+                                       (*documents, *surplus), strict=True)]
+        return MtomBody(self.envelope(messages.provide(objects, names), PROVIDE), parts)
+
+    @staticmethod
+    def envelope(body: bytes, action: str) -> bytes:
+        """Give a SOAP request."""
+        return write_request(body, action=action, to="http://broker/", message_id=new_uuid_urn())
+
+    # --- raw doors
+
+    def http(self) -> socket.socket:
+        """Give a connection to the HTTP port."""
+        return socket.create_connection(("127.0.0.1", self.region.http_port), 15)
+
+    def mllp(self) -> socket.socket:
+        """Give a connection to the MLLP port."""
+        return socket.create_connection(("127.0.0.1", self.region.mllp_port), 15)
+
+    def post(self, path: str, body: bytes | Iterable[bytes], kind: str = SOAP_TYPE) -> Reply:
+        """POST on a connection of its own; give the answer."""
+        data = body if isinstance(body, bytes) else b"".join(body)
+        with self.http() as connection:
+            with contextlib.suppress(ConnectionError):      # it may have been refused before it was all sent
+                connection.sendall(head(path, kind, f"Connection: close\r\nContent-Length: {len(data)}") + data)
+            return read_http(rest(connection))
+
+    # --- what is stored
+
+    def rows(self, table: str, columns: str = "*") -> list[tuple[Any, ...]]:
+        """Give the rows of a table."""
+        with contextlib.closing(sqlite3.connect(self.region.data / "broker.db", timeout=10)) as connection:
+            return connection.execute(f"SELECT {columns} FROM {table}").fetchall()
+
+    def known(self, sop_uid: str) -> bool:
+        """Whether an instance has its row."""
+        return (sop_uid,) in self.rows("instance", "sop_uid")
+
+    def files(self) -> list[str]:
+        """Give every file of documents and pictures, unfinished ones too."""
+        return sorted(
+            str(file.relative_to(self.region.data)) for name in FOLDERS for file in (self.region.data / name).rglob("*")
+            if file.is_file() and not file.name.startswith(".probe."))
+
+    def stored(self) -> tuple[object, ...]:
+        """Give what is stored: the number of rows by table, and all files."""
+        return (*((table, len(self.rows(table))) for table in TABLES), *self.files())
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Fail when the block leaves anything stored, whole or half."""
+        before = self.stored()
+        yield
+        with contextlib.suppress(AssertionError):
+            eventually(lambda: self.stored() == before, 5.0)
+        assert self.stored() == before
+
+    def audited(self, code: str, outcome: str) -> int:
+        """Give how many audit messages of a transaction have this outcome."""
+        count = 0
+        for message in self.region.audit():
+            event = message.find("EventIdentification")
+            assert event is not None
+            kind = event.find("EventTypeCode")
+            count += kind is not None and kind.get("csd-code") == code and event.get("EventOutcomeIndicator") == outcome
+        return count
+
+    # --- processes
+
+    def load(self) -> tuple[int, int]:
+        """Give the threads and sockets of all processes of the broker."""
+        processes = psutil.Process(self.region.pid).children(recursive=True)
+        return (sum(process.num_threads() for process in processes),
+                sum(len(process.net_connections("inet")) for process in processes))
+
+
+def head(path: str, kind: str, more: str) -> bytes:
+    """Give the head of a POST; `more` are further header lines."""
+    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n{more}\r\n\r\n".encode()
