@@ -30,7 +30,8 @@ _MAGIC = b"SDCMIDX1"
 _TRAILER = struct.Struct(">II8s")
 _TAIL = 1 << 16
 _MANIFEST_LIMIT = 1 << 24
-_INDEX_LIMIT = 1 << 28
+_INDEX_LIMIT = 1 << 26      # bytes unpacked: 250 000 images
+_INDEX_SHARE = 16           # times the container: an image takes less room in the index than that, however small it is
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Progress = Callable[[int, int], None]
@@ -152,7 +153,7 @@ def read_index(pread: Pread, size: int) -> ContainerIndex:
     body = tail[-_TRAILER.size - length:-_TRAILER.size]
     if len(body) != length or zlib.crc32(body) != crc:
         raise Damaged("its index has another checksum")
-    return _parse_index(_inflate(body), size)
+    return _parse_index(_inflate(body, min(_INDEX_LIMIT, 4096 + _INDEX_SHARE * size)), size)
 
 
 def read_manifest(pread: Pread, size: int) -> dict[str, Any]:
@@ -191,10 +192,10 @@ def _write_index(index: ContainerIndex) -> bytes:
     return body + _TRAILER.pack(len(body), zlib.crc32(body), _MAGIC)
 
 
-def _inflate(body: bytes) -> Any:
+def _inflate(body: bytes, limit: int) -> Any:
     inflater = zlib.decompressobj()
     try:
-        data = inflater.decompress(body, _INDEX_LIMIT)
+        data = inflater.decompress(body, limit)
         if not inflater.eof:
             raise Damaged("its index is too large")
         return json.loads(data)

@@ -244,7 +244,7 @@ def _body(status: int, headers: Mapping[str, str], data: bytes, message_id: str)
 def _refuse(status: int, headers: Mapping[str, str]) -> None:
     if status in _BUSY:
         wait = headers.get("Retry-After", "")
-        raise Unavailable(f"the broker (HTTP {status})", int(wait) if wait.isdecimal() else 5)
+        raise Unavailable(f"the broker (HTTP {status})", int(wait[:6]) if wait.isdecimal() else 5)
 
 
 def _away(address: str, error: Exception) -> Unavailable:

@@ -129,7 +129,9 @@ class _Peer:
     def _attempt(self, client: httpx.Client, content: Iterable[bytes], headers: dict[str, str]) -> bytes:
         with client.stream("POST", self._url, content=_pieces(content), headers=headers) as reply:
             kind, parameters = content_type_parameters(reply.headers.get("content-type", ""))
-            chunks = limited(reply.iter_bytes(), self._patience.max_answer, "outbound.max_answer")
+            if reply.headers.get("content-encoding", "identity").strip().lower() != "identity":
+                raise self._gone("a content coding that was not asked for")
+            chunks = limited(reply.iter_raw(), self._patience.max_answer, "outbound.max_answer")
             try:
                 if kind == SOAP_TYPE and reply.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                     return b"".join(chunks)
@@ -169,7 +171,7 @@ def _pieces(content: Iterable[bytes]) -> Iterator[bytes]:
     yield from content
 
 
-def _root(chunks: Iterable[bytes], parameters: dict[str, str]) -> bytes:
+def _root(chunks: Iterable[bytes], parameters: Mapping[str, str]) -> bytes:
     start = content_id(parameters.get("start", ""))
     found = b""
     for headers, body in Multipart(chunks, parameters.get("boundary", "")):

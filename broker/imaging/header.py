@@ -4,8 +4,8 @@ import io
 import struct
 from collections.abc import Callable, Mapping
 
-import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_dataset
 
 from broker.archive.online import HEAD
 from broker.model.errors import DimseCode, Rejected
@@ -25,6 +25,8 @@ def identify(read: Callable[[int], bytes], size: int, meta: tags.FileMeta, chars
 
     `read(length)` gives the file's beginning, `size` is its full length. Raise `Rejected` with the C-STORE status.
     """
+    if read(HEAD)[meta.end:meta.end + 2] == b"\2\0":    # whoever reads the file would take it for its own
+        raise Rejected(DimseCode.CANNOT_UNDERSTAND, "the data set begins with file meta information")
     text = tags.study_tags(_raw(read, size, meta), charset)
     for keyword in _MANDATORY:
         if not is_uid(text.get(keyword, "")):
@@ -47,12 +49,15 @@ def _raw(read: Callable[[int], bytes], size: int, meta: tags.FileMeta) -> Mappin
             return found
     if meta.transfer_syntax == tags.DEFLATED:   # pydicom would inflate it without a limit
         return {}
-    return _ask_pydicom(read(_LAST_LOOK))
+    return _ask_pydicom(read(_LAST_LOOK)[meta.end:], meta.transfer_syntax)
 
 
-def _ask_pydicom(data: bytes) -> dict[int, bytes]:
+def _ask_pydicom(data: bytes, transfer_syntax: str) -> dict[int, bytes]:
+    """Let pydicom read the data set, never the file: it would find another transfer syntax in front of it, and inflate it."""
     try:
-        dataset = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=list(tags.KEYWORDS))
+        dataset = read_dataset(
+            io.BytesIO(data), transfer_syntax == tags.IMPLICIT, transfer_syntax != tags.BIG_ENDIAN,
+            stop_when=lambda tag, _vr, _length: tag > max(tags.KEYWORDS), specific_tags=list(tags.KEYWORDS))
     except _UNREADABLE:
         return {}
     found: dict[int, bytes] = {}

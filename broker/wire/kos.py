@@ -11,18 +11,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-import pydicom
 from pydicom import config
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from broker.model.errors import Rejected, XdsCode
 from broker.model.ids import is_uid
 from broker.model.imaging import InstanceRef, SeriesFacts, StudyFacts
+from broker.wire import tags
 from broker.wire.tags import IMPLEMENTATION_UID, IMPLEMENTATION_VERSION, TAGS, study_tags
 
 KOS_CLASS = "1.2.840.10008.5.1.4.1.1.88.59"
@@ -32,6 +33,7 @@ MANIFEST_TITLE = ("113030", "DCM", "Manifest")
 _IMAGE_NAMES = ("Image Storage", "Enhanced US Volume Storage", "Segmentation Storage", "Parametric Map Storage",
                 "Ophthalmic Thickness Map Storage", "Corneal Topography Map Storage")
 _NOT_IMAGES = ("Surface Segmentation Storage",)
+_INFLATED = 32 << 20        # bytes of a deflated manifest: about 100 000 instances
 # What pydicom raises on bytes that are no DICOM file, or a damaged one.
 _BROKEN = (InvalidDicomError, BytesLengthException, EOFError, OSError, ValueError, TypeError, KeyError, IndexError,
            AttributeError, NotImplementedError, OverflowError, RecursionError, struct.error, zlib.error)
@@ -103,10 +105,10 @@ def read_manifest(data: bytes) -> ReadManifest:
     evidence (0040,A375) and content (0040,A730) name different instances, which PS3.3 C.17.6.2.1 forbids.
     """
     try:
-        dataset = pydicom.dcmread(io.BytesIO(data), force=False)
+        dataset = _parse(data)
         manifest = _read(dataset)
         content = set(_content(dataset))
-    except _BROKEN as error:
+    except (tags.NotDicom, tags.Truncated, *_BROKEN) as error:
         raise Rejected(XdsCode.INVALID_DOCUMENT_CONTENT, f"not a readable DICOM file ({type(error).__name__})") from error
     problem = _fault(_text(dataset, "SOPClassUID"), manifest, content)
     if problem:
@@ -179,7 +181,19 @@ def _encode(dataset: Dataset, sop_uid: str) -> bytes:
     return buffer.getvalue()
 
 
-def _read(dataset: FileDataset) -> ReadManifest:
+def _parse(data: bytes) -> Dataset:
+    """Give the data set of a Part-10 file. pydicom's own reading of files inflates without a limit."""
+    meta = tags.read_meta(data)
+    body, whole = data[meta.end:], True
+    if meta.transfer_syntax == tags.DEFLATED:
+        body, whole = tags.inflate(body, _INFLATED)
+    if not whole:
+        raise tags.NotDicom("too large when inflated")
+    return read_dataset(
+        io.BytesIO(body), meta.transfer_syntax == tags.IMPLICIT, meta.transfer_syntax != tags.BIG_ENDIAN)
+
+
+def _read(dataset: Dataset) -> ReadManifest:
     refs: list[InstanceRef] = []
     titles: list[str] = []
     for study in _items(dataset, "CurrentRequestedProcedureEvidenceSequence"):

@@ -159,7 +159,7 @@ def scan(data: bytes, transfer_syntax: str, offset: int = 0, *, whole: bool = Fa
     when that does not reach far enough. `whole` says it is all there is.
     """
     if transfer_syntax == DEFLATED:
-        data, whole = _inflate(data[offset:])
+        data, whole = inflate(data[offset:], _INFLATED)
         offset = 0
     order = _BIG if transfer_syntax == BIG_ENDIAN else _LITTLE
     try:
@@ -241,10 +241,11 @@ def _skip_item(data: bytes, at: int, order: _Order, explicit: bool, depth: int) 
             at = value + size
 
 
-def _inflate(data: bytes) -> tuple[bytes, bool]:
+def inflate(data: bytes, limit: int) -> tuple[bytes, bool]:
+    """Give what a deflated data set holds, up to `limit` bytes, and whether that is all. Raise `NotDicom` when damaged."""
     engine = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        return engine.decompress(data, _INFLATED), engine.eof
+        return engine.decompress(data, limit), engine.eof
     except zlib.error:
         raise NotDicom("the deflated data set is damaged") from None
 

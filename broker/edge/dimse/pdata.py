@@ -199,9 +199,12 @@ class Link:
         self._sock.close()
 
     def _linger(self, enough: int = 1 << 16) -> None:
-        self._sock.settimeout(2 * TICK)
-        got = 0
-        while got < enough and (data := self._sock.recv(4096)):
+        until, got = time.monotonic() + 2 * TICK, 0
+        while got < enough and (left := until - time.monotonic()) > 0:
+            self._sock.settimeout(left)
+            data = self._sock.recv(4096)
+            if not data:
+                return
             got += len(data)
 
     def _exactly(self, count: int) -> memoryview:
