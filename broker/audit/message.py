@@ -43,27 +43,30 @@ def _message(  # noqa: PLR0913, PLR0917 - one argument per part of the message
         _coded("EventTypeCode", event.type_code, event.type_system, event.type_text) if event.type_code else "",
         f"<EventOutcomeDescription>{_text(description)}</EventOutcomeDescription>" if description else "",
         "</EventIdentification>",
-        *_participants(event, caller),
-        f"<AuditSourceIdentification AuditEnterpriseSiteID={q(site)} AuditSourceID={q(source_id)}>"
-        '<AuditSourceTypeCode csd-code="4"/></AuditSourceIdentification>',
+        _participants(event.we_send, event.we_ask, caller.node or caller.address, caller.address, caller.user, caller.local_node),
+        _source(site, source_id),
         *_objects(event, code, facts, patient),
         "</AuditMessage>",
     ]
     return "".join(parts)
 
 
-def _participants(event: AuditEvent, caller: Caller) -> list[str]:
-    peer = "destination" if event.we_send else "source"
-    ours = "source" if event.we_send else "destination"
-    asks = not caller.user and not event.we_ask
-    people = [_participant(caller.node or caller.address or "unknown", peer, requestor=asks, address=caller.address)]
-    if caller.user:
-        people.append(f'<ActiveParticipant UserID={q(caller.user)} UserIsRequestor="true"/>')
-    people.append(_participant(caller.local_node or "broker", ours, requestor=event.we_ask))
-    return people
-
-
 @functools.lru_cache(maxsize=1024)  # the same peers call again and again
+def _participants(we_send: bool, we_ask: bool, node: str, address: str, user: str, local_node: str) -> str:
+    peer, ours = ("destination", "source") if we_send else ("source", "destination")
+    human = f'<ActiveParticipant UserID={q(user)} UserIsRequestor="true"/>' if user else ""
+    return (
+        _participant(node or "unknown", peer, requestor=not user and not we_ask, address=address) + human
+        + _participant(local_node or "broker", ours, requestor=we_ask))
+
+
+@functools.lru_cache(maxsize=16)
+def _source(site: str, source_id: str) -> str:
+    return (
+        f"<AuditSourceIdentification AuditEnterpriseSiteID={q(site)} AuditSourceID={q(source_id)}>"
+        '<AuditSourceTypeCode csd-code="4"/></AuditSourceIdentification>')
+
+
 def _participant(user: str, role: str, *, requestor: bool, address: str = "") -> str:
     access = f' NetworkAccessPointID={q(address)} NetworkAccessPointTypeCode="2"' if address else ""
     code, text = _ROLES[role]
@@ -84,7 +87,7 @@ def _objects(event: AuditEvent, code: str, facts: Facts, patient: PatientId | No
     if facts.query:
         body = f"<ParticipantObjectQuery>{base64.b64encode(facts.query).decode()}</ParticipantObjectQuery>"
         kind = (event.type_code or code, event.type_system, event.type_text or code)
-        found.append(_object(facts.query_id or code, "2", "24", kind, body + _detail("QueryEncoding", "UTF-8")))
+        found.append(_object(facts.query_id or code, "2", "24", kind, body + _ENCODING))
     found += [
         _object(document, "2", "3", ("9", "RFC-3881", "Report Number"), _detail("Repository Unique Id", repository))
         for repository, document in facts.documents
@@ -111,7 +114,10 @@ def _coded(element: str, code: str, system: str, text: str) -> str:
 
 
 def _detail(kind: str, value: str) -> str:
-    return f"<ParticipantObjectDetail type={q(kind)} value={q(base64.b64encode(value.encode()).decode())}/>"
+    return f'<ParticipantObjectDetail type="{kind}" value="{base64.b64encode(value.encode()).decode()}"/>'
+
+
+_ENCODING = _detail("QueryEncoding", "UTF-8")
 
 
 def q(value: str) -> str:

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import structlog
@@ -20,7 +20,7 @@ class AuditLog:
     def __init__(self, folder: Path, source_id: str, site: str) -> None:
         self._folder, self._source_id, self._site = folder, source_id, site
         self._guard = threading.Lock()
-        self._day = ""
+        self._day = date.min
         self._handle = -1
         self.lost = 0
 
@@ -29,20 +29,20 @@ class AuditLog:
         now = datetime.now(UTC)
         lines = write_messages(
             row, caller, facts, outcome, description=description, source_id=self._source_id, site=self._site, when=now)
-        data = "".join(line.replace("\n", "&#10;") + "\n" for line in lines).encode()
+        data = "".join([line.replace("\n", "&#10;") + "\n" for line in lines]).encode()
         try:
-            self._append(now.strftime("%Y%m%d"), data)
+            self._append(now.date(), data)
         except OSError as error:
             self.lost += len(lines)
             log.error("audit record lost", reason=error.strerror, lost=self.lost)
 
-    def _append(self, day: str, data: bytes) -> None:
+    def _append(self, day: date, data: bytes) -> None:
         with self._guard:
             if day != self._day:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 if self._handle >= 0:
                     os.close(self._handle)
-                self._handle = os.open(self._folder / f"audit-{day}.xml", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+                self._handle = os.open(self._folder / f"audit-{day:%Y%m%d}.xml", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
                 self._day = day
             if os.write(self._handle, data) != len(data):
                 raise OSError(28, "audit record written in part")

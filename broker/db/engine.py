@@ -85,6 +85,7 @@ class Database:
                 Path(self._file).parent.mkdir(parents=True, exist_ok=True)
             options = {"connect_args": _LITE, "pool_size": 40, "max_overflow": 40}
         self.engine = sa.create_engine(url, **options)
+        self._failures = (DBAPIError, self.engine.dialect.loaded_dbapi.OperationalError)
         self._idle: deque[sqlite3.Connection] = deque()
         if self.is_sqlite:
             event.listen(self.engine, "connect", _tune_sqlite)
@@ -92,30 +93,41 @@ class Database:
     @contextlib.contextmanager
     def read(self) -> Iterator[SqlUnit]:
         """Give a read-only unit. Raise `Unavailable` when the store cannot be reached."""
-        with self._reachable():
+        reader = None
+        try:
             reader = self._reader() if self._file else None
             unit = SqlUnit(self.engine, reader)
             try:
                 yield unit
             finally:
                 unit.close()
-                if reader is not None:
-                    self._idle.append(reader)
+        except self._failures as error:
+            if _is_away(error):
+                raise Unavailable("database") from error
+            raise
+        finally:
+            if reader is not None:
+                self._idle.append(reader)
 
     @contextlib.contextmanager
     def write(self) -> Iterator[SqlUnit]:
         """Give one transaction: committed and durable on leaving, rolled back on any exception. Keep it short."""
         unit = SqlUnit(self.engine)
-        with self._reachable(), unit.connection as connection:
-            connection.begin()
-            if self.is_sqlite:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            try:
-                yield unit
-            except BaseException:
-                connection.rollback()
-                raise
-            connection.commit()
+        try:
+            with unit.connection as connection:
+                connection.begin()
+                if self.is_sqlite:
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                try:
+                    yield unit
+                except BaseException:
+                    connection.rollback()
+                    raise
+                connection.commit()
+        except self._failures as error:
+            if _is_away(error):
+                raise Unavailable("database") from error
+            raise
         for action in unit.actions:
             action()
 
@@ -132,22 +144,18 @@ class Database:
 
     def _reader(self) -> sqlite3.Connection:
         """Give a connection nobody uses: the last one used has the warmest cache."""
-        with contextlib.suppress(IndexError):
+        try:
             return self._idle.pop()
+        except IndexError:
+            pass
         made: sqlite3.Connection = sqlite3.connect(self._file or "", **_LITE)
         _tune_sqlite(made, None)
         return made
 
-    @contextlib.contextmanager
-    def _reachable(self) -> Iterator[None]:
-        try:
-            yield
-        except (OperationalError, self.engine.dialect.loaded_dbapi.OperationalError) as error:
-            raise Unavailable("database") from error
-        except DBAPIError as error:
-            if error.connection_invalidated:
-                raise Unavailable("database") from error
-            raise
+
+def _is_away(error: Exception) -> bool:
+    """Say whether an error of the driver's or SQLAlchemy's means that the store cannot be reached."""
+    return not isinstance(error, DBAPIError) or isinstance(error, OperationalError) or error.connection_invalidated
 
 
 def _tune_sqlite(connection: sqlite3.Connection, _record: object) -> None:

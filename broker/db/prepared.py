@@ -28,21 +28,21 @@ class Prepared:
     def rows(self, unit: Unit, values: Values) -> list[tuple[Any, ...]]:
         """Run it once; give all rows."""
         assert isinstance(unit, SqlUnit)
-        lengths = [len(value) for value in values.values() if isinstance(value, list | tuple)]
-        if any(length > _MANY for length in lengths):
+        flat, lengths = _flat(values)
+        if max(lengths, default=0) > _MANY:
             return [tuple(row) for row in unit.connection.execute(self._statement, dict(values))]
         text = self._texts.get((unit.dialect.name, *lengths)) or self._compile(unit.dialect, values, lengths)
-        found: list[tuple[Any, ...]] = unit.driver.execute(text.sql, text.bind(values)).fetchall()
+        found: list[tuple[Any, ...]] = unit.driver.execute(text.sql, text.bind(flat)).fetchall()
         return found
 
     def run(self, unit: Unit, rows: Sequence[Values]) -> None:
-        """Run it once for each row of values; all rows have the same names."""
+        """Run it once for each row of values; all rows have the same names, and no lists."""
         assert isinstance(unit, SqlUnit)
         text = self._texts.get((unit.dialect.name,)) or self._compile(unit.dialect, rows[0], [])
         if len(rows) == 1:
-            unit.driver.execute(text.sql, text.bind(rows[0]))
+            unit.driver.execute(text.sql, text.bind(dict(rows[0])))
         else:
-            unit.driver.cursor().executemany(text.sql, [text.bind(row) for row in rows])
+            unit.driver.cursor().executemany(text.sql, [text.bind(dict(row)) for row in rows])
 
     def _compile(self, dialect: sa.Dialect, values: Values, lengths: Sequence[int]) -> "_Text":
         if len(self._texts) >= _SHAPES:
@@ -58,23 +58,25 @@ class _Text:
         keys = list(values) if isinstance(statement, sa.Insert) else None
         state = statement.compile(dialect=dialect, column_keys=keys).construct_expanded_state(dict(values))
         self.sql = state.statement
-        given = _flat(values)
+        given, _ = _flat(values)
         self._constants = {name: value for name, value in state.parameters.items() if name not in given}
         self._order = state.positiontup
 
-    def bind(self, values: Values) -> Any:
-        """Give the values as the driver takes them."""
-        flat = _flat(values) | self._constants
-        return tuple(map(flat.__getitem__, self._order)) if self._order is not None else flat
+    def bind(self, values: dict[str, Any]) -> Any:
+        """Give the values, lists expanded, as the driver takes them."""
+        values |= self._constants
+        return tuple(map(values.__getitem__, self._order)) if self._order is not None else values
 
 
-def _flat(values: Values) -> dict[str, Any]:
-    """Give the values with each list as the parameters it is expanded to."""
+def _flat(values: Values) -> tuple[dict[str, Any], list[int]]:
+    """Give the values with each list as the parameters it is expanded to, and the lengths of the lists."""
     flat: dict[str, Any] = {}
+    lengths: list[int] = []
     for name, value in values.items():
         if isinstance(value, list | tuple):
+            lengths.append(len(value))
             for number, one in enumerate(value, 1):
                 flat[f"{name}_{number}"] = one
         else:
             flat[name] = value
-    return flat
+    return flat, lengths

@@ -4,7 +4,7 @@ Both are audited here, as the sending side (ITI TF-2 3.41.5.1, 3.42.5.1).
 """
 
 import ssl
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 from xml.sax.saxutils import quoteattr

@@ -61,7 +61,7 @@ def read_values(
     for parameter in parameters:
         if not (parameter.required or parameter.name in given):
             continue
-        groups = tuple(_group(parameter, texts, aliases) for texts in given.get(parameter.name, ()))
+        groups = tuple([_group(parameter, texts, aliases) for texts in given.get(parameter.name, ())])
         left -= sum(map(len, groups))
         if left < 0:
             raise TooLarge(f"{most} values in one stored query")
@@ -90,7 +90,7 @@ def _group(parameter: Parameter, texts: tuple[str, ...], aliases: Mapping[str, s
     """Give the values of one Slot, which may be spread over several Value elements."""
     if not parameter.many and len(texts) > 1:
         raise Rejected(XdsCode.STORED_QUERY_PARAM_NUMBER, f"{parameter.name} takes one value")
-    return tuple(_meaning(parameter, item, aliases) for text in texts for item in _items(parameter, text.strip()))
+    return tuple([_meaning(parameter, item, aliases) for text in texts for item in _items(parameter, text.strip())])
 
 
 def _items(parameter: Parameter, text: str) -> Iterator[str]:

@@ -61,6 +61,9 @@ class Item(NamedTuple):
         return tuple(self.confidentiality.splitlines())
 
 
+_item: Callable[[tuple[Any, ...]], Item] = functools.partial(tuple.__new__, Item)  # as _make, whose check costs more than it
+
+
 @dataclass(frozen=True, kw_only=True)
 class Filter:
     """A condition on objects of one kind. `single` takes one value, `like` a pattern for each, else a list is ORed."""
@@ -220,7 +223,7 @@ class Search:
         if sum(max(width, 1) for _, width in shape) > _CONDITIONS:
             raise TooLarge(f"{_CONDITIONS} conditions in one stored query")
         statement = _statement(kind, tuple(shape), bodies=self._bodies, sqlite=self._sqlite)
-        return self.bounded(list(map(Item._make, statement.rows(self._unit, binds))))
+        return self.bounded([_item(row) for row in statement.rows(self._unit, binds)])
 
     def among(self, kind: str, name: str, texts: Iterable[str], wanted: Mapping[str, Groups] | None = None) -> list[Item]:
         """Give the objects of this kind for which condition `name` meets any of `texts`, each object once."""

@@ -8,6 +8,7 @@ from lxml import etree
 from broker.wire.ebxml_rim import Slots, read_slots, tag, write_slots
 from broker.wire.xml import QUERY, RIM, Element, canonical
 
+_OPTION, _QUERY = f"{{{QUERY}}}ResponseOption", tag("AdhocQuery")
 _ONE_VALUE = 256                                            # characters the schema allows in one Value
 
 
@@ -23,7 +24,7 @@ class QueryRequest:
 
 def read_query_request(element: Element) -> QueryRequest:
     """Give what a query:AdhocQueryRequest asks; what is missing is empty."""
-    option, query = element.find(f"{{{QUERY}}}ResponseOption"), element.find(tag("AdhocQuery"))
+    option, query = next(element.iterchildren(_OPTION), None), next(element.iterchildren(_QUERY), None)
     return QueryRequest(
         query_id=query.get("id", "") if query is not None else "",
         return_type=option.get("returnType", "") if option is not None else "",

@@ -25,6 +25,9 @@ def tag(local: str) -> str:
     return f"{{{RIM}}}{local}"
 
 
+_SLOT, _VALUE_LIST, _VALUE = tag("Slot"), tag("ValueList"), tag("Value")
+
+
 def local_name(element: Element) -> str:
     """Give the name of an ebRIM element without its namespace; empty for an element of another namespace."""
     space, _, local = str(element.tag).rpartition("}")
@@ -86,10 +89,10 @@ def first(slots: Slots, name: str) -> str:
 
 def read_slots(element: Element) -> Slots:
     """Give the slots that are children of `element`, in order, duplicates included."""
-    return tuple(
-        (slot.get("name", ""), tuple((value.text or "").strip() for value in slot.iterfind(f"{tag('ValueList')}/{tag('Value')}")))
-        for slot in element.iterfind(tag("Slot"))
-    )
+    return tuple([
+        (slot.get("name", ""), tuple([
+            (value.text or "").strip() for listed in slot.iterchildren(_VALUE_LIST) for value in listed.iterchildren(_VALUE)]))
+        for slot in element.iterchildren(_SLOT)])
 
 
 def read_classification(element: Element) -> Classification:

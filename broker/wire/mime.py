@@ -4,10 +4,11 @@ Reading is done by python-multipart; what it leaves open is closed here: a pream
 message that ends before its closing boundary is refused, parts and headers have limits.
 """
 
+import functools
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -38,7 +39,8 @@ class BadMultipart(Rejected):
         super().__init__("BadMultipart", why)
 
 
-def content_type_parameters(value: str) -> tuple[str, dict[str, str]]:
+@functools.lru_cache(maxsize=256)  # callers send the same one with every request
+def content_type_parameters(value: str) -> tuple[str, Mapping[str, str]]:
     """Give the media type in lower case and its parameters, names in lower case, quotes removed.
 
     All is empty for no value, and for one with characters beyond those of HTTP.

@@ -53,6 +53,11 @@ class SoapContext(MethodContext):
     def fire_event(self, event: str, *args: Any, **kwargs: Any) -> None:
         """Tell nobody: what listeners would do is done by the gate, whatever the wire."""
 
+    def close(self) -> None:
+        """End the call. Its parts let go of each other: request and answer are freed now, not when garbage is collected."""
+        self.is_closed = True
+        self.transport.parent = self.event.parent = None
+
 
 class SoapTransport(ServerBase):
     """A WSGI application. `broken(context)` is told when a successful answer was not taken whole.
@@ -142,9 +147,9 @@ class _Answer:
         for spooled in exchange.intake.attachments.values():
             with contextlib.suppress(FileNotFoundError):  # renamed by the one who keeps it
                 os.unlink(spooled.path)
-        context.close()
         if not self._whole and context.out_error is None and context.descriptor is not None:
             self._server.broken(context)
+        context.close()
 
 
 def internal_error(error: Exception, transaction: str) -> SoapFault:
