@@ -1,0 +1,189 @@
+"""Broken and hostile objects at the DICOM port of a running broker: storescu, and a peer that says what no toolkit says."""
+
+import hashlib
+import io
+import struct
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+
+from broker.edge.dimse import pdata
+from broker.model.ids import new_oid
+from broker.model.imaging import InstanceRef
+from broker.wire import tags
+from tests.helpers import dicom, dimse
+from tests.helpers.dicom import CT
+from tests.helpers.dimse import Parrot, store_request
+from tests.helpers.site import OURS, A, Site, eventually, ref
+
+pytestmark = [pytest.mark.peer("dcmtk")]
+
+EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
+GROUP_LENGTH = b"\x08\x00\x00\x00UL\x04\x00"
+PRIVATE = "1.2.826.0.1.3680043.2.1.99"      # no storage class anybody knows
+
+
+def dataset(sop: str, number: int = 1) -> Dataset:
+    study = new_oid()
+    return dicom.ct_dataset(study, new_oid(), sop, number=number, patient=dicom.Patient(id=A.value))
+
+
+def encoded(made: Dataset) -> bytes:
+    file = io.BytesIO()
+    made.save_as(file, enforce_file_format=True)
+    data = file.getvalue()
+    return data[tags.read_meta(data).end:]
+
+
+def ref_of(made: Dataset) -> InstanceRef:
+    return InstanceRef(
+        str(made.StudyInstanceUID), str(made.SeriesInstanceUID), str(made.SOPInstanceUID), CT, OURS)
+
+
+def results(accept: bytes) -> dict[int, int]:
+    """Give the result of each presentation context of an A-ASSOCIATE-AC."""
+    found, at = {}, 68
+    while at < len(accept):
+        if accept[at] == 0x21:
+            found[accept[at + 4]] = accept[at + 6]
+        at += 4 + int.from_bytes(accept[at + 2:at + 4], "big")
+    return found
+
+
+def store(site: Site, sop: str, data: bytes, *, sop_class: str = CT, then_good: bool = True) -> int:
+    """Give the status of one object; the same association then stores a good one."""
+    with Parrot(site.region.dicom_port) as peer:
+        assert peer.associate([(CT, EXPLICIT)])[0] == 2
+        peer.say(store_request(1, sop_class, sop, data))
+        status = peer.answer().number(pdata.STATUS)
+        if then_good:
+            good = new_oid()
+            peer.say(store_request(1, CT, good, encoded(dataset(good))))
+            assert peer.answer().number(pdata.STATUS) == 0
+        peer.release()
+    return status
+
+
+SOP = "2.999.77.1"
+GOOD = encoded(dataset(SOP))
+AT = GOOD.index(b"\x10\x00\x20\x00LO")        # Patient ID
+LENGTH = AT + 6
+BAD = {
+    "no data set": (SOP, b"", 0xC000),
+    "rubbish": (SOP, b"\xde\xad" * 500, 0xC000),
+    "cut in the header": (SOP, GOOD[:AT + 3], 0xC000),
+    "an element longer than the object": (SOP, GOOD[:LENGTH] + b"\xff\xff" + GOOD[LENGTH + 2:], 0xC000),
+    "no Study Instance UID": (SOP, GOOD.replace(b"\x20\x00\x0d\x00UI", b"\x20\x00\x0f\x00UI"), 0xC000),
+    "another instance than announced": ("2.999.77.2", GOOD, 0xA900),
+    "an evil SOP UID": ("../../../tmp/evil", GOOD, 0x0117),
+    "an empty SOP UID": ("", GOOD, 0x0117),
+    "a SOP UID with a NUL": ("2.999\0/../x", GOOD, 0x0117),
+    "a SOP UID of 70 digits": ("2.999." + "1" * 70, GOOD, 0x0117),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_object_is_refused_and_the_association_goes_on(site: Site, name: str) -> None:
+    sop, data, status = BAD[name]
+    refused = site.audited("C-STORE", "4")
+    files = {file for file in site.files() if file.startswith("online")}
+    assert store(site, sop, data) == status
+    eventually(lambda: site.audited("C-STORE", "4") == refused + 1)
+    new = {file for file in site.files() if file.startswith("online")} - files
+    assert len(new) == 1                    # the good one
+    assert not any("evil" in str(path) for path in Path("/tmp").glob("*evil*"))
+
+
+def test_an_evil_study_uid_stays_inside(site: Site) -> None:
+    sop = new_oid()
+    made = dataset(sop)
+    data = encoded(made).replace(str(made.StudyInstanceUID).encode()[:8], b"../../..")
+    assert store(site, sop, data) in {0xC000, 0xA900}
+    places = ("online/a/2", "online/b/2", "online/.conflict/", "documents/", "archive/")
+    assert all(file.startswith(places) for file in site.files())
+
+
+@pytest.mark.parametrize("lie", [0, 8, 0xFFFFFFFF])
+def test_a_group_length_lie_misleads_nobody(site: Site, tmp_path: Path, lie: int) -> None:
+    """Group lengths are retired in data sets (PS3.5 7.2): kept as sent, never believed."""
+    sop = new_oid()
+    made = dataset(sop)
+    data = encoded(made)
+    lying = GROUP_LENGTH + struct.pack("<L", lie) + data
+    assert store(site, sop, lying) == 0
+    eventually(lambda: site.known(sop))
+    with site.client() as client:
+        got = client.images([ref_of(made)], tmp_path)
+    assert dicom.body(got.pictures[0].path) == lying
+
+
+@pytest.mark.parametrize("lie", [0, 6, 0x7FFFFFFF, 0xFFFFFFFF])
+def test_a_command_group_length_lie_misleads_nobody(site: Site, lie: int) -> None:
+    sop = new_oid()
+    request = bytearray(store_request(1, CT, sop, encoded(dataset(sop))))
+    place = request.index(b"\0\0\0\0\4\0\0\0", 12) + 8
+    request[place:place + 4] = struct.pack("<L", lie)
+    with Parrot(site.region.dicom_port) as peer:
+        assert peer.associate([(CT, EXPLICIT)])[0] == 2
+        peer.say(bytes(request))
+        kind, body = peer.hear()
+        assert kind in {4, 7}
+        if kind == 4:
+            assert pdata.Command.read(body[6:]).number(pdata.STATUS) == 0
+    site.feed()
+
+
+def test_an_unsupported_class_is_not_negotiated(site: Site, tmp_path: Path) -> None:
+    with site.unchanged(), Parrot(site.region.dicom_port) as peer:
+        kind, body = peer.associate([(PRIVATE, EXPLICIT), (dimse.VERIFICATION, IMPLICIT)])
+        assert kind == 2
+        assert results(body) == {1: 3, 3: 0}    # abstract syntax not supported (PS3.8 9.3.3.2); accepted
+        peer.say(store_request(1, PRIVATE, SOP, GOOD))
+        assert peer.hear()[0] == 7
+    site.goes_on(tmp_path)
+
+
+def test_another_class_than_its_context_has_is_refused(site: Site) -> None:
+    assert store(site, SOP, GOOD, sop_class="1.2.840.10008.5.1.4.1.1.4") in {0xA900, 0x0119, 0x0122}
+
+
+def test_the_same_object_again_is_fine_and_other_bytes_are_kept_aside_and_reported(site: Site, tmp_path: Path) -> None:
+    (file,) = site.store(tmp_path)
+    sop = ref(file).sop_uid
+    eventually(lambda: site.known(sop))
+    with site.unchanged():
+        assert dicom.store([file], site.region.dicom_port, "PACSA").returncode == 0
+    assert site.rows("conflict", "sop_uid").count((sop,)) == 0
+    other = pydicom.dcmread(file)
+    other.PixelData = b"\1" * len(other.PixelData)
+    changed = tmp_path / "other.dcm"
+    other.save_as(changed)
+    assert dicom.store([changed], site.region.dicom_port, "PACSA").returncode == 0
+    eventually(lambda: site.rows("conflict", "sop_uid").count((sop,)) == 1)
+    (path,) = [path for found, path in site.rows("conflict", "sop_uid, path") if found == sop]
+    assert dicom.body(site.region.data / "online" / path) == dicom.body(changed)
+    lines = [line for line in site.region.logs().splitlines() if "kept aside" in line]
+    assert any(sop in line for line in lines)
+    assert not any(A.value in line for line in lines)
+    with site.client() as client:
+        got = client.images([ref(file)], tmp_path / "got")
+    assert hashlib.sha256(dicom.body(got.pictures[0].path)).digest() == hashlib.sha256(dicom.body(file)).digest()
+
+
+@pytest.mark.parametrize("say", [
+    b"\4\0\xff\xff\xff\xf0\xff\xff\xff\xec\1\3", b"\x63\0\0\0\0\4abcd", b"\4\0\0\0\0\6\0\0\0\1\1\3", b"\1\0\0\0\0\4\0\0\0\0",
+    pdata.write_command(1, [(pdata.CLASS, CT), (pdata.FIELD, pdata.C_STORE_RQ), (pdata.DATA_SET, 1)])[:-9],
+])
+def test_a_broken_pdu_ends_its_association_only(site: Site, say: bytes) -> None:
+    with site.unchanged(), Parrot(site.region.dicom_port) as broken, Parrot(site.region.dicom_port) as other:
+        for peer in (broken, other):
+            assert peer.associate([(CT, EXPLICIT), (dimse.VERIFICATION, IMPLICIT)])[0] == 2
+        broken.say(say)
+        assert broken.hear()[0] in {0, 7}
+        other.say(pdata.write_command(3, [
+            (pdata.CLASS, dimse.VERIFICATION), (pdata.FIELD, pdata.C_ECHO_RQ), (pdata.MESSAGE_ID, 3),
+            (pdata.DATA_SET, pdata.NO_DATA_SET)]))
+        assert other.answer().number(pdata.STATUS) == 0
+        other.release()

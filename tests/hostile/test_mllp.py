@@ -1,0 +1,104 @@
+"""Broken and hostile messages at the MLLP port of a running broker, each with the error HL7 names."""
+
+import socket
+import time
+
+import pytest
+
+from tests.helpers.mllp import segment
+from tests.helpers.site import Site, adt, rest
+
+pytestmark = [pytest.mark.peer("dcmtk")]
+
+TRAPS = "葉^區瑋錦誠"    # second bytes that look like delimiters
+
+
+def framed(message: str) -> bytes:
+    return b"\x0b" + message.strip().replace("\n", "\r").encode("gb18030") + b"\x1c\r"
+
+
+def answers(connection: socket.socket, count: int) -> list[list[list[str]]]:
+    data = b""
+    while data.count(b"\x1c\r") < count:
+        piece = connection.recv(65536)
+        assert piece, data
+        data += piece
+    return [[line.split("|") for line in text.strip(b"\x0b").decode("gb18030").split("\r") if line]
+            for text in data.split(b"\x1c\r")[:-1]]
+
+
+def send(site: Site, *messages: str) -> list[list[list[str]]]:
+    with site.mllp() as connection:
+        connection.sendall(b"".join(map(framed, messages)))
+        return answers(connection, len(messages))
+
+
+def outcome(answer: list[list[str]]) -> tuple[str, str]:
+    """Give MSA-1 and the code in ERR-3 (HL7 v2.5 2.15.5.3, table 0357)."""
+    errors = [fields[3].split("^")[0] for fields in answer if fields[0] == "ERR"]
+    return segment(answer, "MSA")[1], ",".join(errors)
+
+
+REFUSED = {
+    "ADT without PID-3": (adt("m1", pid3=""), "AE", "101"),
+    "unknown authority": (adt("m1", pid3="Z-1^^^NOWHERE&2.999.77&ISO^PI"), "AE", "204"),
+    "no authority where the region refuses that": (adt("m1", pid3="Z-1"), "AE", "204"),
+    "wrong version": (adt("m1", version="3.0"), "AR", "203"),
+    "unknown event": (adt("m1", kind="ADT^A99"), "AR", "201"),
+    "unknown message": (adt("m1", kind="ORU^R01"), "AR", "200"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_bad_message_is_refused_and_the_next_one_taken(site: Site, name: str) -> None:
+    message, verdict, code = REFUSED[name]
+    with site.unchanged():
+        bad, good = send(site, message, adt(f"next-{site.number()}"))
+    assert outcome(bad) == (verdict, code), bad
+    assert outcome(good) == ("AA", "")
+
+
+def test_a_frame_split_at_every_byte_in_gb18030(site: Site) -> None:
+    """Every cut of one feed, those in the middle of a character too."""
+    message = framed(adt("split", "S-1", name=TRAPS))
+    with site.mllp() as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for cut in range(1, len(message)):
+            connection.sendall(message[:cut])
+            time.sleep(0.0005)
+            connection.sendall(message[cut:])
+            (answer,) = answers(connection, 1)
+            assert outcome(answer) == ("AA", "")
+    assert len([row for row in site.rows("patient_identity", "value") if row == ("S-1",)]) == 1
+
+
+def test_several_messages_in_one_segment_are_answered_in_order(site: Site) -> None:
+    names = [f"many-{site.number()}" for _ in range(20)]
+    found = send(site, *(adt(name) for name in names))
+    assert [segment(answer, "MSA")[1:3] for answer in found] == [["AA", name] for name in names]
+
+
+def test_the_same_control_id_again_is_answered_the_same_and_does_nothing(site: Site) -> None:
+    name = f"again-{site.number()}"
+    (first,) = send(site, adt(name, "G-1"))
+    events = len(site.rows("patient_event"))
+    with site.unchanged():
+        (second,) = send(site, adt(name, "G-1"))
+    assert segment(second, "MSA") == segment(first, "MSA")
+    assert len(site.rows("patient_event")) == events
+
+
+def test_a_message_over_the_limit_is_refused(site: Site) -> None:
+    with site.unchanged(), site.mllp() as connection:
+        connection.sendall(framed(adt("large", name="X" * (70 << 10))))
+        (answer,) = answers(connection, 1)
+        assert segment(answer, "MSA")[1:3] == ["AR", "large"]
+        assert rest(connection) == b""
+    site.feed()
+
+
+def test_noise_is_no_message(site: Site) -> None:
+    with site.unchanged(), site.mllp() as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n\r\n\x0b\x1c\r\x0b\xff\xfe\x1c\r")
+        assert [segment(answer, "MSA")[1] for answer in answers(connection, 2)] == ["AR", "AR"]
+    site.feed()
