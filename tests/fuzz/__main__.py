@@ -30,7 +30,7 @@ def main() -> int:
         options.error(f"no target {given.only}; there are {', '.join(target.name for target in TARGETS)}")
     if given.replay:
         with tempfile.TemporaryDirectory() as scratch:
-            print(wanted[0].make(Path(scratch))(given.replay.read_bytes()))
+            Console().print(wanted[0].make(Path(scratch))(given.replay.read_bytes()))
         return 0
     seed = int(time.time()) if given.seed is None else given.seed
     console = Console()

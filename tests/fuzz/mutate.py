@@ -15,8 +15,9 @@ _QUOTED = re.compile(rb"\"[^\"]{0,200}\"|'[^']{0,200}'")
 # Bytes that mean something to one of the readers; GB 18030, Big5 and Shift JIS hide delimiters in their second bytes.
 COMMON = (
     b"\0", b"\xff", b"\r", b"\n", b"\r\n", b"\r\n\r\n", b"--", b"|", b"^", b"~", b"\\", b"&", b"'", b'"', b"<", b">", b";", b":",
-    b"\x0b", b"\x1c\r", b"\x1b$)C", "葉區瑋錦誠".encode("gb18030"), "葉區瑋錦誠".encode(), "功許蓋".encode("cp950"), "ソ表".encode("shift_jis"),
-    "\U00020bb7".encode("gb18030"), b"\x81", b"\xed\xa0\x80", b"\xef\xbf\xbe", b"\xef\xbb\xbf", b"\xff\xfe", b"&#0;", b"&#x1F600;",
+    b"\x0b", b"\x1c\r", b"\x1b$)C", "葉區瑋錦誠".encode("gb18030"), "葉區瑋錦誠".encode(), "功許蓋".encode("cp950"),
+    "ソ表".encode("shift_jis"), "\U00020bb7".encode("gb18030"), b"\x81", b"\xed\xa0\x80", b"\xef\xbf\xbe", b"\xef\xbb\xbf",
+    b"\xff\xfe", b"&#0;", b"&#x1F600;",
 )
 
 
@@ -26,9 +27,9 @@ class Mutator:
     def __init__(self, source: random.Random, words: Sequence[bytes], longest: int) -> None:
         self._source, self._words, self._longest = source, (*COMMON, *words), longest
         self._ways: tuple[Callable[[bytearray, Sequence[bytes]], None], ...] = (
-            self._flip, self._flip, self._byte, self._delete, self._delete, self._duplicate, self._insert, self._word, self._word,
-            self._word, self._over, self._truncate, self._splice, self._graft, self._length, self._length, self._number, self._number,
-            self._repeat, self._swap, self._markup, self._markup, self._value)
+            self._flip, self._flip, self._byte, self._delete, self._delete, self._duplicate, self._insert, self._word,
+            self._word, self._word, self._over, self._truncate, self._splice, self._graft, self._length, self._length,
+            self._number, self._number, self._repeat, self._swap, self._markup, self._markup, self._value)
 
     def mutate(self, corpus: Sequence[bytes]) -> bytes:
         """Give a child of one of the inputs, at most `longest` bytes."""

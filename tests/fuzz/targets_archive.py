@@ -15,9 +15,12 @@ from tests.fuzz import harness
 from tests.fuzz.harness import Target
 from tests.helpers.archive import pread_of
 
-WORDS = (b"SEQ\x06", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"\x88\x7f\xff\xff\xff\xff\xff\xff\xff", b"\x8f\xff", b"SDCMIDX1",
-         b"\x01index", b"\x01manifest", b"org.apache.hadoop.io.Text", b"\0\0\0\x01")
-JSON_WORDS = (b"[", b"]" * 9, b"[" * 5000, b"{", b"}", b"null", b"true", b"1e999", b"NaN", b"-1", b"9" * 5000, b'"\\ud800"', b'"', b",", b":", b"[],")
+WORDS = (
+    b"SEQ\x06", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"\x88\x7f\xff\xff\xff\xff\xff\xff\xff", b"\x8f\xff",
+    b"SDCMIDX1", b"\x01index", b"\x01manifest", b"org.apache.hadoop.io.Text", b"\0\0\0\x01")
+JSON_WORDS = (
+    b"[", b"]" * 9, b"[" * 5000, b"{", b"}", b"null", b"true", b"1e999", b"NaN", b"-1", b"9" * 5000, b'"\\ud800"', b'"', b",",
+    b":", b"[],")
 
 
 def _file(_scratch: Path) -> harness.Reader:

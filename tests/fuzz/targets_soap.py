@@ -30,14 +30,14 @@ from tests.helpers.patients import WEI
 from tests.helpers.soap import Reply
 
 _STATUSES = {200, 400, 404, 405, 408, 413, 415, 500, 503}
-_NO_LENGTH = 100_000
 XML_WORDS = (
     b"<!--", b"-->", b"<!DOCTYPE a [<!ENTITY e 'x'>]>", b"&e;", b"<![CDATA[", b"]]>", b"<?a b?>", b"xmlns=''", b"xmlns:a='urn:b'",
     b"<a>", b"</a>", b"<a/>", b"urn:uuid:", b"id='x'", b"nullFlavor='NA'", b"&#xD;", b"xml:space='preserve'", b"''", b"('", b"')",
 )
 MIME_WORDS = (
-    b"\r\n--B\r\n", b"\r\n--B--", b"--B", b"Content-Type: ", b"Content-ID: <", b"Content-Transfer-Encoding: base64", b"charset=", b"gbk",
-    b"utf-16", b"punycode", b"start=", b"boundary=B", b"type=", b"application/xop+xml", b"multipart/related; ", b"cid:", b"filename*=utf-8''%E5",
+    b"\r\n--B\r\n", b"\r\n--B--", b"--B", b"Content-Type: ", b"Content-ID: <", b"Content-Transfer-Encoding: base64", b"charset=",
+    b"gbk", b"utf-16", b"punycode", b"start=", b"boundary=B", b"type=", b"application/xop+xml", b"multipart/related; ", b"cid:",
+    b"filename*=utf-8''%E5",
 )
 
 

@@ -10,10 +10,10 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 
@@ -31,10 +31,6 @@ class TooSlow(BaseException):
     """An input took more CPU time than it may."""
 
 
-class Wrong(Exception):
-    """Our code said by its log that something went wrong."""
-
-
 class Run:
     """One worker's run over one target."""
 
@@ -49,7 +45,8 @@ class Run:
         self._kinds: set[str] = set()
         self._lines: set[tuple[CodeType, int]] = set()
         self._told: set[str] = set()
-        self._logged: list[str] = []
+        self._logged: list[tuple[str, str]] = []
+        self._allowed: tuple[type[Exception], ...] = (BrokerError, *target.allowed)
         structlog.configure(processors=[self._listen])
         self._read: Reader = target.make(scratch)
 
@@ -73,19 +70,17 @@ class Run:
         began = time.process_time()
         try:
             kind = self._guarded(data, traced=traced)
-            if self._logged:
-                raise Wrong(self._logged[0])
             self._values += 1
-        except (BrokerError, *self._target.allowed) as error:
+        except self._allowed as error:
             kind = f"{type(error).__name__} {_place(error)}"
             self._refused += 1
             if must:
                 self._found(f"a golden input is refused: {error}", data, traceback.format_exc())
-            if self._logged:
-                self._found(f"Wrong: {self._logged[0]}", data, traceback.format_exc())
-        except (Exception, TooSlow, MemoryError) as error:
+        except (Exception, TooSlow) as error:  # noqa: BLE001 - finding them is what this is for
             kind = f"{type(error).__name__} {_place(error)}"
-            self._found(f"{kind}: {str(error)[:200]}" if isinstance(error, Wrong) else kind, data, traceback.format_exc())
+            self._found(kind, data, traceback.format_exc())
+        for event, trace in self._logged[:1]:
+            self._found(f"it logged an error: {event}"[:300], data, f"{event}\n{trace}")
         used = time.process_time() - began
         if not traced and used > 0.25 + len(data) * self._target.slope:
             self._found(f"slow: {kind}", data, f"{used:.2f} seconds for {len(data)} bytes")
@@ -127,12 +122,12 @@ class Run:
         if what not in self._told:
             self._told.add(what)
             finding = keep(self._target.name, what, data, trace, self._findings)
-            print("FINDING", json.dumps([what, str(finding.file)]), flush=True)
+            sys.stdout.write(f"FINDING {json.dumps([what, str(finding.file)])}\n")
+            sys.stdout.flush()
 
-    def _listen(self, _logger: Any, method: str, event: dict[str, Any]) -> str:
+    def _listen(self, _logger: Any, method: str, event: MutableMapping[str, Any]) -> NoReturn:
         if method in {"error", "exception", "critical"}:
-            trace = traceback.format_exc() if sys.exc_info()[0] else ""
-            self._logged.append(f"{event} {trace}")
+            self._logged.append((repr(event), traceback.format_exc()))
         raise structlog.DropEvent
 
 

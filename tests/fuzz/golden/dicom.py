@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
 from broker.archive.sdicom import read_index
 from broker.archive.sequencefile import Writer
@@ -82,7 +83,7 @@ def _nested_manifest() -> bytes:
     group = Dataset()
     group.RelationshipType, group.ValueType, group.ContentSequence = "CONTAINS", "CONTAINER", list(dataset.ContentSequence)
     dataset.ContentSequence = [group]
-    dataset.file_meta.TransferSyntaxUID = tags.IMPLICIT
+    dataset.file_meta.TransferSyntaxUID = UID(tags.IMPLICIT)
     buffer = io.BytesIO()
     dataset.save_as(buffer, implicit_vr=True, little_endian=True, enforce_file_format=True)
     return buffer.getvalue()

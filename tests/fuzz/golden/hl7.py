@@ -73,12 +73,14 @@ _HAND_201301 = """<?xml version="1.0" encoding="UTF-8"?>
   <v3:id root="22a0f9e0-4454-11dc-a6be-3603d6866807"/><v3:creationTime value="20260301101500"/>
   <v3:interactionId root="2.16.840.1.113883.1.6" extension="PRPA_IN201301UV02"/><v3:processingCode code="P"/>
   <v3:processingModeCode code="T"/><v3:acceptAckCode code="AL"/>
-  <v3:receiver typeCode="RCV"><v3:device classCode="DEV" determinerCode="INSTANCE"><v3:id root="2.999.1.4"/></v3:device></v3:receiver>
-  <v3:sender typeCode="SND"><v3:device classCode="DEV" determinerCode="INSTANCE"><v3:id root="2.999.3.9"/></v3:device></v3:sender>
+  <v3:receiver typeCode="RCV"><v3:device classCode="DEV" determinerCode="INSTANCE"><v3:id root="2.999.1.4"/></v3:device>
+  </v3:receiver><v3:sender typeCode="SND"><v3:device classCode="DEV" determinerCode="INSTANCE"><v3:id root="2.999.3.9"/>
+  </v3:device></v3:sender>
   <v3:controlActProcess classCode="CACT" moodCode="EVN"><v3:code code="PRPA_TE201301UV02" codeSystem="2.16.840.1.113883.1.6"/>
     <v3:subject typeCode="SUBJ" contextConductionInd="false"><v3:registrationEvent classCode="REG" moodCode="EVN">
       <v3:id nullFlavor="NA"/><v3:statusCode code="active"/>
-      <v3:subject1 typeCode="SBJ"><v3:patient classCode="PAT"><v3:id root="2.999.3.1" extension="B-9"/><v3:statusCode code="active"/>
+      <v3:subject1 typeCode="SBJ"><v3:patient classCode="PAT"><v3:id root="2.999.3.1" extension="B-9"/>
+        <v3:statusCode code="active"/>
         <v3:patientPerson classCode="PSN" determinerCode="INSTANCE">
           <v3:name use="L"><v3:family>歐陽</v3:family><v3:given>瑋&amp;明</v3:given></v3:name><v3:name>欧阳 明</v3:name>
           <v3:telecom value="tel:+86-20-1"/><v3:administrativeGenderCode code="UN"/><v3:birthTime value="19790214"/>

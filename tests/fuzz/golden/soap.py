@@ -19,7 +19,8 @@ from tests.fuzz.golden.hl7 import v3_messages
 from tests.fuzz.golden.origin import HAND, OURS, STAMP, Files
 from tests.helpers import registry
 from tests.helpers.manifests import included, kos, metadata, study
-from tests.helpers.soap import ask, envelope as request_envelope, keep
+from tests.helpers.soap import ask, keep
+from tests.helpers.soap import envelope as request_envelope
 
 ITI = "urn:ihe:iti:2007:"
 WANG = str(registry.WANG)
