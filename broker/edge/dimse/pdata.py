@@ -131,6 +131,12 @@ class Link:
         self._buffer = bytearray(_BUFFER)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
+        self._inside = False
+
+    @property
+    def inside(self) -> bool:
+        """Whether a PDU has begun and is not complete."""
+        return self._inside or self._start < self._end
 
     def begin(self) -> None:
         """Set the socket's options. Raise OSError when it is dead already."""
@@ -140,7 +146,9 @@ class Link:
     def pieces(self) -> Iterator[Piece]:
         """Give the fragments as they come; end when the peer asks for release. Raise `PeerGone`, `ProtocolError`."""
         while True:
+            self._inside = False
             kind, _, size = _PDU.unpack(self._exactly(6))
+            self._inside = True
             if kind == _RELEASE:
                 return
             if kind != _P_DATA:
@@ -239,9 +247,9 @@ class Link:
                 raise PeerGone(error.strerror or type(error).__name__) from error
             if not count:
                 raise PeerGone("connection closed")
-            self._end += count
             if self._heard is not None:
                 self._heard(time.monotonic() - since, count)
+            self._end += count
             self._patience(0.0)
             return
 

@@ -43,9 +43,13 @@ class Served:
         self._messages = Messages(self._link, syntaxes, session.receive, session.done)
 
     @property
+    def _busy(self) -> bool:
+        return self._link.inside or self._messages.busy
+
+    @property
     def idle(self) -> float:
         """Seconds without anything to do; 0 in the middle of a message, and when it is being closed anyway."""
-        return 0.0 if self._messages.busy or self._evicted else time.monotonic() - self._last
+        return 0.0 if self._busy or self._evicted else time.monotonic() - self._last
 
     @property
     def evicted(self) -> bool:
@@ -90,7 +94,7 @@ class Served:
 
     def _heard(self, waited: float, count: int) -> None:
         self._last = time.monotonic()
-        if not self._messages.busy:
+        if not self._busy:
             self._pace.begin()
             return
         try:
@@ -99,7 +103,7 @@ class Served:
             raise GivenUp(str(error)) from error
 
     def _patience(self, silent: float) -> None:
-        busy = self._messages.busy
+        busy = self._busy
         if silent >= (self._settings.io_timeout if busy else self._settings.idle_timeout):
             raise GivenUp(f"silent for {silent:.0f} seconds")
         if self._stopping.is_set() and not busy:
