@@ -129,19 +129,31 @@ class Documents:
         return None
 
     def recover(self, now: float) -> None:
-        """Clear up after calls that died: rows that never got their file go, files whose fate is unknown are kept."""
+        """Clear up after calls that died: rows that never got their file go, files whose fate is unknown are kept, once."""
+        kept: list[int] = []
         with self._database.write() as unit:
             rows = store.pending_before(unit, now - GRACE)
-            whole = [row.id for row in rows if _size(self._folder / row.path) == row.size]
-            store.set_state(unit, whole, store.KEPT)
-            lost = [row for row in rows if row.id not in whole]
-            store.remove(unit, [row.id for row in lost if _unlink(self._folder / row.path)])
+            for row in rows:
+                if self._is_whole(row) and not self._is_surplus(unit, row, kept):
+                    kept.append(row.id)
+            gone = [row for row in rows if row.id not in kept]
+            store.set_state(unit, kept, store.KEPT)
+            store.remove(unit, [row.id for row in gone if _unlink(self._folder / row.path)])
         for file in self.incoming().iterdir():
             with contextlib.suppress(FileNotFoundError):
                 if file.stat().st_mtime < now - GRACE:
                     file.unlink()
         if rows:
-            log.warning("documents of interrupted submissions", kept=len(whole), without_file=len(lost))
+            log.warning("documents of interrupted submissions", kept=len(kept), dropped=len(gone))
+
+    def _is_whole(self, row: Document) -> bool:
+        return _size(self._folder / row.path) == row.size
+
+    def _is_surplus(self, unit: Unit, row: Document, kept: Sequence[int]) -> bool:
+        """Say whether a repetition of the submission brought the same document again, and that one stays."""
+        return any(
+            other.id != row.id and (other.state != store.PENDING or other.id in kept) and self._is_whole(other)
+            for other in store.find(unit, row.unique_id))
 
     def _enter(self, offers: Sequence[Offer]) -> Taken:
         """Enter a pending row for each document that is not there yet, all or none."""

@@ -39,9 +39,13 @@ def ask_at_once(region: Region, journal: Journal, report: Report, slots: int) ->
 
 
 def _unregistered(region: Region, journal: Journal) -> Iterator[str]:
-    for batch in _batches(list(journal.documents)):
-        found = Counter(doors.registered(region.http_port, batch))
-        yield from (f"{uid}: {found[uid]} entries" for uid in batch if found[uid] != 1)
+    by_patient: dict[str, list[str]] = {}
+    for uid, document in journal.documents.items():
+        by_patient.setdefault(document.patient, []).append(uid)
+    for uids in by_patient.values():
+        for batch in _batches(uids):
+            found = Counter(doors.registered(region.http_port, batch))
+            yield from (f"{uid}: {found[uid]} entries" for uid in batch if found[uid] != 1)
 
 
 def _documents(region: Region, journal: Journal) -> Iterator[str]:

@@ -155,7 +155,8 @@ def _read(kind: str, content: bytes) -> Answer:
     if response is None:
         raise Cut("no RegistryResponse")
     errors = tuple(
-        (e.get("errorCode", ""), e.get("location", ""), e.get("codeContext", "")) for e in response.iter(f"{{{RS}}}RegistryError"))
+        (e.get("errorCode", ""), e.get("location", ""), e.get("codeContext", ""))
+        for e in response.iter(f"{{{RS}}}RegistryError"))
     documents: dict[str, bytes] = {}
     for row in body.iter(f"{{{XDS}}}DocumentResponse"):
         include = row.find(f"{{{XDS}}}Document/{{{XOP}}}Include")

@@ -15,6 +15,7 @@ class Document:
     unique_id: str
     sha1: str
     size: int
+    patient: str
     submission_set: str
     repeated: bool
 

@@ -89,7 +89,8 @@ class Load:
         sizes = [dice.randrange(1, 4 << 20 if dice.random() < 0.1 else 200_000) for _ in range(dice.randint(1, 3))]
         content = {f"Doc{n}": (studies.uid(dice), dice.randbytes(size)) for n, size in enumerate(sizes)}
         set_uid = studies.uid(dice)
-        xml = submission(set_uid, dice.choice(self._affinity), content)
+        patient = dice.choice(self._affinity)
+        xml = submission(set_uid, patient, content)
         data = {key: body for key, (_, body) in content.items()}
         cut = False
 
@@ -108,13 +109,13 @@ class Load:
                 repeated = answer.status != "Success"
                 self._journal.acknowledge_documents(
                     Document(unique_id=unique_id, sha1=hashlib.sha1(body, usedforsecurity=False).hexdigest(), size=len(body),
-                             submission_set=set_uid, repeated=repeated) for unique_id, body in content.values())
+                             patient=patient, submission_set=set_uid, repeated=repeated) for unique_id, body in content.values())
                 self._journal.count("submissions acknowledged")
             else:
                 self._journal.blame(f"submission {set_uid} answered {answer.status} {answer.errors}")
             return True
         self._again(attempt)
-        self._stop.wait(dice.uniform(0, 0.3))
+        self._stop.wait(dice.uniform(0, 0.6))
 
     def _receive(self, dice: random.Random) -> None:
         """A study of hospital A by storescu; its patient is fed before or after; some come twice, some with other bytes."""
@@ -134,6 +135,7 @@ class Load:
         studies.drop(shots)
         if not early:
             self._feed(dice, value)
+        self._stop.wait(dice.uniform(0, 0.8))
 
     def _store(self, shots: list[Shot]) -> bool:
         left = list(shots)

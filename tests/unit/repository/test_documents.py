@@ -210,6 +210,20 @@ def test_whenever_a_process_dies_no_file_is_orphaned_and_no_document_loses_its_b
     assert (states(database, "1.2.3"), len(files(tmp_path))) == (["stored"], 1)
 
 
+@pytest.mark.parametrize("repeated", [True, False])
+def test_a_dead_call_leaves_no_second_copy_of_what_its_sender_sent_again(
+    documents: Documents, database: Database, tmp_path: Path, repeated: bool,
+) -> None:
+    documents.take([offer(tmp_path, b"abc")])
+    again = documents.take([offer(tmp_path, b"abc")])
+    if repeated:
+        documents.settle(again)
+    assert len(files(tmp_path)) == 2
+    documents.recover(time.time() + GRACE + 1)
+    assert states(database, "1.2.3") == ["stored" if repeated else "kept"]
+    assert (content(documents), len(files(tmp_path))) == (b"abc", 1)
+
+
 def test_recovery_leaves_calls_alone_that_are_still_running(documents: Documents, database: Database, tmp_path: Path) -> None:
     taken = documents.take([offer(tmp_path, b"abc")])
     (documents.incoming() / "copy").write_bytes(b"half")
