@@ -129,15 +129,15 @@ class Multipart:
         return self._events.popleft()
 
     def _from_first_boundary(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        head = b""
+        head, most = b"", _MAX_PREAMBLE + 2 + len(self._delimiter)
         for data in chunks:
             head += data
-            at = 0 if head.startswith(self._delimiter) else head.find(b"\r\n" + self._delimiter)
+            at = 0 if head.startswith(self._delimiter) else head.find(b"\r\n" + self._delimiter, 0, most)
             if at >= 0:
                 yield head[at:].lstrip(b"\r\n")
                 yield from filter(None, chunks)
                 return
-            if len(head) > _MAX_PREAMBLE + len(self._delimiter):
+            if len(head) >= most:
                 break
         raise BadMultipart("there is no boundary at the beginning")
 

@@ -176,12 +176,15 @@ def _watch(process: "subprocess.Popen[bytes]", board: Board) -> str:
     """Wait for the worker; give what ended it, empty when it came to its own end."""
     limit = time.monotonic() + _START
     while process.poll() is None:
+        before, *_ = board.look()
         time.sleep(0.05)
         counts, wall, cpu, _ = board.look()
         now = time.monotonic()
         if not counts[0]:
             if now > limit:
                 return "it does not start"
+        elif counts != before:      # it goes on, and may have been writing just now
+            continue
         elif now - wall > _WALL_HANG or _cpu(process.pid) - cpu > _CPU_HANG:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGUSR1)     # the worker writes where it is

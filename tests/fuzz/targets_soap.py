@@ -136,7 +136,7 @@ def _centre(scratch: Path) -> Reader:
         told = _told(soap.call(web, path, body, kind))
         assert not list((settings.documents_folder / ".spool").glob("*")), "files are left behind"
         _forget(settings, number)
-        return f"{path} {told}"
+        return f"{path[:40]} {told}"
     return read
 
 
@@ -211,7 +211,7 @@ def _answers(_scratch: Path) -> Reader:
         name = xml.local_name(body)
         if name == "AdhocQueryResponse":
             response, objects = ebxml.read_query_response(body)
-            return f"{response.status[-9:]} {len(objects.documents)} {len(ebxml.read_object_refs(body))}"
+            return f"{_status(response)} {len(objects.documents)} {len(ebxml.read_object_refs(body))}"
         if name == "RetrieveDocumentSetResponse":
             return f"{len(messages.read_documents(body)[1])} documents"
         if name == hl7v3.ANSWER:
@@ -219,8 +219,13 @@ def _answers(_scratch: Path) -> Reader:
         if name == hl7v3.ACK:
             hl7v3.read_ack(body)
             return "ack"
-        return ebxml.read_registry_response(body).status
+        return _status(ebxml.read_registry_response(body))
     return read
+
+
+def _status(response: ebxml.RegistryResponse) -> str:
+    known = response.status in {ebxml.SUCCESS, ebxml.PARTIAL_SUCCESS, ebxml.FAILURE}
+    return f"{response.status if known else 'another status'} {len(response.problems)} {len(response.warnings)}"
 
 
 TARGETS = (

@@ -69,7 +69,7 @@ class Run:
         seen = len(self._lines)
         began = time.process_time()
         try:
-            kind = self._guarded(data, traced=traced)
+            kind = self._guarded(data, traced=traced)[:200]
             self._values += 1
         except self._allowed as error:
             kind = f"{type(error).__name__} {_place(error)}"

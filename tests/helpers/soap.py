@@ -90,6 +90,13 @@ def _write_keep(_request: Any, documents: list[Spooled]) -> SoapReply:
     return SoapReply(fragments=(f'<Kept xmlns="{NS}">{sums}</Kept>'.encode(),), parts=parts)
 
 
+def _read_give(raw: SoapRequest) -> int:
+    text = raw.body.text or "0"
+    if not (text.isascii() and text.isdigit() and len(text) < 9):
+        raise Rejected("Wrong", "not a size")
+    return int(text)
+
+
 def _handle_give(actor: Actor, size: int, _call: Call) -> Any:
     actor.enter()
     return actor.give or Octets(b"\0" * size)
@@ -122,7 +129,7 @@ KEEP = Transaction(
 GIVE = Transaction(
     code="TEST-4", name="Give", wire=Wire.SOAP, endpoint="/give",
     messages=(Message(name=f"{{{NS}}}Give", action="urn:test:Give", reply_action="urn:test:Given"),),
-    audit=EVENT, read=lambda raw: int(raw.body.text or 0), handle=_handle_give, write=_write_give, refuse=_refuse,
+    audit=EVENT, read=_read_give, handle=_handle_give, write=_write_give, refuse=_refuse,
     packaging=Packaging.MTOM, takes_slot=True)
 
 CHECKED = Transaction(

@@ -32,7 +32,7 @@ FIND: Mapping[str, str | Sequence[str]] = {
 QUERIES: Mapping[str, Mapping[str, str | Sequence[str]]] = {
     "FindDocuments": FIND,
     "GetDocuments": {"$XDSDocumentEntryUniqueId": [f"2.999.5.{n}" for n in range(40)]},
-    "GetAll": {"patientId": WANG, "$XDSDocumentEntryStatus": [APPROVED], "$XDSSubmissionSetStatus": [APPROVED],
+    "GetAll": {"$patientId": WANG, "$XDSDocumentEntryStatus": [APPROVED], "$XDSSubmissionSetStatus": [APPROVED],
                "$XDSFolderStatus": [APPROVED]},
     "GetRelatedDocuments": {"$XDSDocumentEntryUniqueId": "2.999.5.1", "$AssociationTypes": [RPLC]},
 }
