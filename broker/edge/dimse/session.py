@@ -1,6 +1,7 @@
 """One association as acceptor: who calls, what it stored.
 
-An association stores many objects: it is authorised once, and audited once for each study, not for each object.
+An association stores many objects: it is authorised once, and audited once for each study, not for each object: with
+the first one, so that a process that is killed leaves nothing acknowledged without its record.
 """
 
 import structlog
@@ -15,7 +16,7 @@ from broker.model.ports import Received, Sink
 from broker.model.transaction import Bound, Outcome
 from broker.security.gate import Gate, reason
 
-_STUDIES = 256      # studies of one association after which its audit records are written early
+_STUDIES = 256      # studies of one association that are remembered as audited
 
 log = structlog.get_logger("broker.dimse")
 
@@ -26,7 +27,7 @@ class Session:
     def __init__(self, received: Received, gate: Gate, profile: Profile, caller: Caller, longest: int) -> None:
         self._received, self._gate, self._profile, self._caller, self._longest = received, gate, profile, caller, longest
         self._allowed = False
-        self._studies: dict[tuple[str, str, str], None] = {}
+        self._studies: set[tuple[str, str, str]] = set()
         self._failures: dict[str, BrokerError] = {}
 
     def echo(self) -> int:
@@ -45,21 +46,24 @@ class Session:
             self._failures.setdefault(reason(reception.error), reception.error)
             log.warning("object refused", calling=self._caller.node, status=f"0x{status:04X}", reason=reason(reception.error))
         elif (item := reception.stored) is not None:
-            self._studies[item.hospital, item.study_uid, item.tags.get("PatientID", "")] = None
-            if len(self._studies) >= _STUDIES:
-                self.end()
+            self._audit(item.hospital, item.study_uid, item.tags.get("PatientID", ""))
         return status
 
     def end(self) -> None:
-        """Write the audit records: one for each study that came, one for each kind of failure."""
-        for key, study_uid, patient in self._studies:
-            hospital = self._profile.hospital(key)
-            patients = [PatientId(hospital.domain, patient)] if hospital and patient else []
-            self._gate.audit.record(c_store.ROW, self._caller, Facts(patients=patients, studies={study_uid: []}), Outcome.SUCCESS)
+        """Write one audit record for each kind of failure."""
         for text in self._failures:
             self._gate.audit.record(c_store.ROW, self._caller, Facts(), Outcome.MINOR, text)
-        self._studies.clear()
         self._failures.clear()
+
+    def _audit(self, key: str, study_uid: str, patient: str) -> None:
+        if (key, study_uid, patient) in self._studies:
+            return
+        if len(self._studies) >= _STUDIES:
+            self._studies.clear()
+        self._studies.add((key, study_uid, patient))
+        hospital = self._profile.hospital(key)
+        patients = [PatientId(hospital.domain, patient)] if hospital and patient else []
+        self._gate.audit.record(c_store.ROW, self._caller, Facts(patients=patients, studies={study_uid: []}), Outcome.SUCCESS)
 
     def _begin(self, request: StoreRequest) -> Sink:
         if not self._allowed:
