@@ -1,6 +1,7 @@
 """A PACS that can misbehave: C-ECHO and C-FIND are honest, what a C-MOVE does is a script."""
 
 import contextlib
+import io
 import socket
 import threading
 import time
@@ -135,8 +136,9 @@ class BadPacs:
 
 
 def _text(data: bytes) -> dict[str, str]:
-    found = tags.study_tags(tags.scan(data, tags.IMPLICIT, whole=True), "")
-    return {key: value for key, value in found.items() if value}
+    """Give an identifier's values by keyword, several ones with backslashes between."""
+    found = pydicom.dcmread(io.BytesIO(data), force=True)
+    return {element.keyword: "\\".join(map(str, element.value)) if element.VM > 1 else str(element.value) for element in found}
 
 
 _known: dict[Path, dict[str, str]] = {}

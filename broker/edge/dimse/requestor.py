@@ -19,7 +19,7 @@ from broker.edge.dimse import pdata, statuses
 from broker.edge.dimse.c_store import Reception, StoreRequest
 from broker.edge.dimse.messages import Message, Messages
 from broker.edge.dimse.pdata import Limits, Link, PeerGone, ProtocolError
-from broker.edge.dimse.takeover import over, take
+from broker.edge.dimse.takeover import bound, over, take
 from broker.model.errors import TooLarge, Unavailable
 from broker.wire.tags import IMPLEMENTATION_UID, IMPLEMENTATION_VERSION
 
@@ -71,12 +71,16 @@ def _hold(event: Event) -> None:
 
 
 class _Entity(AE):
-    """An AE that remembers its socket: pynetdicom loses the one whose connection was refused, unclosed."""
+    """An AE that remembers its socket: pynetdicom loses the one whose connection was refused, unclosed.
+
+    What it reads before the socket is ours is bounded.
+    """
 
     raw: socket.socket | None = None
 
     def _create_socket(self, *arguments: Any) -> AssociationSocket:
         transport = super()._create_socket(*arguments)
+        bound(transport, float(self.acse_timeout or 0.0))
         self.raw = transport.socket
         return transport
 

@@ -22,7 +22,7 @@ from broker.edge.dimse import pump
 from broker.edge.dimse.c_store import StoreRequest
 from broker.edge.dimse.lobby import Lobby
 from broker.edge.dimse.session import Session
-from broker.edge.dimse.takeover import Greeted, is_taken, over, take
+from broker.edge.dimse.takeover import greet, is_taken, over, take
 
 _config.LOG_HANDLER_LEVEL = "none"  # its default handlers format every PDU for a log nobody reads
 
@@ -104,8 +104,8 @@ class Handler(RequestHandler):
         association = super()._create_association()
         association.__class__ = Acceptor
         acceptor = cast("Acceptor", association)
-        said = cast("Server", self.server).said.pop(self.request)
-        Greeted.greet(acceptor, said, lambda: acceptor.is_taken)
+        server = cast("Server", self.server)
+        greet(acceptor, server.said.pop(self.request), lambda: acceptor.is_taken, server.service.settings.io_timeout)
         return acceptor
 
 

@@ -17,31 +17,18 @@ _LONGEST_PDU = 1 << 20      # bytes pynetdicom may gather; we offer 128 KB
 _AWAITING_ACCEPT = "Sta3"   # PS3.8 9.2.1: our A-ASSOCIATE-AC is not sent yet
 
 
-class Greeted(AssociationSocket):
-    """A socket of pynetdicom whose first PDU was read already: it is `said` first.
+class Bounded(AssociationSocket):
+    """A socket of pynetdicom that gathers no PDU of any length, and none for longer than `patience` seconds.
 
-    Made by switching the class of pynetdicom's own. It waits by poll(), because select() knows no descriptor over 1023, and
-    does not gather a PDU of any length. While `held()` says so, what comes is left to whoever takes the socket.
+    Made by switching the class of pynetdicom's own. It waits by poll(), because select() knows no descriptor over 1023.
     """
 
-    said: bytes
-    held: Callable[[], bool]
-
-    @classmethod
-    def greet(cls, association: Association, said: bytes, held: Callable[[], bool]) -> None:
-        """Have an association begin with these bytes."""
-        association.dul.socket.__class__ = cls
-        found = cast("Greeted", association.dul.socket)
-        found.said, found.held = said, held
+    patience: float
 
     @property
     def ready(self) -> bool:
         """Whether something can be read now."""
         if self.socket is None or not self._is_connected:
-            return False
-        if self.said:
-            return True
-        if self.held():
             return False
         poll = select.poll()
         try:
@@ -52,13 +39,58 @@ class Greeted(AssociationSocket):
         return bool(poll.poll(0))
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """Give so many bytes, fewer only at the end. Raise OSError instead of gathering too many."""
+        """Give so many bytes, fewer only at the end. Raise OSError instead of gathering too many, or for too long."""
         if nr_bytes > _LONGEST_PDU:
             raise OSError("a PDU is too long")
+        sock = cast("socket.socket", self.socket)
+        data, until = bytearray(), time.monotonic() + self.patience
+        try:
+            while len(data) < nr_bytes:
+                sock.settimeout(max(until - time.monotonic(), 0.001))
+                piece = sock.recv(nr_bytes - len(data))
+                if not piece:
+                    break
+                data += piece
+        finally:
+            sock.settimeout(self.patience)
+        return data
+
+
+class Greeted(Bounded):
+    """A socket whose first PDU was read already: it is `said` first.
+
+    While `held()` says so, what comes is left to whoever takes the socket.
+    """
+
+    said: bytes
+    held: Callable[[], bool]
+
+    @property
+    def ready(self) -> bool:
+        """Whether something can be read now."""
+        if self.socket is None or not self._is_connected:
+            return False
+        return bool(self.said) or (not self.held() and super().ready)
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """Give so many bytes; see `Bounded`."""
         if not self.said:
-            return bytearray(super().recv(nr_bytes))
+            return super().recv(nr_bytes)
         data, self.said = self.said[:nr_bytes], self.said[nr_bytes:]
         return bytearray(data)
+
+
+def bound(transport: AssociationSocket, patience: float) -> None:
+    """Bound what pynetdicom reads from this socket."""
+    transport.__class__ = Bounded
+    cast("Bounded", transport).patience = patience
+
+
+def greet(association: Association, said: bytes, held: Callable[[], bool], patience: float) -> None:
+    """Have an accepted association begin with these bytes, and bound what pynetdicom reads behind them."""
+    association.dul.socket.__class__ = Greeted
+    found = cast("Greeted", association.dul.socket)
+    found.said, found.held, found.patience = said, held, patience
 
 
 def is_taken(association: Association, classes: frozenset[str] | None) -> bool:

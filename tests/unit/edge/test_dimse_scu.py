@@ -113,6 +113,18 @@ def silent(peer: Parrot) -> None:
     peer.hear()
 
 
+def half(peer: Parrot) -> None:
+    peer.hear()
+    peer.say(b"\2\0\0\0\4\0" + b"\0" * 500)
+    peer.hear()
+
+
+def endless(peer: Parrot) -> None:
+    peer.hear()
+    peer.say(b"\2\0\xff\xff\xff\xff" + b"\0" * 5000)
+    peer.hear()
+
+
 def swapping(element: int, value: int) -> Script:
     def go(peer: Parrot) -> None:
         command, _ = peer.request()
@@ -136,6 +148,8 @@ def saying(data: bytes | None = None) -> Script:
 @pytest.mark.parametrize(("script", "words"), [
     (reject, r"refused: Called AE title not recognised"),
     (silent, r"no answer"),
+    (half, r"no answer"),
+    (endless, r"no answer"),
     (lambda _peer: None, r"no answer"),
     (saying(b""), r"silent for 1 seconds"),
     (saying(), r"connection closed"),

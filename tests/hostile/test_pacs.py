@@ -1,0 +1,178 @@
+"""A PACS that misbehaves, behind a running broker: the consumer hears in time what it gets and what not, and why."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from broker.client.consult import Fetched
+from broker.db import Database
+from broker.edge.dimse.pdata import Command
+from broker.imaging.store import studies
+from broker.model.imaging import InstanceRef
+from tests.helpers import bad_pacs, dicom
+from tests.helpers.bad_pacs import BadPacs
+from tests.helpers.dimse import Parrot
+from tests.helpers.site import THEIRS, A, Site, eventually, ref
+
+pytestmark = [pytest.mark.peer("dcmtk")]
+
+TOTAL = 4.0         # the hospital's total_seconds in this region
+UNAVAILABLE = "XDSDocumentUniqueIdError"
+Script = Callable[[BadPacs, Parrot, Command, Sequence[Path]], None]
+
+
+@dataclass
+class Study:
+    """Four images that only hospital B's PACS has."""
+
+    site: Site
+    pacs: BadPacs
+    folder: Path
+    files: list[Path] = field(default_factory=list)
+
+    def refs(self) -> list[InstanceRef]:
+        return [ref(file, THEIRS) for file in self.files]
+
+    def fetch(self, folder: str = "got") -> tuple[Fetched, float]:
+        """RAD-69 for all of it; give the answer and the seconds it took."""
+        begun = time.monotonic()
+        with self.site.client() as client:
+            got = client.images(self.refs(), self.folder / folder)
+        return got, time.monotonic() - begun
+
+    def comes(self) -> None:
+        """Everything is fetched, as the PACS has it, as soon as the PACS is well again and no longer left alone."""
+        self.pacs.behave()
+        end = time.monotonic() + 10
+        got, took = self.fetch("good")
+        while got.missing and time.monotonic() < end:
+            assert took < 2 * TOTAL
+            time.sleep(0.3)
+            got, took = self.fetch("good")
+        assert got.missing == ()
+        bodies = {ref(file).sop_uid: dicom.body(file) for file in self.files}
+        assert {picture.sop_uid: dicom.body(picture.path) for picture in got.pictures} == bodies
+        eventually(lambda: {state for (state,) in self.site.rows("fetch_job", "state")} <= {"done", "failed"})
+
+
+def catalogue(site: Site, refs: Sequence[InstanceRef]) -> None:
+    """Enter what a C-FIND for its publication tells of a study."""
+    with contextlib.closing(Database(f"sqlite:///{site.region.data / 'broker.db'}")) as database, database.write() as unit:
+        studies.record_origin(unit, dicom.hospital(site.profile, "b"), [
+            {"StudyInstanceUID": one.study_uid, "SeriesInstanceUID": one.series_uid, "SOPInstanceUID": one.sop_uid,
+             "SOPClassUID": one.sop_class, "PatientID": A.value} for one in refs])
+
+
+@pytest.fixture
+def study(site: Site, pacs: BadPacs, tmp_path: Path) -> Iterator[Study]:
+    found = Study(site, pacs, tmp_path, dicom.ct_study(tmp_path / "pacs", 4))
+    pacs.behave()
+    pacs.holds += found.files
+    catalogue(site, found.refs())
+    yield found
+    pacs.behave()
+
+
+def missing(got: Fetched) -> list[str]:
+    assert {problem.code for problem in got.missing} <= {UNAVAILABLE}
+    return sorted(problem.location for problem in got.missing)
+
+
+def greeting_refusal(peer: Parrot) -> bool:
+    peer.hear()
+    peer.say(b"\3\0\0\0\0\4\0\1\1\7")
+    return False
+
+
+def greeting_silence(peer: Parrot) -> bool:
+    peer.socket.settimeout(30)
+    peer.hear()
+    peer.hear()
+    return False
+
+
+def greeting_half(peer: Parrot) -> bool:
+    peer.socket.settimeout(30)
+    peer.hear()
+    peer.say(b"\2\0\xff\xff\xff\xff" + b"\0" * 5000)
+    peer.hear()
+    return False
+
+
+@pytest.mark.parametrize(("script", "words", "seconds"), [
+    (bad_pacs.refuse, "it does not know the destination AE title, status 0xA801", 3.0),
+    (bad_pacs.silent, "silent for 2 seconds", TOTAL),
+    (bad_pacs.pending, "not done after 4 seconds|was not done within 4 seconds", 2 * TOTAL),
+    (bad_pacs.nothing, "did not send 4 of the instances", 2 * TOTAL),
+])
+def test_a_pacs_that_sends_nothing(study: Study, script: Script, words: str, seconds: float) -> None:
+    study.pacs.move = script
+    before = study.site.files()
+    got, took = study.fetch()
+    assert took < seconds
+    assert missing(got) == sorted(one.sop_uid for one in study.refs())
+    assert got.pictures == ()
+    assert any(part in problem.context for part in words.split("|") for problem in got.missing), got.missing[0].context
+    assert study.site.files() == before
+    study.comes()
+
+
+@pytest.mark.parametrize("greet", [greeting_refusal, greeting_silence, greeting_half])
+def test_a_pacs_that_lets_nobody_in(study: Study, greet: Callable[[Parrot], bool]) -> None:
+    study.pacs.greet = greet
+    got, took = study.fetch()
+    assert took < 2 * TOTAL
+    assert len(missing(got)) == 4
+    study.comes()
+
+
+def test_a_pacs_that_sends_half_and_aborts(study: Study) -> None:
+    study.pacs.move = bad_pacs.half_and_abort
+    got, took = study.fetch()
+    assert took < 2 * TOTAL
+    assert [len(asked) for asked in study.pacs.asked] == [0, 2]     # asked again for the rest, it gave half of that
+    assert (len(got.pictures), len(missing(got))) == (3, 1)
+    study.comes()
+
+
+def test_a_pacs_that_sends_other_instances_than_asked(study: Study) -> None:
+    others = dicom.ct_study(study.folder / "others", 3)
+
+    def other(pacs: BadPacs, peer: Parrot, command: Command, wanted: Sequence[Path]) -> None:
+        pacs.send([*others, wanted[0]])
+        peer.respond(command, bad_pacs.SUCCESS)
+
+    study.pacs.move = other
+    got, took = study.fetch()
+    assert took < 2 * TOTAL
+    assert (len(got.pictures), len(missing(got))) == (2, 2)
+    assert [picture.sop_uid for picture in got.pictures if picture.sop_uid in {ref(file).sop_uid for file in others}] == []
+    assert all(study.site.known(ref(file).sop_uid) for file in others)      # nothing that came is lost: a submission
+    study.comes()
+
+
+def test_a_pacs_that_dies_and_comes_back(study: Study) -> None:
+    study.pacs.move = bad_pacs.dies
+    got, took = study.fetch()
+    assert took < 2 * TOTAL
+    assert (len(got.pictures), len(missing(got))) == (1, 3)
+    got, took = study.fetch()
+    assert took < 3
+    assert len(missing(got)) == 3
+    study.pacs.start()
+    study.comes()
+
+
+def test_a_pacs_that_is_down_keeps_nobody_else_waiting(study: Study) -> None:
+    study.pacs.move = bad_pacs.silent
+    (near,) = study.site.store(study.folder / "near")
+    with study.site.client() as client:
+        got = client.images([ref(near), *study.refs()], study.folder / "both")
+    assert [picture.sop_uid for picture in got.pictures] == [ref(near).sop_uid]
+    assert len(missing(got)) == 4
+    study.site.goes_on(study.folder)
+    study.comes()
