@@ -99,9 +99,12 @@ class Folders:
                 self.sync(folder)
 
 
-def create(file: Path) -> BinaryIO:
-    """Give a new file to write, readable by our user and group only. Raise FileExistsError when the name is taken."""
-    return open(file, "xb", buffering=CHUNK, opener=lambda path, flags: os.open(path, flags, 0o640))
+def create(file: Path, buffer: int = CHUNK) -> BinaryIO:
+    """Give a new file to write, readable by our user and group only. Raise FileExistsError when the name is taken.
+
+    Pieces larger than `buffer` bytes go to the system as they are, smaller ones are gathered.
+    """
+    return open(file, "xb", buffering=buffer, opener=lambda path, flags: os.open(path, flags, 0o640))
 
 
 def sha256_of(file: Path) -> str:

@@ -31,6 +31,7 @@ WHAT = "archive"
 CACHED_IMAGES = 100_000     # index entries kept in memory; about 60 MB
 
 _TEMPORARY = ".tmp"
+_GATHERED = 1 << 14          # bytes: heads of records, not images
 _SAFE = re.compile(r"[0-9a-f]{2}/[0-9][0-9.]*-[0-9a-f]+\.seq")
 
 
@@ -102,7 +103,7 @@ class Sdfo:
         try:
             with reachable(WHAT):
                 self._folders.ensure(temporary.parent)
-                with create(temporary) as file:
+                with create(temporary, _GATHERED) as file:
                     written = sdicom.write_container(
                         file, study_uid, images, manifest, os.urandom(MARKER_LENGTH), progress)
                     file.flush()

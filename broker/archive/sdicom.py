@@ -11,16 +11,20 @@ The file is a legal SequenceFile for any Hadoop program, and one image is two ra
 
 import hashlib
 import json
+import queue
 import re
 import struct
+import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from itertools import chain
+from operator import add
+from typing import Any, NamedTuple, Self
 
 from broker.archive.sequencefile import Damaged, Pread, Reader, Sink, Writer, record_length
 from broker.model.blob import CHUNK, ByteSource, Octets
-from broker.model.ids import is_uid
 
 VERSION = "1"
 MANIFEST = "\x01manifest"
@@ -32,7 +36,10 @@ _TAIL = 1 << 16
 _MANIFEST_LIMIT = 1 << 24
 _INDEX_LIMIT = 1 << 26      # bytes unpacked: 250 000 images
 _INDEX_SHARE = 16           # times the container: an image takes less room in the index than that, however small it is
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_UIDS = re.compile(r"(?:[0-9]++[.\n])*+[0-9]++")     # one a line
+_LONGEST_UID = 64
+_AHEAD = 8                  # pieces that wait to be hashed
+_DIGEST, _HEX = 64, b"0123456789abcdef"
 
 Progress = Callable[[int, int], None]
 """`progress(done, total)` in images."""
@@ -51,9 +58,8 @@ class PackImage:
     number: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One image of a container: where its Part-10 bytes lie, and their SHA-256 (hex)."""
+class Entry(NamedTuple):
+    """One image of a container: where its Part-10 bytes lie, and their SHA-256 (hex). A row of the index as it is stored."""
 
     sop_uid: str
     series_uid: str
@@ -62,6 +68,9 @@ class Entry:
     offset: int
     size: int
     sha256: str
+
+
+_entry: Callable[[Sequence[Any]], Entry] = partial(tuple.__new__, Entry)        # as _make, which looks at the length again
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,25 +90,49 @@ class Written:
     index: ContainerIndex
 
 
-class _Hashing:
-    def __init__(self, sink: Sink) -> None:
-        self._sink, self.digest = sink, hashlib.sha256()
+class _Digests:
+    """Computes SHA-256 in a thread beside the one that reads and writes; all are complete once the `with` is left."""
+
+    def __init__(self) -> None:
+        self._work: queue.Queue[tuple[hashlib._Hash, bytes] | None] = queue.Queue(_AHEAD)
+        self._thread = threading.Thread(target=self._run, name="digests", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._work.put(None)
+        self._thread.join()
+
+    def update(self, digest: "hashlib._Hash", data: bytes) -> None:
+        """Add to a digest, some time soon."""
+        self._work.put((digest, data))
+
+    def _run(self) -> None:
+        while (piece := self._work.get()) is not None:
+            piece[0].update(piece[1])
+
+
+class _HashedSink:
+    def __init__(self, sink: Sink, digests: _Digests) -> None:
+        self._sink, self._digests, self.digest = sink, digests, hashlib.sha256()
 
     def write(self, data: bytes) -> None:
-        self.digest.update(data)
+        self._digests.update(self.digest, data)
         self._sink.write(data)
 
 
 class _HashedSource:
     """A source that is hashed while it is read; to be read once."""
 
-    def __init__(self, source: ByteSource) -> None:
-        self._source, self.digest = source, hashlib.sha256()
+    def __init__(self, source: ByteSource, digests: _Digests) -> None:
+        self._source, self._digests, self.digest = source, digests, hashlib.sha256()
         self.size = source.size
 
     def chunks(self, length: int = CHUNK) -> Iterator[bytes]:
         for chunk in self._source.chunks(length):
-            self.digest.update(chunk)
+            self._digests.update(self.digest, chunk)
             yield chunk
 
 
@@ -119,22 +152,25 @@ def write_container(
     ordered = sorted(images, key=lambda image: (image.series_uid, image.number, image.sop_uid))
     for image in ordered:
         record_length(image.sop_uid, image.source.size)
-    hashing = _Hashing(sink)
-    writer = Writer(hashing, {"sdicom.version": VERSION, "study.uid": study_uid}, marker)
-    writer.append(MANIFEST, Octets(json.dumps(dict(manifest), ensure_ascii=False).encode()))
+    digests: list[hashlib._Hash] = []
     entries: dict[str, Entry] = {}
-    for done, image in enumerate(ordered, 1):
-        source = _HashedSource(image.source)
-        offset = writer.append(image.sop_uid, source)
-        if source.digest.hexdigest() != image.sha256:
+    with _Digests() as whole, _Digests() as each:
+        hashed = _HashedSink(sink, whole)
+        writer = Writer(hashed, {"sdicom.version": VERSION, "study.uid": study_uid}, marker)
+        writer.append(MANIFEST, Octets(json.dumps(dict(manifest), ensure_ascii=False).encode()))
+        for done, image in enumerate(ordered, 1):
+            source = _HashedSource(image.source, each)
+            digests.append(source.digest)
+            entries[image.sop_uid] = Entry(image.sop_uid, image.series_uid, image.sop_class, image.transfer_syntax,
+                                           writer.append(image.sop_uid, source), source.size, image.sha256)
+            if progress:
+                progress(done, len(ordered))
+        index = ContainerIndex(study_uid, entries)
+        writer.append(INDEX, Octets(_write_index(index)))
+    for image, digest in zip(ordered, digests, strict=True):
+        if digest.hexdigest() != image.sha256:
             raise Damaged(f"the stored bytes of {image.sop_uid} are not those that were received")
-        entries[image.sop_uid] = Entry(image.sop_uid, image.series_uid, image.sop_class, image.transfer_syntax,
-                                       offset, source.size, image.sha256)
-        if progress:
-            progress(done, len(ordered))
-    index = ContainerIndex(study_uid, entries)
-    writer.append(INDEX, Octets(_write_index(index)))
-    return Written(writer.position, hashing.digest.hexdigest(), index)
+    return Written(writer.position, hashed.digest.hexdigest(), index)
 
 
 def read_index(pread: Pread, size: int) -> ContainerIndex:
@@ -186,9 +222,8 @@ def check_structure(pread: Pread, size: int, index: ContainerIndex) -> None:
 
 
 def _write_index(index: ContainerIndex) -> bytes:
-    images = [[e.sop_uid, e.series_uid, e.sop_class, e.transfer_syntax, e.offset, e.size, e.sha256]
-              for e in index.entries.values()]
-    body = zlib.compress(json.dumps({"study": index.study_uid, "images": images}, separators=(",", ":")).encode())
+    images = {"study": index.study_uid, "images": list(index.entries.values())}
+    body = zlib.compress(json.dumps(images, separators=(",", ":")).encode())
     return body + _TRAILER.pack(len(body), zlib.crc32(body), _MAGIC)
 
 
@@ -205,26 +240,37 @@ def _inflate(body: bytes, limit: int) -> Any:
 
 def _parse_index(value: Any, size: int) -> ContainerIndex:
     rows = value.get("images") if isinstance(value, dict) else None
-    if not isinstance(rows, list) or not _is_uid(value.get("study")):
+    if not isinstance(rows, list) or not _are_uids((value.get("study"),)):
         raise Damaged("its index has another form")
-    entries: dict[str, Entry] = {}
-    for row in rows:
-        if not _is_entry(row, size) or row[0] in entries:
-            raise Damaged("its index has an impossible entry")
-        entries[row[0]] = Entry(*row)
+    if not _are_entries(rows, size):
+        raise Damaged("its index has an impossible entry")
+    entries = {row[0]: _entry(row) for row in rows}
+    if len(entries) != len(rows):
+        raise Damaged("its index names an image twice")
     return ContainerIndex(value["study"], entries)
 
 
-def _is_entry(row: Any, size: int) -> bool:
-    if not isinstance(row, list) or len(row) != 7:
+def _are_entries(rows: list[Any], size: int) -> bool:
+    """Check all rows, column by column: a container of thousands of images is opened to read one."""
+    if not rows:
+        return True
+    if set(map(type, rows)) != {list} or set(map(len, rows)) != {len(Entry._fields)}:
         return False
-    sop_uid, series_uid, sop_class, transfer_syntax, offset, length, sha256 = row
-    texts = (series_uid, sop_class, transfer_syntax, sha256)
+    sop_uids, *texts, offsets, sizes, digests = zip(*rows, strict=True)
     return (
-        _is_uid(sop_uid) and all(isinstance(text, str) for text in texts) and _SHA256.fullmatch(sha256) is not None
-        and type(offset) is int and type(length) is int and offset >= 0 and 0 <= length <= size - offset
+        _are_uids(sop_uids) and set(map(type, chain(*texts, digests))) == {str} and _are_digests(digests)
+        and set(map(type, chain(offsets, sizes))) == {int} and min(offsets) >= 0 and min(sizes) >= 0
+        and max(map(add, offsets, sizes)) <= size
     )
 
 
-def _is_uid(value: Any) -> bool:
-    return isinstance(value, str) and is_uid(value)
+def _are_uids(values: Sequence[Any]) -> bool:
+    if set(map(type, values)) != {str} or max(map(len, values)) > _LONGEST_UID:
+        return False
+    lines = "\n".join(values)
+    return lines.count("\n") == len(values) - 1 and _UIDS.fullmatch(lines) is not None
+
+
+def _are_digests(values: Sequence[str]) -> bool:
+    text = "".join(values)
+    return set(map(len, values)) == {_DIGEST} and text.isascii() and not text.encode().translate(None, _HEX)
