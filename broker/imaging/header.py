@@ -11,9 +11,11 @@ from broker.archive.online import HEAD
 from broker.model.errors import DimseCode, Rejected
 from broker.model.ids import is_uid
 from broker.wire import tags
+from broker.wire.unremarked import unremarked
 
 _LOOKS = (HEAD, 1 << 20)    # bytes the scanner is given, one after the other
 _LAST_LOOK = 16 << 20       # bytes pydicom is given
+_LAST = max(tags.KEYWORDS)
 _PATIENT_ID = 250           # characters; LO allows 64
 _MANDATORY = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _UNREADABLE = (InvalidDicomError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError,
@@ -55,14 +57,11 @@ def _raw(read: Callable[[int], bytes], size: int, meta: tags.FileMeta) -> Mappin
 def _ask_pydicom(data: bytes, transfer_syntax: str) -> dict[int, bytes]:
     """Let pydicom read the data set, never the file: it would find another transfer syntax in front of it, and inflate it."""
     try:
-        dataset = read_dataset(
-            io.BytesIO(data), transfer_syntax == tags.IMPLICIT, transfer_syntax != tags.BIG_ENDIAN,
-            stop_when=lambda tag, _vr, _length: tag > max(tags.KEYWORDS), specific_tags=list(tags.KEYWORDS))
+        with unremarked():
+            dataset = read_dataset(
+                io.BytesIO(data), transfer_syntax == tags.IMPLICIT, transfer_syntax != tags.BIG_ENDIAN,
+                stop_when=lambda tag, _vr, _length: tag > _LAST, specific_tags=list(tags.KEYWORDS))
+            values = {tag: getattr(dataset.get_item(tag), "value", None) for tag in tags.KEYWORDS}
     except _UNREADABLE:
         return {}
-    found: dict[int, bytes] = {}
-    for tag in tags.KEYWORDS:
-        value = getattr(dataset.get_item(tag), "value", None)
-        if isinstance(value, bytes):
-            found[tag] = value
-    return found
+    return {tag: value for tag, value in values.items() if isinstance(value, bytes)}

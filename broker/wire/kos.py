@@ -25,6 +25,7 @@ from broker.model.ids import is_uid
 from broker.model.imaging import InstanceRef, SeriesFacts, StudyFacts
 from broker.wire import tags
 from broker.wire.tags import IMPLEMENTATION_UID, IMPLEMENTATION_VERSION, TAGS, study_tags
+from broker.wire.unremarked import unremarked
 
 KOS_CLASS = "1.2.840.10008.5.1.4.1.1.88.59"
 MANIFEST_TITLE = ("113030", "DCM", "Manifest")
@@ -105,12 +106,12 @@ def read_manifest(data: bytes) -> ReadManifest:
     evidence (0040,A375) and content (0040,A730) name different instances, which PS3.3 C.17.6.2.1 forbids.
     """
     try:
-        dataset = _parse(data)
-        manifest = _read(dataset)
-        content = set(_content(dataset))
+        with unremarked():
+            dataset = _parse(data)
+            manifest = _read(dataset)
+            problem = _fault(_text(dataset, "SOPClassUID"), manifest, set(_content(dataset)))
     except (tags.NotDicom, tags.Truncated, *_BROKEN) as error:
         raise Rejected(XdsCode.INVALID_DOCUMENT_CONTENT, f"not a readable DICOM file ({type(error).__name__})") from error
-    problem = _fault(_text(dataset, "SOPClassUID"), manifest, content)
     if problem:
         raise Rejected(XdsCode.INVALID_DOCUMENT_CONTENT, problem, manifest.sop_uid if is_uid(manifest.sop_uid) else "")
     return manifest

@@ -3,6 +3,7 @@
 import faulthandler
 import gc
 import json
+import os
 import random
 import resource
 import signal
@@ -153,6 +154,8 @@ def main(name: str, scratch: str, seconds: str, seed: str, inputs: str, findings
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + target.memory, resource.RLIM_INFINITY))
     run.go(float(seconds), int(inputs))
+    sys.stdout.flush()
+    os._exit(0)     # threads of what was read by are still there
 
 
 if __name__ == "__main__":

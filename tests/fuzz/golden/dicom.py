@@ -152,8 +152,8 @@ def _associations() -> Files:
         file = Path(folder) / "ct.dcm"
         ct_dataset("2.25.1", "2.25.1.1", "2.25.1.1.1", size=2).save_as(file, enforce_file_format=True)
         return {
-            "storescu.pdu": ("said by dcmtk storescu 3.6.7", _said(["storescu", "-R", "-aet", "HOSPA", "-aec", "BROKER"], file)),
-            "echoscu.pdu": ("said by dcmtk echoscu 3.6.7", _said(["echoscu", "-aet", "HOSPA", "-aec", "BROKER"]))}
+            "storescu.pdu": ("said by dcmtk storescu 3.6.7", _said(["storescu", "-R", "-aet", "PACSA", "-aec", "BROKER"], file)),
+            "echoscu.pdu": ("said by dcmtk echoscu 3.6.7", _said(["echoscu", "-aet", "PACSA", "-aec", "BROKER"]))}
 
 
 def _said(command: Sequence[str], *files: Path) -> bytes:
