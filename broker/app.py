@@ -21,10 +21,13 @@ from broker.edge import http
 from broker.edge.dimse import listener, scu
 from broker.edge.mllp import MllpServer
 from broker.edge.outbound import RemoteRegistrar, SoapOutbound
+from broker.edge.soap.application import SPOOL
+from broker.edge.soap.intake import sweep
 from broker.imaging import rad69_retrieve
 from broker.imaging.fetch import Fetch
 from broker.imaging.fetch_worker import FetchWorker
 from broker.imaging.migrate import Migrator
+from broker.imaging.origin import Origins
 from broker.imaging.publish import Publisher
 from broker.imaging.rad69_retrieve import ImagingSource
 from broker.imaging.receiver import Receiver
@@ -110,13 +113,18 @@ class App:
         return scu.Scu(self.profile, self.settings, self.receiver, self.audit)
 
     @cached_property
+    def fetch(self) -> Fetch:
+        """Gathers pictures from wherever they are."""
+        return Fetch(self.database, self.coord, self.sdfo, self.profile)
+
+    @cached_property
     def publisher(self) -> Publisher:
         """Makes and publishes manifests."""
         submit = self.settings.repository.submit_url or self.settings.public_url + "/xds/repository"
         outbound = SoapOutbound(submit, self.audit, self.settings.public_url)
+        origins = Origins(self.database, self.mover, self.fetch)
         return Publisher(
-            self.database, self.profile, self.patients, outbound, self.mover, self.coord, self.settings.server.ae_title,
-            self.sdfo)
+            self.database, self.profile, self.patients, outbound, origins, self.coord, self.settings.server.ae_title, self.sdfo)
 
     @cached_property
     def migrator(self) -> Migrator:
@@ -126,12 +134,11 @@ class App:
     @cached_property
     def bounds(self) -> tuple[Bound, ...]:
         """Every transaction we serve, with its actor."""
-        source = ImagingSource(Fetch(self.database, self.coord, self.sdfo, self.profile), self.profile)
         return (
             *(Bound(module.ROW, self.patients) for module in (iti8_feed, iti9_query, iti44_feed, iti45_query)),
             *(Bound(module.ROW, self.registry) for module in (iti18_query, iti42_register)),
             *(Bound(module.ROW, self.repository) for module in (iti41_provide, iti43_retrieve)),
-            Bound(rad69_retrieve.ROW, source),
+            Bound(rad69_retrieve.ROW, ImagingSource(self.fetch, self.profile)),
         )
 
     @property
@@ -210,8 +217,8 @@ def _web(app: App, _stop: threading.Event) -> None:
 
 def _receiver(app: App, stop: threading.Event) -> None:
     app.receiver.start()
+    app.receiver.adopt_behind()
     try:
-        app.receiver.adopt()
         listener.Listener(app.receiver, app.gate, app.profile, app.settings).serve(stop)
     finally:
         app.receiver.stop()
@@ -224,6 +231,7 @@ def _mllp(app: App, stop: threading.Event) -> None:
 
 def _fetch(app: App, stop: threading.Event) -> None:
     app.receiver.start()
+    app.receiver.adopt_behind()
     try:
         FetchWorker(app.database, app.coord, app.mover, app.profile).run(stop)
     finally:
@@ -231,12 +239,13 @@ def _fetch(app: App, stop: threading.Event) -> None:
 
 
 def _worker(app: App, stop: threading.Event) -> None:
-    """Background work: publish at once when told, else every second; pack once a minute; settle documents once an hour."""
+    """Background work: publish at once when told, else every second; pack once a minute; clear up once an hour."""
     wake = app.coord.subscribe("publish")
     chores = [
         (1.0, lambda: app.publisher.run_once(time.time())),
         (60.0, lambda: app.migrator.run_due(time.time())),
         (3600.0, app.repository.recover),
+        (3600.0, lambda: sweep(app.settings.documents_folder / SPOOL)),
     ]
     due = [0.0] * len(chores)
     try:

@@ -1,7 +1,7 @@
 """Hospital B's PACS and the sending modality of the demonstration: real programs, each in a process of its own.
 
-The PACS is Orthanc where it is installed, else `edge.dimse.small_pacs`: pynetdicom's own query/retrieve server does not
-say the SOP class of an instance, which a manifest must name. Files are sent by dcmtk's storescu, else by pynetdicom's.
+The PACS is Orthanc where it is installed, else the query/retrieve server that ships with pynetdicom. Files are sent by
+dcmtk's storescu, else by pynetdicom's.
 """
 
 import json
@@ -45,8 +45,8 @@ def pacs(folder: Path, node: Node, broker: Node) -> Iterator[Pacs]:
     """Run a PACS at `node` that knows `broker` as a move destination; its files and log are in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     orthanc = shutil.which("Orthanc", path=_SEARCH)
-    program = "Orthanc" if orthanc else "the small PACS"
-    command = _orthanc(orthanc, folder, node, broker) if orthanc else _small(folder, node, broker)
+    program = "Orthanc" if orthanc else "pynetdicom's qrscp"
+    command = _orthanc(orthanc, folder, node, broker) if orthanc else _qrscp(folder, node, broker)
     with running(command, folder / "pacs.log") as process:
         await_port(node.host, node.port, process, program)
         yield Pacs(node=node, program=program)
@@ -113,8 +113,11 @@ def _orthanc(program: str, folder: Path, node: Node, broker: Node) -> list[str]:
     return [program, str(file)]
 
 
-def _small(folder: Path, node: Node, broker: Node) -> list[str]:
-    files = folder / "small-pacs"
-    files.mkdir()
-    destination = (broker.ae_title, broker.host, str(broker.port))
-    return [sys.executable, "-m", "broker.edge.dimse.small_pacs", str(files), node.ae_title, str(node.port), *destination]
+def _qrscp(folder: Path, node: Node, broker: Node) -> list[str]:
+    file = folder / "qrscp.ini"
+    file.write_text(
+        f"[DEFAULT]\nae_title: {node.ae_title}\nport: {node.port}\nbind_address: {node.host}\nmax_pdu: 131072\n"
+        "acse_timeout: 30\ndimse_timeout: 30\nnetwork_timeout: 30\nlog_identifier: False\n"
+        f"instance_location: {folder / 'qrscp'}\ndatabase_location: {folder / 'qrscp.sqlite'}\n"
+        f"[{broker.ae_title}]\naddress: {broker.host}\nport: {broker.port}\n")
+    return [sys.executable, "-m", "pynetdicom", "qrscp", "-c", str(file)]

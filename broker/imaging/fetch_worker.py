@@ -227,13 +227,24 @@ class FetchWorker:
                 break
             run.asked.update(sop_uids)
             try:
-                self._mover.retrieve(run.hospital, want, run.goes_on)
+                self._retrieve(run, want)
             except Unavailable as error:
                 log.warning("retrieve failed", job=run.job.id, hospital=run.hospital.key, reason=str(error))
                 failed = error
                 break
         self._settle(run, min(self._grace, _GRACE_FAILED) if failed else self._grace)
         return failed
+
+    def _retrieve(self, run: _Run, want: Want) -> None:
+        """Retrieve; a PACS that cannot take a list of instances (pynetdicom's qrscp) is asked for their series instead."""
+        missing = self._count_missing(run)
+        try:
+            self._mover.retrieve(run.hospital, want, run.goes_on)
+        except Unavailable as error:
+            if len(want.sop_uids) < 2 or not run.goes_on() or self._count_missing(run) < missing:
+                raise
+            log.info("a list of instances failed, their series is asked for", job=run.job.id, reason=str(error))
+            self._mover.retrieve(run.hospital, Want(want.study_uid, want.series_uids), run.goes_on)
 
     def _plan(self, run: _Run, wanted: Sequence[Wanted]) -> Iterator[tuple[Want, Sequence[str]]]:
         """Give the requests to make, each with the instances it is for. One names one series (PS3.4 C.4.2.2.1)."""

@@ -15,17 +15,19 @@ from broker.config.profile import Hospital, Profile
 from broker.coord.base import Coord
 from broker.db import Database
 from broker.imaging import maker
+from broker.imaging.origin import Origins
 from broker.imaging.store import locations, publications, studies
 from broker.imaging.store.publications import DUE, FAILED, PUBLISHED, Draft, Publication
 from broker.model.errors import BrokerError, Problem, Rejected, Unavailable, XdsCode
-from broker.model.ids import PatientId, is_uid
+from broker.model.ids import PatientId
 from broker.model.imaging import SeriesFacts, StudyFacts
-from broker.model.ports import Mover, Outbound, PatientDirectory, Unit
+from broker.model.ports import Outbound, PatientDirectory, Unit
 from broker.security.gate import reason
 
 log = structlog.get_logger("broker.publish")
 
 LEASE = 180.0           # seconds a study belongs to whoever tries it; longer than any one attempt
+RUN = 60.0              # seconds after which a run begins no further attempt: leases count from its beginning
 FIRST_DELAY = 5.0       # seconds until the second attempt; each further one waits twice as long
 LONGEST_DELAY = 3600.0
 LOOK_AGAIN = 300.0      # seconds after which a waiting publication asks for its patient by itself
@@ -60,11 +62,11 @@ class Publisher:
     """
 
     def __init__(
-        self, database: Database, profile: Profile, patients: PatientDirectory, outbound: Outbound, mover: Mover, coord: Coord,
-        ae_title: str, sdfo: Sdfo | None = None,
+        self, database: Database, profile: Profile, patients: PatientDirectory, outbound: Outbound, origins: Origins,
+        coord: Coord, ae_title: str, sdfo: Sdfo | None = None,
     ) -> None:
         self._database, self._profile, self._patients, self._sdfo = database, profile, patients, sdfo
-        self._outbound, self._mover, self._coord, self._ae_title = outbound, mover, coord, ae_title
+        self._outbound, self._origins, self._coord, self._ae_title = outbound, origins, coord, ae_title
 
     def run_once(self, now: float) -> int:
         """Find what is complete, try what is due, and give how many manifests were accepted."""
@@ -75,13 +77,15 @@ class Publisher:
                 maker.collect(unit, self._profile, now)
         with self._database.read() as unit:
             due = publications.due(unit, now, BATCH)
-        return sum(self._attempt(study_id, now) for study_id in due)
+        end = time.monotonic() + RUN
+        return sum(self._attempt(study_id, now) for study_id in due if time.monotonic() < end)
 
     def publish_study(self, hospital_key: str, study_uid: str, now: float | None = None) -> Published:
         """Publish one study at once, whatever became of it before, and say how it stands.
 
-        A hospital of kind `origin` is asked by C-FIND what the study holds; of others the study must be here. Raise
-        `Rejected` for a hospital or study that is not known, `Unavailable` when the PACS cannot be asked.
+        A hospital of kind `origin` is asked by C-FIND what the study holds, and for a picture of each series whose SOP
+        class it does not tell; of others the study must be here. Raise `Rejected` for a hospital or study that is not
+        known, `Unavailable` when the PACS cannot be asked.
         """
         hospital = self._profile.hospital(hospital_key)
         if hospital is None:
@@ -101,7 +105,7 @@ class Publisher:
             unit.after_commit(lambda: self._coord.publish("publish", {}))
 
     def _request(self, hospital: Hospital, study_uid: str, now: float) -> int:
-        found = self._ask(hospital, study_uid) if hospital.kind == "origin" else []
+        found = self._origins.ask(hospital, study_uid, now) if hospital.kind == "origin" else []
         with self._database.write() as unit:
             if found:
                 studies.record_origin(unit, hospital, found, now)
@@ -111,16 +115,6 @@ class Publisher:
             studies.mark(unit, study.id, "complete", was="receiving")
             publications.request(unit, study.id, study.patient, now, at_once=True)
         return study.id
-
-    def _ask(self, hospital: Hospital, study_uid: str) -> list[dict[str, str]]:
-        named = [
-            row for row in self._mover.find_study(hospital, study_uid)
-            if row.get("StudyInstanceUID", study_uid) == study_uid
-            and is_uid(row.get("SeriesInstanceUID", "")) and is_uid(row.get("SOPInstanceUID", ""))
-        ]
-        if not named:
-            raise Rejected("UnknownStudy", f"the PACS of hospital {hospital.key} names no image of study {study_uid}")
-        return [{**row, "StudyInstanceUID": study_uid} for row in named]
 
     def _attempt(self, study_id: int, now: float) -> bool:
         """Try one study if it is due; say whether a manifest was accepted."""

@@ -211,9 +211,11 @@ class Orthanc:
 
 
 @contextlib.contextmanager
-def dcmqrscp(folder: Path, ae: str, broker_port: int, files: Iterable[Path] = (), broker_ae: str = "BROKER") -> Iterator[int]:
+def dcmqrscp(
+    folder: Path, ae: str, broker_port: int, files: Iterable[Path] = (), broker_ae: str = "BROKER", *, port: int = 0,
+) -> Iterator[int]:
     """Run dcmtk's archive with these files in it; gives its port."""
-    port = free_port()
+    port = port or free_port()
     store_folder = folder / "store"
     store_folder.mkdir(parents=True, exist_ok=True)
     (folder / "dcmqrscp.cfg").write_text(

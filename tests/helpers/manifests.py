@@ -10,11 +10,12 @@ from typing import Any
 
 from broker.config.profile import Profile
 from broker.coord.base import Body, Subscription
+from broker.imaging.fetch import Gathered
 from broker.model.blob import Spooled
 from broker.model.caller import Call, Caller, Facts
 from broker.model.errors import Problem
 from broker.model.ids import PatientId, new_oid, new_uuid_urn
-from broker.model.imaging import SeriesFacts, StudyFacts
+from broker.model.imaging import InstanceRef, SeriesFacts, StudyFacts
 from broker.model.metadata import RegistryObjects
 from broker.model.ports import Manifest, Unit, Want
 from broker.model.transaction import Message
@@ -173,6 +174,13 @@ class FakeMover:
 
     def retrieve(self, hospital: Any, want: Want, progress: Callable[[], bool]) -> None:
         raise AssertionError("a publisher moves nothing")
+
+
+class NoFetch:
+    """For publishers whose PACS says everything: nothing is fetched."""
+
+    def gather(self, refs: Iterable[InstanceRef], *, deadline: float | None = None) -> Gathered:
+        raise AssertionError("nothing has to be fetched")
 
 
 @dataclass

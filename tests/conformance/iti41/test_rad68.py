@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from broker.audit.spool import AuditLog
 from broker.config.profile import Profile
 from broker.db import Database, sql
+from broker.imaging.origin import Origins
 from broker.imaging.publish import LEASE, Publisher
 from broker.imaging.store import studies
 from broker.model.caller import Caller
@@ -26,7 +27,7 @@ from broker.security.rules import Open
 from broker.wire.ebxml import read_registry_response
 from broker.wire.kos import read_manifest
 from broker.wire.xml import canonical, parse
-from tests.helpers.manifests import CT, LOCAL, PATIENT, FakeCoord, FakeDirectory, FakeMover, included, provide, spooled
+from tests.helpers.manifests import CT, LOCAL, PATIENT, FakeCoord, FakeDirectory, FakeMover, NoFetch, included, provide, spooled
 
 STUDY = "2.25.900"
 
@@ -44,7 +45,8 @@ class Region:
         directory = FakeDirectory({LOCAL: PATIENT})
         self.repository = Repository(
             self.database, self.folder / "documents", self.profile, Registry(self.database, directory, self.profile))
-        self.publisher = Publisher(self.database, self.profile, directory, self, FakeMover(), FakeCoord(), "OURS")
+        origins = Origins(self.database, FakeMover(), NoFetch())
+        self.publisher = Publisher(self.database, self.profile, directory, self, origins, FakeCoord(), "OURS")
 
     def provide_and_register(self, manifest: Manifest) -> None:
         entry = manifest.submission.objects.documents[0]

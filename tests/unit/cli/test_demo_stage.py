@@ -58,7 +58,7 @@ def test_a_pacs_takes_a_study_and_stops(orthanc: bool, tmp_path: Path, monkeypat
     study = demo_data.write_study(PLAN, tmp_path / "study")
     node = Node(ae_title="PACSB", port=free_port())
     with demo_pacs.pacs(tmp_path / "pacs", node, Node(ae_title="BROKER", port=free_port())) as pacs:
-        assert pacs.program == ("Orthanc" if orthanc else "the small PACS")
+        assert pacs.program == ("Orthanc" if orthanc else "pynetdicom's qrscp")
         demo_pacs.send(study.folder, pacs.node, "MODALITY")
         stored = [file for file in (tmp_path / "pacs").rglob("*") if file.is_file() and b"DICM" in file.read_bytes()[:132]]
         assert len(stored) == 2

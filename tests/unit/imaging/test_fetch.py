@@ -551,3 +551,18 @@ def _wait_until(true: Callable[[], bool], seconds: float = 10.0) -> None:
     while not true():
         assert time.monotonic() < until
         time.sleep(0.02)
+
+
+def test_a_pacs_that_cannot_take_a_list_is_asked_for_the_series(centre: Centre) -> None:
+    refs, pacs = _at_origin(centre, count=4, series=2)
+
+    def only_single(pacs: Pacs, want: Want, _progress: Callable[[], bool]) -> None:
+        if len(want.sop_uids) > 1:
+            raise Unavailable("lists of UIDs")
+        pacs.deliver(pacs.matching(want))
+
+    pacs.script = only_single
+    with working(centre, pacs):
+        gathered = centre.fetch.gather([refs[0], refs[1], refs[5]])
+    assert set(gathered.found) == {refs[0], refs[1], refs[5]}
+    assert [len(want.sop_uids) for want in pacs.asked] == [2, 0, 1]
