@@ -21,6 +21,8 @@ from broker.model.ports import Unit
 
 _LITE: dict[str, Any] = {"timeout": 30.0, "check_same_thread": False}
 
+_DISK_FULL = "53100"        # SQLSTATE disk_full of PostgreSQL
+
 metadata = sa.MetaData(naming_convention={
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -103,7 +105,7 @@ class Database:
                 unit.close()
         except self._failures as error:
             if _is_away(error):
-                raise Unavailable("database") from error
+                raise Unavailable("database", full=_is_full(error)) from error
             raise
         finally:
             if reader is not None:
@@ -126,7 +128,7 @@ class Database:
                 connection.commit()
         except self._failures as error:
             if _is_away(error):
-                raise Unavailable("database") from error
+                raise Unavailable("database", full=_is_full(error)) from error
             raise
         for action in unit.actions:
             action()
@@ -156,6 +158,12 @@ class Database:
 def _is_away(error: Exception) -> bool:
     """Say whether an error of the driver's or SQLAlchemy's means that the store cannot be reached."""
     return not isinstance(error, DBAPIError) or isinstance(error, OperationalError) or error.connection_invalidated
+
+
+def _is_full(error: Exception) -> bool:
+    """Say whether the store has no room left on its disk."""
+    origin = getattr(error, "orig", None) or error
+    return getattr(origin, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL or getattr(origin, "sqlstate", "") == _DISK_FULL
 
 
 def _tune_sqlite(connection: sqlite3.Connection, _record: object) -> None:

@@ -9,8 +9,11 @@ One table per wire turns them into a SOAP fault, a registry error, an HL7 ERR se
 Any other exception is a bug: it is answered once, at the edge, and logged there.
 """
 
+import errno
 from dataclasses import dataclass
 from enum import StrEnum
+
+_NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 
 class XdsCode(StrEnum):
@@ -106,11 +109,19 @@ class Rejected(BrokerError):
 
 
 class Unavailable(BrokerError):
-    """A store or peer is down: `what` names it, `retry_after` says in how many seconds to try again."""
+    """A store or peer is down: `what` names it, `retry_after` says in how many seconds to try again.
 
-    def __init__(self, what: str, retry_after: int = 5) -> None:
-        super().__init__(f"{what} is not available")
-        self.what, self.retry_after = what, retry_after
+    `full` says that it has no room left: some wires have a code of its own for that.
+    """
+
+    def __init__(self, what: str, retry_after: int = 5, *, full: bool = False) -> None:
+        super().__init__(f"{what} is {'full' if full else 'not available'}")
+        self.what, self.retry_after, self.full = what, retry_after, full
+
+    @classmethod
+    def store(cls, what: str, error: OSError) -> "Unavailable":
+        """Give what an error of a file system means for the store on it."""
+        return cls(what, full=error.errno in _NO_ROOM)
 
 
 class TooLarge(BrokerError):

@@ -70,7 +70,7 @@ class Documents:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise Unavailable("document store") from error
+            raise Unavailable.store("document store", error) from error
         return folder
 
     def take(self, offers: Sequence[Offer]) -> Taken:
@@ -86,7 +86,7 @@ class Documents:
         except OSError as error:
             log.error("a document could not be written", reason=errno.errorcode.get(error.errno or 0, "OSError"))
             self.drop(taken)
-            raise Unavailable("document store") from error
+            raise Unavailable.store("document store", error) from error
         return taken
 
     def settle(self, taken: Taken) -> None:

@@ -139,7 +139,7 @@ def problems_of(error: BrokerError, actor: Literal["registry", "repository"]) ->
     if isinstance(error, Rejected):
         return tuple(
             replace(problem, code=_CODES[actor]["wrong"]) if problem.code in _GENERAL else problem for problem in error.problems)
-    if isinstance(error, TooLarge):
+    if isinstance(error, TooLarge) or (isinstance(error, Unavailable) and error.full):
         return (Problem(_CODES[actor]["large"], str(error)),)
     down = "registry" if isinstance(error, Unavailable) and error.what == "registry" else "other"
     return (Problem(_CODES[actor][down], str(error)),)

@@ -38,7 +38,7 @@ def spool(media_type: str, chunks: Iterable[bytes], folder: Path) -> Spooled:
             os.unlink(path)
             raise
     except OSError as error:
-        raise Unavailable("the spool folder") from error
+        raise Unavailable.store("the spool folder", error) from error
     return Spooled(media_type, path, size, digest.hexdigest())
 
 

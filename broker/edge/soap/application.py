@@ -59,6 +59,8 @@ class SoapApplication:
                 exchange.release = self._slots.release
             else:
                 bound = _without_slot(bound)
+        if exchange.intake.full is not None:
+            bound = _failing(bound, exchange.intake.full)
         request = SoapRequest(body=body, message=operation.message, attachments=exchange.intake.attachments)
         try:
             reply: SoapReply = self._gate.perform(bound, request, self._caller(context))
@@ -107,6 +109,13 @@ def _validated(bound: Bound) -> Bound:
 def _without_slot(bound: Bound) -> Bound:
     """Give the row as it runs when all slots are taken: audited, and answered as HTTP 503."""
     return dataclasses.replace(bound, row=dataclasses.replace(bound.row, read=_no_slot, refuse=_busy))
+
+
+def _failing(bound: Bound, error: BrokerError) -> Bound:
+    """Give the row as it runs when its request could not be taken in: refused and audited like any other."""
+    def read(_raw: SoapRequest) -> NoReturn:
+        raise error
+    return dataclasses.replace(bound, row=dataclasses.replace(bound.row, read=read))
 
 
 def _no_slot(_raw: Any) -> NoReturn:

@@ -14,7 +14,7 @@ from gunicorn.http.errors import ParseException
 from broker.edge.soap import faults
 from broker.edge.soap.faults import SoapFault
 from broker.model.blob import CHUNK, Spooled
-from broker.model.errors import TooLarge
+from broker.model.errors import TooLarge, Unavailable
 from broker.wire.mime import (
     SOAP_TYPE,
     XOP_TYPE,
@@ -57,11 +57,13 @@ class Intake:
     root: bytes = b""
     is_mtom: bool = False
     attachments: dict[str, Spooled] = field(default_factory=dict)
+    full: Unavailable | None = None     # the disk took no more: the rest was read and dropped
 
     def read(self, environ: Mapping[str, Any], limits: Limits, folder: Path | None) -> None:
         """Take the whole body in. `folder` None: this endpoint takes no attachments.
 
-        Raise `SoapFault`, `BadMultipart`, `TooLarge`, or `Unavailable` when the spool folder takes no more.
+        Raise `SoapFault`, `BadMultipart`, `TooLarge`, or `Unavailable` when the spool folder cannot be written. A full disk
+        is no error here: `full` then has the transaction answer in its own words.
         """
         coding = environ.get("HTTP_CONTENT_ENCODING", "").strip().lower()
         if coding not in {"", "identity"}:
@@ -95,16 +97,25 @@ class Intake:
             elif name in self.attachments:
                 raise BadMultipart("a Content-ID is used twice")
             elif name:
-                self.attachments[name] = spool(headers.get("content-type", "application/octet-stream"), body, folder)
+                self._keep(name, headers.get("content-type", "application/octet-stream"), body, folder)
         if not found:
             raise BadMultipart("there is no root part")
+
+    def _keep(self, name: str, media_type: str, body: Iterable[bytes], folder: Path) -> None:
+        if self.full is None:
+            try:
+                self.attachments[name] = spool(media_type, body, folder)
+            except Unavailable as error:
+                if not error.full:
+                    raise
+                self.full = error
 
 
 def sweep(folder: Path) -> None:
     """Drop what requests of killed processes left in the spool folder; files of running requests are younger."""
     old = time.time() - _STALE
-    for file in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # another worker sweeps too
+    for file in folder.glob("*"):
+        with contextlib.suppress(FileNotFoundError):  # another process sweeps too
             if file.stat().st_mtime < old:
                 file.unlink()
 

@@ -1,4 +1,5 @@
 import base64
+import errno
 import hashlib
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -291,7 +292,17 @@ def test_a_registry_that_does_not_answer_is_said_so_and_the_document_is_kept(ben
     assert len(bench.files()) == 1
 
 
-def test_a_full_disk_is_busy(bench: Bench) -> None:
+def test_a_full_disk_is_out_of_resources(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr("broker.repository.documents.os.link", full)
+    response = bench.perform(provide_one(bench.objects(), DOCUMENT, bench.folder / "a"))
+    assert [problem.code for problem in response.problems] == ["XDSRepositoryOutOfResources"]
+    assert bench.files() == []
+
+
+def test_a_store_that_cannot_be_written_is_busy(bench: Bench) -> None:
     (bench.folder / "documents").write_bytes(b"in the way")
     response = bench.perform(provide_one(bench.objects(), DOCUMENT, bench.folder / "a"))
     assert [problem.code for problem in response.problems] == ["XDSRepositoryBusy"]

@@ -1,6 +1,7 @@
 """Calls that reach their transaction: dispatch, headers, schema, audit, slots, the end of an answer."""
 
 import base64
+import errno
 import hashlib
 import os
 import time
@@ -178,7 +179,22 @@ def test_files_of_killed_processes_are_swept_at_start(tmp_path: Path) -> None:
     assert bench(tmp_path).spooled == ["in.new"]
 
 
-def test_a_full_disk_is_unavailable(edge: Bench) -> None:
+def test_a_full_disk_is_answered_by_the_transaction(edge: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **_more: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr("broker.wire.xop.tempfile.mkstemp", full)
+    message = mtom(keep("cid:a", "cid:b"), "urn:test:Keep", ("a", TRICKY), ("b", TRICKY))
+    reply = edge.post("/keep", b"".join(message), message.content_type)
+    assert (reply.status, reply.fault) == (200, "")
+    refused = reply.element("s:Body/t:Refused")
+    assert refused is not None
+    assert refused.get("code") == "the spool folder is full"
+    assert ['EventOutcomeIndicator="8"' in line for line in edge.audited()] == [True]
+    assert edge.spooled == []
+
+
+def test_a_spool_folder_that_is_away_is_unavailable(edge: Bench) -> None:
     folder = edge.settings.documents_folder / ".spool"
     folder.rmdir()
     message = mtom(keep("cid:a"), "urn:test:Keep", ("a", TRICKY))
