@@ -26,6 +26,7 @@ HEAD = 16 << 10
 WHAT = "online store"
 
 _INCOMING, _CONFLICT = ".incoming", ".conflict"
+ASIDE = f"{_CONFLICT}/"     # begins the paths of what is kept aside
 _KEY = re.compile(r"[a-z0-9][a-z0-9-]*")
 _SAFE = re.compile(r"(\.conflict/)?[a-z0-9][a-z0-9-]*(/[0-9][0-9a-f.]*)+")
 
@@ -110,6 +111,15 @@ class OnlineStore:
                     for file in sorted((self.folder / hospital / date.strftime("%Y/%m/%d")).glob("*/*")):
                         if is_uid(file.parent.name) and is_uid(file.name):
                             yield hospital, str(file.relative_to(self.folder))
+
+    def recent_aside(self, days: int) -> Iterator[tuple[str, str]]:
+        """Give (hospital, relative path) of every object kept aside that was written in the last `days` days."""
+        since = time.time() - days * 86400.0
+        with reachable(WHAT):
+            for file in sorted((self.folder / _CONFLICT).glob("*/*/*")):
+                path = str(file.relative_to(self.folder))
+                if _SAFE.fullmatch(path) and file.stat().st_mtime >= since:
+                    yield file.parent.parent.name, path
 
     def free_bytes(self) -> int:
         """Give the bytes an unprivileged program may still write here."""

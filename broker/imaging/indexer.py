@@ -1,15 +1,17 @@
 """Enters durable objects into the index: one thread, batches, and adoption of files a crash left without a row."""
 
 import contextlib
+import itertools
 import queue
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import structlog
 
 from broker.archive.files import sha256_of
-from broker.archive.online import HEAD, OnlineStore
+from broker.archive.online import ASIDE, HEAD, OnlineStore
 from broker.config.profile import Hospital, Profile
 from broker.coord.base import Coord
 from broker.db import Database
@@ -42,6 +44,7 @@ class Indexer:
         self._waiting: queue.Queue[_Arrival] = queue.Queue()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self._adopter: threading.Thread | None = None
 
     @property
     def behind(self) -> bool:
@@ -61,35 +64,59 @@ class Indexer:
     def stop(self) -> None:
         """Write what waits and end; while the store is down the rest is left to the next start."""
         self._stopping.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        for thread in (self._adopter, self._thread):    # the adopter first: it hands on to the other
+            if thread is not None:
+                thread.join()
+        self._adopter = self._thread = None
 
-    def adopt(self) -> int:
-        """Enter the files of recent days that have no row; give how many. One process at a time does it."""
+    def adopt_behind(self) -> None:
+        """Begin to `adopt` in a thread, as soon as no other process does, and until it is done."""
+        self._adopter = threading.Thread(target=self._adopt_once, name="adopt")
+        self._adopter.start()
+
+    def _adopt_once(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                if self.adopt() is not None:
+                    return
+            except Unavailable as error:
+                log.warning("files without rows are not looked for, will be tried again", reason=str(error))
+            self._stopping.wait(_RETRY)
+
+    def adopt(self) -> int | None:
+        """Enter the files of recent days that have no row, those kept aside too; give how many.
+
+        One process at a time does it; None when another is at it: it may be past a file that was left since.
+        """
         with self._coord.lock("adopt", 3600.0) as mine:
             if not mine:
-                return 0
-            found, study, known = 0, ("", ""), dict[str, str]()
-            for key, path in self._online.recent(ADOPT_DAYS):
-                *_, study_uid, sop_uid = path.split("/")
-                if study != (key, study_uid):
-                    study, known = (key, study_uid), self._on_record(key, study_uid)
-                hospital = self._profile.hospital(key)
-                if hospital is None or known.get(sop_uid) == path:
-                    continue
-                while self.behind and not self._stopping.is_set():
-                    time.sleep(LINGER)
-                found += self._adopt(hospital, path, study_uid, sop_uid)
+                return None
+            found = sum(self._adopt(hospital, path) for hospital, path in self._without_row())
             if found:
                 log.info("files without rows adopted", objects=found)
             return found
 
-    def _on_record(self, hospital: str, study_uid: str) -> dict[str, str]:
-        with self._database.read() as unit:
-            return studies.on_record(unit, hospital, study_uid)
+    def _without_row(self) -> Iterator[tuple[Hospital, str]]:
+        """Give the files to adopt; ends early when stopped, and waits while rows are behind."""
+        for files, on_record in (
+                (self._online.recent(ADOPT_DAYS), studies.on_record),
+                (self._online.recent_aside(ADOPT_DAYS), studies.aside_on_record)):
+            for study, paths in itertools.groupby(files, lambda found: (found[0], found[1].split("/")[-2])):
+                with self._database.read() as unit:
+                    known = on_record(unit, *study)
+                hospital = self._profile.hospital(study[0])
+                for _, path in paths:
+                    while self.behind and not self._stopping.is_set():
+                        time.sleep(LINGER)
+                    if self._stopping.is_set():
+                        return
+                    if hospital is not None and path not in known:
+                        yield hospital, path
 
-    def _adopt(self, hospital: Hospital, path: str, study_uid: str, sop_uid: str) -> bool:
+    def _adopt(self, hospital: Hospital, path: str) -> bool:
+        *_, study_uid, name = path.split("/")
+        aside = path.startswith(ASIDE)
+        sop_uid = name.rpartition(".")[0] if aside else name
         file = self._online.path(path)
         try:
             size = file.stat().st_size
@@ -109,7 +136,7 @@ class Indexer:
         except (OSError, Rejected, tags.Truncated) as error:
             log.warning("file without row is not readable", path=path, reason=type(error).__name__)
             return False
-        self.add(stored, conflict=False)
+        self.add(stored, conflict=aside)
         return True
 
     def _run(self) -> None:
@@ -149,6 +176,8 @@ class Indexer:
     def _record(self, batch: list[_Arrival]) -> None:
         now = time.time()
         with self._database.write() as unit:
+            # A file that went meanwhile is safe in the archive, or its PACS has it: it was there when it was handed on.
+            batch = [arrival for arrival in batch if self._online.path(arrival.stored.path).is_file()]
             objects = [
                 replace(item, job=fetches.expecting(unit, item.hospital, item.study_uid, item.sop_uid))
                 for item in (arrival.stored for arrival in batch if not arrival.conflict)

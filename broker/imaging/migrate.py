@@ -19,6 +19,7 @@ import structlog
 
 from broker.archive.files import reachable
 from broker.archive.online import HEAD
+from broker.archive.online import WHAT as ONLINE
 from broker.archive.sdfo import WHAT, Packed, Sdfo, archived
 from broker.archive.sdicom import Entry, PackImage, Progress
 from broker.archive.sequencefile import Damaged
@@ -35,6 +36,7 @@ from broker.wire import tags
 _LOCK_SECONDS = 3600.0      # a study of the largest kind is packed and read twice in that time
 _SWEEP_SECONDS = 86400.0
 _RETRY_SECONDS = 3600.0     # a study that failed is not tried again by `run_due` for so long
+_ROW_SECONDS = 600.0        # the row of a file follows it within a second, or when its store is back
 _UNFINISHED = 86400.0       # what is older and unfinished belongs to nobody
 _BATCH = 500
 _INSTANCE_NUMBER = tags.TAGS["InstanceNumber"]
@@ -130,14 +132,33 @@ class Migrator:
         Only what the origin's catalogue lists and its PACS can be asked for again.
         """
         with self._database.read() as unit:
+            begun = containers.half_forgotten(unit)
             found = containers.unused(unit, self._origins, now - self._retention.cache_days * 86400.0)
+        for study_id, hospital, study_uid in begun:
+            self._go_on_evicting(study_id, hospital, study_uid)
         evicted = 0
         for study_id in found:
             with self._database.write() as unit:
                 paths = containers.forget_cached(unit, study_id)
-            self._sdfo.drop_online(paths)
+            self._drop_cached(study_id, paths)
             evicted += len(paths)
         return evicted
+
+    def _drop_cached(self, study_id: int, paths: list[str]) -> None:
+        self._sdfo.drop_online(paths)
+        with self._database.write() as unit:
+            containers.forgotten(unit, study_id, set(paths))
+
+    def _go_on_evicting(self, study_id: int, hospital: str, study_uid: str) -> None:
+        """Finish an interrupted eviction, unless a file without a row is so young that its row may be on its way."""
+        with self._database.read() as unit:
+            known = studies.on_record(unit, hospital, study_uid)
+        online = self._sdfo.online
+        paths = [path for path in online.of_study(hospital, study_uid) if path not in known]
+        with reachable(ONLINE):
+            young = any(online.path(path).stat().st_mtime >= self._clock() - _ROW_SECONDS for path in paths)
+        if not young:
+            self._drop_cached(study_id, paths)
 
     def _try(self, study_id: int, now: float) -> Outcome | None:
         try:

@@ -30,9 +30,9 @@ class Receiver:
         """Write the rows that wait, then end."""
         self._indexer.stop()
 
-    def adopt(self) -> int:
-        """Enter the files of recent days that a crash left without a row; give how many."""
-        return self._indexer.adopt()
+    def adopt_behind(self) -> None:
+        """Begin to enter the files of recent days that a crash left without a row, beside what comes in."""
+        self._indexer.adopt_behind()
 
     def open(self, caller: Caller, sop_class: str, sop_uid: str, transfer_syntax: str) -> "Incoming":
         """Begin an object of the hospital that calls. Raise `Rejected` for UIDs that are not UIDs and for strangers,

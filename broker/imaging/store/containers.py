@@ -169,9 +169,9 @@ def unused(unit: Unit, hospitals: Collection[str], before: float) -> list[int]:
 
 
 def forget_cached(unit: Unit, study_id: int) -> list[str]:
-    """Remove the instance rows that the origin's catalogue lists too; give the paths of their files.
+    """Remove the instance rows that the origin's catalogue lists too; give the paths of their files, to be dropped.
 
-    None while a fetch of the study is open.
+    None while a fetch of the study is open. Until `forgotten` is called the study is in state dropping.
     """
     found = subject(unit, study_id)
     if found is None or found.tier != "origin" or sql(unit).scalar(sa.select(sa.exists().where(
@@ -180,7 +180,22 @@ def forget_cached(unit: Unit, study_id: int) -> list[str]:
     listed = {sop_uid for _, sop_uid, _ in origin_catalogue(unit, study_id)}
     gone = [row for row in instances(unit, study_id) if row.sop_uid in listed]
     _delete_instances(unit, study_id, [row.sop_uid for row in gone])
+    mark(unit, study_id, "dropping")
     return [row.online.path for row in gone]
+
+
+def forgotten(unit: Unit, study_id: int, paths: Collection[str]) -> None:
+    """End the eviction of a study whose files are gone; a row that came for one of them meanwhile goes too."""
+    again = [row.sop_uid for row in instances(unit, study_id) if row.online.path in paths]
+    _delete_instances(unit, study_id, again)
+    mark(unit, study_id, "complete", was="dropping")
+
+
+def half_forgotten(unit: Unit) -> list[tuple[int, str, str]]:
+    """Give (id, hospital, Study Instance UID) of the studies whose eviction was begun."""
+    query = sa.select(t.study.c.id, t.study.c.hospital, t.study.c.study_uid).where(
+        t.study.c.tier == "origin", t.study.c.state == "dropping")
+    return [(row.id, row.hospital, row.study_uid) for row in sql(unit).execute(query)]
 
 
 def named(unit: Unit, study_uids: Collection[str]) -> set[str]:

@@ -210,12 +210,17 @@ def instances(unit: Unit, study_id: int) -> list[Instance]:
     ]
 
 
-def on_record(unit: Unit, hospital: str, study_uid: str) -> dict[str, str]:
-    """Give the path of every instance row of a study by SOP Instance UID."""
-    rows = sql(unit).execute(
-        sa.select(t.instance.c.sop_uid, t.instance.c.path).join(t.study, t.study.c.id == t.instance.c.study_id)
-        .where(t.study.c.study_uid == study_uid, t.study.c.hospital == hospital))
-    return {row.sop_uid: row.path for row in rows}
+def on_record(unit: Unit, hospital: str, study_uid: str) -> set[str]:
+    """Give the paths of a study's instance rows."""
+    return set(sql(unit).scalars(
+        sa.select(t.instance.c.path).join(t.study, t.study.c.id == t.instance.c.study_id)
+        .where(t.study.c.study_uid == study_uid, t.study.c.hospital == hospital)))
+
+
+def aside_on_record(unit: Unit, hospital: str, study_uid: str) -> set[str]:
+    """Give the paths of a study's conflict rows."""
+    return set(sql(unit).scalars(
+        sa.select(t.conflict.c.path).where(t.conflict.c.hospital == hospital, t.conflict.c.study_uid == study_uid)))
 
 
 def facts(unit: Unit, study_id: int) -> StudyFacts:

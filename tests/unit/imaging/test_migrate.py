@@ -425,6 +425,48 @@ def test_nothing_is_evicted_while_a_fetch_is_open(make: Callable[..., Centre]) -
     assert len(centre.files()[0]) == 3
 
 
+@pytest.mark.parametrize("lands_again", [False, True])
+def test_an_interrupted_eviction_is_finished_and_touches_nothing_young(
+    make: Callable[..., Centre], monkeypatch: pytest.MonkeyPatch, lands_again: bool,
+) -> None:
+    centre = make(cache_days=30)
+    study_id = cached(centre)
+
+    def die(_paths: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(centre.sdfo, "drop_online", die)
+        centre.migrator.evict(centre.now + 41 * DAY)
+    assert len(centre.files()[0]) == 3
+    if lands_again:     # the row of a file may be on its way
+        assert centre.migrator.evict(centre.now + 41 * DAY) == 0
+        assert (len(centre.files()[0]), centre.study(hospital="b").state) == (3, "dropping")
+    for path in centre.files()[0]:
+        os.utime(centre.sdfo.online.path(path), (1.0, 1.0))
+    assert centre.migrator.evict(centre.now + 41 * DAY) == 0
+    assert [path.rpartition("/")[2] for path in centre.files()[0]] == [row.sop_uid for row in centre_rows(centre, study_id)]
+    assert (centre.study(hospital="b").state, centre.study(hospital="b").objects) == ("complete", 1)
+
+
+def test_a_row_that_comes_while_its_file_is_evicted_goes_too(
+    make: Callable[..., Centre], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    centre = make(cache_days=30)
+    study_id = cached(centre)
+    before = centre_rows(centre, study_id)
+    drop = centre.sdfo.drop_online
+
+    def adopted_meanwhile(paths: list[str]) -> None:
+        centre.receive(IMAGES, hospital="b")
+        drop(paths)
+
+    monkeypatch.setattr(centre.sdfo, "drop_online", adopted_meanwhile)
+    centre.migrator.evict(centre.now + 41 * DAY)
+    assert centre_rows(centre, study_id) == before[2:]
+    assert len(centre.files()[0]) == 1
+
+
 class Steps:
     """Counts the steps a migration makes durable, and does something at each."""
 

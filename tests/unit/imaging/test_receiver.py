@@ -1,5 +1,6 @@
 import io
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from broker.archive.online import OnlineStore
 from broker.config.profile import Profile
 from broker.db import Database, sql
 from broker.imaging import indexer
+from broker.imaging.indexer import Indexer
 from broker.imaging.receiver import Receiver
 from broker.imaging.store import fetches, studies
 from broker.imaging.store.tables import conflict
@@ -250,16 +252,51 @@ def test_files_without_rows_are_adopted_at_start(
     crashed = Receiver(database, online, profile, board)      # its index thread never ran
     stored = [send(crashed, encoded(sop=f"1.2.9.{n}"), f"1.2.9.{n}") for n in range(3)]
     online.path(stored[0].path).with_name("1.2.9.77").write_bytes(b"not a picture")
-    board.free = False
+    board.free = False                                        # another process is at it
     fresh = Receiver(database, online, profile, board)
     fresh.start()
-    assert fresh.adopt() == 0
+    fresh.adopt_behind()
+    time.sleep(0.05)
+    assert study_row(database) is None
     board.free = True
-    assert fresh.adopt() == 3
+    eventually(lambda: (row := study_row(database)) is not None and row.objects == 3)
     fresh.stop()
     row = study_row(database)
     assert row is not None
     assert (row.objects, row.bytes, row.facts["AccessionNumber"]) == (3, sum(item.size for item in stored), "ACC1")
     with database.read() as unit:
         assert [item.online.sha256 for item in studies.instances(unit, row.id)] == [item.sha256 for item in stored]
-    assert fresh.adopt() == 0
+    assert Indexer(database, online, profile, board).adopt() == 0
+
+
+def test_what_was_kept_aside_without_a_row_is_reported_after_the_crash(
+        database: Database, online: OnlineStore, profile: Profile, board: Board) -> None:
+    crashed = Receiver(database, online, profile, board)      # its index thread never ran
+    first, other = send(crashed, encoded()), send(crashed, encoded(number=2))
+    for _ in range(2):
+        fresh = Indexer(database, online, profile, board)
+        fresh.start()
+        fresh.adopt_behind()
+        eventually(lambda: (row := study_row(database)) is not None and row.objects == 1)
+        eventually(lambda: aside_rows(database) == [(other.path, other.sha256)])
+        fresh.stop()
+    assert files(online) == sorted([first.path, other.path])
+    assert aside_rows(database) == [(other.path, other.sha256)]
+
+
+def aside_rows(database: Database) -> list[tuple[str, str]]:
+    with database.read() as unit:
+        return [tuple(row) for row in sql(unit).execute(sa.select(conflict.c.path, conflict.c.sha256))]
+
+
+def test_a_file_that_went_before_its_row_gets_none(
+        database: Database, online: OnlineStore, profile: Profile, board: Board) -> None:
+    receiver = Receiver(database, online, profile, board)
+    gone, stays = send(receiver, encoded()), send(receiver, encoded(sop="1.2.9.1"), "1.2.9.1")
+    online.path(gone.path).unlink()
+    receiver.start()
+    receiver.stop()
+    row = study_row(database)
+    assert row is not None
+    with database.read() as unit:
+        assert [item.online.path for item in studies.instances(unit, row.id)] == [stays.path]
