@@ -47,7 +47,8 @@ class Registration:
         own = final.objects.submission_sets[0].id
         owned = tuple(Association(id=new_uuid_urn(), type=HAS_MEMBER, source=own, target=link.id) for link in memberships)
         self._insert(unit, final, setting.patient)
-        self._insert(unit, ebxml_stored.link((*memberships, *owned), new_uuid_urn), setting.patient)
+        if memberships:
+            self._insert(unit, ebxml_stored.link((*memberships, *owned), new_uuid_urn), setting.patient)
         store.change(unit, deprecated, status=DEPRECATED)
         store.change(unit, _filled(setting) | {link.source for link in memberships}, last_update_time=now)
 

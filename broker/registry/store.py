@@ -7,10 +7,11 @@ of `PatientId`, text that people wrote is in Unicode NFC. Callers of a writing f
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
-from broker.db import metadata, sql
+from broker.db import Prepared, metadata, sql
 from broker.model.ids import PatientId
 from broker.model.metadata import (
     APND,
@@ -110,7 +111,25 @@ patient_alias = sa.Table(                                   # ids merged away, e
 )
 
 
-_INSERT = sa.insert(registry_object).returning(registry_object.c.id)
+_object, _link = registry_object.c, registry_association.c
+_keys = sa.bindparam("keys", expanding=True, type_=sa.String())
+_tables = (registry_entry, registry_submission, registry_folder, registry_association, registry_code, registry_author,
+           registry_reference)
+
+# What every registration runs.
+_KNOWN = Prepared(sa.select(
+    _object.uuid, _object.kind, _object.status, _object.patient, sa.func.coalesce(registry_entry.c.object_type, ""),
+).select_from(registry_object.outerjoin(registry_entry)).where(_object.uuid.in_(_keys)))
+_USED = Prepared(sa.select(_object.unique_id).where(_object.unique_id.in_(_keys)))
+_FINGERPRINTS = Prepared(sa.select(_object.unique_id, registry_entry.c.hash, registry_entry.c.size).join_from(
+    registry_object, registry_entry).where(_object.unique_id.in_(_keys)))
+_TRANSFORMED = Prepared(sa.select(_link.source).where(_link.type.in_((XFRM, XFRM_RPLC)), _link.source.in_(_keys)))
+_ATTACHED = Prepared(sa.select(_link.source).where(_link.type.in_((XFRM, APND)), _link.target.in_(_keys)))
+_HOLDING = Prepared(sa.select(_link.source, _link.target).where(_link.type == HAS_MEMBER, _link.target.in_(_keys)))
+_RETIRED = Prepared(sa.select(patient_alias.c.retired).where(
+    patient_alias.c.retired == sa.bindparam("patient", type_=sa.Text())))
+_INSERT = Prepared(sa.insert(registry_object).returning(_object.id))
+_INSERT_SIDE = {table.name: Prepared(sa.insert(table)) for table in _tables}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,58 +157,37 @@ def lock(unit: Unit) -> None:
 
 def known(unit: Unit, uuids: Iterable[str]) -> dict[str, Known]:
     """Give what is known of those objects that are registered."""
-    table, entry = registry_object, registry_entry
-    columns = sa.select(
-        table.c.uuid, table.c.kind, table.c.status, table.c.patient, sa.func.coalesce(entry.c.object_type, ""),
-    ).select_from(table.outerjoin(entry))
-    return {
-        row[0]: Known(*row) for batch in _batches(uuids) for row in sql(unit).execute(columns.where(table.c.uuid.in_(batch)))
-    }
+    return {row[0]: Known(*row) for row in _rows(_KNOWN, unit, uuids)}
 
 
 def used_unique_ids(unit: Unit, unique_ids: Iterable[str]) -> set[str]:
     """Give those of these uniqueIds that any registered object has."""
-    column = registry_object.c.unique_id
-    return {
-        found for batch in _batches(unique_ids) for found in sql(unit).scalars(sa.select(column).where(column.in_(batch)))
-    }
+    return {row[0] for row in _rows(_USED, unit, unique_ids)}
 
 
 def fingerprints(unit: Unit, unique_ids: Iterable[str]) -> list[tuple[str, str, int]]:
     """Give (uniqueId, hash, size) of every registered DocumentEntry with one of these uniqueIds."""
-    query = sa.select(registry_object.c.unique_id, registry_entry.c.hash, registry_entry.c.size).join_from(
-        registry_object, registry_entry)
-    return [
-        (row[0], row[1], row[2]) for batch in _batches(unique_ids)
-        for row in sql(unit).execute(query.where(registry_object.c.unique_id.in_(batch)))
-    ]
+    return [(row[0], row[1], row[2]) for row in _rows(_FINGERPRINTS, unit, unique_ids)]
 
 
 def transformations(unit: Unit, uuids: Iterable[str]) -> set[str]:
     """Give those of these entries that are the result of a transformation."""
-    link = registry_association
-    query = sa.select(link.c.source).where(link.c.type.in_((XFRM, XFRM_RPLC)))
-    return {found for batch in _batches(uuids) for found in sql(unit).scalars(query.where(link.c.source.in_(batch)))}
+    return {row[0] for row in _rows(_TRANSFORMED, unit, uuids)}
 
 
 def attached(unit: Unit, uuids: Iterable[str]) -> set[str]:
     """Give the entries attached to these by XFRM or APND, and what is attached to those, and so on."""
-    link = registry_association
-    query = sa.select(link.c.source).where(link.c.type.in_((XFRM, APND)))
     found: set[str] = set()
     wave = set(uuids)
     while wave:
-        children = {c for batch in _batches(wave) for c in sql(unit).scalars(query.where(link.c.target.in_(batch)))}
-        wave = children - found
-        found |= children
+        wave = {row[0] for row in _rows(_ATTACHED, unit, wave)} - found
+        found |= wave
     return found
 
 
 def folders_holding(unit: Unit, uuids: Iterable[str]) -> list[tuple[Known, str]]:
     """Give (folder, member) for every Approved folder that holds one of these entries."""
-    link = registry_association
-    query = sa.select(link.c.source, link.c.target).where(link.c.type == HAS_MEMBER)
-    pairs = [(row[0], row[1]) for batch in _batches(uuids) for row in sql(unit).execute(query.where(link.c.target.in_(batch)))]
+    pairs = [(row[0], row[1]) for row in _rows(_HOLDING, unit, uuids)]
     sources = known(unit, (source for source, _ in pairs))
     return [
         (sources[source], member) for source, member in dict.fromkeys(pairs)
@@ -199,7 +197,7 @@ def folders_holding(unit: Unit, uuids: Iterable[str]) -> list[tuple[Known, str]]
 
 def retired(unit: Unit, patient: PatientId) -> bool:
     """Say whether this id was merged away."""
-    return sql(unit).scalar(sa.select(patient_alias.c.retired).where(patient_alias.c.retired == str(patient))) is not None
+    return bool(_RETIRED.rows(unit, {"patient": str(patient)}))
 
 
 def retire(unit: Unit, patient: PatientId, survivor: PatientId) -> None:
@@ -251,8 +249,8 @@ class _Inserter:
     """Adds objects one by one and their side rows in batches."""
 
     def __init__(self, unit: Unit, bodies: Mapping[str, bytes], patient: str, aliases: Mapping[str, str]) -> None:
-        self._connection, self._bodies, self._patient, self._aliases = sql(unit), bodies, patient, aliases
-        self._rows: dict[sa.Table, list[dict[str, object]]] = {}
+        self._unit, self._bodies, self._patient, self._aliases = unit, bodies, patient, aliases
+        self._rows: dict[str, list[dict[str, object]]] = {}
 
     def document(self, entry: DocumentEntry) -> None:
         confidentiality = "\n".join(self._text(code) for code in entry.codes.get("confidentialityCode", ()))
@@ -284,13 +282,13 @@ class _Inserter:
 
     def flush(self) -> None:
         for table, rows in self._rows.items():
-            self._connection.execute(sa.insert(table), rows)
+            _INSERT_SIDE[table].run(self._unit, rows)
 
     def _object(self, uuid: str, kind: str, unique_id: str, confidentiality: str = "") -> int:
         values = {"uuid": uuid, "kind": kind, "patient": self._patient, "submitted_as": self._patient, "status": APPROVED,
                   "unique_id": unique_id, "confidentiality": confidentiality, "body": self._bodies[uuid]}
-        key: int = self._connection.execute(_INSERT, values).scalar_one()
-        return key
+        ((key,),) = _INSERT.rows(self._unit, values)
+        return int(key)
 
     def _codes(self, key: int, attribute: str, codes: Sequence[Code]) -> None:
         for text in dict.fromkeys(map(self._text, codes)):
@@ -304,7 +302,11 @@ class _Inserter:
         return nfc(f"{code.code}^^{self._aliases.get(code.scheme, code.scheme)}")
 
     def _add(self, table: sa.Table, key: int, **values: object) -> None:
-        self._rows.setdefault(table, []).append({"object_id": key, **values})
+        self._rows.setdefault(table.name, []).append({"object_id": key, **values})
+
+
+def _rows(statement: Prepared, unit: Unit, keys: Iterable[str]) -> Iterator[tuple[Any, ...]]:
+    return (row for batch in _batches(keys) for row in statement.rows(unit, {"keys": batch}))
 
 
 def _batches(values: Iterable[str]) -> Iterator[list[str]]:
