@@ -1,5 +1,7 @@
 """The local append-only audit spool: one file a day, one message a line, every line written whole."""
 
+import errno
+import fcntl
 import os
 import threading
 from datetime import UTC, date, datetime
@@ -41,8 +43,19 @@ class AuditLog:
             if day != self._day:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 if self._handle >= 0:
-                    os.close(self._handle)
+                    last, self._handle = self._handle, -1
+                    os.close(last)
                 self._handle = os.open(self._folder / f"audit-{day:%Y%m%d}.xml", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
                 self._day = day
-            if os.write(self._handle, data) != len(data):
-                raise OSError(28, "audit record written in part")
+            fcntl.flock(self._handle, fcntl.LOCK_EX)
+            try:
+                self._write(data)
+            finally:
+                fcntl.flock(self._handle, fcntl.LOCK_UN)
+
+    def _write(self, data: bytes) -> None:
+        """Write a record whole, or take back what a full disk took of it: the next one must not go on in its line."""
+        before = os.fstat(self._handle).st_size
+        if os.write(self._handle, data) != len(data):
+            os.ftruncate(self._handle, before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

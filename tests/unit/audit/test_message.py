@@ -1,8 +1,11 @@
 import base64
+import os
 import xml.etree.ElementTree as ET
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from broker.audit.message import write_messages
 from broker.audit.spool import AuditLog
@@ -61,3 +64,17 @@ def test_a_record_is_one_line_of_the_day_file(tmp_path: Path) -> None:
     lines = file.read_text("utf-8").splitlines()
     assert [ET.fromstring(line).find("EventIdentification").get("EventOutcomeIndicator") for line in lines] == ["4", "0"]  # type: ignore[union-attr]  # each has one
     assert ET.fromstring(lines[0]).findtext("EventIdentification/EventOutcomeDescription") == "refused\nbecause"
+
+
+def test_a_record_a_full_disk_took_in_part_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = AuditLog(tmp_path, "broker", "demo")
+    log.record(row(), Caller(node="first"), Facts(), Outcome.SUCCESS)
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr("broker.audit.spool.os.write", lambda handle, data: write(handle, data[:100]))
+        log.record(row(), Caller(node="second"), Facts(), Outcome.SUCCESS)
+    log.record(row(), Caller(node="third"), Facts(), Outcome.SUCCESS)
+    (file,) = tmp_path.iterdir()
+    messages = [ET.fromstring(line) for line in file.read_text("utf-8").splitlines()]
+    assert [one.find("ActiveParticipant").get("UserID") for one in messages] == ["first", "third"]  # type: ignore[union-attr]  # each has one
+    assert log.lost == 1

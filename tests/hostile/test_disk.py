@@ -1,0 +1,173 @@
+"""Disks that are full: each door says so in the words of its standard, nothing is half there, and it goes on with room again."""
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.edge.dimse import pdata
+from broker.model.ids import new_oid
+from broker.wire.ebxml import read_registry_response
+from broker.wire.xml import RS
+from tests.helpers import dicom, mllp
+from tests.helpers.dicom import CT
+from tests.helpers.dimse import Parrot, store_request
+from tests.helpers.mllp import segment
+from tests.helpers.region import Region
+from tests.helpers.site import LIMITS, Site, adt, eventually, ref
+
+SIZES = {"": "24m", "online": "6m", "documents": "3m", "archive": "3m", "audit": "1m"}
+EXPLICIT = "1.2.840.10008.1.2.1"
+
+
+def mounted(place: Path, size: str) -> bool:
+    place.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A region of its own, each of its stores on a small disk."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("only root may mount a small disk")
+    folder = tmp_path_factory.mktemp("disk")
+    changes = {"retention.toml": {"quiet_seconds = 2": "quiet_seconds = 3600"}}
+    with contextlib.ExitStack() as stack:
+        region = Region(folder, server=LIMITS, changes=changes)
+        for name, size in SIZES.items():
+            place = region.data / name
+            if not mounted(place, size):
+                pytest.skip("no small disk can be mounted here")
+            stack.callback(subprocess.run, ["umount", "-l", str(place)], check=True)
+        stack.enter_context(region)
+        yield Site(region)
+
+
+@contextlib.contextmanager
+def full(folder: Path, leave: int = 0) -> Iterator[None]:
+    """Fill the disk of a folder but for some bytes."""
+    filler = folder / ".filler"
+    handle = os.open(filler, os.O_CREAT | os.O_WRONLY)
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                os.write(handle, b"\0" * 65536)
+        with contextlib.suppress(OSError):
+            while True:
+                os.write(handle, b"\0" * 512)
+        os.ftruncate(handle, max(0, os.fstat(handle).st_size - leave))
+        yield
+    finally:
+        os.close(handle)
+        filler.unlink()
+
+
+def stored(site: Site) -> list[object]:
+    return [item for item in site.stored() if ".filler" not in str(item)]
+
+
+@contextlib.contextmanager
+def unchanged(site: Site) -> Iterator[None]:
+    before = stored(site)
+    yield
+    with contextlib.suppress(AssertionError):
+        eventually(lambda: stored(site) == before, 3)
+    assert stored(site) == before
+
+
+def codes(site: Site, data: bytes) -> list[str]:
+    body = site.provide(site.objects(data), data)
+    reply = site.post("/xds/repository", body, body.content_type)
+    assert (reply.status, reply.fault) == (200, ""), reply.body[:500]
+    return [problem.code for problem in read_registry_response(next(reply.root().iter(f"{{{RS}}}RegistryResponse"))).problems]
+
+
+def store(site: Site, file: Path) -> int:
+    with Parrot(site.region.dicom_port) as peer:
+        assert peer.associate([(CT, EXPLICIT)])[0] == 2
+        peer.say(store_request(1, CT, ref(file).sop_uid, dicom.body(file)))
+        status = peer.answer().number(pdata.STATUS)
+        peer.release()
+    return status
+
+
+@pytest.mark.parametrize("leave", [0, 40_000], ids=["from the first byte", "in the middle"])
+def test_a_full_online_store(small: Site, tmp_path: Path, leave: int) -> None:
+    (file,) = dicom.ct_study(tmp_path, 1, 300)
+    with full(small.region.data / "online", leave), unchanged(small):
+        assert store(small, file) == 0xA700
+        small.feed()
+        small.query()
+    assert store(small, file) == 0
+    eventually(lambda: small.known(ref(file).sop_uid))
+    small.goes_on(tmp_path)
+
+
+@pytest.mark.parametrize("leave", [0, 40_000], ids=["from the first byte", "in the middle"])
+def test_full_documents(small: Site, tmp_path: Path, leave: int) -> None:
+    data = os.urandom(200_000)
+    with full(small.region.data / "documents", leave), unchanged(small):
+        failed = small.audited("ITI-41", "8")
+        assert codes(small, data) == ["XDSRepositoryOutOfResources"]
+        assert small.audited("ITI-41", "8") == failed + 1
+        small.feed()
+        small.query()
+    assert codes(small, data) == []
+    small.goes_on(tmp_path)
+
+
+def test_a_full_archive(small: Site, tmp_path: Path) -> None:
+    """Packing is tried again later; until then the online copy stays and is given."""
+    files = small.store(tmp_path, 3, size=128, study_uid=new_oid())
+    eventually(lambda: all(small.known(ref(file).sop_uid) for file in files))
+    make_due(small, ref(files[0]).study_uid)
+    with full(small.region.data / "archive"):
+        small.region.run("migrate", expect=1)
+        with small.client() as client:
+            got = client.images([ref(file) for file in files], tmp_path / "got")
+        assert got.missing == ()
+        assert [path for path in small.files() if path.startswith("archive/") and ".filler" not in path] == []
+    assert "1 studies packed" in small.region.run("migrate")
+    with small.client() as client:
+        got = client.images([ref(file) for file in files], tmp_path / "again")
+    assert {picture.sop_uid: dicom.body(picture.path) for picture in got.pictures} == {
+        ref(file).sop_uid: dicom.body(file) for file in files}
+
+
+def make_due(site: Site, study_uid: str) -> None:
+    with contextlib.closing(sqlite3.connect(site.region.data / "broker.db")) as connection, connection:
+        connection.execute("UPDATE study SET state = 'complete' WHERE study_uid = ?", (study_uid,))
+
+
+def test_a_full_audit_disk_costs_the_record_not_the_work(small: Site, tmp_path: Path) -> None:
+    with full(small.region.data / "audit"):
+        small.goes_on(tmp_path)
+        assert "records lost" in small.region.health()["dependencies"]["audit spool"]
+    assert "audit record lost" in small.region.logs()
+    before = small.audited("ITI-8", "0")
+    small.feed()
+    assert small.audited("ITI-8", "0") == before + 1
+
+
+def test_a_full_database(small: Site, tmp_path: Path) -> None:
+    """What needs a row is refused as busy or out of resources; nothing is lost, and reading goes on."""
+    data = os.urandom(20_000)
+    (file,) = dicom.ct_study(tmp_path / "late", 1)
+    with full(small.region.data):
+        answer = mllp.send(small.region.mllp_port, adt("full", "F-1", name="X" * 3000))
+        assert segment(answer, "MSA")[1:3] == ["AR", "full"]
+        assert segment(answer, "ERR")[3].startswith("207^")
+        assert codes(small, data)[0] in {"XDSRepositoryOutOfResources", "XDSRepositoryBusy", "XDSRegistryNotAvailable"}
+        status = store(small, file)
+        small.query()
+    assert ("F-1",) not in small.rows("patient_identity", "value")
+    if status == 0:                         # the file is durable: its row follows
+        eventually(lambda: small.known(ref(file).sop_uid), 15)
+    assert codes(small, data) == []
+    small.goes_on(tmp_path)
