@@ -4,7 +4,6 @@ import base64
 import functools
 import re
 from datetime import UTC, datetime
-from xml.sax.saxutils import quoteattr
 
 from broker.model.caller import Caller, Facts
 from broker.model.ids import PatientId
@@ -12,6 +11,7 @@ from broker.model.transaction import AuditEvent, Outcome, Transaction
 
 SUBMISSION_SET = "urn:uuid:a54d6aa5-d40d-43f9-88c5-b4633d873bdd"
 _SPECIAL = re.compile('[&<>"\n\r\t]')
+_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\n": "&#10;", "\r": "&#13;", "\t": "&#9;"})
 _ROLES = {"source": ("110153", "Source Role ID"), "destination": ("110152", "Destination Role ID")}
 
 
@@ -35,29 +35,29 @@ def _message(  # noqa: PLR0913, PLR0917 - one argument per part of the message
     description: str, source_id: str, site: str, when: datetime,
 ) -> str:
     action = (facts.actions.get(patient) if patient else None) or facts.action or event.action
-    stamp = when.isoformat(timespec="milliseconds")
-    parts = [
-        f'<AuditMessage><EventIdentification EventActionCode="{action}" EventDateTime="{stamp}"'
-        f' EventOutcomeIndicator="{outcome}">',
-        _coded("EventID", event.event_code, "DCM", event.event_text),
-        _coded("EventTypeCode", event.type_code, event.type_system, event.type_text) if event.type_code else "",
-        f"<EventOutcomeDescription>{_text(description)}</EventOutcomeDescription>" if description else "",
-        "</EventIdentification>",
-        _participants(event.we_send, event.we_ask, caller.node or caller.address, caller.address, caller.user, caller.local_node),
-        _source(site, source_id),
-        *_objects(event, code, facts, patient),
-        "</AuditMessage>",
-    ]
-    return "".join(parts)
+    told = f"<EventOutcomeDescription>{_text(description)}</EventOutcomeDescription>" if description else ""
+    return (
+        f'<AuditMessage><EventIdentification EventActionCode="{action}"'
+        f' EventDateTime="{when.isoformat(timespec="milliseconds")}" EventOutcomeIndicator="{outcome}">'
+        f"{_kind(event)}{told}</EventIdentification>"
+        f"{_participants(event.we_send, event.we_ask, caller)}{_source(site, source_id)}"
+        f"{_objects(event, code, facts, patient)}</AuditMessage>")
+
+
+@functools.lru_cache(maxsize=64)
+def _kind(event: AuditEvent) -> str:
+    kind = _coded("EventTypeCode", event.type_code, event.type_system, event.type_text) if event.type_code else ""
+    return _coded("EventID", event.event_code, "DCM", event.event_text) + kind
 
 
 @functools.lru_cache(maxsize=1024)  # the same peers call again and again
-def _participants(we_send: bool, we_ask: bool, node: str, address: str, user: str, local_node: str) -> str:
+def _participants(we_send: bool, we_ask: bool, caller: Caller) -> str:
     peer, ours = ("destination", "source") if we_send else ("source", "destination")
-    human = f'<ActiveParticipant UserID={q(user)} UserIsRequestor="true"/>' if user else ""
+    human = f'<ActiveParticipant UserID={q(caller.user)} UserIsRequestor="true"/>' if caller.user else ""
+    node = caller.node or caller.address or "unknown"
     return (
-        _participant(node or "unknown", peer, requestor=not user and not we_ask, address=address) + human
-        + _participant(local_node or "broker", ours, requestor=we_ask))
+        _participant(node, peer, requestor=not caller.user and not we_ask, address=caller.address) + human
+        + _participant(caller.local_node or "broker", ours, requestor=we_ask))
 
 
 @functools.lru_cache(maxsize=16)
@@ -76,7 +76,7 @@ def _participant(user: str, role: str, *, requestor: bool, address: str = "") ->
     )
 
 
-def _objects(event: AuditEvent, code: str, facts: Facts, patient: PatientId | None) -> list[str]:
+def _objects(event: AuditEvent, code: str, facts: Facts, patient: PatientId | None) -> str:
     found: list[str] = []
     if patient is not None:
         detail = _detail("MSH-10" if code in {"ITI-8", "ITI-9"} else "II", facts.message_id) if facts.message_id else ""
@@ -97,7 +97,7 @@ def _objects(event: AuditEvent, code: str, facts: Facts, patient: PatientId | No
                 "".join(_detail("ihe:DocumentUniqueId", sop) for sop in instances))
         for study, instances in facts.studies.items()
     ]
-    return found
+    return "".join(found)
 
 
 def _object(key: str, kind: str, role: str, id_type: tuple[str, str, str], inner: str = "") -> str:
@@ -122,7 +122,7 @@ _ENCODING = _detail("QueryEncoding", "UTF-8")
 
 def q(value: str) -> str:
     """Give a value as an attribute's, quoted."""
-    return quoteattr(value) if _SPECIAL.search(value) else f'"{value}"'
+    return f'"{value.translate(_ESCAPES)}"' if _SPECIAL.search(value) else f'"{value}"'
 
 
 def _text(value: str) -> str:

@@ -31,7 +31,7 @@ class AuditLog:
         now = datetime.now(UTC)
         lines = write_messages(
             row, caller, facts, outcome, description=description, source_id=self._source_id, site=self._site, when=now)
-        data = "".join([line.replace("\n", "&#10;") + "\n" for line in lines]).encode()
+        data = "".join([(line.replace("\n", "&#10;") if "\n" in line else line) + "\n" for line in lines]).encode()
         try:
             self._append(now.date(), data)
         except OSError as error:

@@ -74,6 +74,55 @@ def sql(unit: Unit) -> sa.Connection:
     return unit.connection
 
 
+class _Readers:
+    """SQLite connections that only run prepared SELECTs; the one used last, which has the warmest cache, is used next."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._idle: deque[sqlite3.Connection] = deque()
+
+    def take(self) -> sqlite3.Connection:
+        """Give one that nobody uses."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            made: sqlite3.Connection = sqlite3.connect(self._path, **_LITE)
+            _tune_sqlite(made, None)
+            return made
+
+    def give(self, reader: sqlite3.Connection) -> None:
+        """Take one back."""
+        self._idle.append(reader)
+
+    def close(self) -> None:
+        """Close those that nobody uses."""
+        while self._idle:
+            self._idle.pop().close()
+
+
+class _Reading:
+    """A read-only unit while it lasts."""
+
+    def __init__(self, engine: sa.Engine, readers: _Readers | None) -> None:
+        self._engine, self._readers = engine, readers
+        self._reader: sqlite3.Connection | None = None
+
+    def __enter__(self) -> SqlUnit:
+        try:
+            self._reader = self._readers.take() if self._readers else None
+        except sqlite3.OperationalError as error:
+            raise away(error) from error
+        self._unit = SqlUnit(self._engine, self._reader)
+        return self._unit
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        self._unit.close()
+        if self._readers and self._reader:
+            self._readers.give(self._reader)
+        if isinstance(error, DBAPIError) and _is_away(error):
+            raise away(error) from error
+
+
 class Database:
     """One durable store. Safe to share between threads; make one per process (never across a fork)."""
 
@@ -81,35 +130,19 @@ class Database:
         self.url = url
         self.is_sqlite = url.startswith("sqlite")
         options: dict[str, Any] = {"pool_pre_ping": not self.is_sqlite}
-        self._file = sa.make_url(url).database if self.is_sqlite else None
+        path = sa.make_url(url).database
         if self.is_sqlite:
-            if self._file:
-                Path(self._file).parent.mkdir(parents=True, exist_ok=True)
+            if path:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
             options = {"connect_args": _LITE, "pool_size": 40, "max_overflow": 40}
         self.engine = sa.create_engine(url, **options)
-        self._failures = (DBAPIError, self.engine.dialect.loaded_dbapi.OperationalError)
-        self._idle: deque[sqlite3.Connection] = deque()
+        self._readers = _Readers(path) if self.is_sqlite and path else None
         if self.is_sqlite:
             event.listen(self.engine, "connect", _tune_sqlite)
 
-    @contextlib.contextmanager
-    def read(self) -> Iterator[SqlUnit]:
+    def read(self) -> contextlib.AbstractContextManager[SqlUnit]:
         """Give a read-only unit. Raise `Unavailable` when the store cannot be reached."""
-        reader = None
-        try:
-            reader = self._reader() if self._file else None
-            unit = SqlUnit(self.engine, reader)
-            try:
-                yield unit
-            finally:
-                unit.close()
-        except self._failures as error:
-            if _is_away(error):
-                raise Unavailable("database", full=_is_full(error)) from error
-            raise
-        finally:
-            if reader is not None:
-                self._idle.append(reader)
+        return _Reading(self.engine, self._readers)
 
     @contextlib.contextmanager
     def write(self) -> Iterator[SqlUnit]:
@@ -126,9 +159,9 @@ class Database:
                     connection.rollback()
                     raise
                 connection.commit()
-        except self._failures as error:
+        except DBAPIError as error:
             if _is_away(error):
-                raise Unavailable("database", full=_is_full(error)) from error
+                raise away(error) from error
             raise
         for action in unit.actions:
             action()
@@ -140,30 +173,21 @@ class Database:
 
     def close(self) -> None:
         """Close all pooled connections."""
-        while self._idle:
-            self._idle.pop().close()
+        if self._readers is not None:
+            self._readers.close()
         self.engine.dispose()
 
-    def _reader(self) -> sqlite3.Connection:
-        """Give a connection nobody uses: the last one used has the warmest cache."""
-        try:
-            return self._idle.pop()
-        except IndexError:
-            pass
-        made: sqlite3.Connection = sqlite3.connect(self._file or "", **_LITE)
-        _tune_sqlite(made, None)
-        return made
+
+def _is_away(error: DBAPIError) -> bool:
+    """Say whether an error means that the store cannot be reached."""
+    return isinstance(error, OperationalError) or error.connection_invalidated
 
 
-def _is_away(error: Exception) -> bool:
-    """Say whether an error of the driver's or SQLAlchemy's means that the store cannot be reached."""
-    return not isinstance(error, DBAPIError) or isinstance(error, OperationalError) or error.connection_invalidated
-
-
-def _is_full(error: Exception) -> bool:
-    """Say whether the store has no room left on its disk."""
+def away(error: Exception) -> Unavailable:
+    """Give what to raise for an error of the driver that means that the store cannot work; it may have no room left."""
     origin = getattr(error, "orig", None) or error
-    return getattr(origin, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL or getattr(origin, "sqlstate", "") == _DISK_FULL
+    full = getattr(origin, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL or getattr(origin, "sqlstate", "") == _DISK_FULL
+    return Unavailable("database", full=full)
 
 
 def _tune_sqlite(connection: sqlite3.Connection, _record: object) -> None:

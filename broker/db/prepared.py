@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from broker.db.engine import SqlUnit
+from broker.db.engine import SqlUnit, away
 from broker.model.ports import Unit
 
 _MANY = 64          # values of one list; longer ones are rendered for each execution
@@ -19,7 +19,10 @@ Values = Mapping[str, Any]
 
 
 class Prepared:
-    """A SELECT or INSERT. Values are bound by name; a list or tuple is for an expanding parameter."""
+    """A SELECT or INSERT. Values are bound by name; a list or tuple is for an expanding parameter.
+
+    Running it raises `Unavailable` when the store cannot be reached.
+    """
 
     def __init__(self, statement: sa.Select[Any] | sa.Insert) -> None:
         self._statement = statement
@@ -32,17 +35,23 @@ class Prepared:
         if max(lengths, default=0) > _MANY:
             return [tuple(row) for row in unit.connection.execute(self._statement, dict(values))]
         text = self._texts.get((unit.dialect.name, *lengths)) or self._compile(unit.dialect, values, lengths)
-        found: list[tuple[Any, ...]] = unit.driver.execute(text.sql, text.bind(flat)).fetchall()
+        try:
+            found: list[tuple[Any, ...]] = unit.driver.execute(text.sql, text.bind(flat)).fetchall()
+        except unit.dialect.loaded_dbapi.OperationalError as error:
+            raise away(error) from error
         return found
 
     def run(self, unit: Unit, rows: Sequence[Values]) -> None:
         """Run it once for each row of values; all rows have the same names, and no lists."""
         assert isinstance(unit, SqlUnit)
         text = self._texts.get((unit.dialect.name,)) or self._compile(unit.dialect, rows[0], [])
-        if len(rows) == 1:
-            unit.driver.execute(text.sql, text.bind(dict(rows[0])))
-        else:
-            unit.driver.cursor().executemany(text.sql, [text.bind(dict(row)) for row in rows])
+        try:
+            if len(rows) == 1:
+                unit.driver.execute(text.sql, text.bind(dict(rows[0])))
+            else:
+                unit.driver.cursor().executemany(text.sql, [text.bind(dict(row)) for row in rows])
+        except unit.dialect.loaded_dbapi.OperationalError as error:
+            raise away(error) from error
 
     def _compile(self, dialect: sa.Dialect, values: Values, lengths: Sequence[int]) -> "_Text":
         if len(self._texts) >= _SHAPES:

@@ -1,6 +1,7 @@
 """Identifiers of the field: OIDs, DICOM UIDs, UUID URNs and patient identifiers (HL7 CX)."""
 
 import functools
+import os
 import re
 import uuid
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from broker.model.errors import Rejected, XdsCode
 
 _OID = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}    # RFC 9562 4.1
 _UUID_URN = re.compile(r"urn:uuid:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ESCAPES = {"\\": "\\E\\", "^": "\\S\\", "&": "\\T\\", "~": "\\R\\", "|": "\\F\\"}
 _DELIMITER = re.compile(r"[\\^&~|]")
@@ -31,8 +33,9 @@ def is_uuid_urn(text: str) -> bool:
 
 
 def new_uuid_urn() -> str:
-    """Give a fresh random `urn:uuid:`."""
-    return uuid.uuid4().urn
+    """Give a fresh random `urn:uuid:`, version 4 (RFC 9562 5.4)."""
+    digits = os.urandom(16).hex()
+    return f"urn:uuid:{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
 
 
 def new_oid() -> str:

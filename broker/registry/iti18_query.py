@@ -9,8 +9,8 @@ from broker.model.caller import Facts
 from broker.model.errors import BrokerError, Rejected, XdsCode
 from broker.model.ids import PatientId
 from broker.model.transaction import AuditEvent, Message, Transaction, Wire
-from broker.registry.parameters import Values, read_values
-from broker.registry.queries import QUERIES, Item, Search, StoredQuery
+from broker.registry.parameters import read_values
+from broker.registry.queries import QUERIES, Item, Search
 from broker.registry.store import ASSOCIATION
 from broker.wire import ebxml
 from broker.wire.ebxml_query import QueryRequest, read_query_request
@@ -64,7 +64,8 @@ class StoredQueries:
         if request.return_type not in {LEAF_CLASS, OBJECT_REF}:
             raise Rejected(XdsCode.REGISTRY_ERROR, f"returnType must be {LEAF_CLASS} or {OBJECT_REF}")
         values = read_values(row.parameters, row.one_of, request.slots, self._aliases, self._limits.values)
-        facts.patients += _asked(row, values)
+        asked = {values[name][0][0] for name in row.patients}
+        facts.patients += map(PatientId.parse, asked)
         full = request.return_type == LEAF_CLASS
         most = self._limits.objects if full else self._limits.references
         with self._database.read() as unit:
@@ -73,12 +74,8 @@ class StoredQueries:
         patients = {item.patient for item in items if item.kind != ASSOCIATION}
         if full and len(patients) > 1:
             raise Rejected(XdsCode.RESULT_NOT_SINGLE_PATIENT, "the result belongs to several patients; ask for ObjectRef")
-        facts.patients += [PatientId.parse(patient) for patient in sorted(patients)]
+        facts.patients += map(PatientId.parse, sorted(patients - asked))
         return Answer(request.return_type, tuple(items))
-
-
-def _asked(row: StoredQuery, values: Values) -> list[PatientId]:
-    return [PatientId.parse(values[name][0][0]) for name in row.patients]
 
 
 def _read(raw: SoapRequest) -> QueryRequest:

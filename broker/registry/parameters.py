@@ -52,10 +52,7 @@ def read_values(
     Unknown Slots are ignored. `one_of` names parameters of which exactly one must be there, `aliases` maps designators
     of coding schemes to OIDs. Raise `Rejected` as ITI TF-2 3.18.4.1.3 says, `TooLarge` for more than `most` values.
     """
-    given: dict[str, list[tuple[str, ...]]] = {}
-    for name, texts in slots:
-        if texts:
-            given.setdefault(name, []).append(texts)
+    given = _given(slots)
     found: Values = {}
     left = most
     for parameter in parameters:
@@ -74,13 +71,22 @@ def read_values(
             found[parameter.name] = groups
         elif parameter.required:
             raise Rejected(XdsCode.STORED_QUERY_MISSING_PARAM, f"{parameter.name} is missing")
-    _check_choice(one_of, found)
+    if one_of:
+        _check_choice(one_of, found)
     return found
+
+
+def _given(slots: Slots) -> dict[str, list[tuple[str, ...]]]:
+    given: dict[str, list[tuple[str, ...]]] = {}
+    for name, texts in slots:
+        if texts:
+            given.setdefault(name, []).append(texts)
+    return given
 
 
 def _check_choice(one_of: Sequence[str], found: Values) -> None:
     given = [name for name in one_of if name in found]
-    if one_of and not given:
+    if not given:
         raise Rejected(XdsCode.STORED_QUERY_MISSING_PARAM, f"one of {' or '.join(one_of)} is needed")
     if len(given) > 1:
         raise Rejected(XdsCode.STORED_QUERY_PARAM_NUMBER, f"only one of {' or '.join(given)} is allowed")
@@ -123,18 +129,19 @@ def _malformed(parameter: Parameter) -> Rejected:
 
 
 def _meaning(parameter: Parameter, text: str, aliases: Mapping[str, str]) -> str:
-    if parameter.form is Form.CODE:
+    form = parameter.form
+    if form is Form.TEXT or form is Form.STATUS:
+        return nfc(text)
+    if form is Form.CODE:
         code, _, rest = text.partition("^")
         middle, _, scheme = rest.partition("^")
         if not code or middle or not scheme or "^" in scheme:
             raise Rejected(XdsCode.REGISTRY_ERROR, f"{parameter.name} must be coded as 'code^^scheme'")
         return nfc(f"{code}^^{aliases.get(scheme, scheme)}")
-    if parameter.form is Form.TIME:
+    if form is Form.TIME:
         if not is_dtm(text):
             raise Rejected(XdsCode.REGISTRY_ERROR, f"{parameter.name} is not a time YYYY[MM[DD[hh[mm[ss]]]]]")
         return pad_dtm(text)
-    if parameter.form is Form.PATIENT:
-        if not is_cx(text):
-            raise Rejected(XdsCode.REGISTRY_ERROR, f"{parameter.name} is not of the form 'id^^^&oid&ISO'")
-        return str(PatientId.parse(text))
-    return nfc(text)
+    if not is_cx(text):
+        raise Rejected(XdsCode.REGISTRY_ERROR, f"{parameter.name} is not of the form 'id^^^&oid&ISO'")
+    return str(PatientId.parse(text))

@@ -211,16 +211,18 @@ class Search:
         """Give the objects of this kind that meet all conditions for which `FILTERS` has a row, in order of registration."""
         shape: list[tuple[str, int]] = []
         binds: dict[str, object] = {"most": self._most + 1}
+        conditions, filters = 0, FILTERS[kind]
         for name, groups in wanted.items():
-            row = FILTERS[kind][name]
+            row = filters[name]
             for group in groups:
                 key = f"v{len(shape)}"
                 shape.append((name, len(group) if row.like else 0))
+                conditions += len(group) if row.like else 1
                 if row.like:
                     binds |= {f"{key}_{n}": _glob(text) if self._sqlite else text for n, text in enumerate(group)}
                 else:
                     binds[key] = group[0] if row.single else group
-        if sum(max(width, 1) for _, width in shape) > _CONDITIONS:
+        if conditions > _CONDITIONS:
             raise TooLarge(f"{_CONDITIONS} conditions in one stored query")
         statement = _statement(kind, tuple(shape), bodies=self._bodies, sqlite=self._sqlite)
         return self.bounded([_item(row) for row in statement.rows(self._unit, binds)])

@@ -1,7 +1,6 @@
 """One call of one transaction, whatever its wire: authorise, handle, filter, audit, answer."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,31 +26,31 @@ class Gate:
         """Give the wire's reply. A `BrokerError` is answered as the row's `refuse` says; anything else is audited and raised."""
         row = bound.row
         try:
-            with self._audited(row, caller) as facts:
-                request = row.read(raw)
-                return row.write(request, self._handle(bound, request, caller, facts))
+            return self._audited(row, caller, lambda facts: self._perform(bound, raw, caller, facts))
         except BrokerError as error:
             log.info("refused", transaction=row.code, reason=reason(error))
             return row.refuse(raw, error)
 
     def inside(self, bound: Bound, request: Any, caller: Caller) -> Any:
         """Give the handler's result to another actor of this process: asked, filtered and audited as a call from outside."""
-        with self._audited(bound.row, caller) as facts:
-            return self._handle(bound, request, caller, facts)
+        return self._audited(bound.row, caller, lambda facts: self._handle(bound, request, caller, facts))
 
     def broken(self, bound: Bound, caller: Caller) -> None:
         """Audit that an answer did not reach the caller whole."""
         self.audit.record(bound.row, caller, Facts(), Outcome.SERIOUS, "the answer was not taken whole")
 
+    def _perform(self, bound: Bound, raw: Any, caller: Caller, facts: Facts) -> Any:
+        request = bound.row.read(raw)
+        return bound.row.write(request, self._handle(bound, request, caller, facts))
+
     def _handle(self, bound: Bound, request: Any, caller: Caller, facts: Facts) -> Any:
         self.policy.authorise(bound.row, caller, bound.row.subject(request))
         return visible(self.policy, caller, bound.row.handle(bound.actor, request, Call(caller=caller, facts=facts)))
 
-    @contextmanager
-    def _audited(self, row: Transaction, caller: Caller) -> Iterator[Facts]:
+    def _audited(self, row: Transaction, caller: Caller, work: Callable[[Facts], Any]) -> Any:
         facts = Facts()
         try:
-            yield facts
+            result = work(facts)
         except BrokerError as error:
             outcome = Outcome.MINOR if isinstance(error, Rejected | TooLarge) else Outcome.SERIOUS
             self.audit.record(row, caller, facts, outcome, reason(error))
@@ -60,6 +59,7 @@ class Gate:
             self.audit.record(row, caller, facts, Outcome.SERIOUS, "internal error")
             raise
         self.audit.record(row, caller, facts, Outcome.SUCCESS)
+        return result
 
 
 def reason(error: BrokerError) -> str:

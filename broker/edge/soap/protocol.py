@@ -5,6 +5,8 @@ Body child); the HTTP SOAPAction is never looked at (ITI TF-2 Appendix V.3.2).
 """
 
 import functools
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +36,7 @@ _HEAD = (
     f'<?xml version="1.0" encoding="UTF-8"?>\n<s:Envelope xmlns:s="{SOAP}" xmlns:wsa="{WSA}"><s:Header>'
     '<wsa:Action s:mustUnderstand="true">{action}</wsa:Action><wsa:MessageID>')
 _HEAD_END = "</s:Header><s:Body>"
+_SPECIAL = re.compile("[&<>\r]")
 _TAIL = b"</s:Body></s:Envelope>"
 
 
@@ -84,13 +87,23 @@ class BrokerSoap12(Soap12):
 
     def decompose_incoming_envelope(self, ctx: Any, message: Any = Soap12.REQUEST) -> None:  # noqa: ARG002 - spyne's signature
         """Find the headers and the one Body child. Headers are set first: a fault answers the MessageID it found."""
-        blocks = [block for header in ctx.in_document.iterchildren(_HEADER) for block in header]
-        tags = [str(block.tag) for block in blocks]
-        ctx.in_header_doc = dict(zip(reversed(tags), reversed(blocks), strict=True))
-        bodies = list(ctx.in_document.iterchildren(_BODY))
+        blocks: list[Element] = []
+        bodies: list[Element] = []
+        for part in ctx.in_document:
+            tag = part.tag
+            if tag == _HEADER:
+                blocks += part
+            elif tag == _BODY:
+                bodies.append(part)
+        found = ctx.in_header_doc = {}
+        for block in blocks:
+            found.setdefault(block.tag, block)
         if len(bodies) != 1 or len(bodies[0]) != 1:
             raise SoapFault("Sender", "an envelope must have one Body, and a Body one child element")
-        _check_addressing(tags, ctx.in_header_doc)
+        if len(found) < len(blocks):
+            _check_repeated(blocks)
+        if reply_address(found) not in {"", _ANONYMOUS}:
+            raise _bad_addressing("OnlyAnonymousAddressSupported", "replies go back on the connection: ReplyTo must be anonymous")
         _check_understood(blocks)
         ctx.in_body_doc = bodies[0][0]
         ctx.method_request_string = ctx.in_body_doc.tag
@@ -140,7 +153,9 @@ def _head(ctx: Any, action: str, more: str = "") -> bytes:
     asked = (ctx.in_header_doc or {}).get(_MESSAGE_ID)
     if asked is not None:
         # Byte for byte, also where it is no URI: callers match it as text.
-        more = f"<wsa:RelatesTo>{escape(asked.text or '', {chr(13): '&#13;'})}</wsa:RelatesTo>{more}"
+        text = asked.text or ""
+        told = escape(text, {"\r": "&#13;"}) if _SPECIAL.search(text) else text
+        more = f"<wsa:RelatesTo>{told}</wsa:RelatesTo>{more}"
     return f"{_opening(action)}{new_uuid_urn()}</wsa:MessageID>{more}{_HEAD_END}".encode()
 
 
@@ -150,13 +165,10 @@ def _opening(action: str) -> str:
     return _HEAD.format(action=escape(action))
 
 
-def _check_addressing(tags: list[str], headers: Mapping[str, Element]) -> None:
-    if len(tags) > len(headers):
-        for tag in headers:
-            if tag in _SINGLE and tags.count(tag) > 1:
-                raise _bad_addressing("InvalidCardinality", f"header {tag} is repeated")
-    if reply_address(headers) not in {"", _ANONYMOUS}:
-        raise _bad_addressing("OnlyAnonymousAddressSupported", "replies go back on the connection: ReplyTo must be anonymous")
+def _check_repeated(blocks: Iterable[Element]) -> None:
+    for tag, count in Counter(str(block.tag) for block in blocks).items():
+        if count > 1 and tag in _SINGLE:
+            raise _bad_addressing("InvalidCardinality", f"header {tag} is repeated")
 
 
 def _bad_addressing(local: str, reason: str) -> SoapFault:
@@ -165,7 +177,8 @@ def _bad_addressing(local: str, reason: str) -> SoapFault:
 
 def _check_understood(blocks: Iterable[Element]) -> None:
     for block in blocks:
-        if (block.get(_MUST) or "").strip() not in {"1", "true"} or (block.get(_ROLE) or "").strip() not in _OUR_ROLES:
+        must = block.get(_MUST)
+        if must is None or must.strip() not in {"1", "true"} or (block.get(_ROLE) or "").strip() not in _OUR_ROLES:
             continue
         namespace, _, local = str(block.tag).rpartition("}")
         if namespace[1:] not in _UNDERSTOOD:

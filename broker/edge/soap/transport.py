@@ -95,6 +95,13 @@ class SoapTransport(ServerBase):
             _Answer(self, context, ()).close()
             raise
 
+    def get_out_object(self, ctx: Any) -> None:
+        """Call the operation. spyne's own way there is as long as a small query: styles, wrappers, several kinds of errors."""
+        try:
+            ctx.out_object = [ctx.function(ctx, ctx.in_object)]
+        except SoapFault as fault:
+            ctx.out_error = fault
+
     def _run(self, context: Any, environ: Mapping[str, Any]) -> tuple[Any, bool]:
         """Give the finished context, and whether the request was refused before its body was read."""
         try:
