@@ -122,7 +122,9 @@ class Story:
         self.rows.append(Row("all of it, by one RAD-69", "", total, self._fetched.pictures, seconds))
         _expect(not self._fetched.missing, f"{len(self._fetched.missing)} images are missing")
         _expect(len(self._fetched.pictures) == total, f"{len(self._fetched.pictures)} of {total} images came")
-        _expect(places == ["online", "archive", "origin"], f"the studies are in other places: {places}")
+        # A PACS that names no SOP class was asked for a picture of each series at publication; those are here already.
+        told = places[:2] == ["online", "archive"] and places[2].endswith("origin")
+        _expect(told, f"the studies are in other places: {places}")
         return f"{total} images of three studies from three places in {seconds:.1f} s"
 
     def compare(self) -> str:
