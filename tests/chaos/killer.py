@@ -72,16 +72,19 @@ class Killer:
         return found
 
     def _wait(self, kind: str, victims: list[psutil.Process], before: dict[str, list[psutil.Process]]) -> None:
-        """Return when as many of the victim's kind live as before, without the victim, and /healthz says ok."""
+        """Return when as many of the victim's kind work as before, without the victim, and /healthz says ok."""
         until = time.monotonic() + LONGEST
         gone = {process.pid for process in victims}
         while time.monotonic() < until:
-            now = self._living()
-            fresh = [process for process in now[kind] if process.pid not in gone]
+            fresh = [process for process in self._living()[kind] if process.pid not in gone and self._works(kind, process)]
             if len(fresh) >= len(before[kind]) and self.region.health().get("status") == "ok":
                 return
             time.sleep(0.05)
         self.lost.append(f"{kind} did not come back: {self.region.health()}")
+
+    def _works(self, kind: str, process: psutil.Process) -> bool:
+        """Say whether a process is past its start: it says so by a file."""
+        return kind == "web worker" or (self.region.data / "run" / "roles" / f"{kind.partition(' ')[0]}.{process.pid}").exists()
 
 
 def leftovers(region: Region) -> list[str]:

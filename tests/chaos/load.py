@@ -115,7 +115,7 @@ class Load:
                 self._journal.blame(f"submission {set_uid} answered {answer.status} {answer.errors}")
             return True
         self._again(attempt)
-        self._stop.wait(dice.uniform(0, 0.6))
+        self._stop.wait(dice.uniform(0, 1))
 
     def _receive(self, dice: random.Random) -> None:
         """A study of hospital A by storescu; its patient is fed before or after; some come twice, some with other bytes."""
@@ -135,7 +135,7 @@ class Load:
         studies.drop(shots)
         if not early:
             self._feed(dice, value)
-        self._stop.wait(dice.uniform(0, 0.8))
+        self._stop.wait(dice.uniform(0, 1.5))
 
     def _store(self, shots: list[Shot]) -> bool:
         left = list(shots)
@@ -182,7 +182,7 @@ class Load:
     def _fetch(self, dice: random.Random) -> None:
         """A study of hospital B: into its PACS, `broker publish`, then by RAD-69 series by series, each a C-MOVE; then whole."""
         shots = studies.study(
-            self._folder / "origin", dice, B_PATIENT, date=RECENT, count=12, pixels=dice.choice((64, 256)), series=3)
+            self._folder / "origin", dice, B_PATIENT, date=RECENT, count=24, pixels=dice.choice((64, 256)), series=8)
         self._pacs.upload(shot.file for shot in shots)
         wanted = {shot.picture.sop: shot.picture for shot in shots}
         studies.drop(shots)
@@ -217,14 +217,14 @@ class Load:
         """`broker migrate`, again and again."""
         if self._command("migrate"):
             self._journal.count("runs of broker migrate")
-        self._stop.wait(dice.uniform(0.5, 3))
+        self._stop.wait(dice.uniform(1, 5))
 
     def _look(self, dice: random.Random) -> None:
         """RAD-69 of what hospital A sent, wherever it is now: rows follow within a second, bytes are never wrong."""
         known = list(self._journal.studies().values())
         if known:
             self._take(dice.choice(known[-20:]), OURS)
-        self._stop.wait(dice.uniform(0, 0.4))
+        self._stop.wait(dice.uniform(0, 1))
 
     def _command(self, *arguments: str) -> bool:
         """Run a broker command, which may be killed like a role; True when it ended well."""
