@@ -15,12 +15,16 @@ LONGEST = 90.0      # seconds until a killed broker must be whole again
 
 @dataclass(slots=True)
 class Killer:
-    """Kills and remembers: seconds until the broker was whole again, by victim; who did not come back."""
+    """Kills and remembers: seconds until the broker was whole again, by victim; who did not come back.
+
+    Each kind once in any order, then by weight.
+    """
 
     region: Region
     dice: random.Random
     recovered: dict[str, list[float]] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
+    due: list[str] = field(default_factory=lambda: list(WEIGHTS))
 
     def kill(self) -> str:
         """Kill somebody; return who, when everything answers again."""
@@ -44,14 +48,18 @@ class Killer:
                 for kind, times in sorted(self.recovered.items())]
 
     def _choose(self) -> tuple[str, list[psutil.Process]]:
-        while True:
-            kind = self.dice.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
-            if kind == "everything":
-                return kind, []
-            victims = self._living()[kind]
-            if victims:
-                return kind, [self.dice.choice(victims)]
+        if self.due:
+            kind = self.due.pop(self.dice.randrange(len(self.due)))
+        else:
+            (kind,) = self.dice.choices(list(WEIGHTS), list(WEIGHTS.values()))
+        if kind == "everything":
+            return kind, []
+        until = time.monotonic() + LONGEST
+        while not (victims := self._living()[kind]):
+            if time.monotonic() > until:
+                raise AssertionError(f"there is no {kind} to kill")
             time.sleep(0.05)
+        return kind, [self.dice.choice(victims)]
 
     def _living(self) -> dict[str, list[psutil.Process]]:
         found: dict[str, list[psutil.Process]] = {kind: [] for kind in WEIGHTS}
