@@ -122,7 +122,7 @@ class App:
         """Makes and publishes manifests."""
         submit = self.settings.repository.submit_url or self.settings.public_url + "/xds/repository"
         outbound = SoapOutbound(submit, self.audit, self.settings.public_url)
-        origins = Origins(self.database, self.mover, self.fetch)
+        origins = Origins(self.database, self.profile, self.mover, self.fetch)
         return Publisher(
             self.database, self.profile, self.patients, outbound, origins, self.coord, self.settings.server.ae_title, self.sdfo)
 

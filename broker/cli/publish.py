@@ -33,7 +33,10 @@ def publish(
     finally:
         app.close()
     if as_json:
-        typer.echo(json.dumps({"state": result.state, "instances": result.instances, "manifest": result.manifest_uid}))
+        typer.echo(json.dumps({
+            "state": result.state, "instances": result.instances, "manifest": result.manifest_uid, "reason": result.reason}))
     else:
         typer.echo(f"{result.state}: {result.instances} images, manifest {result.manifest_uid or '-'}")
+        if result.reason:
+            typer.echo(f"broker: {result.reason}", err=True)
     raise typer.Exit(0 if result.state in {"published", "waiting_patient"} else 1)

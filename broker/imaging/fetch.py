@@ -217,7 +217,9 @@ class Fetch:
         if job.state in {"done", "failed"}:
             return job.reason or f"the PACS of {flight.hospital} did not send it"
         if time.monotonic() >= flight.until:
-            return f"the PACS of {flight.hospital} did not send it in time"
+            return (
+                f"the PACS of {flight.hospital} was not asked in time: others came first, or no fetch process runs"
+                if job.state == "queued" else f"the PACS of {flight.hospital} did not send it in time")
         return ""
 
     def _touch(self, used: set[Holding]) -> None:

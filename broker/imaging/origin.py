@@ -1,78 +1,132 @@
-"""What an origin says of a study, and what it leaves out.
+"""Studies that stay in their hospital's PACS: what it says of them, and what only the pictures say.
 
-The SOP Class UID is an optional key of an IMAGE-level C-FIND (PS3.4 C.6.2.1.5), but a manifest must name it. Where a PACS
-does not say it, one picture of each series is fetched and tells it for its series (docs/decisions/0008).
+A query need not be answered with the SOP Class UID, an optional key (DICOM PS3.4 C.6.1.1.5), but a manifest must name
+it (PS3.3 C.17.2.1). Where a PACS leaves it out, one picture of each such series is fetched and read; it stays as cache.
 """
 
-from collections.abc import Iterable
-from typing import Protocol
+import itertools
+from collections.abc import Mapping
 
-from broker.config.profile import Hospital
+from broker.archive.online import HEAD
+from broker.config.profile import Hospital, Profile
 from broker.db import Database
-from broker.imaging.fetch import Gathered
-from broker.imaging.store import studies
+from broker.imaging import header, maker
+from broker.imaging.fetch import Fetch, Found
+from broker.imaging.store import publications, studies
 from broker.model.errors import Rejected, Unavailable
 from broker.model.ids import is_uid
-from broker.model.imaging import InstanceRef
-from broker.model.ports import Mover
+from broker.model.imaging import InstanceRef, StudyFacts
+from broker.model.ports import Mover, Unit
+from broker.wire import tags
 
-Rows = list[dict[str, str]]
+PATIENCE = 30.0     # seconds for all samples of a study; what comes later is found by the next attempt
 
-
-class Gatherer(Protocol):
-    """Gets pictures from wherever they are: `imaging.fetch.Fetch`."""
-
-    def gather(self, refs: Iterable[InstanceRef], *, deadline: float | None = None) -> Gathered:
-        """Give each instance as found or missing."""
-        ...
+Pictures = Mapping[str, dict[str, str]]
 
 
 class Origins:
-    """Asks the PACS of hospitals of kind `origin`."""
+    """The PACS of hospitals that keep their studies. Safe to share between threads."""
 
-    def __init__(self, database: Database, mover: Mover, fetch: Gatherer) -> None:
-        self._database, self._mover, self._fetch = database, mover, fetch
+    def __init__(
+        self, database: Database, profile: Profile, mover: Mover, fetch: Fetch, *, patience: float = PATIENCE,
+    ) -> None:
+        self._database, self._profile, self._mover, self._fetch = database, profile, mover, fetch
+        self._patience = patience
 
-    def ask(self, hospital: Hospital, study_uid: str, now: float) -> Rows:
-        """Give one dict of text by DICOM keyword per instance of a study, each with its SOP class.
+    def ask(self, hospital: Hospital, study_uid: str) -> list[dict[str, str]]:
+        """C-FIND: give one dict of text by keyword per instance, at least one.
 
-        Raise `Rejected` for a study the PACS does not know, `Unavailable` when it cannot be asked, or does not give the
-        pictures that would tell what it leaves out.
+        Raise `Rejected` for a study the PACS does not know, `Unavailable` when it cannot be asked.
         """
         named = [
-            {**row, "StudyInstanceUID": study_uid} for row in self._mover.find_study(hospital, study_uid)
+            row for row in self._mover.find_study(hospital, study_uid)
             if row.get("StudyInstanceUID", study_uid) == study_uid
             and is_uid(row.get("SeriesInstanceUID", "")) and is_uid(row.get("SOPInstanceUID", ""))
         ]
         if not named:
             raise Rejected("UnknownStudy", f"the PACS of hospital {hospital.key} names no image of study {study_uid}")
-        return named if all(map(_classed, named)) else self._classified(hospital, study_uid, named, now)
+        return [{**row, "StudyInstanceUID": study_uid} for row in named]
 
-    def _classified(self, hospital: Hospital, study_uid: str, named: Rows, now: float) -> Rows:
+    def look(self, study_id: int, hospital_key: str, study: StudyFacts, now: float) -> StudyFacts:
+        """Read one picture of each series with unnamed SOP classes, record what it says, and give the study's facts again.
+
+        A picture's class becomes that of every instance of its series without one. Raise `Unavailable` when a picture
+        cannot be had in time.
+        """
+        hospital = self._profile.hospital(hospital_key)
+        if hospital is None:
+            raise Rejected("UnknownHospital", f"there is no hospital {hospital_key!r} in the profile any more")
+        pictures = self._pictures(study_id, hospital, study)
         with self._database.write() as unit:
-            study_id = studies.record_origin(unit, hospital, named, now)
-        known = self._classes_here(study_id)
-        samples = {
-            row["SeriesInstanceUID"]: row["SOPInstanceUID"] for row in reversed(named)
-            if not _classed(row) and row["SeriesInstanceUID"] not in known}
-        if samples:
-            self._fetch_samples(hospital, study_uid, samples)
-            known = self._classes_here(study_id)
-        return [row if _classed(row) else {**row, "SOPClassUID": known[row["SeriesInstanceUID"]]} for row in named]
+            _record(unit, study_id, hospital, study.uid, pictures, now)
+            facts = studies.facts(unit, study_id)
+        if unnamed(facts):
+            raise Unavailable(f"the SOP class of every image, because the study grew in the PACS of {hospital.key},")
+        return facts
 
-    def _fetch_samples(self, hospital: Hospital, study_uid: str, samples: dict[str, str]) -> None:
-        refs = [InstanceRef(study_uid, series, sop, source_uid=hospital.source_uid or "") for series, sop in samples.items()]
-        patience = hospital.limits.connect_seconds + hospital.limits.idle_seconds
-        missing = self._fetch.gather(refs, deadline=patience).missing
-        if missing:
-            raise Unavailable(
-                f"the SOP class of study {study_uid}: the PACS of hospital {hospital.key} does not say it, and a picture of each "
-                f"series could not be fetched ({next(iter(missing.values()))}); it")
-
-    def _classes_here(self, study_id: int) -> dict[str, str]:
+    def _pictures(self, study_id: int, hospital: Hospital, study: StudyFacts) -> Pictures:
+        """Give the text of one picture of each series, by series UID; one that is here already costs nothing."""
         with self._database.read() as unit:
-            return {instance.series_uid: instance.sop_class for instance in studies.instances(unit, study_id)}
+            here = {item.sop_uid for item in studies.instances(unit, study_id)}
+        source = maker.location(hospital, "origin", self._profile)
+        samples = [
+            InstanceRef(study.uid, series_uid, min(sop_uids, key=lambda uid: (uid not in here, uid)), source_uid=source)
+            for series_uid, sop_uids in unnamed(study).items()]
+        gathered = self._fetch.gather(samples, deadline=self._patience)
+        for why in gathered.missing.values():
+            raise Unavailable(
+                f"a picture of each series, needed because the PACS of {hospital.key} tells no SOP classes ({why}),")
+        return {ref.series_uid: _text(found, hospital.charset) for ref, found in gathered.found.items()}
 
 
-def _classed(row: dict[str, str]) -> bool:
-    return is_uid(row.get("SOPClassUID", ""))
+def unnamed(study: StudyFacts) -> dict[str, list[str]]:
+    """Give the instances whose SOP class nobody has told, by series UID."""
+    found = {series.uid: [uid for sop_class, uid in series.instances if not sop_class] for series in study.series}
+    return {uid: listed for uid, listed in found.items() if listed}
+
+
+def _text(found: Found, charset: str) -> dict[str, str]:
+    """Give what a picture says of itself."""
+    source = found.source
+
+    def read(length: int) -> bytes:
+        pieces = source.chunks(min(length, HEAD))
+        return b"".join(itertools.islice(pieces, -(-length // HEAD)))[:length]
+
+    try:
+        meta = tags.read_meta(read(HEAD))
+        return {**header.identify(read, source.size, meta, charset), "SOPClassUID": meta.sop_class}
+    except (OSError, tags.Truncated, tags.NotDicom) as error:
+        raise Unavailable("a picture that was just fetched") from error
+
+
+def _record(unit: Unit, study_id: int, hospital: Hospital, study_uid: str, pictures: Pictures, now: float) -> None:
+    """Complete the study's catalogue and facts, as they are by now, with what the pictures say."""
+    study = studies.study(unit, hospital.key, study_uid)
+    assert study is not None
+    catalogue = studies.origin_catalogue(unit, study_id)
+    if not catalogue:
+        return
+    here = {item.sop_uid: item.sop_class for item in studies.instances(unit, study_id)}
+    said = study.facts
+    for picture in pictures.values():
+        if picture.get("PatientID", "") == study.patient.value:     # else the PACS has moved it to another patient
+            said = {**said, **_better(said, picture, studies.FACTS)}
+    described = publications.described(unit, study_id)
+    rows = []
+    for series_uid, sop_uid, sop_class in catalogue:
+        series, picture = described[series_uid], pictures.get(series_uid, {})
+        about = {
+            "Modality": series.modality, "BodyPartExamined": series.body_part, "SeriesDescription": series.description}
+        rows.append({
+            **said, **about, **_better(about, picture, tuple(about)), "StudyInstanceUID": study_uid,
+            "SeriesInstanceUID": series_uid, "SOPInstanceUID": sop_uid,
+            "SOPClassUID": sop_class or here.get(sop_uid, "") or picture.get("SOPClassUID", "")})
+    studies.record_origin(unit, hospital, rows, now)
+
+
+def _better(said: Mapping[str, str], picture: Mapping[str, str], keywords: tuple[str, ...]) -> dict[str, str]:
+    """Give what the picture says and the PACS does not; a PACS puts ? for characters it cannot send."""
+    return {
+        keyword: picture[keyword] for keyword in keywords
+        if picture.get(keyword) and (not said.get(keyword) or set(said[keyword]) & {"?", "\ufffd"})}

@@ -6,7 +6,7 @@ its SubmissionSet.uniqueId, which then means that it is published.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -15,7 +15,7 @@ from broker.config.profile import Hospital, Profile
 from broker.coord.base import Coord
 from broker.db import Database
 from broker.imaging import maker
-from broker.imaging.origin import Origins
+from broker.imaging.origin import Origins, unnamed
 from broker.imaging.store import locations, publications, studies
 from broker.imaging.store.publications import DUE, FAILED, PUBLISHED, Draft, Publication
 from broker.model.errors import BrokerError, Problem, Rejected, Unavailable, XdsCode
@@ -85,7 +85,7 @@ class Publisher:
 
         A hospital of kind `origin` is asked by C-FIND what the study holds, and for a picture of each series whose SOP
         class it does not tell; of others the study must be here. Raise `Rejected` for a hospital or study that is not
-        known, `Unavailable` when the PACS cannot be asked.
+        known, `Unavailable` when the PACS cannot be asked. A picture that cannot be had leaves the publication due.
         """
         hospital = self._profile.hospital(hospital_key)
         if hospital is None:
@@ -105,7 +105,7 @@ class Publisher:
             unit.after_commit(lambda: self._coord.publish("publish", {}))
 
     def _request(self, hospital: Hospital, study_uid: str, now: float) -> int:
-        found = self._origins.ask(hospital, study_uid, now) if hospital.kind == "origin" else []
+        found = self._origins.ask(hospital, study_uid) if hospital.kind == "origin" else []
         with self._database.write() as unit:
             if found:
                 studies.record_origin(unit, hospital, found, now)
@@ -153,7 +153,10 @@ class Publisher:
         """Give a new manifest, saved; None when the one in the registry still tells the truth."""
         if case.patient is None:
             raise Rejected("MissingPatientId", "the images hold no Patient ID")
-        row, facts = case.row, self._whole(case)
+        row, facts = case.row, case.facts
+        if unnamed(facts):
+            facts = self._origins.look(row.study_id, row.hospital, facts, now)
+        facts = self._whole(replace(case, facts=facts))
         if row.entry_uuid and row.digest == maker.digest(facts):
             with self._database.write() as unit:
                 publications.publish(

@@ -10,7 +10,7 @@ from typing import Any
 
 from broker.config.profile import Profile
 from broker.coord.base import Body, Subscription
-from broker.imaging.fetch import Gathered
+from broker.imaging.fetch import Fetch, Gathered
 from broker.model.blob import Spooled
 from broker.model.caller import Call, Caller, Facts
 from broker.model.errors import Problem
@@ -176,8 +176,11 @@ class FakeMover:
         raise AssertionError("a publisher moves nothing")
 
 
-class NoFetch:
+class NoFetch(Fetch):
     """For publishers whose PACS says everything: nothing is fetched."""
+
+    def __init__(self) -> None:
+        """Nothing is needed."""
 
     def gather(self, refs: Iterable[InstanceRef], *, deadline: float | None = None) -> Gathered:
         raise AssertionError("nothing has to be fetched")

@@ -147,7 +147,8 @@ def add_conflict(unit: Unit, item: StoredObject, now: float) -> None:
 def record_origin(unit: Unit, hospital: Hospital, found: Sequence[dict[str, str]], now: float | None = None) -> int:
     """Enter what a C-FIND of one study returned, one dict of text by keyword per instance; give the study's row id.
 
-    The study's facts, series and catalogue are replaced; a study that is already here keeps its tier.
+    The study's facts and catalogue are replaced, and what is said of its series; a study that is already here keeps its
+    tier.
     """
     at = time.time() if now is None else now
     first = found[0]
@@ -158,7 +159,7 @@ def record_origin(unit: Unit, hospital: Hospital, found: Sequence[dict[str, str]
     connection = sql(unit)
     if tier == "origin":
         connection.execute(t.study.update().where(t.study.c.id == study_id).values(**columns, last_at=at))
-    _add_series(unit, study_id, ((tags["SeriesInstanceUID"], tags) for tags in found))
+    _add_series(unit, study_id, ((tags["SeriesInstanceUID"], tags) for tags in found), replace=True)
     body = zlib.compress(json.dumps(
         [[tags["SeriesInstanceUID"], tags["SOPInstanceUID"], tags.get("SOPClassUID", "")] for tags in found]).encode())
     upsert = _insert(unit, t.catalogue).values(study_id=study_id, body=body, at=at)
@@ -288,14 +289,21 @@ def _columns(tags: dict[str, str], hospital: Hospital | None) -> dict[str, Any]:
     }
 
 
-def _add_series(unit: Unit, study_id: int, described: Iterable[tuple[str, dict[str, str]]]) -> None:
+def _add_series(
+    unit: Unit, study_id: int, described: Iterable[tuple[str, dict[str, str]]], *, replace: bool = False,
+) -> None:
     rows = {
         uid: {"study_id": study_id, "series_uid": uid, "modality": tags.get("Modality", "")[:16],
               "body_part": tags.get("BodyPartExamined", "")[:64], "description": tags.get("SeriesDescription", "")[:250]}
         for uid, tags in described
     }
-    sql(unit).execute(_insert(unit, t.series).on_conflict_do_nothing(index_elements=["study_id", "series_uid"]),
-                      list(rows.values()))
+    insert, key = _insert(unit, t.series), ["study_id", "series_uid"]
+    said = {     # what is left out does not undo what is known
+        name: sa.func.coalesce(sa.func.nullif(insert.excluded[name], ""), t.series.c[name])
+        for name in ("modality", "body_part", "description")}
+    sql(unit).execute(
+        insert.on_conflict_do_update(index_elements=key, set_=said) if replace
+        else insert.on_conflict_do_nothing(index_elements=key), list(rows.values()))
 
 
 def _insert(unit: Unit, table: sa.Table) -> "postgresql.Insert | sqlite.Insert":

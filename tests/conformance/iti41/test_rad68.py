@@ -45,7 +45,7 @@ class Region:
         directory = FakeDirectory({LOCAL: PATIENT})
         self.repository = Repository(
             self.database, self.folder / "documents", self.profile, Registry(self.database, directory, self.profile))
-        origins = Origins(self.database, FakeMover(), NoFetch())
+        origins = Origins(self.database, self.profile, FakeMover(), NoFetch())
         self.publisher = Publisher(self.database, self.profile, directory, self, origins, FakeCoord(), "OURS")
 
     def provide_and_register(self, manifest: Manifest) -> None:

@@ -1,95 +1,251 @@
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from pydicom.uid import UID
 
 from broker.config.profile import Hospital, Profile
 from broker.coord.local import LocalCoord
 from broker.db import Database
 from broker.imaging.origin import Origins
+from broker.imaging.publish import FIRST_DELAY, Published, Publisher
+from broker.imaging.receiver import Receiver
 from broker.imaging.store import studies
 from broker.model.errors import Rejected, Unavailable
+from broker.model.ids import PatientId
+from broker.model.imaging import InstanceRef, StudyFacts
+from broker.model.metadata import DocumentEntry
+from broker.wire import tags
+from broker.wire.kos import read_manifest
+from tests.helpers import dicom
 from tests.helpers.fetch import CT, THEIRS, Centre, Pacs, build, limited, refs_of, working
+from tests.helpers.manifests import PATIENT, FakeDirectory, FakeOutbound
 
 STUDY = "1.2.7"
-MR = "1.2.840.10008.5.1.4.1.1.4"
+DOSE = "1.2.840.10008.5.1.4.1.1.88.67"
+LOCAL = PatientId("2.999.3.1", "B-88031")
+NAME = "Ye^XiaoDong=葉^曉東"
 
 
 @dataclass
 class Silent(Pacs):
-    """A PACS that says no SOP class, but for the instances of `told`."""
+    """An origin's PACS that tells no SOP class, but for `told`. `classes` are those of its series, `name` its answer's name."""
 
+    receiver: Receiver | None = None
     told: dict[str, str] = field(default_factory=dict)
+    classes: dict[str, str] = field(default_factory=dict)
+    patient: str = LOCAL.value
+    name: str = "Ye^XiaoDong=?^??"
+    questions: int = 0
 
     def find_study(self, hospital: Hospital, study_uid: str) -> list[dict[str, str]]:
+        self.questions += 1
         return [
             {"StudyInstanceUID": study_uid, "SeriesInstanceUID": ref.series_uid, "SOPInstanceUID": ref.sop_uid,
-             "PatientID": "P-b", **({"SOPClassUID": self.told[ref.sop_uid]} if ref.sop_uid in self.told else {})}
+             "PatientID": LOCAL.value, "PatientName": self.name, "StudyDate": "20250301",
+             **({"SOPClassUID": self.told[ref.sop_uid]} if ref.sop_uid in self.told else {})}
             for ref in self.holds if ref.study_uid == study_uid]
+
+    def deliver(self, refs: Sequence[InstanceRef], hospital: str = "b") -> None:
+        assert self.receiver is not None
+        for ref in refs:
+            sop_class = UID(self.classes.get(ref.series_uid, CT))
+            dataset = dicom.ct_dataset(
+                ref.study_uid, ref.series_uid, ref.sop_uid, patient=dicom.Patient(id=self.patient, name=NAME))
+            dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = sop_class
+            written = io.BytesIO()
+            dataset.save_as(written, enforce_file_format=True)
+            data = written.getvalue()
+            meta = tags.read_meta(data)
+            sink = self.receiver.open(dicom.sender("PACSB"), meta.sop_class, meta.sop_uid, meta.transfer_syntax)
+            sink.write(data[meta.end:])
+            assert sink.commit() == 0
+
+
+@dataclass
+class Scene:
+    """A publisher, a hospital that keeps its studies, and its PACS."""
+
+    centre: Centre
+    pacs: Silent
+    outbound: FakeOutbound = field(default_factory=FakeOutbound)
+    patience: float = 15.0
+
+    @property
+    def publisher(self) -> Publisher:
+        centre = self.centre
+        origins = Origins(centre.database, centre.profile, self.pacs, centre.fetch, patience=self.patience)
+        directory = FakeDirectory({LOCAL: PATIENT})
+        return Publisher(centre.database, centre.profile, directory, self.outbound, origins, centre.coord, "OURS")
+
+    def publish(self, now: float | None = None) -> Published:
+        return self.publisher.publish_study("b", STUDY, now)
+
+    @property
+    def classes(self) -> dict[str, str]:
+        """SOP class by instance, as the last manifest names it."""
+        return {ref.sop_uid: ref.sop_class for ref in read_manifest(self.outbound.sent[-1].document).instances}
+
+    @property
+    def entry(self) -> DocumentEntry:
+        return self.outbound.objects[-1].documents[0]
+
+    @property
+    def fetched(self) -> list[str]:
+        return sorted(sop for want in self.pacs.asked for sop in want.sop_uids)
 
 
 @pytest.fixture
-def centre(database: Database, tmp_path: Path, profile: Profile) -> Iterator[Centre]:
-    built = build(database, tmp_path, limited(profile, connect_seconds=0.3, idle_seconds=2.0, total_seconds=20.0))
-    yield built
-    assert isinstance(built.coord, LocalCoord)
-    built.coord.close()
+def scene(database: Database, tmp_path: Path, profile: Profile) -> Iterator[Scene]:
+    centre = build(database, tmp_path, limited(profile, connect_seconds=0.3, idle_seconds=2.0, total_seconds=20.0))
+    receiver = Receiver(database, centre.online, centre.profile, centre.coord)
+    receiver.start()
+    yield Scene(centre, Silent(centre, refs_of(STUDY, 3, THEIRS, 2), receiver=receiver))
+    receiver.stop()
+    assert isinstance(centre.coord, LocalCoord)
+    centre.coord.close()
 
 
-def ask(centre: Centre, pacs: Silent, study_uid: str = STUDY) -> list[dict[str, str]]:
-    hospital = centre.profile.hospital("b")
-    assert hospital is not None
-    return Origins(centre.database, pacs, centre.fetch).ask(hospital, study_uid, 100.0)
+def test_one_picture_of_each_series_tells_its_sop_class(scene: Scene) -> None:
+    scene.pacs.classes = {f"{STUDY}.2": DOSE}
+    with working(scene.centre, scene.pacs):
+        result = scene.publish()
+    assert (result.state, result.instances, result.reason) == ("published", 6, "")
+    assert scene.fetched == [f"{STUDY}.1.1", f"{STUDY}.2.1"]
+    assert scene.classes == {
+        **{f"{STUDY}.1.{n}": CT for n in (1, 2, 3)}, **{f"{STUDY}.2.{n}": DOSE for n in (1, 2, 3)}}
+    assert {ref.source_uid for ref in read_manifest(scene.outbound.sent[0].document).instances} == {THEIRS}
+    with scene.centre.database.read() as unit:
+        study = studies.study(unit, "b", STUDY)
+    assert study is not None
+    assert (study.tier, study.state, study.objects) == ("origin", "complete", 2), "the samples are cache"
 
 
-def test_one_picture_of_each_series_tells_its_class(centre: Centre) -> None:
-    pacs = Silent(centre, refs_of(STUDY, 4, THEIRS, 2))
-    with working(centre, pacs):
-        rows = ask(centre, pacs)
-    assert {row["SOPClassUID"] for row in rows} == {CT}
-    assert len(rows) == 8
-    asked = [sop for want in pacs.asked for sop in want.sop_uids]
-    assert sorted(asked) == [f"{STUDY}.1.1", f"{STUDY}.2.1"]
+def test_the_picture_also_tells_what_the_pacs_left_out_or_could_not_spell(scene: Scene) -> None:
+    with working(scene.centre, scene.pacs):
+        scene.publish()
+    assert any("葉^曉東" in line for line in scene.entry.source_patient_info)
+    assert "PID-7|19790214" in scene.entry.source_patient_info
+    facts = _facts(scene)
+    assert (facts.patient_name, facts.institution, facts.series[0].modality) == (NAME, "第一人民医院", "CT")
 
 
-def test_what_the_pacs_does_say_is_believed(centre: Centre) -> None:
-    pacs = Silent(centre, refs_of(STUDY, 2, THEIRS, 2), told={f"{STUDY}.1.1": MR, f"{STUDY}.1.2": MR, f"{STUDY}.2.1": MR})
-    with working(centre, pacs):
-        rows = {row["SOPInstanceUID"]: row["SOPClassUID"] for row in ask(centre, pacs)}
-    assert rows == {f"{STUDY}.1.1": MR, f"{STUDY}.1.2": MR, f"{STUDY}.2.1": MR, f"{STUDY}.2.2": CT}
+def test_a_picture_of_another_patient_tells_only_its_class(scene: Scene) -> None:
+    scene.pacs.patient = "B-OLD"
+    with working(scene.centre, scene.pacs):
+        assert scene.publish().state == "published"
+    assert set(scene.classes.values()) == {CT}
+    facts = _facts(scene)
+    assert (facts.patient, facts.patient_name, facts.birth_date) == (LOCAL, "Ye^XiaoDong=?^??", "")
 
 
-def test_a_pacs_that_says_everything_is_not_asked_for_pictures(centre: Centre) -> None:
-    refs = refs_of(STUDY, 3, THEIRS)
-    pacs = Silent(centre, refs, told={ref.sop_uid: CT for ref in refs})
-    assert len(ask(centre, pacs)) == 3
-    assert pacs.asked == []
+def test_what_the_pacs_does_tell_is_believed(scene: Scene) -> None:
+    scene.pacs.told = {ref.sop_uid: CT for ref in scene.pacs.holds if ref.series_uid.endswith(".1")} | {f"{STUDY}.2.1": DOSE}
+    with working(scene.centre, scene.pacs):
+        assert scene.publish().state == "published"
+    assert scene.fetched == [f"{STUDY}.2.2"], "asked for one whose class nobody told"
+    assert scene.classes == scene.pacs.told | {f"{STUDY}.2.2": CT, f"{STUDY}.2.3": CT}
 
 
-def test_asked_again_the_pictures_that_are_here_tell_it(centre: Centre) -> None:
-    pacs = Silent(centre, refs_of(STUDY, 3, THEIRS))
-    with working(centre, pacs):
-        ask(centre, pacs)
-        ask(centre, pacs)
-    assert len(pacs.asked) == 1
+def test_a_pacs_that_tells_everything_is_not_asked_for_pictures(scene: Scene) -> None:
+    scene.pacs.told = {ref.sop_uid: CT for ref in scene.pacs.holds}
+    assert scene.publish().state == "published"
+    assert scene.pacs.asked == []
 
 
-def test_without_a_picture_the_study_is_on_record_and_the_reason_is_plain(centre: Centre) -> None:
-    pacs = Silent(centre, refs_of(STUDY, 3, THEIRS), answers=False)
-    with working(centre, pacs), pytest.raises(Unavailable, match=f"the SOP class of study {STUDY}.*did not answer|failed"):
-        ask(centre, pacs)
-    with centre.database.read() as unit:
-        found = studies.study(unit, "b", STUDY)
-        assert found is not None
-        assert len(studies.origin_catalogue(unit, found.id)) == 3
+def test_published_again_it_needs_no_further_picture_and_no_new_manifest(scene: Scene) -> None:
+    with working(scene.centre, scene.pacs):
+        scene.publish()
+        before = len(scene.pacs.asked)
+        assert scene.publish().state == "published"
+        assert (len(scene.pacs.asked), len(scene.outbound.sent)) == (before, 1)
+        scene.pacs.holds.append(InstanceRef(STUDY, f"{STUDY}.2", f"{STUDY}.2.0", CT, THEIRS))
+        assert scene.publish().instances == 7
+    assert scene.fetched == [f"{STUDY}.1.1", f"{STUDY}.2.1"], "what is here is read first"
+    assert set(scene.classes.values()) == {CT}
+    assert _facts(scene).patient_name == NAME
 
 
-def test_where_nobody_fetches_the_wait_ends(centre: Centre) -> None:
-    with pytest.raises(Unavailable, match="the SOP class"):
-        ask(centre, Silent(centre, refs_of(STUDY, 1, THEIRS)))
+def test_every_picture_that_is_here_tells_its_own_class(scene: Scene) -> None:
+    with working(scene.centre, scene.pacs):
+        scene.publish()
+        scene.pacs.classes = {f"{STUDY}.1": DOSE}
+        scene.pacs.deliver([ref for ref in scene.pacs.holds if ref.sop_uid == f"{STUDY}.1.2"])
+        dicom.eventually(lambda: _objects(scene) == 3)
+        scene.publish()
+    assert [scene.classes[f"{STUDY}.1.{n}"] for n in (1, 2, 3)] == [CT, DOSE, CT]
 
 
-def test_a_study_the_pacs_does_not_know_is_rejected(centre: Centre) -> None:
+def test_a_picture_that_is_not_sent_leaves_the_study_due_and_says_why(scene: Scene) -> None:
+    scene.pacs.script = lambda _pacs, _want, _progress: None
+    with working(scene.centre, scene.pacs):
+        result = scene.publish(100.0)
+    assert (result.state, result.instances, scene.outbound.sent) == ("due", 6, [])
+    assert "tells no SOP classes" in result.reason
+    assert "did not send" in result.reason
+    scene.pacs.script = None
+    with working(scene.centre, scene.pacs):
+        assert scene.publisher.run_once(100.0 + FIRST_DELAY) == 1
+    assert set(scene.classes.values()) == {CT}
+
+
+def test_where_nobody_fetches_the_wait_ends_and_names_it(scene: Scene) -> None:
+    scene.patience = 0.2
+    result = scene.publish(100.0)
+    assert result.state == "due"
+    assert "no fetch process runs" in result.reason
+    scene.patience = 15.0
+    with working(scene.centre, scene.pacs):
+        assert scene.publisher.run_once(100.0 + FIRST_DELAY) == 1
+
+
+def test_a_study_that_grows_meanwhile_is_looked_at_again(scene: Scene) -> None:
+    late = InstanceRef(STUDY, f"{STUDY}.3", f"{STUDY}.3.1", CT, THEIRS)
+
+    def grow(pacs: Pacs, want: object, progress: object) -> None:
+        assert isinstance(pacs, Silent)
+        pacs.holds.append(late)
+        pacs.script = None
+        hospital = pacs.centre.profile.hospital("b")
+        assert hospital is not None
+        with pacs.centre.database.write() as unit:
+            studies.record_origin(unit, hospital, pacs.find_study(hospital, STUDY))
+        pacs.deliver([ref for ref in pacs.holds if ref.sop_uid in {f"{STUDY}.1.1", f"{STUDY}.2.1"}])
+
+    scene.pacs.script = grow
+    with working(scene.centre, scene.pacs):
+        result = scene.publish(100.0)
+        assert (result.state, result.instances) == ("due", 7)
+        assert "grew" in result.reason
+        assert scene.publisher.run_once(100.0 + FIRST_DELAY) == 1
+    assert len(scene.classes) == 7
+
+
+def test_a_pacs_that_does_not_answer_is_told_at_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(_hospital: Hospital, _study_uid: str) -> list[dict[str, str]]:
+        raise Unavailable("PACS")
+
+    monkeypatch.setattr(scene.pacs, "find_study", away)
+    with pytest.raises(Unavailable):
+        scene.publish()
+
+
+def test_a_study_the_pacs_does_not_know_is_rejected(scene: Scene) -> None:
+    scene.pacs.holds.clear()
     with pytest.raises(Rejected, match="UnknownStudy"):
-        ask(centre, Silent(centre))
+        scene.publish()
+
+
+def _facts(scene: Scene) -> StudyFacts:
+    with scene.centre.database.read() as unit:
+        study = studies.study(unit, "b", STUDY)
+        assert study is not None
+        return studies.facts(unit, study.id)
+
+
+def _objects(scene: Scene) -> int:
+    with scene.centre.database.read() as unit:
+        study = studies.study(unit, "b", STUDY)
+        return study.objects if study else 0

@@ -55,7 +55,7 @@ class Bench:
 
     @property
     def publisher(self) -> Publisher:
-        origins = Origins(self.database, self.mover, NoFetch())
+        origins = Origins(self.database, self.profile, self.mover, NoFetch())
         return Publisher(
             self.database, self.profile, self.patients, self.outbound, origins, self.coord, "OURS", self.sdfo)
 
