@@ -4,6 +4,7 @@ The readers take the SOAP Body child, the writers give it as bytes in the defaul
 fail on prefixes. What the schema does not force but IHE needs is checked here. Locations in errors are XPaths.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ ANSWER, ACK = "PRPA_IN201310UV02", "MCCI_IN000002UV01"
 ADMINISTRATIVE, INTERACTIONS = "2.16.840.1.113883.5.1100", "2.16.840.1.113883.1.6"
 ERRORS = "2.16.840.1.113883.12.357"
 INTERNAL = "INTERR"
+_MOST = 1_000           # repetitions of one element
 _N = {"h": HL7}
 _EVENT = "h:controlActProcess/h:subject/h:registrationEvent"
 _PATIENT = f"{_EVENT}/h:subject1/h:patient"
@@ -133,27 +135,35 @@ def _ii(element: Element | None, place: str = "") -> Ii:
 
 def _iis(message: Element, path: str) -> tuple[Ii, ...]:
     place = location(message, path)
-    found = (_ii(element, f"{place}[{n}]") for n, element in enumerate(message.iterfind(path, _N), 1))
+    found = tuple(_ii(element, f"{place}[{n}]") for n, element in enumerate(_some(message, message, path), 1))
     return tuple(ii for ii in found if ii.root)
+
+
+def _some(message: Element, within: Element, path: str) -> list[Element]:
+    """Give the elements at a path. Raise `Rejected` (102) for more of them than anybody has names, ids or addresses."""
+    found = list(itertools.islice(within.iterfind(path, _N), _MOST + 1))
+    if len(found) > _MOST:
+        raise Rejected(Hl7Code.DATA_TYPE, "too many repetitions", f"/{local_name(message)}//{path.replace('h:', '')}")
+    return found
 
 
 def _person(message: Element, person: Element) -> dict[str, Any]:
     patient = person.getparent()
     holders = [person] if patient is None else [patient, person]
     mother = [
-        _name(name) for relation in person.iterfind("h:personalRelationship", _N)
+        _name(name) for relation in _some(message, person, "h:personalRelationship")
         if _attribute(relation, "h:code", "code") == "MTH"
-        for name in relation.iterfind("h:relationshipHolder1/h:name", _N)
+        for name in _some(message, relation, "h:relationshipHolder1/h:name")
     ]
-    names = tuple(_name(name) for name in person.iterfind("h:name", _N) if name.get("nullFlavor") is None)
+    names = tuple(_name(name) for name in _some(message, person, "h:name") if name.get("nullFlavor") is None)
     return {
         "names": tuple(name for name in names if name != PersonName(use=name.use)),
         "birth_date": _birth_date(message, _attribute(person, "h:birthTime", "value")),
         "sex": _sex(message, _attribute(person, "h:administrativeGenderCode", "code")),
         "mother": mother[0] if mother else None,
-        "addresses": tuple(_address(addr) for holder in holders for addr in holder.iterfind("h:addr", _N) if len(addr)),
+        "addresses": tuple(_address(addr) for holder in holders for addr in _some(message, holder, "h:addr") if len(addr)),
         "phones": tuple(
-            value.removeprefix("tel:") for holder in holders for telecom in holder.iterfind("h:telecom", _N)
+            value.removeprefix("tel:") for holder in holders for telecom in _some(message, holder, "h:telecom")
             if (value := (telecom.get("value") or "").strip())),
     }
 
