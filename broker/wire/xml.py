@@ -3,6 +3,8 @@
 A document with a DTD is refused before it reaches libxml2 (SOAP 1.2 part 1, section 5), entities are never resolved.
 """
 
+import re
+
 from lxml import etree
 
 from broker.model.errors import Rejected
@@ -23,6 +25,19 @@ HL7 = "urn:hl7-org:v3"
 
 # A node takes 120 bytes of memory, `<a/>` four on the wire. Densest messages of ours have a tag in 25 bytes.
 _FREE_TAGS, _BYTES_OF_TAG = 100_000, 16
+
+# Writing a document takes time as the square of an element's attributes, and of the namespaces in scope; messages of ours
+# have less than a dozen (some libraries make up a prefix each time). Small documents are not looked at: their squares are small.
+_MOST_ATTRIBUTES, _MOST_NAMESPACES, _FREE_ATTRIBUTES = 256, 2048, 2048
+_ATTRIBUTE = rb"""\s*+[^\s<>=/"']++\s*+=\s*+(?:"[^"<]*+"|'[^'<]*+')"""
+_CROWDED = re.compile(rb"""<[^\s<>/="']++(?:%s){%d}""" % (_ATTRIBUTE, _MOST_ATTRIBUTES + 1))
+_NAMESPACE = re.compile(rb"""\sxmlns(?::[^\s=]*+)?\s*+=\s*+(?:"[^"]*+"|'[^']*+')""")
+
+# Encodings in which the bytes of markup are markup and nothing else is, as iconv calls them.
+_DECLARED = re.compile(rb"""(?:\xef\xbb\xbf)?<\?xml\s[^>]*?\sencoding\s*=\s*["']([^"']*)["']""")
+_ENCODING = re.compile(
+    rb"utf-?8|us-ascii|ascii|gb-?18030|gbk|gb2312|cp936|big5|big5-hkscs|cp950|iso-8859-\d+|latin1|windows-\d+|cp125\d|koi8-r"
+    rb"|shift[-_]jis|euc-(?:jp|kr|cn|tw)", re.IGNORECASE)
 
 
 class NotXml(Rejected):
@@ -54,8 +69,10 @@ def parse(data: bytes) -> Element:
     """Give the root element. Comments and PIs are removed, whitespace is kept. Raise `NotXml` for anything unfit."""
     if not _starts_with_element(data):
         raise NotXml("empty, not XML in an ASCII-compatible encoding, or a DTD is present")
-    if max(data.count(b"<"), data.count(b"=")) > max(_FREE_TAGS, len(data) // _BYTES_OF_TAG):
-        raise NotXml("too many tags or attributes for its size")
+    declared = _DECLARED.match(data)
+    if declared is not None and not _ENCODING.fullmatch(declared[1]):
+        raise NotXml("an encoding that is not taken")
+    _check_counts(data)
     # collect_ids stays on: without it libxml2 fetches external parameter entities (lxml 6.0.2 to 6.1.3).
     parser = etree.XMLParser(
         resolve_entities=False, no_network=True, load_dtd=False, dtd_validation=False, huge_tree=False,
@@ -67,6 +84,19 @@ def parse(data: bytes) -> Element:
     if root.getroottree().docinfo.internalDTD is not None:     # in an encoding where ASCII bytes are other characters
         raise NotXml("a DTD is present")
     return root
+
+
+def _check_counts(data: bytes) -> None:
+    """Refuse what costs much more than its size."""
+    tags, attributes = data.count(b"<") - data.count(b"</"), data.count(b"=")
+    if max(tags, attributes) > max(_FREE_TAGS, len(data) // _BYTES_OF_TAG):
+        raise NotXml("too many tags or attributes for its size")
+    if attributes <= _FREE_ATTRIBUTES:
+        return
+    if _CROWDED.search(data):
+        raise NotXml("too many attributes of one element")
+    if data.count(b"xmlns") > _MOST_NAMESPACES and len(set(_NAMESPACE.findall(data))) > _MOST_NAMESPACES:
+        raise NotXml("too many namespaces")
 
 
 def canonical(element: Element) -> bytes:
