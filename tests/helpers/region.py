@@ -91,7 +91,7 @@ class Region:
             self.stop()
             raise
 
-    def wait_healthy(self, seconds: float = 60) -> None:
+    def wait_healthy(self, seconds: float = 120) -> None:
         """Return when /healthz says ok."""
         end = time.monotonic() + seconds
         state: Any = None
