@@ -10,7 +10,7 @@ import psutil
 from tests.helpers.region import Region
 
 WEIGHTS = {"web master": 3, "web worker": 4, "receiver": 6, "fetch": 4, "worker": 4, "mllp": 2, "command": 3, "everything": 1}
-LONGEST = 90.0      # seconds until a killed broker must be whole again
+LONGEST = 180.0     # seconds until a killed broker must be whole again
 
 
 @dataclass(slots=True)
