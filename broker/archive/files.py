@@ -23,8 +23,13 @@ def reachable(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        _log.warning("store failed", store=what, reason=error.strerror or str(error))
-        raise Unavailable(what) from error
+        raise failed(what, error) from error
+
+
+def failed(what: str, error: OSError) -> Unavailable:
+    """Give what to raise for an OSError of the store `what`; its reason is logged."""
+    _log.warning("store failed", store=what, reason=error.strerror or str(error))
+    return Unavailable(what)
 
 
 class Folders:
@@ -64,7 +69,8 @@ class Folders:
         """Give `file` a second, durable name. False, and nothing changed, when that name is taken."""
         for attempt in range(3):
             try:
-                self.ensure(final.parent)
+                if attempt or final.parent not in self._durable:
+                    self.ensure(final.parent)
                 os.link(file, final)
             except FileExistsError:
                 return False

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.archive.files import Folders, create, reachable, sha256_of, sweep_folder
+from broker.archive.files import Folders, create, failed, reachable, sha256_of, sweep_folder
 from broker.model.blob import FileSlice
 from broker.model.errors import Rejected, XdsCode
 from broker.model.ids import is_uid
@@ -24,6 +24,7 @@ from broker.model.imaging import Online
 
 HEAD = 16 << 10
 WHAT = "online store"
+_GATHERED = 64 << 10    # bytes of small pieces that are written at once
 
 _INCOMING, _CONFLICT = ".incoming", ".conflict"
 ASIDE = f"{_CONFLICT}/"     # begins the paths of what is kept aside
@@ -48,9 +49,13 @@ class OnlineStore:
 
     def begin(self) -> "Part":
         """Begin an object. End it with `keep` or `abort`. Raise `Unavailable` when the store cannot take it."""
+        temporary = self.folder / _INCOMING / f"{uuid.uuid4().hex}.part"
         with reachable(WHAT):
-            self.folders.ensure(self.folder / _INCOMING)
-            return Part(self, self.folder / _INCOMING / f"{uuid.uuid4().hex}.part")
+            try:
+                return Part(self, temporary)
+            except FileNotFoundError:
+                self.folders.ensure(temporary.parent)
+                return Part(self, temporary)
 
     def path(self, relative: str) -> Path:
         """Give the file of a relative path this store gave out. Raise `Rejected` for a path that leads elsewhere."""
@@ -136,7 +141,7 @@ class Part:
         self._digest = hashlib.sha256()
         self._head = bytearray()
         self.size = 0
-        self._file = create(temporary)
+        self._file = create(temporary, _GATHERED)
 
     @property
     def head(self) -> bytes:
@@ -157,8 +162,11 @@ class Part:
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next bytes. Raise `Unavailable` (and leave nothing behind) when the disk does not."""
-        with self._or_abort():
+        try:
             self._file.write(data)
+        except OSError as error:
+            self.abort()
+            raise failed(WHAT, error) from error
         self._digest.update(data)
         self.size += len(data)
         if len(self._head) < HEAD:

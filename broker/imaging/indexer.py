@@ -19,12 +19,15 @@ from broker.imaging import header
 from broker.imaging.store import fetches, studies
 from broker.model.errors import Rejected, Unavailable
 from broker.model.imaging import Online, StoredObject
+from broker.model.ports import Unit
 from broker.wire import tags
 
-BATCH = 64              # objects of one transaction
-LINGER = 0.05           # seconds a batch waits for more
+BATCH = 500             # objects of one transaction
+LINGER = 0.1            # seconds between two transactions while objects come, so that there are few large ones
+_LULL = 0.01            # seconds without a new object that end a batch before
 BACKLOG = 4096          # objects without a row after which no further ones should be taken
 ADOPT_DAYS = 7
+_IDLE = 0.2             # seconds between two looks whether to stop
 _RETRY = 1.0            # seconds between attempts while the store is down
 
 log = structlog.get_logger("broker.receiver")
@@ -41,7 +44,8 @@ class Indexer:
 
     def __init__(self, database: Database, online: OnlineStore, profile: Profile, coord: Coord) -> None:
         self._database, self._online, self._profile, self._coord = database, online, profile, coord
-        self._waiting: queue.Queue[_Arrival] = queue.Queue()
+        self._waiting: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
+        self._began = 0.0       # the last transaction
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._adopter: threading.Thread | None = None
@@ -146,26 +150,30 @@ class Indexer:
                 return
 
     def _collect(self) -> list[_Arrival]:
-        batch: list[_Arrival] = []
-        wait, until = 0.2, 0.0
-        while len(batch) < BATCH and wait > 0:
-            try:
-                batch.append(self._waiting.get(timeout=wait))
-            except queue.Empty:
-                break
-            until = until or time.monotonic() + LINGER
-            wait = until - time.monotonic()
+        """Give what waits: at once what comes after a pause, then what `LINGER` seconds brought."""
+        try:
+            batch = [self._waiting.get(timeout=_IDLE)]
+        except queue.Empty:
+            return []
+        until, seen = self._began + LINGER, -1
+        while time.monotonic() < until and seen < (waiting := self._waiting.qsize()) < BATCH:
+            seen = waiting
+            self._stopping.wait(_LULL)
+        self._began = time.monotonic()
+        while len(batch) < BATCH and not self._waiting.empty():
+            batch.append(self._waiting.get())
         return batch
 
     def _enter(self, batch: list[_Arrival]) -> bool:
-        """Write a batch, however long it takes. False = stopped while the store was down."""
+        """Write a batch, however long it takes. False = stopped, and the store was down at a last attempt."""
         while True:
             try:
                 self._record(batch)
             except Unavailable as error:
                 log.warning("index is not written, will be tried again", waiting=self._waiting.qsize(), reason=str(error))
-                if self._stopping.wait(_RETRY):
+                if self._stopping.is_set():
                     return False
+                self._stopping.wait(_RETRY)
                 continue
             except Exception as error:  # noqa: BLE001 - one object the store does not take must not stop all others
                 if len(batch) > 1:
@@ -178,10 +186,7 @@ class Indexer:
         with self._database.write() as unit:
             # A file that went meanwhile is safe in the archive, or its PACS has it: it was there when it was handed on.
             batch = [arrival for arrival in batch if self._online.path(arrival.stored.path).is_file()]
-            objects = [
-                replace(item, job=fetches.expecting(unit, item.hospital, item.study_uid, item.sop_uid))
-                for item in (arrival.stored for arrival in batch if not arrival.conflict)
-            ]
+            objects = _with_jobs(unit, [arrival.stored for arrival in batch if not arrival.conflict])
             result = studies.record(unit, objects, self._profile, now)
             aside = [arrival.stored for arrival in batch if arrival.conflict]
             aside += [replace(item, path=self._online.copy_aside(_online(item)).path) for item in result.conflicts]
@@ -201,6 +206,14 @@ class Indexer:
         second = [item.path for item, path in result.copies if self._online.path(path).is_file()]
         with contextlib.suppress(Unavailable):  # the store logged why; the rows are right, the files take only room
             self._online.drop(second + [item.path for item in result.conflicts])
+
+
+def _with_jobs(unit: Unit, objects: list[StoredObject]) -> list[StoredObject]:
+    """Give the objects, each with the fetch that expects it."""
+    jobs = fetches.expecting_each(unit, [(item.hospital, item.study_uid, item.sop_uid) for item in objects])
+    if not jobs:
+        return objects
+    return [replace(item, job=jobs.get((item.hospital, item.study_uid, item.sop_uid))) for item in objects]
 
 
 def _online(item: StoredObject) -> Online:

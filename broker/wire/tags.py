@@ -8,7 +8,7 @@ import codecs
 import re
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -57,6 +57,7 @@ TAGS: Mapping[str, int] = {keyword: tag for tag, keyword in KEYWORDS.items()}
 
 _LAST = max(KEYWORDS)
 _PROCEDURES = 0x00081032
+_WANTED = frozenset((*KEYWORDS, _PROCEDURES))
 _NAMES = {**KEYWORDS, **{_PROCEDURES << 32 | tag: name for tag, name in PROCEDURE.items()}}
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -168,23 +169,39 @@ def scan(data: bytes, transfer_syntax: str, offset: int = 0, *, whole: bool = Fa
         raise Truncated from None
 
 
-def _scan(data: bytes, at: int, order: _Order, *, explicit: bool, whole: bool) -> dict[int, bytes]:
+def _scan(data: bytes, offset: int, order: _Order, *, explicit: bool, whole: bool) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
-    end = len(data)
-    while at != end or not whole:
-        tag, value, size = _element(data, at, order, explicit=explicit)
-        if tag > _LAST:
-            break
-        named = explicit and data[at + 4:at + 6] != b"UN"   # an unknown VR hides Implicit VR (PS3.5 6.2.2, note 4)
-        at = value + size if size != _UNDEFINED else _skip_sequence(data, value, order, explicit=named)
-        if tag in KEYWORDS or tag == _PROCEDURES:
-            if at > end:
-                raise Truncated
-            if tag == _PROCEDURES:
-                found |= _first_code(data[value:at], order, explicit=named)
-            else:
-                found[tag] = data[value:at]
+    for tag, begin, end, named in _wanted(data, offset, order, explicit=explicit, whole=whole):
+        if end > len(data):
+            raise Truncated
+        if tag == _PROCEDURES:
+            found |= _first_code(data[begin:end], order, explicit=named)
+        else:
+            found[tag] = data[begin:end]
     return found
+
+
+def _wanted(data: bytes, at: int, order: _Order, *, explicit: bool, whole: bool) -> Iterator[tuple[int, int, int, bool]]:
+    """Give tag, begin and end of each wanted element's value, and whether its items are Explicit VR.
+
+    The loop runs for each element of each object that comes in: it does without `_element`.
+    """
+    unpack, long_size, end, named = order.explicit.unpack_from, order.length.unpack_from, len(data), explicit
+    while at != end or not whole:
+        if explicit:
+            group, element, vr, size = unpack(data, at)
+            value = at + 8
+            if vr in _LONG:
+                (size,) = long_size(data, value)
+                value, named = at + 12, vr != b"UN"     # an unknown VR hides Implicit VR (PS3.5 6.2.2, note 4)
+            tag = group << 16 | element
+        else:
+            tag, value, size = _element(data, at, order, explicit=False)
+        if tag > _LAST:
+            return
+        at = value + size if size != _UNDEFINED else _skip_sequence(data, value, order, explicit=named)
+        if tag in _WANTED:
+            yield tag, value, at, named
 
 
 def _first_code(data: bytes, order: _Order, *, explicit: bool) -> dict[int, bytes]:

@@ -74,9 +74,25 @@ def enqueue(unit: Unit, hospital: str, study_uid: str, wants: Sequence[tuple[str
 
 def expecting(unit: Unit, hospital: str, study_uid: str, sop_uid: str) -> int | None:
     """Give the open job of this hospital and study that expects the instance, or None: then it is a submission."""
-    return sql(unit).scalar(
-        sa.select(fetch_job.c.id).join(fetch_want, fetch_want.c.job_id == fetch_job.c.id)
-        .where(fetch_job.c.study_uid == study_uid, fetch_job.c.hospital == hospital, _OPEN, fetch_want.c.sop_uid == sop_uid))
+    return expecting_each(unit, [(hospital, study_uid, sop_uid)]).get((hospital, study_uid, sop_uid))
+
+
+def expecting_each(unit: Unit, instances: Collection[tuple[str, str, str]]) -> dict[tuple[str, str, str], int]:
+    """Give the open job that expects each of these (hospital, study, SOP) instances; without those no job expects."""
+    connection = sql(unit)
+    studies = {(hospital, study_uid) for hospital, study_uid, _ in instances}
+    jobs = connection.execute(
+        sa.select(fetch_job.c.id, fetch_job.c.hospital, fetch_job.c.study_uid)
+        .where(_OPEN, fetch_job.c.study_uid.in_({study_uid for _, study_uid in studies}))).all()
+    found: dict[tuple[str, str, str], int] = {}
+    for job_id, *key in jobs:
+        sop_uids = [sop_uid for *study, sop_uid in instances if study == key]
+        for start in range(0, len(sop_uids), _BATCH):
+            wanted = connection.scalars(
+                sa.select(fetch_want.c.sop_uid)
+                .where(fetch_want.c.job_id == job_id, fetch_want.c.sop_uid.in_(sop_uids[start:start + _BATCH])))
+            found |= {(key[0], key[1], sop_uid): job_id for sop_uid in wanted}
+    return found
 
 
 def landed(unit: Unit, job_id: int, sop_uids: Sequence[str]) -> None:
