@@ -5,7 +5,7 @@ import email.parser
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from broker.client import messages
 from broker.client.consult import Consultation
 from broker.config import profile as profiles
 from broker.config.profile import Profile
+from broker.db import Database
+from broker.imaging.store import studies
 from broker.model.blob import Octets
 from broker.model.ids import PatientId, new_oid, new_uuid_urn
 from broker.model.imaging import InstanceRef
@@ -172,6 +174,13 @@ class Site:
         """Give a SOAP request."""
         return write_request(body, action=action, to="http://broker/", message_id=new_uuid_urn())
 
+    def catalogue(self, refs: Sequence[InstanceRef]) -> None:
+        """Enter what a C-FIND tells of a study that only hospital B has."""
+        with contextlib.closing(Database(f"sqlite:///{self.region.data / 'broker.db'}")) as database, database.write() as unit:
+            studies.record_origin(unit, dicom.hospital(self.profile, "b"), [
+                {"StudyInstanceUID": one.study_uid, "SeriesInstanceUID": one.series_uid, "SOPInstanceUID": one.sop_uid,
+                 "SOPClassUID": one.sop_class, "PatientID": A.value} for one in refs])
+
     # --- raw doors
 
     def http(self) -> socket.socket:
@@ -222,13 +231,8 @@ class Site:
 
     def audited(self, code: str, outcome: str) -> int:
         """Give how many audit messages of a transaction have this outcome."""
-        count = 0
-        for message in self.region.audit():
-            event = message.find("EventIdentification")
-            assert event is not None
-            kind = event.find("EventTypeCode")
-            count += kind is not None and kind.get("csd-code") == code and event.get("EventOutcomeIndicator") == outcome
-        return count
+        lines = [line for file in (self.region.data / "audit").glob("*.xml") for line in file.read_text("utf-8").split("\n")]
+        return sum(f'<EventTypeCode csd-code="{code}"' in line and f'EventOutcomeIndicator="{outcome}"' in line for line in lines)
 
     # --- processes
 

@@ -1,6 +1,5 @@
 """A PACS that misbehaves, behind a running broker: the consumer hears in time what it gets and what not, and why."""
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,14 +8,12 @@ from pathlib import Path
 import pytest
 
 from broker.client.consult import Fetched
-from broker.db import Database
 from broker.edge.dimse.pdata import Command
-from broker.imaging.store import studies
 from broker.model.imaging import InstanceRef
 from tests.helpers import bad_pacs, dicom
 from tests.helpers.bad_pacs import BadPacs
 from tests.helpers.dimse import Parrot
-from tests.helpers.site import THEIRS, A, Site, eventually, ref
+from tests.helpers.site import THEIRS, Site, eventually, ref
 
 pytestmark = [pytest.mark.peer("dcmtk")]
 
@@ -59,20 +56,12 @@ class Study:
         eventually(lambda: {state for (state,) in self.site.rows("fetch_job", "state")} <= {"done", "failed"})
 
 
-def catalogue(site: Site, refs: Sequence[InstanceRef]) -> None:
-    """Enter what a C-FIND for its publication tells of a study."""
-    with contextlib.closing(Database(f"sqlite:///{site.region.data / 'broker.db'}")) as database, database.write() as unit:
-        studies.record_origin(unit, dicom.hospital(site.profile, "b"), [
-            {"StudyInstanceUID": one.study_uid, "SeriesInstanceUID": one.series_uid, "SOPInstanceUID": one.sop_uid,
-             "SOPClassUID": one.sop_class, "PatientID": A.value} for one in refs])
-
-
 @pytest.fixture
 def study(site: Site, pacs: BadPacs, tmp_path: Path) -> Iterator[Study]:
     found = Study(site, pacs, tmp_path, dicom.ct_study(tmp_path / "pacs", 4))
     pacs.behave()
     pacs.holds += found.files
-    catalogue(site, found.refs())
+    site.catalogue(found.refs())
     yield found
     pacs.behave()
 
