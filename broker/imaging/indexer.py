@@ -167,11 +167,12 @@ class Indexer:
     def _enter(self, batch: list[_Arrival]) -> bool:
         """Write a batch, however long it takes. False = stopped, and the store was down at a last attempt."""
         while True:
+            last = self._stopping.is_set()
             try:
                 self._record(batch)
             except Unavailable as error:
                 log.warning("index is not written, will be tried again", waiting=self._waiting.qsize(), reason=str(error))
-                if self._stopping.is_set():
+                if last:
                     return False
                 self._stopping.wait(_RETRY)
                 continue
