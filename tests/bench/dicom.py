@@ -5,6 +5,7 @@ are dcmtk's storescu with TCP_NODELAY=1, the same files go to both sides, and wh
 """
 
 import contextlib
+import functools
 import os
 import sqlite3
 import statistics
@@ -95,7 +96,7 @@ def _broker(where: Path, *, fsync: bool = False, receivers: int = 1) -> Iterator
         logs = [where / f"receiver-{number}.log" for number in range(receivers)]
         pids = [stack.enter_context(scene.process(command, made.server.dicom_port, log)) for log in logs]
         for log in logs:
-            dicom.eventually(lambda log=log: "listening" in log.read_text("utf-8"), 30.0)
+            dicom.eventually(functools.partial(_listens, log), 30.0)
         store = stack.enter_context(contextlib.closing(
             sqlite3.connect(made.data / "broker.db", timeout=30.0, check_same_thread=False)))
         store.execute("PRAGMA foreign_keys=OFF")
@@ -108,10 +109,14 @@ def _send(folders: Sequence[Path], port: int, called: str, senders: int) -> None
         subprocess.Popen(["storescu", "-R", "+sd", "+r", "-aet", _SENDER, "-aec", called, "127.0.0.1", str(port),
                           *map(str, folders[number::senders])], env=_ENVIRONMENT)
         for number in range(senders)]
-    assert not any([process.wait(_PATIENCE) for process in running])
+    assert [process.wait(_PATIENCE) for process in running] == [0] * senders
 
 
-def _timed(count: int, work: Callable[[], None]) -> float:
+def _listens(log: Path) -> bool:
+    return "listening" in log.read_text("utf-8")
+
+
+def _timed(count: int, work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return count / (time.perf_counter() - started)

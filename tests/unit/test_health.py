@@ -48,7 +48,8 @@ def test_a_heartbeat_is_seen_while_it_lives(tmp_path: Path) -> None:
 
 
 def test_a_killed_process_is_gone_at_once(tmp_path: Path) -> None:
-    code = f"from pathlib import Path; from broker import health; health.Heartbeat(Path({str(tmp_path)!r}), 'fetch').start(); input()"
+    beat = f"health.Heartbeat(Path({str(tmp_path)!r}), 'fetch').start(); input()"
+    code = f"from pathlib import Path; from broker import health; {beat}"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
         end = time.monotonic() + 20
         while health.living(tmp_path) != {"fetch": 1}:
