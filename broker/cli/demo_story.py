@@ -95,7 +95,9 @@ class Story:
         send(self.kept.folder, self._place.pacs.node, "MODALITY")
         self._place.command("publish", "--hospital", self.b.key, "--study", self.kept.uid)
         self._published(self.kept)
-        return f"{len(self.kept.files)} images stay in {self._place.pacs.program}, the manifest says so"
+        samples = self._places(self.kept)["online"]
+        why = f"; {samples} came along to tell their SOP class, which it does not name" if samples else ""
+        return f"{len(self.kept.files)} images stay in {self._place.pacs.program}, the manifest says so{why}"
 
     def archive_old(self) -> str:
         """Migration."""
@@ -123,7 +125,7 @@ class Story:
         _expect(not self._fetched.missing, f"{len(self._fetched.missing)} images are missing")
         _expect(len(self._fetched.pictures) == total, f"{len(self._fetched.pictures)} of {total} images came")
         # A PACS that names no SOP class was asked for a picture of each series at publication; those are here already.
-        told = places[:2] == ["online", "archive"] and places[2].endswith("origin")
+        told = [place.partition(" (")[0] for place in places] == ["online", "archive", "origin"]
         _expect(told, f"the studies are in other places: {places}")
         return f"{total} images of three studies from three places in {seconds:.1f} s"
 
@@ -179,11 +181,15 @@ class Story:
             _until(lambda: any(_names(entry, study) for entry in client.documents(patient)), f"the manifest of {_title(study)}")
 
     def _where(self, study: Study) -> str:
-        """Say where the study's images are now, by the broker's own index."""
+        """Say where the study's images are now: where most are, then how many are elsewhere."""
+        (most, _), *others = self._places(study).most_common()
+        return most + (f" ({', '.join(f'{count} {word}' for word, count in others)})" if others else "")
+
+    def _places(self, study: Study) -> Counter[str]:
+        """Count the study's images by place, as the broker's own index has them."""
         with self._app.database.read() as unit:
             located = locate(unit, _refs(study), self._app.sdfo, self._place.profile)
-        words = Counter(_word(places[0].location) if places else "nowhere" for places in located.places.values())
-        return next(iter(words)) if len(words) == 1 else ", ".join(f"{count} {word}" for word, count in words.items())
+        return Counter(_word(places[0].location) if places else "nowhere" for places in located.places.values())
 
 
 STEPS: tuple[tuple[str, Callable[[Story], str]], ...] = (
