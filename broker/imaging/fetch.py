@@ -131,7 +131,7 @@ class Fetch:
     def _open(self, ref: InstanceRef, place: Place, found: dict[InstanceRef, Found]) -> bool:
         assert not isinstance(place.location, Origin)
         try:
-            source = self._sdfo.open(place.location)
+            source = self._sdfo.open_whole(place.location)
         except Unavailable as error:
             log.warning("a picture cannot be opened", reason=str(error))
             return False

@@ -47,6 +47,18 @@ def test_a_packed_study_reads_back_image_by_image(sdfo: Sdfo) -> None:
     assert sdfo.prove(packed.path, packed.sha256, EXPECTED) == packed.index
 
 
+def test_a_picture_that_rotted_in_its_container_is_not_given(sdfo: Sdfo) -> None:
+    packed = pack(sdfo)
+    places = [place for uid in IMAGES if (place := sdfo.locate(packed.path, uid)) is not None]
+    file = sdfo.folder / packed.path
+    data = bytearray(file.read_bytes())
+    data[places[0].offset + places[0].size // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(Damaged):
+        sdfo.open_whole(places[0])
+    assert [len(b"".join(sdfo.open_whole(place).chunks())) for place in places[1:]] == [place.size for place in places[1:]]
+
+
 def test_two_versions_of_a_study_are_two_files(sdfo: Sdfo) -> None:
     one, two = pack(sdfo), pack(sdfo)
     assert one.path != two.path

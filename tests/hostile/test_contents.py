@@ -1,0 +1,101 @@
+"""Contents that are broken inside whole messages and files: manifests that contradict themselves, containers that rot."""
+
+import contextlib
+import io
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from broker.model.imaging import InstanceRef
+from broker.model.metadata import DocumentEntry
+from tests.helpers import dicom, manifests
+from tests.helpers.site import Site, eventually, ref
+
+pytestmark = [pytest.mark.peer("dcmtk")]
+
+
+def contradictory() -> bytes:
+    """Give a manifest whose evidence and content name different instances."""
+    dataset = pydicom.dcmread(io.BytesIO(manifests.kos(manifests.study())))
+    del dataset.ContentSequence[0]
+    file = io.BytesIO()
+    dataset.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def test_a_manifest_with_mismatched_lists_is_named_and_the_others_are_read(site: Site, tmp_path: Path) -> None:
+    """A repository keeps what it is given (ITI TF-2 3.41); who reads the manifest must not believe it (RAD TF-3 4.68)."""
+    good, bad = manifests.kos(manifests.study()), contradictory()
+    ids = [site.submit(tmp_path, good), site.submit(tmp_path, bad)]
+    with site.client() as client:
+        entries: list[DocumentEntry] = [entry for entry in client.documents(site.patient) if entry.unique_id in ids]
+        assert len(entries) == 2
+        found = client.manifests(entries, tmp_path / "manifests")
+    assert [(problem.code, problem.location) for problem in found.missing] == [("InvalidDocumentContent", ids[1])]
+    assert [(one.entry.unique_id, len(one.images)) for one in found.files] == [(ids[0], 3)]
+
+
+@dataclass
+class Packed:
+    """A study that is in the archive only."""
+
+    site: Site
+    files: list[Path]
+    container: Path
+
+    def missing(self, folder: Path) -> list[str]:
+        """RAD-69 for all of it; give what cannot be had."""
+        refs: list[InstanceRef] = [ref(file) for file in self.files]
+        with self.site.client() as client:
+            got = client.images(refs, folder)
+        bodies = {ref(file).sop_uid: dicom.body(file) for file in self.files}
+        assert all(dicom.body(picture.path) == bodies[picture.sop_uid] for picture in got.pictures)
+        assert {problem.code for problem in got.missing} <= {"XDSDocumentUniqueIdError"}
+        return sorted(problem.location for problem in got.missing)
+
+
+@pytest.fixture(scope="module")
+def packed(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Packed:
+    files = site.store(tmp_path_factory.mktemp("packed"), 3, size=64)
+    eventually(lambda: all(site.known(ref(file).sop_uid) for file in files))
+    with contextlib.closing(sqlite3.connect(site.region.data / "broker.db", timeout=10)) as connection, connection:
+        connection.execute("UPDATE study SET state = 'complete' WHERE study_uid = ?", (ref(files[0]).study_uid,))
+    assert "1 studies packed" in site.region.run("migrate")
+    (container,) = (site.region.data / "archive").rglob("*.seq")
+    return Packed(site, files, container)
+
+
+def flipped(data: bytes, files: list[Path]) -> bytes:
+    """One bit of the pixels of the second image."""
+    place = data.index(dicom.body(files[1])[-2000:]) + 1000
+    return data[:place] + bytes((data[place] ^ 1,)) + data[place + 1:]
+
+
+@pytest.mark.parametrize(("spoil", "sure"), [
+    (lambda data, _files: data[:-1], []),
+    (lambda data, _files: data[:-20] + bytes((data[-20] ^ 1,)) + data[-19:], []),
+    (flipped, [1]),
+    (lambda data, _files: data[:len(data) // 2], [2]),
+    (lambda _data, _files: b"", [0, 1, 2]),
+], ids=["last byte missing", "flipped byte in the index", "flipped byte in an image", "half", "empty"])
+def test_a_rotten_container_gives_nothing_wrong(
+        packed: Packed, tmp_path: Path, spoil: Callable[[bytes, list[Path]], bytes], sure: list[int]) -> None:
+    """`sure` are lost. Who remembers the index reads the others on, who does not gives none: never other bytes."""
+    whole = packed.container.read_bytes()
+    (near,) = packed.site.store(tmp_path)
+    eventually(lambda: packed.site.known(ref(near).sop_uid))
+    try:
+        packed.container.write_bytes(spoil(whole, packed.files))
+        missing = set(packed.missing(tmp_path / "rotten"))
+        assert missing >= {ref(packed.files[n]).sop_uid for n in sure}
+        if spoil is flipped:
+            assert len(missing) == 1
+        with packed.site.client() as client:
+            assert client.images([ref(near)], tmp_path / "near").missing == ()
+    finally:
+        packed.container.write_bytes(whole)
+    assert packed.missing(tmp_path / "whole") == []
