@@ -237,14 +237,19 @@ class Reply:
 
 def call(
     app: Any, path: str, body: bytes | Iterable[bytes], content_type: str, *, method: str = "POST", query: str = "",
-    length: int | None = None, chunked: bool = False, take: int | None = None,
+    length: int | None = None, chunked: bool = False, take: int | None = None, coding: str = "",
 ) -> Reply:
-    """Make one call by WSGI. `length` lies about the body's size; `take` closes the answer after so many pieces."""
+    """Make one call by WSGI. `length` lies about the body's size; `take` closes the answer after so many pieces.
+
+    `coding` is the request's Content-Encoding.
+    """
     data = body if isinstance(body, bytes) else b"".join(body)
     environ: dict[str, Any] = {
         "REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query, "CONTENT_TYPE": content_type,
         "REMOTE_ADDR": "10.1.2.3", "wsgi.input": io.BytesIO(data), "wsgi.input_terminated": True,
     }
+    if coding:
+        environ["HTTP_CONTENT_ENCODING"] = coding
     if not chunked:
         environ["CONTENT_LENGTH"] = str(len(data) if length is None else length)
     started: list[Any] = []

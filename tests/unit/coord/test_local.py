@@ -70,8 +70,11 @@ def test_noise_on_a_socket_is_ignored(coord: LocalCoord) -> None:
     subscription = coord.subscribe("landed")
     assert isinstance(subscription, LocalSubscription)
     noise = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    for data in (b"", b"\xff\xfe", b"{}", b"[1,2]", b'["other",{}]', b'["landed",3]'):
+    for data in (b"", b"\xff\xfe", b"{}", b"[1,2]", b'["landed",3]', b"[" * 50_000, b'{"a":' * 9_000, b"NaN", b'"\\ud800"',
+                 b'["landed",' + b"9" * 5_000 + b"]", b'["landed",{},1]', b'[["landed"],{}]'):
         noise.sendto(data, str(subscription._path))
+        assert subscription.get(0) is None
+    noise.sendto(b'["other",{}]', str(subscription._path))
     noise.close()
     coord.publish("landed", {"job": 1})
     assert subscription.get(1) == ("landed", {"job": 1})

@@ -54,6 +54,14 @@ WRONG = {
     "other media type": ("application/json", b"{}", 415, "Sender"),
     "unknown charset": (f"{SOAP}; charset=klingon", GOOD, 415, "Sender"),
     "not text charset": (f"{SOAP}; charset=zlib", ask("x"), 415, "Sender"),
+    "slow charset": (f"{SOAP}; charset=punycode", b"a-" * 10_000, 415, "Sender"),
+    "charset of escapes": (f"{SOAP}; charset=unicode_escape", GOOD, 415, "Sender"),
+    "charset that hides markup": (f"{SOAP}; charset=utf-7", GOOD, 415, "Sender"),
+    "charset of odd bytes": (f'{SOAP}; charset="\xe5\x8c\xba"', GOOD, 415, "Sender"),
+    "media type beyond latin-1": ("application/soap+xml; charset=區", GOOD, 415, "Sender"),
+    "declared encoding that hides markup": (
+        SOAP, b"<?xml version='1.0' encoding='UTF-7'?>" + GOOD.partition(b"?>")[2], 500, "Sender"),
+    "relative namespace": (SOAP, with_header('<x:y xmlns:x="z" s:mustUnderstand="1"/>'), 500, "MustUnderstand"),
     "wrong charset": (f"{SOAP}; charset=gb18030", b"<x>\xff\xff</x>", 400, "Sender"),
     "must understand": (SOAP, with_header('<x:Odd xmlns:x="urn:odd" s:mustUnderstand="true"/>'), 500, "MustUnderstand"),
     "must understand 1": (SOAP, with_header('<Odd s:mustUnderstand="1"/>'), 500, "MustUnderstand"),
@@ -74,6 +82,15 @@ def test_a_wrong_request_is_answered_with_a_fault(edge: Bench, name: str) -> Non
     assert (reply.status, reply.fault, reply.kind) == (status, fault, SOAP)
     assert reply.text("s:Body/s:Fault/s:Reason/s:Text")
     assert edge.audited() == []
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate, gzip", "br", "x" * 1000])
+def test_a_coded_body_is_not_read(edge: Bench, coding: str) -> None:
+    reply = edge.post("/ask", GOOD, coding=coding)
+    assert (reply.status, reply.fault, reply.kind) == (415, "Sender", SOAP)
+    assert len(reply.text("s:Body/s:Fault/s:Reason/s:Text") or "") < 100
+    assert edge.audited() == []
+    assert edge.post("/ask", GOOD, coding="identity").status == 200
 
 
 MULTI = 'multipart/related; type="application/xop+xml"; start="<root@x>"; start-info="application/soap+xml"; boundary=B'

@@ -120,6 +120,8 @@ def test_a_failed_query_has_an_empty_list_and_may_come_without() -> None:
 
 @pytest.mark.parametrize(("error", "registry", "repository"), [
     (Rejected("XDSUnknownPatientId", "x"), "XDSUnknownPatientId", "XDSUnknownPatientId"),
+    (Rejected("SchemaInvalid", "x"), "XDSRegistryError", "XDSRepositoryError"),
+    (Rejected("NotXml", "x"), "XDSRegistryError", "XDSRepositoryError"),
     (Unavailable("database"), "XDSRegistryBusy", "XDSRepositoryBusy"),
     (Unavailable("registry"), "XDSRegistryBusy", "XDSRegistryNotAvailable"),
     (TooLarge("server.max_request"), "XDSRegistryOutOfResources", "XDSRepositoryOutOfResources"),

@@ -25,6 +25,10 @@ def read(data: bytes, boundary: str = "B", size: int = 1 << 18, max_parts: int =
      {"boundary": "a;b=c", "type": "application/xop+xml"}),
     ('a/b;start="<x\\"y>"', "a/b", {"start": '<x"y>'}),
     ('application/soap+xml; charset=utf-8; action="urn:x"', "application/soap+xml", {"charset": "utf-8", "action": "urn:x"}),
+    ("text/xml; charset=區", "", {}),
+    ("text/xml; charset=\ud800", "", {}),
+    ("text/xml; charset=\xe5", "text/xml", {"charset": "\xe5"}),
+    ("a/b;;;=;c;=d", "a/b", {"": "d", "c": ""}),
 ])
 def test_content_type_parameters(value: str, kind: str, parameters: dict[str, str]) -> None:
     assert content_type_parameters(value) == (kind, parameters)
@@ -75,6 +79,7 @@ BROKEN = {
     "many headers": b"--B\r\n" + b"A: 1\r\n" * 100 + b"\r\nx\r\n--B--",
     "endless header": b"--B\r\n" + b"A" * 100_000,
     "endless preamble": b"x" * 100_000,
+    "preamble over its limit": b"x" * 65_537 + b"\r\n" + ONE,
 }
 
 
