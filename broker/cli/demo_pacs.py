@@ -114,10 +114,10 @@ def _orthanc(program: str, folder: Path, node: Node, broker: Node) -> list[str]:
 
 
 def _qrscp(folder: Path, node: Node, broker: Node) -> list[str]:
-    file = folder / "qrscp.ini"
+    file, place = folder / "qrscp.ini", str(folder).replace("%", "%%")
     file.write_text(
         f"[DEFAULT]\nae_title: {node.ae_title}\nport: {node.port}\nbind_address: {node.host}\nmax_pdu: 131072\n"
         "acse_timeout: 30\ndimse_timeout: 30\nnetwork_timeout: 30\nlog_identifier: False\n"
-        f"instance_location: {folder / 'qrscp'}\ndatabase_location: {folder / 'qrscp.sqlite'}\n"
+        f"instance_location: {place}/qrscp\ndatabase_location: {place}/qrscp.sqlite\n"
         f"[{broker.ae_title}]\naddress: {broker.host}\nport: {broker.port}\n")
     return [sys.executable, "-m", "pynetdicom", "qrscp", "-c", str(file)]

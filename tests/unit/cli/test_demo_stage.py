@@ -51,16 +51,16 @@ def test_the_demonstration_does_not_see_another_installations_settings(monkeypat
     assert os.environ["BROKER_DATABASE__URL"] == "postgresql://production"
 
 
-@pytest.mark.parametrize("orthanc", [pytest.param(True, marks=pytest.mark.peer("orthanc")), False], ids=["orthanc", "small"])
+@pytest.mark.parametrize("orthanc", [pytest.param(True, marks=pytest.mark.peer("orthanc")), False], ids=["orthanc", "qrscp"])
 def test_a_pacs_takes_a_study_and_stops(orthanc: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not orthanc:
         monkeypatch.setattr(shutil, "which", lambda _name, path="": None)
     study = demo_data.write_study(PLAN, tmp_path / "study")
     node = Node(ae_title="PACSB", port=free_port())
-    with demo_pacs.pacs(tmp_path / "pacs", node, Node(ae_title="BROKER", port=free_port())) as pacs:
+    with demo_pacs.pacs(tmp_path / "a 100% pacs", node, Node(ae_title="BROKER", port=free_port())) as pacs:
         assert pacs.program == ("Orthanc" if orthanc else "pynetdicom's qrscp")
         demo_pacs.send(study.folder, pacs.node, "MODALITY")
-        stored = [file for file in (tmp_path / "pacs").rglob("*") if file.is_file() and b"DICM" in file.read_bytes()[:132]]
+        stored = [file for file in (tmp_path / "a 100% pacs").rglob("*") if file.is_file() and b"DICM" in file.read_bytes()[:132]]
         assert len(stored) == 2
     with socket.socket() as probe:
         assert probe.connect_ex((node.host, node.port)) != 0
