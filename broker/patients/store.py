@@ -15,7 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from broker.db import metadata, sql
+from broker.db import Prepared, metadata, sql
 from broker.model.ids import PatientId
 from broker.model.people import Address, Demographics, PersonName
 from broker.model.ports import Unit
@@ -238,6 +238,10 @@ def links_between(unit: Unit, numbers: Sequence[int]) -> list[tuple[int, int]]:
     return [(row.a_id, row.b_id) for row in sql(unit).execute(query)]
 
 
+_FIND_GROUP = Prepared(sa.select(group.c.id, group.c.value, group.c.state, group.c.survivor_id).where(
+    group.c.value == sa.bindparam("value", type_=sa.String())))
+
+
 def new_group(unit: Unit) -> Group:
     """Give a new person with a new affinity-domain id: 75 random bits in 15 characters, as many as a v2.5 CX.1 holds."""
     value = "".join(secrets.choice(_LETTERS) for _ in range(15))
@@ -253,8 +257,9 @@ def get_group(unit: Unit, number: int) -> Group:
 
 def find_group(unit: Unit, value: str) -> Group | None:
     """Give the group with this affinity-domain id, retired or not."""
-    row = sql(unit).execute(sa.select(group).where(group.c.value == value)).first()
-    return _group(row) if row else None
+    for number, name, state, survivor in _FIND_GROUP.rows(unit, {"value": value}):
+        return Group(id=number, value=name, active=state == ACTIVE, survivor=survivor)
+    return None
 
 
 def group_survivor(unit: Unit, found: Group) -> Group:

@@ -16,6 +16,7 @@ from broker.registry.references import Setting
 from broker.registry.store import FOLDER, Known
 from broker.wire import ebxml, ebxml_stored
 from broker.wire.ebxml import Submission
+from broker.wire.ebxml_stored import Final
 from broker.wire.soap import SoapReply, SoapRequest
 from broker.wire.xml import LCM
 
@@ -39,7 +40,7 @@ class Registration:
             setting = references.examine(unit, request, self._patients, self._profile)
             self._commit(unit, setting, final, now)
 
-    def _commit(self, unit: Unit, setting: Setting, final: Submission, now: str) -> None:
+    def _commit(self, unit: Unit, setting: Setting, final: Final, now: str) -> None:
         replacing = [link for link in final.objects.associations if link.type in rules.REPLACEMENTS]
         replaced = {link.target for link in replacing}
         deprecated = replaced | store.attached(unit, replaced)
@@ -52,9 +53,8 @@ class Registration:
         store.change(unit, deprecated, status=DEPRECATED)
         store.change(unit, _filled(setting) | {link.source for link in memberships}, last_update_time=now)
 
-    def _insert(self, unit: Unit, final: Submission, patient: PatientId) -> None:
-        aliases = self._profile.codes.scheme_aliases
-        store.insert(unit, final.objects, ebxml_stored.bodies(final), patient, aliases)
+    def _insert(self, unit: Unit, final: Final, patient: PatientId) -> None:
+        store.insert(unit, final.objects, final.bodies, patient, self._profile.codes.scheme_aliases)
 
 
 def _note(objects: RegistryObjects, facts: Facts) -> None:

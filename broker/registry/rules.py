@@ -28,7 +28,7 @@ from broker.model.metadata import (
 )
 from broker.registry.attributes import attribute_problems, problem
 from broker.wire.ebxml import Submission, listing_of
-from broker.wire.ebxml_objects import rim_objects, shape_of, stray_elements
+from broker.wire.ebxml_objects import shape_of, stray_elements
 from broker.wire.ebxml_rim import Classification, Identifier, RimObject
 from broker.wire.ebxml_vocabulary import ASSOCIATION
 
@@ -43,7 +43,11 @@ class Request:
     """A submission as the rules see it."""
 
     submission: Submission
-    rims: tuple[RimObject, ...]
+
+    @property
+    def rims(self) -> tuple[RimObject, ...]:
+        """The objects as ebRIM has them."""
+        return self.submission.rims
 
     @property
     def objects(self) -> RegistryObjects:
@@ -66,7 +70,7 @@ Step = Callable[[Request, Profile], Iterable[Problem]]
 
 def examine(submission: Submission, profile: Profile) -> Request:
     """Give the submission when it is right in itself; raise `Rejected` with all problems of the first failing step."""
-    request = Request(submission, tuple(rim_objects(listing_of(submission.element))))
+    request = Request(submission)
     for step in STEPS:
         problems = list(islice(step(request, profile), MOST_PROBLEMS))
         if problems:
@@ -158,9 +162,9 @@ def _codes(request: Request, profile: Profile) -> Iterator[Problem]:
 
 
 def _outside(where: str, attribute: str, codes: tuple[Code, ...], profile: Profile) -> Iterator[Problem]:
-    allowed = {(code.code, code.scheme) for code in profile.codes.allowed.get(attribute, ())}
+    allowed = profile.codes.allowed.get(attribute, ())
     for code in codes:
-        if allowed and (code.code, code.scheme) not in allowed:
+        if allowed and not any(one.code == code.code and one.scheme == code.scheme for one in allowed):
             yield problem(where, f"{attribute} {code.code} (scheme {code.scheme}) is not in the configured value set")
 
 

@@ -14,7 +14,7 @@ from lxml import etree
 from broker.model.errors import BrokerError, Problem, Rejected, TooLarge, Unavailable, XdsCode
 from broker.model.metadata import RegistryObjects
 from broker.wire.ebxml_objects import Writer, from_rim, rim_objects
-from broker.wire.ebxml_rim import set_slot, tag
+from broker.wire.ebxml_rim import RimObject, set_slot, tag
 from broker.wire.xml import LCM, QUERY, RIM, RS, Element
 
 SUCCESS = "urn:oasis:names:tc:ebxml-regrep:ResponseStatusType:Success"
@@ -24,14 +24,19 @@ FAILURE = "urn:oasis:names:tc:ebxml-regrep:ResponseStatusType:Failure"
 _ERROR = "urn:oasis:names:tc:ebxml-regrep:ErrorSeverityType:Error"
 _WARNING = "urn:oasis:names:tc:ebxml-regrep:ErrorSeverityType:Warning"
 _LISTING = tag("RegistryObjectList")
+_SUBMIT = f"{{{LCM}}}SubmitObjectsRequest"
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A lcm:SubmitObjectsRequest: its element and the metadata read from it. Change neither; see `with_slots`."""
+    """A lcm:SubmitObjectsRequest: its element, and what was read from it: metadata, and the objects as ebRIM has them.
+
+    Change none of it; see `with_slots`.
+    """
 
     element: Element
     objects: RegistryObjects
+    rims: tuple[RimObject, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ def submit_request(objects: RegistryObjects) -> bytes:
 
 def listing_of(submission: Element) -> Element:
     """Give the rim:RegistryObjectList of a lcm:SubmitObjectsRequest. Raise `Rejected` when there is none."""
-    found = submission.find(_LISTING) if submission.tag == f"{{{LCM}}}SubmitObjectsRequest" else None
+    found = next(submission.iterchildren(_LISTING), None) if submission.tag == _SUBMIT else None
     if found is None:
         raise Rejected(XdsCode.REGISTRY_METADATA_ERROR, "there is no SubmitObjectsRequest with a RegistryObjectList")
     return found
@@ -70,7 +75,8 @@ def listing_of(submission: Element) -> Element:
 
 def read_submission(element: Element) -> Submission:
     """Give the submission in a lcm:SubmitObjectsRequest element. Raise `Rejected` for any other element."""
-    return Submission(element, read_objects(listing_of(element)))
+    rims = tuple(rim_objects(listing_of(element)))
+    return Submission(element, from_rim(rims), rims)
 
 
 def with_slots(submission: Submission, slots: Mapping[str, Mapping[str, str]]) -> Submission:

@@ -45,7 +45,9 @@ from broker.wire.ebxml_vocabulary import (
 from broker.wire.xml import Element
 
 Extra = Mapping[str, tuple[str, ...]]
-OBJECTS = ("ExtrinsicObject", "RegistryPackage", "Association")
+OBJECTS = (tag("ExtrinsicObject"), tag("RegistryPackage"), tag("Association"))
+_PACKAGE, _CLASSIFICATION = tag("RegistryPackage"), tag("Classification")
+_ALLOWED = {*OBJECTS, _CLASSIFICATION, tag("ObjectRef")}
 Nested = tuple[list[Classification], list[Identifier]]
 
 
@@ -55,10 +57,15 @@ def rim_objects(listing: Element) -> list[RimObject]:
     A Classification beside its package is given as if it were inside it (both are legal, ITI TF-3 4.2.1).
     """
     beside: dict[str, list[Classification]] = {}
-    for label in (read_classification(c) for c in listing.iterfind(tag("Classification"))):
+    for label in map(read_classification, listing.iterchildren(_CLASSIFICATION)):
         beside.setdefault(label.owner, []).append(label)
-    found = [read_object(e) for e in listing if local_name(e) in OBJECTS]
-    return [_with_labels(rim, beside.get(rim.id, [])) for rim in found]
+    found = list(map(read_object, object_elements(listing)))
+    return [_with_labels(rim, beside.get(rim.id, [])) for rim in found] if beside else found
+
+
+def object_elements(listing: Element) -> Iterator[Element]:
+    """Give the ExtrinsicObjects, RegistryPackages and Associations of a rim:RegistryObjectList in order."""
+    return listing.iterchildren(*OBJECTS)
 
 
 def stray_elements(listing: Element) -> list[str]:
@@ -66,11 +73,11 @@ def stray_elements(listing: Element) -> list[str]:
 
     ObjectRefs to schemes are harmless remains of XDS.a.
     """
-    packages = {package.get("id") for package in listing.iterfind(tag("RegistryPackage"))}
+    packages = {package.get("id") for package in listing.iterchildren(_PACKAGE)}
     return [
         f"{local_name(element) or str(element.tag)} {element.get('id', '')}" for element in listing
-        if local_name(element) not in {*OBJECTS, "Classification", "ObjectRef"}
-        or (local_name(element) == "Classification" and element.get("classifiedObject") not in packages)
+        if element.tag not in _ALLOWED
+        or (element.tag == _CLASSIFICATION and element.get("classifiedObject") not in packages)
     ]
 
 
@@ -151,7 +158,7 @@ def _slot_fields(shape: Shape, rim: RimObject) -> dict[str, Any]:
 
 
 def _extra(shape: Shape, rim: RimObject) -> dict[str, tuple[str, ...]]:
-    known = shape.slot_names()
+    known = shape.slot_names
     return {name: found for name, found in rim.slots if name not in known}
 
 

@@ -14,8 +14,6 @@ from broker.wire.xml import RIM, Element
 Slots = tuple[tuple[str, tuple[str, ...]], ...]
 
 OBJECT_TYPE = "urn:oasis:names:tc:ebxml-regrep:ObjectType:RegistryObject:"
-NESTED = ("Classification", "ExternalIdentifier")
-HEADS = ("Slot", "Name", "Description", "VersionInfo")      # the schema's order of children, before NESTED
 
 _UNFIT = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -26,6 +24,9 @@ def tag(local: str) -> str:
 
 
 _SLOT, _VALUE_LIST, _VALUE = tag("Slot"), tag("ValueList"), tag("Value")
+_NAME, _DESCRIPTION, _LOCALIZED, _VERSION = tag("Name"), tag("Description"), tag("LocalizedString"), tag("VersionInfo")
+_CLASSIFICATION, _IDENTIFIER = tag("Classification"), tag("ExternalIdentifier")
+HEADS = (_SLOT, _NAME, _DESCRIPTION, _VERSION)              # the schema's order of children, before nested objects
 
 
 def local_name(element: Element) -> str:
@@ -89,10 +90,12 @@ def first(slots: Slots, name: str) -> str:
 
 def read_slots(element: Element) -> Slots:
     """Give the slots that are children of `element`, in order, duplicates included."""
-    return tuple([
-        (slot.get("name", ""), tuple([
-            (value.text or "").strip() for listed in slot.iterchildren(_VALUE_LIST) for value in listed.iterchildren(_VALUE)]))
-        for slot in element.iterchildren(_SLOT)])
+    return tuple(map(_slot, element.iterchildren(_SLOT)))
+
+
+def _slot(slot: Element) -> tuple[str, tuple[str, ...]]:
+    return slot.get("name", ""), tuple([
+        (value.text or "").strip() for listed in slot.iterchildren(_VALUE_LIST) for value in listed.iterchildren(_VALUE)])
 
 
 def read_classification(element: Element) -> Classification:
@@ -100,33 +103,35 @@ def read_classification(element: Element) -> Classification:
     return Classification(
         id=element.get("id", ""), owner=element.get("classifiedObject", ""), node=element.get("classificationNode", ""),
         scheme=element.get("classificationScheme", ""), code=element.get("nodeRepresentation"),
-        display=_localized(element, "Name"), slots=read_slots(element))
+        display=_localized(element, _NAME), slots=read_slots(element))
 
 
 def read_object(element: Element) -> RimObject:
     """Give the registry object of an element of a RegistryObjectList."""
-    version = element.find(tag("VersionInfo"))
+    version = next(element.iterchildren(_VERSION), None)
     return RimObject(
         kind=local_name(element),
-        attributes={str(name): str(value) for name, value in element.attrib.items()},
+        attributes=dict(element.attrib.items()),
         slots=read_slots(element),
-        name=_localized(element, "Name"),
-        description=_localized(element, "Description"),
+        name=_localized(element, _NAME),
+        description=_localized(element, _DESCRIPTION),
         version=version.get("versionName", "1.1") if version is not None else "",
-        classifications=tuple(read_classification(c) for c in element.iterfind(tag("Classification"))),
-        identifiers=tuple(_identifier(e) for e in element.iterfind(tag("ExternalIdentifier"))),
+        classifications=tuple(map(read_classification, element.iterchildren(_CLASSIFICATION))),
+        identifiers=tuple(map(_identifier, element.iterchildren(_IDENTIFIER))),
     )
 
 
 def _identifier(element: Element) -> Identifier:
     return Identifier(
         id=element.get("id", ""), owner=element.get("registryObject", ""), scheme=element.get("identificationScheme", ""),
-        value=element.get("value", ""), label=_localized(element, "Name"))
+        value=element.get("value", ""), label=_localized(element, _NAME))
 
 
-def _localized(element: Element, local: str) -> str:
-    found = element.find(f"{tag(local)}/{tag('LocalizedString')}")
-    return found.get("value", "") if found is not None else ""
+def _localized(element: Element, name: str) -> str:
+    for texts in element.iterchildren(name):
+        for text in texts.iterchildren(_LOCALIZED):
+            return text.get("value", "")
+    return ""
 
 
 def write_object(parent: Element, rim: RimObject) -> Element:
@@ -166,7 +171,7 @@ def set_slot(element: Element, name: str, value: str) -> None:
 
 def nested(element: Element) -> Iterator[Element]:
     """Give the Classification and ExternalIdentifier children of a registry object's element."""
-    return (child for child in element if local_name(child) in NESTED)
+    return element.iterchildren(_CLASSIFICATION, _IDENTIFIER)
 
 
 def _write_classification(parent: Element, row: Classification) -> None:

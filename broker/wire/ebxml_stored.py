@@ -1,11 +1,12 @@
 """The form in which a registry keeps an object: final ids, its own attributes, exclusive canonical XML (one object each)."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from broker.model.metadata import APPROVED, Association, RegistryObjects
 from broker.wire.ebxml import Submission, listing_of, read_submission, submit_request
-from broker.wire.ebxml_objects import OBJECTS
+from broker.wire.ebxml_objects import object_elements
 from broker.wire.ebxml_rim import HEADS, OBJECT_TYPE, local_name, nested, set_slot, tag
 from broker.wire.ebxml_vocabulary import ENTRY, FOLDER, PATIENT_ID, SUBMISSION_SET
 from broker.wire.xml import Element, canonical, parse
@@ -13,32 +14,39 @@ from broker.wire.xml import Element, canonical, parse
 _PLACES = ("id", "classifiedObject", "registryObject", "sourceObject", "targetObject")
 _PATIENTS = {shape.identifiers[PATIENT_ID] for shape in (ENTRY, SUBMISSION_SET, FOLDER)}
 _LAST_UPDATE = FOLDER.single["last_update_time"]
+_PACKAGE, _CLASSIFICATION, _VERSION, _EXTRINSIC = (
+    tag("RegistryPackage"), tag("Classification"), tag("VersionInfo"), tag("ExtrinsicObject"))
 
 
-def assign(submission: Submission, new_id: Callable[[], str], now: str) -> Submission:
+@dataclass(frozen=True, slots=True)
+class Final:
+    """Objects as they will be registered: the metadata, and the canonical XML of each by its id."""
+
+    objects: RegistryObjects
+    bodies: Mapping[str, bytes]
+
+
+def assign(submission: Submission, new_id: Callable[[], str], now: str) -> Final:
     """Give the submission as it will be registered.
 
     Every symbolic id is replaced by one UUID wherever it occurs, labels stand inside their package, and what only a
     registry may say is set: Approved, lid = id, version 1, objectType, a folder's lastUpdateTime (ITI TF-2 3.42.4.1.3).
     """
-    element = copy.deepcopy(submission.element)
-    listing = listing_of(element)
-    _rename(listing, new_id)
+    listing = listing_of(copy.deepcopy(submission.element))
+    names = _rename(listing, new_id)
     _bring_labels_in(listing)
-    folders = {folder.id for folder in submission.objects.folders}
-    for before, thing in zip(_objects(submission.element), _objects(element), strict=True):
+    folders = {names.get(folder.id, folder.id) for folder in submission.objects.folders}
+    bodies: dict[str, bytes] = {}
+    for thing in object_elements(listing):
         _approve(thing)
-        if before.get("id") in folders:
+        uuid = thing.get("id", "")
+        if uuid in folders:
             set_slot(thing, _LAST_UPDATE, now)
-    return read_submission(element)
+        bodies[uuid] = canonical(thing)
+    return Final(_renamed(submission.objects, names, now), bodies)
 
 
-def bodies(submission: Submission) -> dict[str, bytes]:
-    """Give the canonical XML of each object by its id."""
-    return {thing.get("id", ""): canonical(thing) for thing in _objects(submission.element)}
-
-
-def link(associations: tuple[Association, ...], new_id: Callable[[], str]) -> Submission:
+def link(associations: tuple[Association, ...], new_id: Callable[[], str]) -> Final:
     """Give associations the registry itself makes, in the form `assign` gives to submitted ones."""
     written = parse(submit_request(RegistryObjects(associations=associations)))
     return assign(read_submission(written), new_id, "")
@@ -58,43 +66,53 @@ def restamp(body: bytes, *, status: str = "", last_update_time: str = "", patien
     return canonical(thing)
 
 
-def _objects(submission: Element) -> list[Element]:
-    return [thing for thing in listing_of(submission) if local_name(thing) in OBJECTS]
+def _renamed(objects: RegistryObjects, names: Mapping[str, str], now: str) -> RegistryObjects:
+    """Give the metadata as it would be read from the elements with their new names."""
+    def name(old: str) -> str:
+        return names.get(old, old)
+
+    return RegistryObjects(
+        submission_sets=tuple(replace(s, id=name(s.id), status=APPROVED, home="") for s in objects.submission_sets),
+        documents=tuple(
+            replace(d, id=name(d.id), lid=name(d.id), version="1", status=APPROVED, home="") for d in objects.documents),
+        folders=tuple(replace(f, id=name(f.id), status=APPROVED, home="", last_update_time=now) for f in objects.folders),
+        associations=tuple(
+            replace(a, id=name(a.id), source=name(a.source), target=name(a.target), status=APPROVED)
+            for a in objects.associations))
 
 
-def _rename(listing: Element, new_id: Callable[[], str]) -> None:
-    symbolic = {
-        name: new_id() for name in dict.fromkeys(str(element.get("id", "")) for element in listing.iter())
-        if name and not name.startswith("urn:uuid:")
-    }
-    for element in listing.iter():
-        for place in _PLACES:
-            value = element.get(place)
-            if value in symbolic:
-                element.set(place, symbolic[value])
+def _rename(listing: Element, new_id: Callable[[], str]) -> dict[str, str]:
+    """Give every symbolic id its new one, in the tree too."""
+    places = [(element, place, value) for element in listing.iter() for place in _PLACES
+              if (value := element.get(place)) and not value.startswith("urn:uuid:")]
+    names = {value: new_id() for value in dict.fromkeys(value for _, place, value in places if place == "id")}
+    for element, place, value in places:
+        if value in names:
+            element.set(place, names[value])
+    return names
 
 
 def _bring_labels_in(listing: Element) -> None:
-    packages = {package.get("id"): package for package in listing.iterfind(tag("RegistryPackage"))}
-    for label in listing.findall(tag("Classification")):
+    labels = list(listing.iterchildren(_CLASSIFICATION))
+    packages = {package.get("id"): package for package in listing.iterchildren(_PACKAGE)} if labels else {}
+    for label in labels:
         package = packages.get(label.get("classifiedObject"))
         if package is not None:
             package.insert(_end_of_heads(package), label)
 
 
 def _end_of_heads(thing: Element) -> int:
-    return sum(1 for child in thing if local_name(child) in HEADS)
+    return sum(1 for _ in thing.iterchildren(*HEADS))
 
 
 def _approve(thing: Element) -> None:
-    kind = local_name(thing)
     thing.set("status", APPROVED)
     thing.set("lid", thing.get("id", ""))
-    if kind != "ExtrinsicObject":
-        thing.set("objectType", OBJECT_TYPE + kind)
+    if thing.tag != _EXTRINSIC:
+        thing.set("objectType", OBJECT_TYPE + local_name(thing))
     thing.attrib.pop("home", None)
-    for old in thing.findall(tag("VersionInfo")):
+    for old in list(thing.iterchildren(_VERSION)):
         thing.remove(old)
-    thing.insert(_end_of_heads(thing), thing.makeelement(tag("VersionInfo"), {"versionName": "1"}, thing.nsmap))
+    thing.insert(_end_of_heads(thing), thing.makeelement(_VERSION, {"versionName": "1"}, thing.nsmap))
     for child in nested(thing):
         child.set("objectType", OBJECT_TYPE + local_name(child))

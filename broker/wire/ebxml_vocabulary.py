@@ -1,5 +1,6 @@
 """Where XDS keeps each metadata attribute in ebRIM (ITI TF-3 4.2.3.2, 4.2.3.3, 4.2.3.4): one row per kind of object."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -25,6 +26,7 @@ class Shape:
     single: Mapping[str, str] = field(default_factory=dict)
     many: Mapping[str, str] = field(default_factory=dict)
 
+    @functools.cached_property
     def slot_names(self) -> frozenset[str]:
         """Give the names of all slots the standard defines here."""
         return frozenset((*self.single.values(), *self.many.values()))

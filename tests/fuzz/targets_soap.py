@@ -21,7 +21,7 @@ from broker.registry.queries import QUERIES
 from broker.repository import iti43_retrieve
 from broker.wire import ebxml, envelope, hl7v3, xml
 from broker.wire.ebxml_query import read_query_request
-from broker.wire.ebxml_stored import assign, bodies, restamp
+from broker.wire.ebxml_stored import assign, restamp
 from broker.wire.mime import Multipart, content_type_parameters
 from broker.wire.soap import SoapRequest
 from tests.fuzz.harness import Reader, Target
@@ -160,7 +160,7 @@ def _ebxml(_scratch: Path) -> Reader:
         assert _again(objects) == objects
         rules.examine(submission, profile)
         final = assign(submission, new_uuid_urn, "20240101000000")
-        for body in bodies(final).values():
+        for body in final.bodies.values():
             assert restamp(body) == body
             restamp(body, status="urn:a", last_update_time="2024", patient_id="p")
         return f"{len(final.objects.documents)} documents {len(final.objects.associations)} links"

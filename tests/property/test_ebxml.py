@@ -1,5 +1,6 @@
 """Round trips of the ebXML codec, and what it gives for requests nobody would send."""
 
+from dataclasses import fields, replace
 from typing import Any
 
 from hypothesis import given, settings
@@ -20,7 +21,7 @@ from broker.registry.parameters import Form, Parameter, read_values
 from broker.registry.store import nfc
 from broker.wire import ebxml, xml
 from broker.wire.ebxml_query import read_query_request, write_query_request
-from broker.wire.ebxml_stored import assign, bodies, restamp
+from broker.wire.ebxml_stored import assign, restamp
 from tests.helpers.registry import schema
 
 LETTERS = st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zs", "Zl", "Zp", "Cn"), exclude_characters="\ufffe\uffff")
@@ -92,9 +93,20 @@ def test_any_text_can_be_written(title: str, comments: str) -> None:
 @given(OBJECTS)
 def test_restamping_changes_nothing_but_what_it_says(objects: RegistryObjects) -> None:
     final = assign(ebxml.read_submission(xml.parse(ebxml.submit_request(objects))), new_uuid_urn, "20240101000000")
-    for body in bodies(final).values():
+    for body in final.bodies.values():
         assert restamp(body) == body
         assert restamp(restamp(body, status="urn:a"), status="urn:b") == restamp(body, status="urn:b")
+
+
+@settings(derandomize=True, max_examples=40, deadline=None)
+@given(OBJECTS)
+def test_what_is_searched_is_what_is_kept(objects: RegistryObjects) -> None:
+    objects = RegistryObjects(**{
+        kind.name: tuple(replace(thing, id=f"{kind.name}{n}") for n, thing in enumerate(getattr(objects, kind.name)))
+        for kind in fields(objects)})
+    final = assign(ebxml.read_submission(xml.parse(ebxml.submit_request(objects))), new_uuid_urn, "20240101000000")
+    listing = b'<RegistryObjectList xmlns="%s">%s</RegistryObjectList>' % (xml.RIM.encode(), b"".join(final.bodies.values()))
+    assert ebxml.read_objects(xml.parse(listing)) == final.objects
 
 
 @settings(derandomize=True, max_examples=40, deadline=None)
