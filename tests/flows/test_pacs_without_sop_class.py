@@ -45,9 +45,11 @@ def test_its_studies_are_published_and_fetched(pacs: type, tmp_path: Path, monke
     with region, pacs(region, files, monkeypatch):
         assert "published: 6 images" in _publish(region, uid)
         with Consultation(region.url, profiles.load(str(tmp_path / "region"))) as client:
-            manifests = client.manifests(client.documents(client.affinity_id(B)), tmp_path / "manifests")
+            entries = client.documents(client.affinity_id(B))
+            manifests = client.manifests(entries, tmp_path / "manifests")
             got = client.pictures(manifests.files, tmp_path / "got")
     assert {ref.sop_class for file in manifests.files for ref in file.images} == {dicom.CT}
+    assert ["葉^曉東" in str(entry.source_patient_info) for entry in entries] == [True], "qrscp answers with question marks"
     assert got.missing == ()
     sent = {str(pydicom.dcmread(file).SOPInstanceUID): pydicom.dcmread(file) for file in files}
     assert {p.sop_uid for p in got.pictures} == set(sent)
