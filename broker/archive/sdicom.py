@@ -11,20 +11,19 @@ The file is a legal SequenceFile for any Hadoop program, and one image is two ra
 
 import hashlib
 import json
-import queue
 import re
 import struct
-import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from operator import add
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from broker.archive.sequencefile import Damaged, Pread, Reader, Sink, Writer, record_length
 from broker.model.blob import CHUNK, ByteSource, Octets
+from broker.model.digests import Digests
 
 VERSION = "1"
 MANIFEST = "\x01manifest"
@@ -38,7 +37,6 @@ _INDEX_LIMIT = 1 << 26      # bytes unpacked: 250 000 images
 _INDEX_SHARE = 16           # times the container: an image takes less room in the index than that, however small it is
 _UIDS = re.compile(r"(?:[0-9]++[.\n])*+[0-9]++")     # one a line
 _LONGEST_UID = 64
-_AHEAD = 8                  # pieces that wait to be hashed
 _DIGEST, _HEX = 64, b"0123456789abcdef"
 
 Progress = Callable[[int, int], None]
@@ -90,32 +88,8 @@ class Written:
     index: ContainerIndex
 
 
-class _Digests:
-    """Computes SHA-256 in a thread beside the one that reads and writes; all are complete once the `with` is left."""
-
-    def __init__(self) -> None:
-        self._work: queue.Queue[tuple[hashlib._Hash, bytes] | None] = queue.Queue(_AHEAD)
-        self._thread = threading.Thread(target=self._run, name="digests", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._work.put(None)
-        self._thread.join()
-
-    def update(self, digest: "hashlib._Hash", data: bytes) -> None:
-        """Add to a digest, some time soon."""
-        self._work.put((digest, data))
-
-    def _run(self) -> None:
-        while (piece := self._work.get()) is not None:
-            piece[0].update(piece[1])
-
-
 class _HashedSink:
-    def __init__(self, sink: Sink, digests: _Digests) -> None:
+    def __init__(self, sink: Sink, digests: Digests) -> None:
         self._sink, self._digests, self.digest = sink, digests, hashlib.sha256()
 
     def write(self, data: bytes) -> None:
@@ -126,7 +100,7 @@ class _HashedSink:
 class _HashedSource:
     """A source that is hashed while it is read; to be read once."""
 
-    def __init__(self, source: ByteSource, digests: _Digests) -> None:
+    def __init__(self, source: ByteSource, digests: Digests) -> None:
         self._source, self._digests, self.digest = source, digests, hashlib.sha256()
         self.size = source.size
 
@@ -154,7 +128,7 @@ def write_container(
         record_length(image.sop_uid, image.source.size)
     digests: list[hashlib._Hash] = []
     entries: dict[str, Entry] = {}
-    with _Digests() as whole, _Digests() as each:
+    with Digests() as whole, Digests() as each:
         hashed = _HashedSink(sink, whole)
         writer = Writer(hashed, {"sdicom.version": VERSION, "study.uid": study_uid}, marker)
         writer.append(MANIFEST, Octets(json.dumps(dict(manifest), ensure_ascii=False).encode()))

@@ -9,13 +9,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote
 
-from broker.model.blob import Spooled
+from broker.model.blob import Spooled, begin_writing
+from broker.model.digests import Digests
 from broker.model.errors import Rejected, Unavailable, XdsCode
 from broker.wire.soap import SoapRequest
 from broker.wire.xml import XOP, Element
 
 INCLUDE = f"{{{XOP}}}Include"
 _PREFIX = "in."
+_WRITE_OUT = 16 << 20       # bytes
 
 
 def spool(media_type: str, chunks: Iterable[bytes], folder: Path) -> Spooled:
@@ -23,14 +25,17 @@ def spool(media_type: str, chunks: Iterable[bytes], folder: Path) -> Spooled:
 
     Whatever is raised, nothing is left.
     """
-    size, digest = 0, hashlib.sha1(usedforsecurity=False)
+    size, begun, digest = 0, 0, hashlib.sha1(usedforsecurity=False)
     try:
         handle, path = tempfile.mkstemp(prefix=_PREFIX, dir=folder)
         try:
-            with open(handle, "wb", buffering=0) as file:
+            with open(handle, "wb", buffering=0) as file, Digests() as digests:
                 for data in chunks:
-                    digest.update(data)
+                    digests.update(digest, data)
                     size += len(data)
+                    if size - begun >= _WRITE_OUT:
+                        begin_writing(file.fileno(), begun, size)
+                        begun = size
                     left = memoryview(data)
                     while left:
                         left = left[file.write(left):]

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import gunicorn
 import pytest
+from gunicorn.http.body import Body, LengthReader
 from gunicorn.http.parser import Parser
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers import gthread
 
 from broker.config.settings import Server
 from broker.edge.pace import Pace
-from broker.edge.web_worker import Connection
-from tests.helpers.soap import Served, served
+from broker.edge.web_worker import Connection, Incoming, Unreader
+from tests.helpers.soap import Served, ask, envelope, served
 
 PING = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -94,6 +95,9 @@ def test_the_inside_of_gunicorn_is_what_we_rely_on() -> None:
     assert "self.unreader" in inspect.getsource(Parser.__init__)
     assert list(inspect.signature(SocketUnreader.chunk).parameters) == ["self", "size_hint"]
     assert callable(SocketUnreader.take_buffered)
+    assert "pre_request" in inspect.getsource(worker.handle_request)
+    assert vars(LengthReader(None, 5)) == {"unreader": None, "length": 5}
+    assert {"reader", "buf", "failed"} <= vars(Body(None)).keys()
 
 
 @pytest.mark.parametrize("say", [b"", b"POST /ask HTTP/1.1\r\nHost:", b"\r\n\r\n", b"GET /healthz HTTP/1.0\r\nHost: x\r\n\r\n"])
@@ -158,6 +162,18 @@ def test_requests_sent_in_one_go_are_answered_in_order(server: Served) -> None:
         assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
 
 
+def test_bodies_sent_in_one_go_are_their_own_requests(server: Served) -> None:
+    body = envelope(ask("hello"), "urn:test:Ask")
+    post = (
+        f"POST /ask HTTP/1.1\r\nHost: x\r\nContent-Type: application/soap+xml\r\nContent-Length: {len(body)}\r\n\r\n").encode()
+    with connect(server) as connection:
+        connection.sendall((post + body) * 3 + PING)
+        data = b""
+        while not data.endswith(b"ok"):
+            data += connection.recv(65536)
+        assert (data.count(b"HTTP/1.1 200 "), data.count(b"hello")) == (4, 3)
+
+
 def test_a_dripping_body_frees_its_thread(server: Served) -> None:
     head = b"POST /ask HTTP/1.1\r\nHost: x\r\nContent-Type: application/soap+xml\r\nContent-Length: 100000\r\n\r\n"
     with connect(server) as connection:
@@ -196,6 +212,37 @@ def test_a_head_is_complete_at_its_empty_line_and_empty_lines_before_it_do_not_c
         connection = Connection(Server(), None, left, None, None)
         assert [connection.take(piece) for piece in (b"\r\n", b"GET / HTTP/1.1\r\n\r", b"\n")] == [False, False, True]
         assert connection.head == b"GET / HTTP/1.1\r\n\r\n"
+
+
+def test_a_body_is_given_as_it_comes_and_what_follows_it_is_the_next_request() -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        right.sendall(b"0123456789GET / HTTP")
+        unreader = Unreader(left, Pace(1, 1.0))
+        unreader.unread(b"abcd")
+        body = Incoming(LengthReader(unreader, 14))
+        assert [body.read(3), body.read(100), body.read(4), body.read(100), body.read(100)] == [
+            b"abc", b"d", b"0123", b"456789", b""]
+        assert unreader.take_buffered() == b"GET / HTTP"
+
+
+def test_a_body_that_ends_early_ends() -> None:
+    left, right = socket.socketpair()
+    with left:
+        with right:
+            right.sendall(b"0123")
+        body = Incoming(LengthReader(Unreader(left, Pace(1, 1.0)), 10))
+        assert [body.read(100), body.read(100), body.read()] == [b"0123", b"", b""]
+
+
+def test_a_body_that_fails_is_known_to_have_failed() -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        left.settimeout(0.01)
+        body = Incoming(LengthReader(Unreader(left, Pace(1, 1.0)), 10))
+        with pytest.raises(TimeoutError):
+            body.read(100)
+        assert body.failed
 
 
 def test_only_waiting_for_the_peer_counts_as_slow() -> None:
