@@ -68,7 +68,7 @@ def _mime(_scratch: Path) -> Reader:
             raise whole
         assert whole == pieces, "another chunking gives another answer"
         assert not isinstance(whole, BrokerError)
-        return f"{kind[:10]} {len(whole)} parts"
+        return f"{kind == 'multipart/related'} {len(whole)} parts"
     return read
 
 
@@ -136,7 +136,7 @@ def _centre(scratch: Path) -> Reader:
         told = _told(soap.call(web, path, body, kind))
         assert not list((settings.documents_folder / ".spool").glob("*")), "files are left behind"
         _forget(settings, number)
-        return f"{path[:40]} {told}"
+        return told if told.startswith("404 ") else f"{path} {told}"
     return read
 
 
