@@ -43,6 +43,8 @@ def main() -> int:
         rate = report.inputs / report.seconds if report.seconds else 0.0
         table.add_row(target.name, f"{report.inputs:,}", f"{rate:,.0f}", f"{report.values:,}", f"{report.refused:,}",
                       f"{report.kinds:,}", str(len(report.findings)))
+        if not console.is_terminal:     # a log shows how far it is
+            console.print(f"{target.name}: {report.inputs:,} inputs, {len(report.findings)} findings", highlight=False)
         for finding in report.findings:
             console.print(f"[red]{target.name}[/red] {finding.what[:300]}\n    {finding.file}", highlight=False)
     console.print(table)
