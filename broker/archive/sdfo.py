@@ -186,13 +186,17 @@ class Sdfo:
     def _opened(self, container: str, cold: bool = False) -> Iterator[tuple[Pread, int]]:
         """Open a container for range reads. `cold`: let the system forget what it holds of it, so that the disk answers."""
         path = self._path(container)
-        if not path.is_file():
-            raise Damaged("its file is not there")
-        with reachable(WHAT), path.open("rb", buffering=0) as file:
-            handle = file.fileno()
-            if cold and hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-            yield (lambda offset, length: os.pread(handle, length, offset)), os.fstat(handle).st_size
+        with reachable(WHAT):
+            try:
+                handle = os.open(path, os.O_RDONLY)
+            except FileNotFoundError:
+                raise Damaged("its file is not there") from None
+            try:
+                if cold and hasattr(os, "posix_fadvise"):
+                    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+                yield (lambda offset, length: os.pread(handle, length, offset)), os.fstat(handle).st_size
+            finally:
+                os.close(handle)
 
 
 class _Indexes:

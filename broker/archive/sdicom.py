@@ -17,13 +17,13 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from operator import add
 from typing import Any, NamedTuple
 
 from broker.archive.sequencefile import Damaged, Pread, Reader, Sink, Writer, record_length
 from broker.model.blob import CHUNK, ByteSource, Octets
 from broker.model.digests import Digests
+from broker.model.ids import is_uid
 
 VERSION = "1"
 MANIFEST = "\x01manifest"
@@ -214,14 +214,15 @@ def _inflate(body: bytes, limit: int) -> Any:
 
 def _parse_index(value: Any, size: int) -> ContainerIndex:
     rows = value.get("images") if isinstance(value, dict) else None
-    if not isinstance(rows, list) or not _are_uids((value.get("study"),)):
+    study = value.get("study") if isinstance(value, dict) else None
+    if not isinstance(rows, list) or not isinstance(study, str) or not is_uid(study):
         raise Damaged("its index has another form")
     if not _are_entries(rows, size):
         raise Damaged("its index has an impossible entry")
     entries = {row[0]: _entry(row) for row in rows}
     if len(entries) != len(rows):
         raise Damaged("its index names an image twice")
-    return ContainerIndex(value["study"], entries)
+    return ContainerIndex(study, entries)
 
 
 def _are_entries(rows: list[Any], size: int) -> bool:
@@ -230,16 +231,16 @@ def _are_entries(rows: list[Any], size: int) -> bool:
         return True
     if set(map(type, rows)) != {list} or set(map(len, rows)) != {len(Entry._fields)}:
         return False
-    sop_uids, *texts, offsets, sizes, digests = zip(*rows, strict=True)
+    sop_uids, series_uids, sop_classes, syntaxes, offsets, sizes, digests = zip(*rows, strict=True)
     return (
-        _are_uids(sop_uids) and set(map(type, chain(*texts, digests))) == {str} and _are_digests(digests)
-        and set(map(type, chain(offsets, sizes))) == {int} and min(offsets) >= 0 and min(sizes) >= 0
-        and max(map(add, offsets, sizes)) <= size
+        set(map(type, sop_uids + series_uids + sop_classes + syntaxes + digests)) == {str}
+        and set(map(type, offsets + sizes)) == {int} and _are_uids(sop_uids) and _are_digests(digests)
+        and min(offsets) >= 0 and min(sizes) >= 0 and max(map(add, offsets, sizes)) <= size
     )
 
 
-def _are_uids(values: Sequence[Any]) -> bool:
-    if set(map(type, values)) != {str} or max(map(len, values)) > _LONGEST_UID:
+def _are_uids(values: Sequence[str]) -> bool:
+    if max(map(len, values)) > _LONGEST_UID:
         return False
     lines = "\n".join(values)
     return lines.count("\n") == len(values) - 1 and _UIDS.fullmatch(lines) is not None
