@@ -139,9 +139,14 @@ class Link:
         return self._inside or self._start < self._end
 
     def begin(self) -> None:
-        """Set the socket's options. Raise OSError when it is dead already."""
+        """Set the socket's options. Raise OSError when it is dead already.
+
+        The kernel keeps the time: a timeout of Python's costs a poll() before each call, and knows no MSG_WAITALL.
+        """
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._sock.settimeout(TICK)
+        self._sock.settimeout(None)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(TICK))
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(self.limits.send))
 
     def pieces(self) -> Iterator[Piece]:
         """Give the fragments as they come; end when the peer asks for release. Raise `PeerGone`, `ProtocolError`."""
@@ -169,9 +174,10 @@ class Link:
 
     def send(self, data: bytes) -> None:
         """Send whole PDUs. Raise OSError when the peer does not take them in time."""
-        self._sock.settimeout(self.limits.send)
-        self._sock.sendall(data)
-        self._sock.settimeout(TICK)
+        try:
+            self._sock.sendall(data)
+        except BlockingIOError:
+            raise TimeoutError("what was sent was not taken in time") from None
         self.hurry()
 
     def hurry(self) -> None:
@@ -223,12 +229,13 @@ class Link:
 
     def _some(self, most: int) -> memoryview:
         if self._start == self._end:
-            self._fill()
+            self._fill(most)
         count = min(most, self._end - self._start)
         self._start += count
         return self._view[self._start - count:self._start]
 
-    def _fill(self) -> None:
+    def _fill(self, due: int = 0) -> None:
+        """Read what is there; where so many bytes are `due`, these, in one piece when they come within a second."""
         if self._start == self._end:
             self._start = self._end = 0
         elif _BUFFER - self._end < 64:
@@ -238,8 +245,8 @@ class Link:
         silent, since = 0.0, time.monotonic()
         while True:
             try:
-                count = self._sock.recv_into(self._view[self._end:])
-            except TimeoutError:
+                count = self._sock.recv_into(self._view[self._end:], min(due, _BUFFER), socket.MSG_WAITALL if due else 0)
+            except BlockingIOError:
                 silent += TICK
                 self._patience(silent)
                 continue
@@ -252,6 +259,10 @@ class Link:
             self._end += count
             self._patience(0.0)
             return
+
+
+def _timeval(seconds: float) -> bytes:
+    return struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
 
 
 def collect(command: bytearray, piece: Piece) -> Command | None:
