@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from broker.archive import sdicom
 from broker.archive.files import Folders, create, reachable, sweep_folder
@@ -24,13 +24,14 @@ from broker.archive.online import WHAT as ONLINE
 from broker.archive.online import OnlineStore
 from broker.archive.sdicom import ContainerIndex, Entry, PackImage, Progress
 from broker.archive.sequencefile import MARKER_LENGTH, Damaged, Pread
-from broker.model.blob import CHUNK, FileSlice
+from broker.model.blob import CHUNK, FileSlice, begin_writing
 from broker.model.imaging import Archived, Online
 
 WHAT = "archive"
 CACHED_IMAGES = 100_000     # index entries kept in memory; about 60 MB
 
 _TEMPORARY = ".tmp"
+_WRITE_OUT = 16 << 20         # bytes
 _GATHERED = 1 << 14          # bytes: heads of records, not images
 _SAFE = re.compile(r"[0-9a-f]{2}/[0-9][0-9.]*-[0-9a-f]+\.seq")
 
@@ -120,7 +121,7 @@ class Sdfo:
                 self._folders.ensure(temporary.parent)
                 with create(temporary, _GATHERED) as file:
                     written = sdicom.write_container(
-                        file, study_uid, images, manifest, os.urandom(MARKER_LENGTH), progress)
+                        _Early(file), study_uid, images, manifest, os.urandom(MARKER_LENGTH), progress)
                     file.flush()
                     os.fsync(file.fileno())
                 self._name(temporary, final)
@@ -197,6 +198,19 @@ class Sdfo:
                 yield (lambda offset, length: os.pread(handle, length, offset)), os.fstat(handle).st_size
             finally:
                 os.close(handle)
+
+
+class _Early:
+    """A file whose bytes are on their way to the disk before its fsync."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._written, self._begun = file, 0, 0
+
+    def write(self, data: bytes) -> None:
+        self._written += self._file.write(data)
+        if self._written - self._begun >= _WRITE_OUT:
+            begin_writing(self._file.fileno(), self._begun, self._written)
+            self._begun = self._written
 
 
 class _Indexes:

@@ -131,7 +131,9 @@ def attribute_problems(shape: Shape, rim: RimObject) -> Iterator[Problem]:
     """Give what is wrong with the attributes of one object: missing, too many, malformed, or unknown to the standard."""
     where = f"{shape.name} {rim.id}"
     for attribute in ATTRIBUTES[shape.name]:
-        yield from _check(where, attribute, rim)
+        found = attribute.get(rim)
+        if not _fits(attribute, found):
+            yield from _unfit(where, attribute, found)
     yield from _slot_problems(where, rim.slots)
     yield from _scheme_problems(where, shape, rim)
     for classification in rim.classifications:
@@ -143,8 +145,12 @@ def attribute_problems(shape: Shape, rim: RimObject) -> Iterator[Problem]:
         yield from _service_problems(where, rim.slots)
 
 
-def _check(where: str, attribute: Attribute, rim: RimObject) -> Iterator[Problem]:
-    found = attribute.get(rim)
+def _fits(attribute: Attribute, found: tuple[str, ...]) -> bool:
+    count = len(found)
+    return attribute.least <= count and (attribute.most is None or count <= attribute.most) and all(map(attribute.good, found))
+
+
+def _unfit(where: str, attribute: Attribute, found: tuple[str, ...]) -> Iterator[Problem]:
     if len(found) < attribute.least:
         yield problem(where, f"{attribute.name} is missing")
     if attribute.most is not None and len(found) > attribute.most:

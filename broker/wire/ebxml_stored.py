@@ -12,6 +12,8 @@ from broker.wire.ebxml_vocabulary import ENTRY, FOLDER, PATIENT_ID, SUBMISSION_S
 from broker.wire.xml import Element, canonical, parse
 
 _PLACES = ("id", "classifiedObject", "registryObject", "sourceObject", "targetObject")
+_NAMED = tuple(map(tag, (
+    "ExtrinsicObject", "RegistryPackage", "Association", "Classification", "ExternalIdentifier", "ObjectRef")))
 _PATIENTS = {shape.identifiers[PATIENT_ID] for shape in (ENTRY, SUBMISSION_SET, FOLDER)}
 _LAST_UPDATE = FOLDER.single["last_update_time"]
 _PACKAGE, _CLASSIFICATION, _VERSION, _EXTRINSIC = (
@@ -83,7 +85,7 @@ def _renamed(objects: RegistryObjects, names: Mapping[str, str], now: str) -> Re
 
 def _rename(listing: Element, new_id: Callable[[], str]) -> dict[str, str]:
     """Give every symbolic id its new one, in the tree too."""
-    places = [(element, place, value) for element in listing.iter() for place in _PLACES
+    places = [(element, place, value) for element in listing.iter(*_NAMED) for place in _PLACES
               if (value := element.get(place)) and not value.startswith("urn:uuid:")]
     names = {value: new_id() for value in dict.fromkeys(value for _, place, value in places if place == "id")}
     for element, place, value in places:

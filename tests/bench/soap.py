@@ -27,6 +27,7 @@ _PATIENTS, _ENTRIES = 50, 10
 _REGISTRY = "/xds/registry"
 _QUERY = made.UUIDS["FindDocuments"]
 _MARK = "@@@@@@@@"
+_TABLES = {"registry_object", "registry_entry", "registry_submission", "registry_association", "registry_code", "registry_author"}
 
 
 def _entries(patient: PatientId) -> RegistryObjects:
@@ -142,6 +143,7 @@ def _register_floor(app: App, request: bytes, where: Path) -> Path:
     with floor.Recorder() as recorder:
         app.registry.register(ebxml.read_submission(body), Call(caller=ANONYMOUS, facts=Facts()))
     statements = recorder.only("INSERT")
+    assert {statement.split()[2] for statement, _ in statements} == _TABLES
     with app.database.read() as unit:
         rows = unit.connection.exec_driver_sql(
             "SELECT id, uuid FROM registry_object WHERE id > (SELECT max(id) - 3 FROM registry_object) ORDER BY id").all()
