@@ -24,6 +24,8 @@ FAILURE = "urn:oasis:names:tc:ebxml-regrep:ResponseStatusType:Failure"
 _ERROR = "urn:oasis:names:tc:ebxml-regrep:ErrorSeverityType:Error"
 _WARNING = "urn:oasis:names:tc:ebxml-regrep:ErrorSeverityType:Warning"
 _LISTING = tag("RegistryObjectList")
+_FOUND = f'<query:AdhocQueryResponse xmlns:query="{QUERY}" status="%s">%s<rim:RegistryObjectList xmlns:rim="{RIM}">'.encode()
+_FOUND_END = b"</rim:RegistryObjectList></query:AdhocQueryResponse>"
 _SUBMIT = f"{{{LCM}}}SubmitObjectsRequest"
 
 
@@ -114,9 +116,8 @@ def query_response(
 
     The list of objects is always there, as the schema demands, also when it is empty.
     """
-    head = b'<query:AdhocQueryResponse xmlns:query="%s" status="%s">%s<rim:RegistryObjectList xmlns:rim="%s">' % (
-        QUERY.encode(), (FAILURE if problems else SUCCESS).encode(), error_list(problems, warnings), RIM.encode())
-    return (head, *fragments, b"</rim:RegistryObjectList></query:AdhocQueryResponse>")
+    status = FAILURE if problems else SUCCESS
+    return (_FOUND % (status.encode(), error_list(problems, warnings)), *fragments, _FOUND_END)
 
 
 def read_registry_response(element: Element) -> RegistryResponse:
