@@ -5,6 +5,7 @@ of them, long before the pixels. What this scanner cannot read it says so (`Trun
 """
 
 import codecs
+import functools
 import re
 import struct
 import zlib
@@ -276,7 +277,10 @@ def study_tags(raw: Mapping[int, bytes], default_charset: str = "") -> dict[str,
     charsets = _charsets(raw.get(TAGS["SpecificCharacterSet"], b""), default_charset)
     found: dict[str, str] = {}
     for tag, value in raw.items():
-        text = _CONTROL.sub("", _decode(value, charsets)).split("\\")[0].strip(" ")
+        text = _decode(value, charsets)
+        if not text.isprintable():
+            text = _CONTROL.sub("", text)
+        text = text.partition("\\")[0].strip(" ")
         if text and tag in _NAMES and tag != TAGS["SpecificCharacterSet"]:
             found[_NAMES[tag]] = text
     return found
@@ -294,6 +298,7 @@ def write_identifier(values: Mapping[str, str]) -> bytes:
     return bytes(found)
 
 
+@functools.lru_cache(64)
 def _charsets(declared: bytes, default: str) -> tuple[str, ...]:
     """Give the codecs to try, best first."""
     terms = [term.strip(" \0") for term in declared.decode("ascii", "replace").split("\\")]
@@ -314,7 +319,7 @@ def _codec(term: str) -> str:
 
 def _decode(value: bytes, charsets: tuple[str, ...]) -> str:
     for charset in charsets:
-        plain = value if charset.startswith("iso2022") else _ESCAPE.sub(b"", value)
+        plain = value if b"\x1b" not in value or charset.startswith("iso2022") else _ESCAPE.sub(b"", value)
         try:
             return plain.decode(charset)
         except UnicodeDecodeError:
