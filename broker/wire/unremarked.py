@@ -5,12 +5,15 @@ import logging
 import warnings
 from collections.abc import Iterator
 
+OWN = r"pydicom\."      # modules that warn about values, also when pynetdicom reads them
+
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+warnings.filterwarnings("ignore", module=OWN)
 
 
 @contextlib.contextmanager
 def unremarked() -> Iterator[None]:
-    """Let nothing be warned about inside."""
+    """Let nothing be warned about inside, wherever a warning says that it comes from."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

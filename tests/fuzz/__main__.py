@@ -5,6 +5,7 @@
 
 import argparse
 import fnmatch
+import os
 import sys
 import tempfile
 import time
@@ -31,7 +32,7 @@ def main() -> int:
     if given.replay:
         with tempfile.TemporaryDirectory() as scratch:
             Console().print(wanted[0].make(Path(scratch))(given.replay.read_bytes()))
-        return 0
+            os._exit(0)     # threads of what was read by are still there
     seed = int(time.time()) if given.seed is None else given.seed
     console = Console()
     table = Table("target", "inputs", "per second", "values", "refused", "kinds", "findings", title=f"seed {seed}")

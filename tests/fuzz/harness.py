@@ -43,7 +43,7 @@ class Target:
     """One reader. `make` gives it, set up in a scratch folder; `golden` are folders of tests/golden.
 
     `allowed` are outcomes beside `BrokerError`; `slope` is seconds per byte beyond a quarter of a second, `memory` the
-    bytes an input may need beyond what the worker had before.
+    bytes an input may need beyond what the worker had before, `short` the inputs of a short pass.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Target:
     longest: int = 1 << 16
     slope: float = 5e-6
     memory: int = 256 << 20
+    short: int = 300
 
 
 def seeds(target: Target) -> dict[str, bytes]:

@@ -1,0 +1,48 @@
+"""A short pass of every fuzz target with a fixed seed, and proof that the harness sees what it is there to see."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz import harness
+from tests.fuzz.harness import GOLDEN, Target
+from tests.fuzz.targets import TARGETS
+from tests.fuzz.targets_bad import BAD
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_a_short_pass_finds_nothing(target: Target, tmp_path: Path) -> None:
+    report = harness.run(target, 60.0, 1, tmp_path, inputs=target.short)
+    told = [f"{finding.what}\n{finding.file.with_suffix('.txt').read_text('utf-8')}" for finding in report.findings]
+    assert not told, "\n\n".join(told)
+    assert report.values >= len(harness.seeds(target))
+    assert report.kinds > 1
+
+
+@pytest.mark.parametrize(("name", "what"), [
+    ("loops", "TooSlow tests"),
+    ("loops_in_c", "hang"),
+    ("hoards", "MemoryError tests"),
+    ("dies", "the worker ended with 3"),
+    ("crashes", "the worker ended with -11"),
+    ("complains", "it logged an error: {'event': 'bug'}"),
+    ("refuses", "a golden input is refused: X: no"),
+    ("raises", "ValueError tests"),
+])
+def test_what_is_wrong_is_found(name: str, what: str, tmp_path: Path) -> None:
+    target = next(target for target in BAD if target.name == name)
+    report = harness.run(target, 1.0, 1, tmp_path, inputs=3)
+    assert what in [finding.what for finding in report.findings]
+    file = next(finding.file for finding in report.findings if finding.what == what)
+    assert file.read_bytes() in harness.seeds(target).values()
+    assert file.parent == tmp_path / name
+    assert what in file.with_suffix(".txt").read_text("utf-8")
+
+
+def test_every_golden_file_has_an_origin() -> None:
+    for folder in GOLDEN.iterdir():
+        told = tomllib.loads((folder / "origin.toml").read_text("utf-8"))
+        assert set(told) == {file.name for file in folder.iterdir()} - {"origin.toml"}
+        assert all(entry["how"] for entry in told.values())
+    assert {folder.name for folder in GOLDEN.iterdir()} == {name for target in TARGETS for name in target.golden}
