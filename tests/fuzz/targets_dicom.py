@@ -147,7 +147,7 @@ class _Sink:
 
 
 def converse(stream: bytes, seed: int) -> tuple[list[Any], bytes]:
-    """Let a link with contexts 1, 3 and 5 read a stream; give what it made of it and what it answered."""
+    """Let a link with contexts 1, 3 and 5 read a stream in pieces of chance; give what it made of it and what it answered."""
     said: list[Any] = []
     wire = _Wire(stream, seed)
     link = Link(cast("socket.socket", wire), Limits(send=1.0, data_set=4096), lambda _seconds: None)
@@ -247,7 +247,9 @@ def speak(port: int, data: bytes) -> bytes:
             connection.shutdown(socket.SHUT_WR)
             while piece := connection.recv(65536):
                 answer += piece
-        except (ConnectionResetError, BrokenPipeError):
+        except TimeoutError:
+            raise
+        except OSError:     # it did not wait for the end
             pass
     return bytes(answer)
 

@@ -1,96 +1,78 @@
-"""Whatever is written in HL7 V3 comes back; whatever is sent is read or refused, and answered with a valid message."""
+"""What the HL7 V3 codec writes it reads back, and any answer is valid by the schema."""
 
-import contextlib
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.edge.soap import schema
-from broker.model.errors import BrokerError, Hl7Code, Rejected
+from broker.model.errors import Rejected
 from broker.model.ids import PatientId
 from broker.model.people import Address, Demographics, PersonName
 from broker.model.stamp import Stamp
 from broker.wire import hl7v3
-from broker.wire.xml import Element, parse
+from broker.wire.xml import parse
 
-STAMP = Stamp("20260301101500+0800", "m1")
-LETTERS = st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Cn", "Co", "Zl", "Zp", "Cf", "Zs"))
-WORD = st.text(LETTERS | st.sampled_from("<>&'\"葉區瑋錦誠𠮷"), min_size=1, max_size=12)
-PART = st.just("") | WORD
+EXAMPLES = settings(derandomize=True, max_examples=120, deadline=None)
+NODES: dict[str, Any] = {"sender": "2.999.3.9", "receiver": "2.999.1.4", "stamp": Stamp("20260301101501+0800", "m1")}
+LETTERS = st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zs", "Zl", "Zp", "Cn"), exclude_characters="\ufffe\uffff")
+WORD = st.text(LETTERS, min_size=1, max_size=12)
+TEXT = st.one_of(st.just(""), WORD)
 OID = st.lists(st.integers(0, 10**6), min_size=1, max_size=5).map(lambda arcs: "2.999." + ".".join(map(str, arcs)))
 PATIENT = st.builds(PatientId, OID, WORD)
-NAME = st.builds(PersonName, family=WORD, given=PART, use=st.sampled_from(["", "L", "A"]))
-PEOPLE = st.builds(
-    Demographics,
-    names=st.lists(NAME, min_size=1, max_size=3).map(tuple), birth_date=st.sampled_from(["", "19790214", "197902", "2000"]),
-    sex=st.sampled_from(["", "M", "F", "A"]), mother=st.none() | st.builds(PersonName, WORD, PART),
-    addresses=st.lists(st.builds(Address, PART, WORD, PART, PART, PART), max_size=2).map(tuple),
-    phones=st.lists(WORD, max_size=2).map(tuple), other_ids=st.lists(st.tuples(OID, WORD), max_size=3).map(tuple))
-EXAMPLES = settings(derandomize=True, deadline=None, max_examples=80)
+NAME = st.builds(PersonName, WORD, TEXT, TEXT, TEXT, TEXT, st.sampled_from(("", "L", "A"))).filter(
+    lambda name: bool(name.given) or not name.middle)      # a second given name needs a first one
+ADDRESS = st.builds(Address, WORD, TEXT, TEXT, TEXT, TEXT)
+DATE = st.one_of(st.just(""), st.dates().map(lambda day: day.strftime("%Y%m%d").zfill(8)))
+PERSON = st.builds(
+    Demographics, names=st.lists(NAME, max_size=3).map(tuple), birth_date=DATE, sex=st.sampled_from(("", "M", "F", "A")),
+    mother=st.none() | NAME.map(lambda name: PersonName(*(getattr(name, part) for part in (
+        "family", "given", "middle", "suffix", "prefix")))),
+    addresses=st.lists(ADDRESS, max_size=2).map(tuple),
+    phones=st.lists(WORD.filter(lambda text: not text.startswith("tel:")), max_size=2).map(tuple),
+    other_ids=st.lists(st.tuples(OID, WORD), max_size=3).map(tuple))
 
 
-def valid(data: bytes) -> Element:
-    element = parse(data)
+@EXAMPLES
+@given(PATIENT, PERSON, st.booleans())
+def test_a_person_comes_back(patient: PatientId, person: Demographics, revise: bool) -> None:
+    element = parse(hl7v3.write_add_patient(patient, person, revise=revise, **NODES))
     schema.check("hl7v3.xsd", element)
-    return element
+    found = hl7v3.read_registration(element)
+    assert [(ii.root, ii.extension) for ii in found.ids] == [(patient.domain, patient.value)]
+    assert tuple((ii.root, ii.extension) for ii in found.other_ids) == person.other_ids
+    assert Demographics(**found.person, other_ids=person.other_ids) == person
+    assert (found.wrapper.sender, found.wrapper.receiver) == ("2.999.3.9", "2.999.1.4")
+    schema.check("hl7v3.xsd", parse(hl7v3.write_ack(element, NODES["stamp"])))
 
 
 @EXAMPLES
-@given(PATIENT, PEOPLE, st.booleans())
-def test_a_feed_comes_back(patient: PatientId, person: Demographics, revise: bool) -> None:
-    written = hl7v3.write_add_patient(patient, person, sender="2.999.3.9", receiver="2.999.1.4", revise=revise, stamp=STAMP)
-    read = hl7v3.read_registration(valid(written))
-    assert [(ii.root, ii.extension) for ii in read.ids] == [(patient.domain, patient.value)]
-    assert [(ii.root, ii.extension) for ii in read.other_ids] == list(person.other_ids)
-    assert (read.retired, read.wrapper.interaction) == ((), hl7v3.REVISE if revise else hl7v3.ADD)
-    assert read.person["names"] == person.names
-    assert (read.person["birth_date"], read.person["sex"]) == (person.birth_date, person.sex)
-    assert (read.person["mother"], read.person["addresses"]) == (person.mother, person.addresses)
-    assert read.person["phones"] == person.phones
+@given(PATIENT, PATIENT, st.lists(NAME, min_size=1, max_size=2))
+def test_a_merge_comes_back(survivor: PatientId, retired: PatientId, names: list[PersonName]) -> None:
+    element = parse(hl7v3.write_merge_patient(survivor, retired, names, **NODES))
+    schema.check("hl7v3.xsd", element)
+    found = hl7v3.read_registration(element)
+    assert [(ii.root, ii.extension) for ii in (*found.ids, *found.retired)] == [
+        (one.domain, one.value) for one in (survivor, retired)]
+    assert found.person["names"] == tuple(names)
 
 
 @EXAMPLES
-@given(PATIENT, WORD, st.lists(NAME, max_size=2))
-def test_a_merge_comes_back(patient: PatientId, retired: str, names: list[PersonName]) -> None:
-    written = hl7v3.write_merge_patient(
-        patient, PatientId(patient.domain, retired), names, sender="2.999.3.9", receiver="2.999.1.4", stamp=STAMP)
-    read = hl7v3.read_registration(valid(written))
-    assert [(ii.root, ii.extension) for ii in read.retired] == [(patient.domain, retired)]
-    assert [(ii.root, ii.extension) for ii in read.ids] == [(patient.domain, patient.value)]
-
-
-@EXAMPLES
-@given(PATIENT, st.lists(OID, max_size=3, unique=True), st.lists(PATIENT, max_size=4, unique=True))
-def test_a_query_and_its_answer_come_back(patient: PatientId, domains: list[str], ids: list[PatientId]) -> None:
-    request = valid(hl7v3.write_pix_query(patient, domains, sender="2.999.3.9", receiver="2.999.1.4", stamp=STAMP))
-    read = hl7v3.read_pix_query(request)
-    assert (read.patient.root, read.patient.extension) == (patient.domain, patient.value)
-    assert [ii.root for ii in read.domains] == domains
-    answer = valid(hl7v3.write_pix_answer(request, STAMP, [(one, "") for one in ids], custodian="2.999.1.4"))
-    assert hl7v3.read_pix_answer(answer) == tuple(ids)
-
-
-GOOD = [
-    hl7v3.write_add_patient(
-        PatientId("2.999.3.1", "B-1"), Demographics(names=(PersonName("葉", "曉東"),), birth_date="19790214", sex="M"),
-        sender="2.999.3.9", receiver="2.999.1.4", stamp=STAMP),
-    hl7v3.write_merge_patient(
-        PatientId("2.999.3.1", "B-1"), PatientId("2.999.3.1", "B-2"), (), sender="2.999.3.9", receiver="2.999.1.4", stamp=STAMP),
-    hl7v3.write_pix_query(PatientId("2.999.3.1", "B-1"), ["2.999.1.1"], sender="2.999.3.9", receiver="2.999.1.4", stamp=STAMP),
-]
-PIECES = st.sampled_from([
-    b"", b"<id/>", b"<name/>", b'"', b" nullFlavor='NA'",
-    b"\xff", b"&#xD;", b"<!-- -->", b"2.999", b"</id>"])
-
-
-@settings(derandomize=True, deadline=None, max_examples=300)
-@given(st.sampled_from(GOOD), st.integers(0, 2000), st.integers(0, 40), PIECES, st.integers(0, 2000))
-def test_a_damaged_message_is_read_or_refused(good: bytes, at: int, length: int, piece: bytes, graft: int) -> None:
-    data = good[:at] + piece + good[graft:graft + length // 2] + good[at + length:]
-    with contextlib.suppress(BrokerError):
-        element = parse(data)
-        for read in (hl7v3.read_registration, hl7v3.read_pix_query, hl7v3.read_pix_answer, hl7v3.read_ack):
-            with contextlib.suppress(BrokerError):
-                read(element)
-        schema.check("hl7v3.xsd", element)
-        valid(hl7v3.write_ack(element, STAMP, Rejected(Hl7Code.DATA_TYPE, "no", "/x")))
+@given(PATIENT, st.lists(OID, max_size=4), st.lists(st.tuples(PATIENT, WORD), max_size=4), WORD)
+def test_a_query_and_its_answer_come_back(
+    patient: PatientId, domains: list[str], ids: list[tuple[PatientId, str]], why: str,
+) -> None:
+    element = parse(hl7v3.write_pix_query(patient, domains, **NODES))
+    schema.check("hl7v3.xsd", element)
+    query = hl7v3.read_pix_query(element)
+    assert (query.patient.root, query.patient.extension) == (patient.domain, patient.value)
+    assert [ii.root for ii in query.domains] == domains
+    answer = parse(hl7v3.write_pix_answer(element, NODES["stamp"], ids, custodian="2.999.1.4"))
+    schema.check("hl7v3.xsd", answer)
+    assert hl7v3.read_pix_answer(answer) == tuple(one for one, _ in ids)
+    refusal = parse(hl7v3.write_pix_answer(element, NODES["stamp"], error=Rejected("204", why, "/x[1]")))
+    schema.check("hl7v3.xsd", refusal)
+    with pytest.raises(Rejected) as caught:
+        hl7v3.read_pix_answer(refusal)
+    assert [(p.code, p.context, p.location) for p in caught.value.problems] == [("204", why, "/x[1]")]
