@@ -241,7 +241,10 @@ class FetchWorker:
         try:
             self._mover.retrieve(run.hospital, want, run.goes_on)
         except Unavailable as error:
-            if len(want.sop_uids) < 2 or not run.goes_on() or self._count_missing(run) < missing:
+            if len(want.sop_uids) < 2:
+                raise
+            self._settle(run, min(self._grace, _GRACE_FAILED))
+            if not run.goes_on() or self._count_missing(run) < missing:
                 raise
             log.info("a list of instances failed, their series is asked for", job=run.job.id, reason=str(error))
             self._mover.retrieve(run.hospital, Want(want.study_uid, want.series_uids), run.goes_on)

@@ -132,6 +132,7 @@ def test_a_command_group_length_lie_misleads_nobody(site: Site, lie: int) -> Non
         assert kind in {4, 7}
         if kind == 4:
             assert pdata.Command.read(body[6:]).number(pdata.STATUS) == 0
+            eventually(lambda: site.known(sop))
     site.feed()
 
 

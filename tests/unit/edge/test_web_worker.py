@@ -70,10 +70,17 @@ def rest(connection: socket.socket) -> bytes:
     return data
 
 
+def _is_socket(link: str) -> bool:
+    try:
+        return "socket:" in os.readlink(link)
+    except FileNotFoundError:       # closed since it was listed
+        return False
+
+
 def open_sockets(server: Served) -> int:
     pid = server.process.pid
     (worker,) = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
-    return sum("socket:" in os.readlink(entry.path) for entry in os.scandir(f"/proc/{worker}/fd"))
+    return sum(_is_socket(f"/proc/{worker}/fd/{name}") for name in os.listdir(f"/proc/{worker}/fd"))
 
 
 def until(condition: Callable[[], bool], seconds: float = 8.0) -> None:
