@@ -14,6 +14,7 @@ import pytest
 from broker.config import profile as profiles
 from broker.config.profile import Profile
 from broker.db import Database, schema
+from tests.helpers import postgresql
 
 PROGRAMS = {
     "dcmtk": ("storescu", "storescp", "dcmqrscp", "findscu", "movescu", "echoscu"),
@@ -44,9 +45,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    """An embedded store at the newest schema."""
-    store = Database(f"sqlite:///{tmp_path / 'broker.db'}")
-    schema.upgrade(store)
+    """A store at the newest schema: embedded, or on the PostgreSQL server that BROKER_TEST_POSTGRESQL names by its URL."""
+    server = os.environ.get("BROKER_TEST_POSTGRESQL", "")
+    store = Database(postgresql.empty(server) if server else f"sqlite:///{tmp_path / 'broker.db'}")
+    if not server:
+        schema.upgrade(store)
     yield store
     store.close()
 
