@@ -4,7 +4,7 @@ import io
 import struct
 from collections.abc import Callable, Mapping
 
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
 
 from broker.archive.online import HEAD
@@ -18,8 +18,8 @@ _LAST_LOOK = 16 << 20       # bytes pydicom is given
 _LAST = max(tags.KEYWORDS)
 _PATIENT_ID = 250           # characters; LO allows 64
 _MANDATORY = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-_UNREADABLE = (InvalidDicomError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError,
-               struct.error, RecursionError)
+_UNREADABLE = (InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, KeyError, IndexError, TypeError,
+               AttributeError, NotImplementedError, OverflowError, RecursionError, struct.error)
 
 
 def identify(read: Callable[[int], bytes], size: int, meta: tags.FileMeta, charset: str) -> dict[str, str]:

@@ -176,17 +176,18 @@ def _worker(
 def _watch(process: "subprocess.Popen[bytes]", board: Board) -> str:
     """Wait for the worker; give what ended it, empty when it came to its own end."""
     limit = time.monotonic() + _START
+    hanging = 0
     while process.poll() is None:
-        before, *_ = board.look()
         time.sleep(0.05)
         counts, wall, cpu, _ = board.look()
         now = time.monotonic()
-        if not counts[0]:
-            if now > limit:
+        if not (counts[0] and wall and cpu):        # not begun, or just being written
+            if now > limit and not counts[0]:
                 return "it does not start"
-        elif counts != before:      # it goes on, and may have been writing just now
             continue
-        elif now - wall > _WALL_HANG or _cpu(process.pid) - cpu > _CPU_HANG:
+        late = now - wall > _WALL_HANG or _cpu(process.pid) - cpu > _CPU_HANG
+        hanging = hanging + 1 if late else 0
+        if hanging > 2:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGUSR1)     # the worker writes where it is
             time.sleep(0.5)

@@ -307,6 +307,7 @@ def test_file_meta_information_in_a_data_set_is_refused(body: bytes) -> None:
     (b"\x08\0\x20\0DA\xff\xff" * 100, "1.2.840.10008.1.2.1"),
     (b"\x08\0\x20\0\x44\0\xff\xff\xff\xff", "1.2.840.10008.1.2.1"),
     (b"\x08\0\x05\0CS\x0a\0ISO_IR  19" + b"\x08\0\x18\0UI\0\0" * 1000, "1.2.840.10008.1.2.1"),
+    (b"\x08\0\x05\0SS\x09\0ISO_IR 19", "1.2.840.10008.1.2.1"),
     (b"\x08\0\x18\0\xff\xff\xff\xff", tags.IMPLICIT),
     (b"\x08\0\x18\0OB\0\0\xf0\xff\xff\xff", "1.2.840.10008.1.2.1"),
 ])
