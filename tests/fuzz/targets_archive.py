@@ -54,6 +54,8 @@ def _records(_scratch: Path) -> harness.Reader:
                 continue
         reader = Reader(pread_of(data), len(data))
         records = list(reader.records())
+        if any(reader.header.marker in data[record.offset:record.offset + record.size] for record in records):
+            return "a marker inside a value"        # 16 random bytes: to begin there is nobody's fault
         rest = list(reader.records(reader.sync(len(data) // 3)))
         assert rest == records[len(records) - len(rest):], "a reader that begins in mid-file sees something else"
         return f"{len(records)} records"

@@ -10,18 +10,23 @@ import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
+
+from pynetdicom import build_context
+from pynetdicom.association import Association
 
 from broker.archive.online import OnlineStore
 from broker.audit.spool import AuditLog
 from broker.config import profile as profiles
 from broker.db import Database
 from broker.db import schema as database_schema
-from broker.edge.dimse import pdata
+from broker.edge.dimse import pdata, scu
 from broker.edge.dimse.c_store import Reception, StoreRequest
 from broker.edge.dimse.listener import Listener
 from broker.edge.dimse.messages import Messages
 from broker.edge.dimse.pdata import Limits, Link, PeerGone, ProtocolError
+from broker.edge.dimse.requestor import Patience, Requestor
 from broker.imaging import header
 from broker.imaging.receiver import Receiver
 from broker.model.errors import BrokerError, Rejected, TooLarge
@@ -190,6 +195,25 @@ def _pdu(_scratch: Path) -> Reader:
     return read
 
 
+def _pacs(_scratch: Path) -> Reader:
+    """What a PACS answers to our C-FINDs, level by level."""
+    hospital = profiles.load("demo").hospital("b")
+    assert hospital is not None
+    find = build_context("1.2.840.10008.5.1.4.1.2.2.1", tags.IMPLICIT)
+    find.context_id = 1
+    association = cast("Association", SimpleNamespace(
+        accepted_contexts=[find], acceptor=SimpleNamespace(maximum_length=16384)))
+
+    def read(data: bytes) -> str:
+        patience = Patience(1e9, 1e9)
+        link = Link(cast("socket.socket", _Wire(data, 1)), Limits(send=1.0, data_set=4096), patience)
+        peer = Requestor(link, association, patience, lambda _request: Reception(lambda: _Sink([]), 1), Reception.close)
+        rows = scu._Find(hospital, peer, "2.25.1").everything()
+        assert all(is_uid(row["SOPInstanceUID"]) and is_uid(row["SeriesInstanceUID"]) for row in rows)
+        return f"{len(rows)} rows"
+    return read
+
+
 def _receiver(scratch: Path) -> Reader:
     """Objects through the receiver to disk and index: nothing is left of what was refused."""
     database = Database(f"sqlite:///{scratch / 'broker.db'}")
@@ -260,6 +284,7 @@ _MAKERS: tuple[tuple[str, Callable[[Path], Reader], tuple[str, ...]], ...] = (
 TARGETS = (
     *(Target(name=name, make=make, golden=golden, slope=2e-5, **_BOUNDS) for name, make, golden in _MAKERS),
     Target(name="pdu", make=_pdu, golden=("pdu",), words=PDU_WORDS, allowed=(ProtocolError,), slope=5e-5),
+    Target(name="pacs", make=_pacs, golden=("pacs",), words=(*PDU_WORDS, *WORDS), allowed=(ProtocolError, PeerGone), slope=2e-5),
     Target(name="receiver", make=_receiver, golden=("object",), slope=2e-5, **_BOUNDS),
     Target(name="association", make=_association, golden=("association",), words=PDU_WORDS, longest=1 << 14, short=30,
            memory=16 << 30),       # address space: each thread reserves some

@@ -107,6 +107,24 @@ def _streams() -> Files:
     return {"stream.pdu": (OURS, b"\0" + stream), "script.pdu": (HAND, script[:-5])}
 
 
+def _answers() -> Files:
+    """A PACS' answers to C-FINDs at STUDY, SERIES and IMAGE level."""
+    study = {"StudyInstanceUID": "2.25.1", "PatientID": "B-1", "PatientName": "葉^曉東", "SpecificCharacterSet": "ISO_IR 192"}
+    series = {"StudyInstanceUID": "2.25.1", "SeriesInstanceUID": "2.25.1.1", "Modality": "CT"}
+    images = [{"StudyInstanceUID": "2.25.1", "SeriesInstanceUID": "2.25.1.1", "SOPInstanceUID": f"2.25.1.1.{n}",
+               "SOPClassUID": CT} for n in range(3)]
+    stream = b"".join(
+        _found(0xFF00, row) for rows in ([study], [series], images) for row in (*rows, None))
+    return {"study.pdu": (OURS, stream + RELEASE)}
+
+
+def _found(status: int, row: dict[str, str] | None) -> bytes:
+    command = write_command(1, [
+        (pdata.CLASS, "1.2.840.10008.5.1.4.1.2.2.1"), (pdata.FIELD, pdata.C_FIND_RQ | pdata.RESPONSE), (pdata.RESPONDED_TO, 1),
+        (pdata.DATA_SET, 1 if row else pdata.NO_DATA_SET), (pdata.STATUS, status if row else 0)])
+    return command + (write_data_set(1, tags.write_identifier(row), 512) if row else b"")
+
+
 def _containers() -> Files:
     container, _ = archive.packed({f"1.2.3.{n}": bytes([n]) * 50 for n in range(3)})
     return {"study.seq": (OURS, container), "empty.seq": (OURS, archive.packed({})[0])}
@@ -194,5 +212,5 @@ def _pour(source: socket.socket, sink: socket.socket, said: bytearray) -> None:
 
 
 FOLDERS = {
-    "dataset": _datasets, "object": _objects, "kos": _manifests, "pdu": _streams, "container": _containers,
+    "dataset": _datasets, "object": _objects, "kos": _manifests, "pdu": _streams, "pacs": _answers, "container": _containers,
     "sequencefile": _sequence_files, "index": _indexes, "coord": _announcements, "association": _associations}
