@@ -11,12 +11,10 @@ The file is a legal SequenceFile for any Hadoop program, and one image is two ra
 
 import hashlib
 import json
-import re
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from operator import add
 from typing import Any, NamedTuple
 
@@ -35,7 +33,7 @@ _TAIL = 1 << 16
 _MANIFEST_LIMIT = 1 << 24
 _INDEX_LIMIT = 1 << 26      # bytes unpacked: 250 000 images
 _INDEX_SHARE = 16           # times the container: an image takes less room in the index than that, however small it is
-_UIDS = re.compile(r"(?:[0-9]++[.\n])*+[0-9]++")     # one a line
+_UID_LINES = b"0123456789.\n"
 _LONGEST_UID = 64
 _DIGEST, _HEX = 64, b"0123456789abcdef"
 
@@ -68,7 +66,20 @@ class Entry(NamedTuple):
     sha256: str
 
 
-_entry: Callable[[Sequence[Any]], Entry] = partial(tuple.__new__, Entry)        # as _make, which looks at the length again
+class _Rows(Mapping[str, Entry]):
+    """Rows of an index as they were read and checked; each becomes an entry when it is asked for."""
+
+    def __init__(self, rows: dict[str, list[Any]]) -> None:
+        self._rows = rows
+
+    def __getitem__(self, sop_uid: str) -> Entry:
+        return Entry._make(self._rows[sop_uid])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +230,7 @@ def _parse_index(value: Any, size: int) -> ContainerIndex:
         raise Damaged("its index has another form")
     if not _are_entries(rows, size):
         raise Damaged("its index has an impossible entry")
-    entries = {row[0]: _entry(row) for row in rows}
+    entries = _Rows({row[0]: row for row in rows})
     if len(entries) != len(rows):
         raise Damaged("its index names an image twice")
     return ContainerIndex(study, entries)
@@ -229,23 +240,23 @@ def _are_entries(rows: list[Any], size: int) -> bool:
     """Check all rows, column by column: a container of thousands of images is opened to read one."""
     if not rows:
         return True
-    if set(map(type, rows)) != {list} or set(map(len, rows)) != {len(Entry._fields)}:
+    try:
+        sop_uids, series_uids, sop_classes, syntaxes, offsets, sizes, digests = zip(*rows, strict=True)
+        uids, hexadecimal = "\n".join(sop_uids), "".join(digests)      # TypeError: not texts, here and below
+        for texts in (series_uids, sop_classes, syntaxes):
+            "".join(texts)
+    except (TypeError, ValueError):
         return False
-    sop_uids, series_uids, sop_classes, syntaxes, offsets, sizes, digests = zip(*rows, strict=True)
     return (
-        set(map(type, sop_uids + series_uids + sop_classes + syntaxes + digests)) == {str}
-        and set(map(type, offsets + sizes)) == {int} and _are_uids(sop_uids) and _are_digests(digests)
+        set(map(type, offsets)) == set(map(type, sizes)) == {int}
+        and uids.count("\n") == len(rows) - 1 and _are_uids(uids) and max(map(len, sop_uids)) <= _LONGEST_UID
+        and set(map(len, digests)) == {_DIGEST} and hexadecimal.isascii() and not hexadecimal.encode().translate(None, _HEX)
         and min(offsets) >= 0 and min(sizes) >= 0 and max(map(add, offsets, sizes)) <= size
     )
 
 
-def _are_uids(values: Sequence[str]) -> bool:
-    if max(map(len, values)) > _LONGEST_UID:
-        return False
-    lines = "\n".join(values)
-    return lines.count("\n") == len(values) - 1 and _UIDS.fullmatch(lines) is not None
-
-
-def _are_digests(values: Sequence[str]) -> bool:
-    text = "".join(values)
-    return set(map(len, values)) == {_DIGEST} and text.isascii() and not text.encode().translate(None, _HEX)
+def _are_uids(lines: str) -> bool:
+    """Say of UIDs, one a line, what `is_uid` says of one; 200 in a few microseconds."""
+    framed = f"\n{lines}\n"
+    return not (lines.encode().translate(None, _UID_LINES)
+                or ".." in framed or "\n." in framed or ".\n" in framed or "\n\n" in framed)

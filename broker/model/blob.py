@@ -31,15 +31,17 @@ class FileSlice:
 
     def chunks(self, length: int = CHUNK) -> Iterator[bytes]:
         """Give the bytes; a file that shrank raises OSError, it is never padded."""
-        with open(self.path, "rb", buffering=0) as file:
-            file.seek(self.offset)
-            left = self.size
-            while left:
-                data = file.read(min(length, left))
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            at, end = self.offset, self.offset + self.size
+            while at < end:
+                data = os.pread(handle, min(length, end - at), at)
                 if not data:
                     raise OSError("stored object is shorter than its index says")
-                left -= len(data)
+                at += len(data)
                 yield data
+        finally:
+            os.close(handle)
 
 
 @dataclass(frozen=True, slots=True)
