@@ -10,7 +10,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from selectors import EVENT_READ
 from typing import Any
@@ -28,6 +28,7 @@ _LEFTOVER = 64 << 10    # bytes taken from a peer that goes on sending after its
 _LINGER = 2.0           # seconds such a peer gets to see the answer and close (RFC 9112 9.6)
 _PAUSE = 0.05           # seconds without accepting when there are no descriptors left
 _AT_ONCE = 64           # connections accepted in a row
+_GENERATION = 2000      # requests answered by the same threads
 
 log = structlog.get_logger("broker.http")
 
@@ -109,10 +110,12 @@ class WebWorker(ThreadWorker):
     """Serves the HTTP port. `settings` come with the subclass `worker_for` makes."""
 
     settings: ServerSettings
+    tpool: ThreadPoolExecutor
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._waiting: dict[Connection, None] = {}
+        self._requests = 0
 
     def accept(self, listener: Any) -> None:
         """Accept what waits at the door; it costs a descriptor, no thread."""
@@ -183,6 +186,10 @@ class WebWorker(ThreadWorker):
             conn.until = time.monotonic() + self.settings.io_timeout
 
     def _serve(self, conn: Connection) -> None:
+        self._requests += 1
+        if self._requests % _GENERATION == 0:   # libxml2 forgets the names it was taught when the thread ends
+            before, self.tpool = self.tpool, self.get_thread_pool()
+            before.shutdown(wait=False)
         conn.data_ready = True
         self.enqueue_req(conn)
 

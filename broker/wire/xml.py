@@ -34,6 +34,11 @@ _ATTRIBUTE = rb"""\s*+[^\s<>=/"']++\s*+=\s*+(?:"[^"<]*+"|'[^'<]*+')"""
 _CROWDED = re.compile(rb"""<[^\s<>/="']++(?:%s){%d}""" % (_ATTRIBUTE, _MOST_ATTRIBUTES + 1))
 _NAMESPACE = re.compile(rb"""\sxmlns(?::[^\s=]*+)?\s*+=\s*+(?:"[^"]*+"|'[^']*+')""")
 
+# libxml2 keeps names and namespaces for as long as the thread lives: nobody may teach it many with one message, or long ones.
+# What one small message brings is forgotten with its thread (edge/web_worker.py).
+_MOST_NAMES, _MOST_LETTERS, _FREE_NAMES = 2048, 1 << 17, 8192
+_NAME = re.compile(rb"""<([^\s<>/="'!?]++)|<\?([^\s<>?]++)|\s([^\s<>/="']++)\s*+=\s*+["']""")
+
 # The beginning of nearly every message: nothing else about it needs to be looked at.
 _USUAL = re.compile(rb"""(?:<\?xml version="1\.0"(?: encoding="(?:UTF|utf)-8")?\?>)?\s*<[A-Za-z]""")
 # Encodings in which the bytes of markup are markup and nothing else is, as iconv calls them.
@@ -109,12 +114,19 @@ def _check_counts(data: bytes) -> None:
     tags, attributes = data.count(b"<") - data.count(b"</"), data.count(b"=")
     if max(tags, attributes) > max(_FREE_TAGS, len(data) // _BYTES_OF_TAG):
         raise NotXml("too many tags or attributes for its size")
-    if attributes <= _FREE_ATTRIBUTES:
-        return
-    if _CROWDED.search(data):
+    if attributes > _FREE_ATTRIBUTES and _CROWDED.search(data):
         raise NotXml("too many attributes of one element")
-    if data.count(b"xmlns") > _MOST_NAMESPACES and len(set(_NAMESPACE.findall(data))) > _MOST_NAMESPACES:
+    if tags + attributes > _FREE_NAMES or len(data) > _MOST_LETTERS:
+        _check_names(data)
+
+
+def _check_names(data: bytes) -> None:
+    names = {name for found in _NAME.finditer(data) if (name := found[1] or found[2] or found[3])}
+    spaces = set(_NAMESPACE.findall(data))
+    if len(spaces) > _MOST_NAMESPACES:
         raise NotXml("too many namespaces")
+    if len(names) > _MOST_NAMES or sum(map(len, names | spaces)) > _MOST_LETTERS:
+        raise NotXml("too many names")
 
 
 def canonical(element: Element) -> bytes:

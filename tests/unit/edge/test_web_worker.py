@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gunicorn
+import psutil
 import pytest
 from gunicorn.http.body import Body, LengthReader
 from gunicorn.http.parser import Parser
@@ -99,6 +100,8 @@ def test_the_inside_of_gunicorn_is_what_we_rely_on() -> None:
     for name in ("murder_keepalived(force=True)", "murder_pending()", "_cap_keepalive(", "nr_conns < self.worker_connections"):
         assert name in run
     assert "conn.data_ready" in inspect.getsource(worker.handle)
+    assert "self.tpool.submit(self.handle, conn)" in inspect.getsource(worker.enqueue_req)
+    assert "self.tpool = self.get_thread_pool()" in inspect.getsource(worker.init_process)
     assert "self.unreader" in inspect.getsource(Parser.__init__)
     assert list(inspect.signature(SocketUnreader.chunk).parameters) == ["self", "size_hint"]
     assert callable(SocketUnreader.take_buffered)
@@ -201,6 +204,28 @@ def test_clients_that_do_not_close_hold_nobody_up(server: Served) -> None:
         assert answered(server) < 1
         assert rest(closing[0]).startswith(b"HTTP/1.1 200 ")
     until(lambda: open_sockets(server) < 10)
+
+
+def threads_of(server: Served) -> set[int]:
+    worker, = psutil.Process(server.process.pid).children()
+    return {thread.id for thread in worker.threads()} - {worker.pid}
+
+
+def test_threads_are_replaced_before_they_have_learnt_too_many_names(server: Served) -> None:
+    with connect(server) as first, connect(server) as second:
+        pong(first)
+        before = threads_of(server)
+        for _ in range(1000):
+            pong(first)
+            pong(second)
+        pong(first)
+        until = time.monotonic() + 8
+        while len(threads_of(server) & before) > 1 and time.monotonic() < until:
+            time.sleep(0.05)
+        after = threads_of(server)
+        assert len(after & before) == 1         # the one that looks after the master
+        assert 1 < len(after) <= 3
+        pong(first)
 
 
 def test_a_worker_that_stops_closes_those_that_wait(tmp_path: Path) -> None:
