@@ -14,7 +14,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.fuzz import harness
+from tests.fuzz import watch
+from tests.fuzz.harness import Finding
 from tests.fuzz.targets import TARGETS
 
 
@@ -36,10 +37,10 @@ def main() -> int:
     seed = int(time.time()) if given.seed is None else given.seed
     console = Console()
     table = Table("target", "inputs", "per second", "values", "refused", "kinds", "findings", title=f"seed {seed}")
-    findings: list[harness.Finding] = []
+    findings: list[Finding] = []
     for target in wanted:
         with console.status(f"{target.name}: {given.seconds:g} s"):
-            report = harness.run(target, given.seconds, seed)
+            report = watch.run(target, given.seconds, seed)
         findings += report.findings
         rate = report.inputs / report.seconds if report.seconds else 0.0
         table.add_row(target.name, f"{report.inputs:,}", f"{rate:,.0f}", f"{report.values:,}", f"{report.refused:,}",

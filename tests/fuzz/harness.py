@@ -1,4 +1,4 @@
-"""Fuzzing of everything that reads what others send: targets, their golden inputs, and the watch over worker processes.
+"""Fuzzing of everything that reads what others send: targets, their golden inputs, what workers and their watch share.
 
 A target's reader may give a value or raise one of its allowed errors (`BrokerError` always), within bounds of time and
 memory per input; it may not log an error or a warning either. Anything else is a finding: the input and its traceback
@@ -6,21 +6,13 @@ are kept as build/fuzz/<target>/<hash>.bin and .txt. A worker process that hangs
 and replaced, and what it was reading is the finding.
 """
 
-import contextlib
 import hashlib
-import json
 import mmap
-import os
-import shutil
-import signal
 import struct
-import subprocess
-import sys
-import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -28,10 +20,6 @@ ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 BUILD = ROOT / "build" / "fuzz"
 
-CPU_LIMIT = 2.0             # seconds of one input, asked for in the worker; it names the line that was slow
-_CPU_HANG = 8.0             # seconds after which the worker itself is ended: it was deep in C
-_WALL_HANG = 90.0           # the same where it waits for something
-_START = 300.0              # seconds to import and set up
 _LONGEST = 1 << 20
 
 Reader = Callable[[bytes], str]
@@ -43,7 +31,8 @@ class Target:
     """One reader. `make` gives it, set up in a scratch folder; `golden` are folders of tests/golden.
 
     `allowed` are outcomes beside `BrokerError`; `slope` is seconds per byte beyond a quarter of a second, `memory` the
-    bytes an input may need beyond what the worker had before, `short` the inputs of a short pass.
+    bytes an input may need beyond what the worker had before, `cpu` the seconds after which it is broken off in any case
+    (and the line named that was slow), `short` the inputs of a short pass.
     """
 
     name: str
@@ -54,6 +43,7 @@ class Target:
     longest: int = 1 << 16
     slope: float = 5e-6
     memory: int = 256 << 20
+    cpu: float = 2.0
     short: int = 300
 
 
@@ -73,19 +63,6 @@ class Finding:
     target: str
     what: str
     file: Path
-
-
-@dataclass(slots=True)
-class Report:
-    """What a target's run came to."""
-
-    target: str
-    inputs: int = 0
-    values: int = 0
-    refused: int = 0
-    kinds: int = 0
-    seconds: float = 0.0
-    findings: list[Finding] = field(default_factory=list)
 
 
 class Board:
@@ -126,87 +103,3 @@ def keep(target: str, what: str, data: bytes, trace: str, folder: Path | None = 
     file.write_bytes(data)
     file.with_suffix(".txt").write_text(f"{what}\n{trace}", "utf-8")
     return Finding(target, what, file)
-
-
-def run(target: Target, seconds: float, seed: int, folder: Path | None = None, inputs: int = 0) -> Report:
-    """Fuzz one target for some seconds, or for a number of inputs; `folder` takes the findings (else build/fuzz)."""
-    report, began, number = Report(target.name), time.monotonic(), 0
-    findings: dict[str, Finding] = {}
-    while True:
-        left = seconds - (time.monotonic() - began)
-        lacking = inputs - report.inputs if inputs else 0
-        found, whole = _worker(target, left, seed + number, lacking, folder, report)
-        findings |= {finding.what: finding for finding in found}
-        number += 1
-        if whole or left <= 1 or number > 20:
-            break
-    report.findings, report.seconds = list(findings.values()), time.monotonic() - began
-    return report
-
-
-def _worker(
-    target: Target, seconds: float, seed: int, inputs: int, folder: Path | None, report: Report,
-) -> tuple[list[Finding], bool]:
-    """Run one worker to its end; give its findings, and whether it came to its end by itself."""
-    with _scratch() as scratch:
-        board = Board.create(scratch / "board")
-        board.begin((0, 0, 0, 0), b"")
-        command = [sys.executable, "-m", "tests.fuzz.worker", target.name, str(scratch), str(seconds), str(seed), str(inputs)]
-        with (scratch / "out").open("wb") as out:
-            process = subprocess.Popen([*command, str(folder or BUILD)], stdout=out, stderr=subprocess.STDOUT, cwd=ROOT)
-            try:
-                reason = _watch(process, board)
-            finally:
-                process.kill()
-                process.wait()
-        counts, _, _, data = board.look()
-        board.close()
-        report.inputs, report.values, report.refused = (
-            before + now for before, now in zip((report.inputs, report.values, report.refused), counts[:3], strict=True))
-        report.kinds = max(report.kinds, counts[3])
-        said = (scratch / "out").read_text("utf-8", "replace")
-    found = [
-        Finding(target.name, what, Path(file)) for what, file in
-        (json.loads(line.removeprefix("FINDING ")) for line in said.splitlines() if line.startswith("FINDING "))]
-    if reason:
-        found.append(keep(target.name, reason, data, said[-20_000:], folder))
-    return found, not reason
-
-
-def _watch(process: "subprocess.Popen[bytes]", board: Board) -> str:
-    """Wait for the worker; give what ended it, empty when it came to its own end."""
-    limit = time.monotonic() + _START
-    hanging = 0
-    while process.poll() is None:
-        time.sleep(0.05)
-        counts, wall, cpu, _ = board.look()
-        now = time.monotonic()
-        if not (counts[0] and wall and cpu):        # not begun, or just being written
-            if now > limit and not counts[0]:
-                return "it does not start"
-            continue
-        late = now - wall > _WALL_HANG or _cpu(process.pid) - cpu > _CPU_HANG
-        hanging = hanging + 1 if late else 0
-        if hanging > 2:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGUSR1)     # the worker writes where it is
-            time.sleep(0.5)
-            return "hang"
-    return "" if process.returncode == 0 else f"the worker ended with {process.returncode}"
-
-
-def _cpu(pid: int) -> float:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-@contextlib.contextmanager
-def _scratch() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import time
 from pathlib import Path
 
 import structlog
@@ -48,9 +49,23 @@ def _refuses(_scratch: Path) -> Reader:
     return read
 
 
+def _is_slow(_scratch: Path) -> Reader:
+    def read(data: bytes) -> str:
+        until = time.process_time() + 0.35
+        while time.process_time() < until:
+            pass
+        return f"{len(data)} bytes"
+    return read
+
+
+def _does_not_start(_scratch: Path) -> Reader:
+    raise OSError("no room")
+
+
 def _raises(_scratch: Path) -> Reader:
     return lambda data: str(data.index(b"not there"))
 
 
-BAD = tuple(Target(name=make.__name__.strip("_"), make=make, golden=("coord",)) for make in (
-    _loops, _loops_in_c, _hoards, _dies, _crashes, _complains, _refuses, _raises))
+BAD = tuple(Target(name=make.__name__.strip("_"), make=make, golden=("index",), cpu=0.6) for make in (
+    _loops, _loops_in_c, _hoards, _dies, _crashes, _complains, _refuses, _raises, _is_slow,
+    _does_not_start))

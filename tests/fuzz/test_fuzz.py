@@ -1,19 +1,21 @@
 """A short pass of every fuzz target with a fixed seed, and proof that the harness sees what it is there to see."""
 
+import random
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from tests.fuzz import harness
+from tests.fuzz import harness, watch
 from tests.fuzz.harness import GOLDEN, Target
+from tests.fuzz.mutate import Mutator
 from tests.fuzz.targets import TARGETS
 from tests.fuzz.targets_bad import BAD
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 def test_a_short_pass_finds_nothing(target: Target, tmp_path: Path) -> None:
-    report = harness.run(target, 60.0, 1, tmp_path, inputs=target.short)
+    report = watch.run(target, 60.0, 1, tmp_path, inputs=target.short)
     told = [f"{finding.what}\n{finding.file.with_suffix('.txt').read_text('utf-8')}" for finding in report.findings]
     assert not told, "\n\n".join(told)
     assert report.values >= len(harness.seeds(target))
@@ -29,15 +31,35 @@ def test_a_short_pass_finds_nothing(target: Target, tmp_path: Path) -> None:
     ("complains", "it logged an error: {'event': 'bug'}"),
     ("refuses", "a golden input is refused: X: no"),
     ("raises", "ValueError tests"),
+    ("is_slow", "slow: 517 bytes"),
 ])
 def test_what_is_wrong_is_found(name: str, what: str, tmp_path: Path) -> None:
     target = next(target for target in BAD if target.name == name)
-    report = harness.run(target, 1.0, 1, tmp_path, inputs=3)
+    report = watch.run(target, 1.0, 1, tmp_path, inputs=3)
     assert what in [finding.what for finding in report.findings]
     file = next(finding.file for finding in report.findings if finding.what == what)
     assert file.read_bytes() in harness.seeds(target).values()
     assert file.parent == tmp_path / name
     assert what in file.with_suffix(".txt").read_text("utf-8")
+
+
+def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
+    target = next(target for target in BAD if target.name == "does_not_start")
+    [finding] = watch.run(target, 1.0, 1, tmp_path, inputs=3).findings
+    assert finding.what == "the worker ended with 1"
+    assert "OSError: no room" in finding.file.with_suffix(".txt").read_text("utf-8")
+
+
+def test_the_same_seed_gives_the_same_inputs() -> None:
+    target = next(target for target in TARGETS if target.name == "hl7v2")
+    corpus = list(harness.seeds(target).values())
+
+    def made(seed: int) -> list[bytes]:
+        mutator = Mutator(random.Random(seed), target.words, target.longest)
+        return [mutator.mutate(corpus) for _ in range(50)]
+
+    assert made(1) == made(1) != made(2)
+    assert max(map(len, made(1))) <= target.longest
 
 
 def test_every_golden_file_has_an_origin() -> None:

@@ -1,4 +1,4 @@
-"""The process that reads: `python -m tests.fuzz.worker TARGET SCRATCH SECONDS SEED INPUTS FINDINGS`, started by the harness."""
+"""The process that reads."""
 
 import faulthandler
 import gc
@@ -20,7 +20,7 @@ import structlog
 
 from broker.model.errors import BrokerError
 from broker.wire.unremarked import OWN
-from tests.fuzz.harness import CPU_LIMIT, ROOT, Board, Reader, Target, keep, seeds
+from tests.fuzz.harness import ROOT, Board, Reader, Target, keep, seeds
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.targets import TARGETS
 from tests.fuzz.targets_bad import BAD
@@ -92,7 +92,7 @@ class Run:
             self._keep(data)
 
     def _guarded(self, data: bytes, *, traced: bool) -> str:
-        signal.setitimer(signal.ITIMER_PROF, CPU_LIMIT * (3 if traced else 1))
+        signal.setitimer(signal.ITIMER_PROF, self._target.cpu * (3 if traced else 1))
         if traced:
             sys.settrace(self._trace)
         try:
@@ -160,11 +160,10 @@ def work(target: Target, scratch: Path, findings: Path, seed: int, *, seconds: f
     os._exit(0)     # threads of what was read by are still there
 
 
-def main(name: str, scratch: str, seconds: str, seed: str, inputs: str, findings: str) -> NoReturn:
-    """Run."""
+def main(name: str, scratch: Path, findings: Path, seed: int, *, seconds: float, inputs: int) -> NoReturn:
+    """Read with the target of this name; what is said goes into the file `out` of the scratch folder."""
+    out = os.open(scratch / "out", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
     target = next(target for target in (*TARGETS, *BAD) if target.name == name)
-    work(target, Path(scratch), Path(findings), int(seed), seconds=float(seconds), inputs=int(inputs))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    work(target, scratch, findings, seed, seconds=seconds, inputs=inputs)
