@@ -34,37 +34,34 @@ def _message(  # noqa: PLR0913, PLR0917 - one argument per part of the message
     event: AuditEvent, code: str, caller: Caller, facts: Facts, patient: PatientId | None, outcome: Outcome,
     description: str, source_id: str, site: str, when: datetime,
 ) -> str:
-    action = (facts.actions.get(patient) if patient else None) or facts.action or event.action
+    action = (facts.actions.get(patient) if facts.actions and patient else None) or facts.action or event.action
+    before, kind, people = _frame(event, action, outcome, caller, site, source_id)
     told = f"<EventOutcomeDescription>{_text(description)}</EventOutcomeDescription>" if description else ""
-    return (
-        f'<AuditMessage><EventIdentification EventActionCode="{action}"'
-        f' EventDateTime="{when.isoformat(timespec="milliseconds")}" EventOutcomeIndicator="{outcome}">'
-        f"{_kind(event)}{told}</EventIdentification>"
-        f"{_participants(event.we_send, event.we_ask, caller)}{_source(site, source_id)}"
-        f"{_objects(event, code, facts, patient)}</AuditMessage>")
+    stamp = when.isoformat(timespec="milliseconds")
+    return f"{before}{stamp}{kind}{told}{people}{_objects(event, code, facts, patient)}</AuditMessage>"
 
 
-@functools.lru_cache(maxsize=64)
-def _kind(event: AuditEvent) -> str:
+@functools.lru_cache(maxsize=1024)  # the same peers make the same calls again and again
+def _frame(
+    event: AuditEvent, action: str, outcome: Outcome, caller: Caller, site: str, source_id: str,
+) -> tuple[str, str, str]:
+    """Give what comes before the time, behind it up to a description, and behind that up to the objects."""
     kind = _coded("EventTypeCode", event.type_code, event.type_system, event.type_text) if event.type_code else ""
-    return _coded("EventID", event.event_code, "DCM", event.event_text) + kind
+    return (
+        f'<AuditMessage><EventIdentification EventActionCode="{action}" EventDateTime="',
+        f'" EventOutcomeIndicator="{outcome}">{_coded("EventID", event.event_code, "DCM", event.event_text)}{kind}',
+        f"</EventIdentification>{_participants(event, caller)}"
+        f"<AuditSourceIdentification AuditEnterpriseSiteID={q(site)} AuditSourceID={q(source_id)}>"
+        '<AuditSourceTypeCode csd-code="4"/></AuditSourceIdentification>')
 
 
-@functools.lru_cache(maxsize=1024)  # the same peers call again and again
-def _participants(we_send: bool, we_ask: bool, caller: Caller) -> str:
-    peer, ours = ("destination", "source") if we_send else ("source", "destination")
+def _participants(event: AuditEvent, caller: Caller) -> str:
+    peer, ours = ("destination", "source") if event.we_send else ("source", "destination")
     human = f'<ActiveParticipant UserID={q(caller.user)} UserIsRequestor="true"/>' if caller.user else ""
     node = caller.node or caller.address or "unknown"
     return (
-        _participant(node, peer, requestor=not caller.user and not we_ask, address=caller.address) + human
-        + _participant(caller.local_node or "broker", ours, requestor=we_ask))
-
-
-@functools.lru_cache(maxsize=16)
-def _source(site: str, source_id: str) -> str:
-    return (
-        f"<AuditSourceIdentification AuditEnterpriseSiteID={q(site)} AuditSourceID={q(source_id)}>"
-        '<AuditSourceTypeCode csd-code="4"/></AuditSourceIdentification>')
+        _participant(node, peer, requestor=not caller.user and not event.we_ask, address=caller.address) + human
+        + _participant(caller.local_node or "broker", ours, requestor=event.we_ask))
 
 
 def _participant(user: str, role: str, *, requestor: bool, address: str = "") -> str:

@@ -10,7 +10,7 @@ from broker.edge.soap import faults, schema
 from broker.edge.soap.compat import AnyXml, Application, Service, ServiceMeta, rpc
 from broker.edge.soap.faults import SoapFault
 from broker.edge.soap.intake import Limits, sweep
-from broker.edge.soap.protocol import BrokerSoap12, Operation, operation_of, reply_address
+from broker.edge.soap.protocol import BrokerSoap12, Operation, operation_of
 from broker.edge.soap.transport import SoapTransport, StartResponse, internal_error
 from broker.edge.soap.wsdl import documents
 from broker.model.caller import Caller
@@ -72,7 +72,7 @@ class SoapApplication:
 
     def _caller(self, context: Any) -> Caller:
         return Caller(
-            node=reply_address(context.in_header_doc), address=context.transport.address, local_node=self._local_node)
+            node=context.transport.node, address=context.transport.address, local_node=self._local_node)
 
     def _broken(self, context: Any) -> None:
         self._gate.broken(operation_of(context.descriptor).bound, self._caller(context))

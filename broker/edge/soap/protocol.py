@@ -102,7 +102,8 @@ class BrokerSoap12(Soap12):
             raise SoapFault("Sender", "an envelope must have one Body, and a Body one child element")
         if len(found) < len(blocks):
             _check_repeated(blocks)
-        if reply_address(found) not in {"", _ANONYMOUS}:
+        ctx.transport.node = reply_address(found)
+        if ctx.transport.node not in {"", _ANONYMOUS}:
             raise _bad_addressing("OnlyAnonymousAddressSupported", "replies go back on the connection: ReplyTo must be anonymous")
         _check_understood(blocks)
         ctx.in_body_doc = bodies[0][0]

@@ -25,12 +25,13 @@ Broken = Callable[[Any], None]
 
 
 class SoapTransportContext(TransportContext):
-    """What one HTTP exchange carries beside the SOAP message: the request as read, the slot it holds."""
+    """What one HTTP exchange carries beside the SOAP message: the request as read, who sent it, the slot it holds."""
 
     def __init__(self, parent: Any, transport: Any) -> None:
         super().__init__(parent, transport, "http")
         self.intake = Intake()
         self.address = ""
+        self.node = ""
         self.release: Callable[[], None] | None = None
 
     @property
