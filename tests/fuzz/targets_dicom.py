@@ -36,6 +36,7 @@ from broker.security.rules import Open
 from broker.wire import tags
 from broker.wire.kos import read_manifest
 from broker.wire.tags import NotDicom, Truncated
+from tests.fuzz.columns import misfits
 from tests.fuzz.harness import Reader, Target
 from tests.helpers.dicom import Board, eventually, sender, short_settings
 
@@ -235,6 +236,8 @@ def _receiver(scratch: Path) -> Reader:
         except BrokerError:
             assert not list((online.folder / ".incoming").glob("*")), "a file is left behind"
             raise
+        if number % 50 == 0:
+            assert not misfits(database)
         if number % 200 == 0:
             shutil.rmtree(online.folder / "a", ignore_errors=True)
         assert incoming.stored is not None

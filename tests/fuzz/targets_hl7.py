@@ -20,6 +20,7 @@ from broker.wire.hl7v2_pix import read_pix_answer, write_pix_reply
 from broker.wire.soap import SoapRequest
 from broker.wire.xml import local_name
 from broker.wire.xml import parse as parse_xml
+from tests.fuzz.columns import misfits
 from tests.fuzz.harness import Reader, Target
 from tests.fuzz.targets_soap import XML_WORDS, cut
 
@@ -108,6 +109,8 @@ def _mllp(scratch: Path) -> Reader:
                 with file.open("r+b") as trail:
                     trail.truncate(0)
         reply = server.answer(data.replace(b"@N@", b"%d" % number), "10.0.0.7")
+        if number % 25 == 0:
+            assert not misfits(centre.database)
         if not reply:
             return "an acknowledgement"
         answer = parse(reply)

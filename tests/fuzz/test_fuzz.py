@@ -68,3 +68,16 @@ def test_every_golden_file_has_an_origin() -> None:
         assert set(told) == {file.name for file in folder.iterdir()} - {"origin.toml"}
         assert all(entry["how"] for entry in told.values())
     assert {folder.name for folder in GOLDEN.iterdir()} == {name for target in TARGETS for name in target.golden}
+
+
+@pytest.mark.parametrize(("change", "column"), [
+    ({}, []),
+    ({"sha1": "x" * 41}, ["document.sha1"]),
+    ({"path": "a\0b"}, ["document.path"]),
+    ({"size": (1 << 63) - 1}, []),
+])
+def test_what_does_not_fit_its_column_is_found(database: Database, change: dict[str, object], column: list[str]) -> None:
+    row = {"unique_id": "1.2", "sha1": "x" * 40, "size": 1, "mime_type": "a/b", "path": "p", "state": "stored", "at": 1.0}
+    with database.write() as unit:
+        sql(unit).execute(sa.insert(store.document).values(**row | change))
+    assert misfits(database) == column
