@@ -5,8 +5,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
-from tests.fuzz import harness, watch
+from broker.db import Database, sql
+from broker.repository import store
+from tests.fuzz import harness
+from tests.fuzz.columns import misfits
+ watch
 from tests.fuzz.harness import GOLDEN, Target
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.targets import TARGETS
