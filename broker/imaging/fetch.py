@@ -186,12 +186,12 @@ class Fetch:
             if message is None:
                 return
             channel, body = message
-            job_id, sop_uid = body.get("job"), body.get("sop")
+            job_id, sop_uids = body.get("job"), body.get("sops")
             flight = flights.get(job_id) if isinstance(job_id, int) else None
             if flight is not None and channel == "fetch_done":
                 return
-            if flight is not None and isinstance(sop_uid, str):
-                flight.announced.add(sop_uid)
+            if flight is not None and isinstance(sop_uids, str):
+                flight.announced.update(sop_uids.split("\\"))
 
     def _look(self, flights: dict[int, _Flight], gathered: Gathered) -> None:
         with self._database.read() as unit:

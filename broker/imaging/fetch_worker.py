@@ -12,8 +12,8 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import structlog
@@ -24,6 +24,7 @@ from broker.db import Database
 from broker.imaging.store import fetches, studies
 from broker.imaging.store.fetches import Job, Wanted
 from broker.model.errors import Unavailable
+from broker.model.ids import is_uid
 from broker.model.ports import Mover, Unit, Want
 
 _TICK = 1.0                 # seconds between two looks into SQL
@@ -247,13 +248,14 @@ class FetchWorker:
             if not run.goes_on() or self._count_missing(run) < missing:
                 raise
             log.info("a list of instances failed, their series is asked for", job=run.job.id, reason=str(error))
-            self._mover.retrieve(run.hospital, Want(want.study_uid, want.series_uids), run.goes_on)
+            self._mover.retrieve(run.hospital, replace(want, sop_uids=(), sop_classes=()), run.goes_on)
 
     def _plan(self, run: _Run, wanted: Sequence[Wanted]) -> Iterator[tuple[Want, Sequence[str]]]:
         """Give the requests to make, each with the instances it is for. One names one series (PS3.4 C.4.2.2.1)."""
         study_uid, sop_uids = run.job.study_uid, [want.sop_uid for want in wanted]
-        if not run.asked and self._is_all(run, sop_uids):
-            yield Want(study_uid), sop_uids
+        listed = self._listed(run)
+        if not run.asked and listed and listed.keys() <= set(sop_uids):
+            yield Want(study_uid, sop_classes=_classes(listed, sop_uids)), sop_uids
             return
         series: dict[str, list[str]] = {}
         for want in wanted:
@@ -261,14 +263,13 @@ class FetchWorker:
         for series_uid, uids in series.items():
             for start in range(0, len(uids), _UIDS):
                 batch = uids[start:start + _UIDS]
-                yield Want(study_uid, (series_uid,), tuple(batch)), batch
+                yield Want(study_uid, (series_uid,), tuple(batch), _classes(listed, batch)), batch
 
-    def _is_all(self, run: _Run, sop_uids: Sequence[str]) -> bool:
-        """Say whether these are everything the origin lists of the study."""
+    def _listed(self, run: _Run) -> dict[str, str]:
+        """Give what the origin lists of the study: SOP class (may be empty) by SOP Instance UID."""
         with self._database.read() as unit:
             study = studies.study(unit, run.job.hospital, run.job.study_uid)
-            listed = {sop_uid for _, sop_uid, _ in studies.origin_catalogue(unit, study.id)} if study else set[str]()
-        return bool(listed) and listed <= set(sop_uids)
+            return {sop: kind for _, sop, kind in studies.origin_catalogue(unit, study.id)} if study else {}
 
     def _settle(self, run: _Run, grace: float) -> None:
         """Return when all landed, or nothing did for `grace` seconds: rows follow their objects within a second."""
@@ -303,6 +304,12 @@ class FetchWorker:
             self._down[key] = time.monotonic() + run.hospital.limits.back_off_seconds
         finally:
             self._probed.discard(key)
+
+
+def _classes(listed: Mapping[str, str], sop_uids: Iterable[str]) -> tuple[str, ...]:
+    """Give the SOP classes of these instances, sorted; none when that of one is not known."""
+    classes = {listed.get(sop_uid, "") for sop_uid in sop_uids}
+    return tuple(sorted(classes)) if all(is_uid(uid) for uid in classes) else ()
 
 
 def is_open(hours: str, now: datetime) -> bool:

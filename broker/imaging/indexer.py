@@ -200,8 +200,7 @@ class Indexer:
             for job, sop_uids in landed.items():
                 fetches.landed(unit, job, sop_uids)
         for job, sop_uids in landed.items():
-            for sop_uid in sop_uids:
-                self._coord.publish("landed", {"job": job, "sop": sop_uid})
+            self._coord.publish("landed", {"job": job, "sops": "\\".join(sop_uids)})     # a batch is half of what fits
         for item in aside:
             log.warning("other bytes under a UID that is taken, kept aside", hospital=item.hospital, sop=item.sop_uid)
         second = [item.path for item, path in result.copies if self._online.path(path).is_file()]

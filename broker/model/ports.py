@@ -1,7 +1,7 @@
 """The protocols in which actors and edges meet; `app.py` connects them. No actor imports another."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from broker.model.caller import Call, Caller
@@ -68,11 +68,15 @@ class Outbound(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """What a fetch asks of a PACS: a study, narrowed to series and instances when they are given."""
+    """What a fetch asks of a PACS: a study, narrowed to series and instances when they are given.
+
+    `sop_classes` is not asked for: it says which classes will come, where that is known.
+    """
 
     study_uid: str
     series_uids: tuple[str, ...] = ()
     sop_uids: tuple[str, ...] = ()
+    sop_classes: tuple[str, ...] = field(default=(), compare=False)
 
 
 class Mover(Protocol):

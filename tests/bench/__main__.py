@@ -1,8 +1,11 @@
 """`python -m tests.bench [pattern]`: all figures of all areas."""
 
+import logging
 import sys
 
+from broker.cli import _log
 from tests.bench import archive, dicom, harness, soap, transfer
 
 if __name__ == "__main__":
+    _log.configure("bench", logging.WARNING)
     harness.main([*soap.FIGURES, *transfer.FIGURES, *archive.FIGURES, *dicom.FIGURES], sys.argv[1:])

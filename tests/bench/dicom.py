@@ -39,6 +39,7 @@ _LARGE, _SMALL = 512, 131
 _PDU = "131072"
 _SENDER = "PACSA"
 _PATIENCE = 60.0
+_LOOK = 0.005       # seconds; a look takes time from the work
 _ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}
 
 
@@ -60,7 +61,7 @@ class _Broker:
         until = time.monotonic() + _PATIENCE
         while (found := self.rows()) < count:
             assert time.monotonic() < until, f"{found} of {count} objects have rows"
-            time.sleep(0.002)
+            time.sleep(_LOOK)
 
     def cpu(self) -> float:
         """Give the processor seconds the receivers used so far."""
@@ -73,7 +74,7 @@ class _Broker:
                 self.store.execute(f"DELETE FROM {table}")
         for folder in self.settings.online_folder.iterdir():
             if not folder.name.startswith("."):
-                pictures.discard(folder)
+                scene.discard(folder)
 
 
 def _settings(where: Path, *, fsync: bool, receivers: int) -> Settings:
@@ -133,7 +134,7 @@ class _Storescp:
         """Forget what was received; it must be all."""
         found = len(list(self.folder.glob("CT*")))
         assert found == count, f"storescp kept {found} of {count} objects"
-        pictures.discard(self.folder)
+        scene.discard(self.folder)
         self.folder.mkdir()
 
 
@@ -260,7 +261,7 @@ class _Retrieve:
                    "127.0.0.1", str(self._orthanc.port)]
         rate = _timed(SLICES, lambda: subprocess.run(command, check=True, env=_ENVIRONMENT))
         assert len(list(folder.iterdir())) == SLICES
-        pictures.discard(folder)
+        scene.discard(folder)
         return rate
 
 

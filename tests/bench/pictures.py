@@ -1,9 +1,7 @@
 """CT studies for the DICOM figures, written once into the benchmarks' folder and kept there."""
 
-import atexit
 import os
 import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,20 +51,6 @@ def made(size: int) -> Pictures:
                 _slice(size, study, number).save_as(folder / f"{number:04}.dcm", enforce_file_format=True)
         mark.write_text(_MADE, "ascii")
     return pictures
-
-
-def discard(folder: Path) -> None:
-    """Empty the files of a folder and move it away; it is gone when the program ends.
-
-    Not removed at once: ext4 hands out no inode within minutes of its removal, and new files would pay for the search.
-    """
-    for file in folder.rglob("*"):
-        if file.is_file():
-            os.truncate(file, 0)
-    used = scene.ROOT / "used"
-    used.mkdir(exist_ok=True)
-    folder.rename(used / uuid.uuid4().hex)
-    atexit.register(shutil.rmtree, used, ignore_errors=True)
 
 
 def _study_uid(size: int, study: int) -> str:

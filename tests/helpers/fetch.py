@@ -89,7 +89,7 @@ class Centre:
                     fetches.landed(unit, job, [sop_uid])
         for sop_uid, job in jobs.items():
             if announce and job is not None:
-                self.coord.publish("landed", {"job": job, "sop": sop_uid})
+                self.coord.publish("landed", {"job": job, "sops": sop_uid})
 
     def _keep(self, hospital: str, ref: InstanceRef, syntax: str) -> StoredObject:
         part = self.online.begin()

@@ -81,7 +81,7 @@ class Scu:
             _judge(hospital, answers, patience)
 
     def _get(self, hospital: Hospital, want: Want, progress: Callable[[], bool]) -> None:
-        proposed = contexts.wanted(self._classes(hospital, want))
+        proposed = contexts.wanted(want.sop_classes or self._classes(hospital, want))
         roles = [build_role(uid, scp_role=True) for uid in dict.fromkeys(str(c.abstract_syntax) for c in proposed)]
         patience = Patience(hospital.limits.idle_seconds, hospital.limits.total_seconds, progress)
         caller = self._caller(hospital)

@@ -463,7 +463,8 @@ def test_when_one_route_fails_the_next_is_tried(ask: Scu, profile: Profile) -> N
         ask.retrieve(at(profile, port, "get", "move"), Want("1.2"), lambda: False)
 
 
-def test_a_get_proposes_each_class_in_each_syntax_with_our_role(ask: Scu, profile: Profile) -> None:
+@pytest.mark.parametrize("catalogue", [(), (CT,)])
+def test_a_get_proposes_each_class_in_each_syntax_with_our_role(ask: Scu, profile: Profile, catalogue: tuple[str, ...]) -> None:
     seen: list[tuple[int, str, str]] = []
 
     def look(peer: Parrot) -> None:
@@ -471,8 +472,9 @@ def test_a_get_proposes_each_class_in_each_syntax_with_our_role(ask: Scu, profil
         seen.extend(peer.proposed)
         peer.request()
 
-    with pacs(answers({("IMAGE", ""): images("1.2.1")}), look) as port, pytest.raises(Unavailable):
-        ask.retrieve(at(profile, port, "get"), Want("1.2"), lambda: True)
+    asked = [] if catalogue else [answers({("IMAGE", ""): images("1.2.1")})]
+    with pacs(*asked, look) as port, pytest.raises(Unavailable):
+        ask.retrieve(at(profile, port, "get"), Want("1.2", sop_classes=catalogue), lambda: True)
     assert seen[0][1] == GET
     assert {abstract for _, abstract, _ in seen[1:]} == {CT}
     assert len({syntax for _, _, syntax in seen[1:]}) == 20

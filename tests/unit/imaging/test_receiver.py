@@ -193,7 +193,7 @@ def test_a_fetch_hears_of_its_object_when_the_row_is_durable(
     send(receiver, encoded("1.3", "1.3.9"), "1.3.9", node="PACSB")
     eventually(lambda: bool(board.announced))
     receiver.stop()
-    assert board.announced == [("landed", {"job": job, "sop": "1.2.9"})]
+    assert board.announced == [("landed", {"job": job, "sops": "1.2.9"})]
     fetched, submitted = study_row(database, "1.2", "b"), study_row(database, "1.3", "b")
     assert fetched is not None
     assert (fetched.tier, fetched.state) == ("origin", "complete")
