@@ -13,7 +13,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.archive.files import Folders, create, failed, reachable, sha256_of, sweep_folder
@@ -25,6 +25,7 @@ from broker.model.imaging import Online
 HEAD = 16 << 10
 WHAT = "online store"
 _GATHERED = 64 << 10    # bytes of small pieces that are written at once
+_LATER = 1 << 20        # bytes of an object whose hash may wait
 
 _INCOMING, _CONFLICT = ".incoming", ".conflict"
 ASIDE = f"{_CONFLICT}/"     # begins the paths of what is kept aside
@@ -34,10 +35,16 @@ _SAFE = re.compile(r"(\.conflict/)?[a-z0-9][a-z0-9-]*(/[0-9][0-9a-f.]*)+")
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Where an object is now. `conflict`: the UID already stood for other bytes, `online` is the copy kept aside."""
+    """Where an object is now. `conflict`: the UID already stood for other bytes, `path` is the copy kept aside."""
 
-    online: Online
+    path: str
     conflict: bool
+    part: "Part" = field(compare=False, repr=False)
+
+    @property
+    def online(self) -> Online:
+        """The object with its size and SHA-256."""
+        return Online(self.path, self.part.size, self.part.sha256)
 
 
 class OnlineStore:
@@ -134,11 +141,16 @@ class OnlineStore:
 
 
 class Part:
-    """An object being written. `head` is the first 16 KB of what was written, for the tag scanner."""
+    """An object being written. `head` is the first 16 KB of what was written, for the tag scanner.
+
+    The SHA-256 of the last bytes, up to `_LATER`, is computed when it is asked for: a sender need not wait for it.
+    """
 
     def __init__(self, store: OnlineStore, temporary: Path) -> None:
         self._store, self._temporary = store, temporary
         self._digest = hashlib.sha256()
+        self._later: list[bytes] = []
+        self._hashed = 0
         self._head = bytearray()
         self.size = 0
         self._file = create(temporary, _GATHERED)
@@ -151,7 +163,14 @@ class Part:
     @property
     def sha256(self) -> str:
         """SHA-256 of what was written so far (hex)."""
+        self._catch_up()
         return self._digest.hexdigest()
+
+    def _catch_up(self) -> None:
+        for data in self._later:
+            self._digest.update(data)
+        self._later.clear()
+        self._hashed = self.size
 
     def peek(self, length: int) -> bytes:
         """Give the first `length` bytes of what was written so far, read back from the disk."""
@@ -167,8 +186,10 @@ class Part:
         except OSError as error:
             self.abort()
             raise failed(WHAT, error) from error
-        self._digest.update(data)
+        self._later.append(bytes(data))
         self.size += len(data)
+        if self.size - self._hashed > _LATER:
+            self._catch_up()
         if len(self._head) < HEAD:
             self._head += data[:HEAD - len(self._head)]
 
@@ -191,7 +212,7 @@ class Part:
             if existing is not None and self._store.path(existing).is_file():
                 return self._compare(existing, hospital, study_uid, sop_uid)
             if self._store.folders.name(self._temporary, self._store.folder / final):
-                return Kept(Online(final, self.size, self.sha256), conflict=False)
+                return Kept(final, conflict=False, part=self)
             return self._compare(final, hospital, study_uid, sop_uid)
 
     def _finish(self) -> None:
@@ -205,11 +226,11 @@ class Part:
         if stored.stat().st_size == self.size and sha256_of(stored) == self.sha256:
             self._temporary.unlink()
             self._store.folders.sync(stored.parent)     # whoever named it may not have got so far yet
-            return Kept(Online(path, self.size, self.sha256), conflict=False)
+            return Kept(path, conflict=False, part=self)
         aside = _conflict_path(hospital, study_uid, sop_uid, self.sha256)
         if not self._store.folders.name(self._temporary, self._store.folder / aside):
             self._temporary.unlink()                    # the name holds the hash: the same copy came before
-        return Kept(Online(aside, self.size, self.sha256), conflict=True)
+        return Kept(aside, conflict=True, part=self)
 
     @contextlib.contextmanager
     def _or_abort(self) -> Iterator[None]:

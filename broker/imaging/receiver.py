@@ -1,6 +1,8 @@
 """Takes objects in: each is durable on disk before it is acknowledged, its rows follow within a second (`indexer`)."""
 
-from broker.archive.online import HEAD, OnlineStore, Part
+from dataclasses import replace
+
+from broker.archive.online import HEAD, Kept, OnlineStore, Part
 from broker.config.profile import Hospital, Profile
 from broker.coord.base import Coord
 from broker.db import Database
@@ -59,10 +61,11 @@ class Incoming:
     def __init__(self, part: Part, meta: tags.FileMeta, hospital: Hospital, indexer: Indexer) -> None:
         self._part, self._meta, self._hospital, self._indexer = part, meta, hospital, indexer
         self._stored: StoredObject | None = None
+        self._kept: Kept | None = None
 
     @property
     def stored(self) -> StoredObject | None:
-        """The object after `commit`, else None."""
+        """The object after `commit`, else None; its `sha256` is empty until `settle`."""
         return self._stored
 
     def write(self, data: bytes | memoryview) -> None:
@@ -70,7 +73,7 @@ class Incoming:
         self._part.write(data)
 
     def commit(self) -> int:
-        """Make the object durable and hand it to the index; give 0x0000, also for bytes that came before.
+        """Make the object durable; give 0x0000, also for bytes that came before.
 
         Other bytes under a UID that is taken are kept aside: nothing is lost, so the sender hears success. Raise
         `Rejected` (nothing is kept) when the data set cannot be read or is another object than announced.
@@ -82,13 +85,19 @@ class Incoming:
         except BrokerError:
             part.abort()
             raise
-        kept = part.keep(self._hospital.key, text["StudyInstanceUID"], self._meta.sop_uid)
+        self._kept = kept = part.keep(self._hospital.key, text["StudyInstanceUID"], self._meta.sop_uid)
         self._stored = StoredObject(
             hospital=self._hospital.key, study_uid=text["StudyInstanceUID"], series_uid=text["SeriesInstanceUID"],
             sop_uid=self._meta.sop_uid, sop_class=self._meta.sop_class, transfer_syntax=self._meta.transfer_syntax,
-            path=kept.online.path, size=kept.online.size, sha256=kept.online.sha256, tags=text)
-        self._indexer.add(self._stored, conflict=kept.conflict)
+            path=kept.path, size=part.size, sha256="", tags=text)
         return SUCCESS
+
+    def settle(self) -> None:
+        """Complete the object's SHA-256 and hand it to the index."""
+        assert self._stored is not None
+        assert self._kept is not None
+        self._stored = replace(self._stored, sha256=self._part.sha256)
+        self._indexer.add(self._stored, conflict=self._kept.conflict)
 
     def abort(self) -> None:
         """Drop what was written; nothing is left behind."""

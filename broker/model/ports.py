@@ -104,7 +104,7 @@ class Sink(Protocol):
 
     @property
     def stored(self) -> StoredObject | None:
-        """The object once `commit` returned, else None."""
+        """The object once `commit` returned, else None; its `sha256` is empty until `settle`."""
         ...
 
     def write(self, data: bytes | memoryview) -> None:
@@ -112,7 +112,11 @@ class Sink(Protocol):
         ...
 
     def commit(self) -> int:
-        """Make the object durable (fsync, rename) and hand it to the index; give the C-STORE status (PS3.4 B.2.3)."""
+        """Make the object durable (fsync, rename); give the C-STORE status (PS3.4 B.2.3)."""
+        ...
+
+    def settle(self) -> None:
+        """Hand a durable object to the index. Called once the sender has its answer: what can wait is done here."""
         ...
 
     def abort(self) -> None:

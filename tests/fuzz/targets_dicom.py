@@ -145,8 +145,10 @@ class _Sink:
             raise Rejected("C000", "no")
 
     def commit(self) -> int:
-        self._said.append(("stored", bytes(self._data)))
         return 0
+
+    def settle(self) -> None:
+        self._said.append(("stored", bytes(self._data)))
 
     def abort(self) -> None:
         self._said.append("dropped")
@@ -233,6 +235,7 @@ def _receiver(scratch: Path) -> Reader:
             incoming = receiver.open(sender("PACSA"), CT, uid, syntax)
             incoming.write(_deflate(body) if syntax == tags.DEFLATED else body)
             incoming.commit()
+            incoming.settle()
         except BrokerError:
             assert not list((online.folder / ".incoming").glob("*")), "a file is left behind"
             raise

@@ -68,6 +68,11 @@ class Reception:
         assert self.error is not None
         return status_of(self.error)
 
+    def settle(self) -> None:
+        """Do what the sender need not wait for; call it when the status was sent, or could not be."""
+        if self._sink is not None:
+            self._sink.settle()
+
     def abort(self) -> None:
         """Drop what came; nothing is left behind."""
         if self._sink is not None:

@@ -87,8 +87,11 @@ class Messages:
             self._data.clear()
             return Message(piece.context, command, data)
         status = self._done(self._reception)
-        self._reception = None
-        self._link.send(response(piece.context, command, status))
+        reception, self._reception = self._reception, None
+        try:
+            self._link.send(response(piece.context, command, status))
+        finally:
+            reception.settle()
         return None
 
 

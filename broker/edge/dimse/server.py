@@ -193,10 +193,12 @@ def store(event: Event) -> int:
         str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), str(event.context.transfer_syntax)))
     try:
         reception.write(event.encoded_dataset(include_meta=False))
-        return session.done(reception)
+        status = session.done(reception)
     except BaseException:
         reception.abort()
         raise
+    reception.settle()
+    return status
 
 
 def echo(event: Event) -> int:

@@ -28,9 +28,10 @@ def incoming(store: OnlineStore) -> list[str]:
     return os.listdir(store.folder / ".incoming")
 
 
-def test_an_object_is_kept_under_hospital_day_study_and_sop(store: OnlineStore) -> None:
+@pytest.mark.parametrize("times", [128, 6000])
+def test_an_object_is_kept_under_hospital_day_study_and_sop(store: OnlineStore, times: int) -> None:
     part = store.begin()
-    data = bytes(range(256)) * 128
+    data = bytes(range(256)) * times
     for start in range(0, len(data), 1000):
         part.write(memoryview(data)[start:start + 1000])
     assert part.head == data[:16384]

@@ -2,16 +2,18 @@ import random
 import socket
 import struct
 from collections.abc import Iterator
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.edge.dimse import contexts, pdata, statuses
-from broker.edge.dimse.messages import response
+from broker.edge.dimse.c_store import Reception
+from broker.edge.dimse.messages import Messages, response
 from broker.edge.dimse.pdata import Command, Limits, Link, PeerGone, Piece, ProtocolError
 from broker.model.errors import BrokerError, DimseCode, Rejected, TooLarge, Unavailable
-from tests.helpers.dimse import fragments, pdus
+from tests.helpers.dimse import fragments, pdus, store_request
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
@@ -127,6 +129,18 @@ def test_what_is_not_p_data_ends_the_link(ends: tuple[Link, socket.socket], sent
     theirs.shutdown(socket.SHUT_WR)
     with pytest.raises(error):
         list(link.pieces())
+
+
+def test_a_durable_object_is_indexed_when_its_answer_cannot_be_sent(
+        ends: tuple[Link, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+    link, theirs = ends
+    done: list[str] = []
+    reception = Mock(spec=Reception, settle=lambda: done.append("settled"), abort=lambda: done.append("aborted"))
+    monkeypatch.setattr(link, "send", Mock(side_effect=BrokenPipeError))
+    theirs.sendall(store_request(1, CT, "1.2", b"x" * 1000))
+    with pytest.raises(BrokenPipeError):
+        next(Messages(link, {1: "1.2.840.10008.1.2"}, lambda _request: reception, lambda _reception: 0).incoming())
+    assert done == ["settled"]
 
 
 def test_an_endless_command_set_is_refused() -> None:

@@ -52,8 +52,10 @@ class Slot:
         self.data += data
 
     def commit(self) -> int:
-        self.shelf.objects[self.sop_uid] = self.data
         return 0
+
+    def settle(self) -> None:
+        self.shelf.objects[self.sop_uid] = self.data
 
     def abort(self) -> None:
         self.data = b""
