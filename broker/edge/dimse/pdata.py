@@ -181,8 +181,9 @@ class Link:
         self.hurry()
 
     def hurry(self) -> None:
-        """Have the kernel acknowledge at once: a peer with Nagle on waits 40 ms for it otherwise."""
-        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        """Have the kernel acknowledge at once, unless more came already: a peer with Nagle on waits 40 ms for it otherwise."""
+        if self._start == self._end:
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def wake(self) -> None:
         """End the wait of the thread that reads: it finds the connection closed. For another thread."""
