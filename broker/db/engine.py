@@ -7,6 +7,7 @@ connection with `sql(unit)`.
 
 import contextlib
 import sqlite3
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,8 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from broker.model.errors import Unavailable
 from broker.model.ports import Unit
 
-_LITE: dict[str, Any] = {"timeout": 30.0, "check_same_thread": False}
+_PATIENCE = 30.0            # seconds a writer waits for those before it
+_LITE: dict[str, Any] = {"timeout": _PATIENCE, "check_same_thread": False}
 
 _DISK_FULL = "53100"        # SQLSTATE disk_full of PostgreSQL
 
@@ -123,6 +125,20 @@ class _Reading:
             raise away(error) from error
 
 
+class _Turn:
+    """The turn to write, among the threads of a process: SQLite's own waiting sleeps longer each time it looks."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(timeout=_PATIENCE):
+            raise Unavailable("database")
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 class Database:
     """One durable store. Safe to share between threads; make one per process (never across a fork)."""
 
@@ -137,6 +153,7 @@ class Database:
             options = {"connect_args": _LITE, "pool_size": 40, "max_overflow": 40}
         self.engine = sa.create_engine(url, **options)
         self._readers = _Readers(path) if self.is_sqlite and path else None
+        self._turn = _Turn() if self.is_sqlite else contextlib.nullcontext()
         if self.is_sqlite:
             event.listen(self.engine, "connect", _tune_sqlite)
 
@@ -149,7 +166,7 @@ class Database:
         """Give one transaction: committed and durable on leaving, rolled back on any exception. Keep it short."""
         unit = SqlUnit(self.engine)
         try:
-            with unit.connection as connection:
+            with self._turn, unit.connection as connection:
                 connection.begin()
                 if self.is_sqlite:
                     connection.exec_driver_sql("BEGIN IMMEDIATE")
