@@ -303,9 +303,10 @@ def _get(notes: Notes) -> Iterator[Round]:
 FIGURES: list[Figure] = [
     Figure("cstore.receive.storescp", "storescp", "objects/s", 0.65, 1.0, _receive),
     Figure("cstore.receive-durable.storescp", "storescp", "objects/s", 0.5, 0.75, partial(_receive, fsync=True)),
-    Figure("cstore.receive.orthanc", "Orthanc", "objects/s", 2, 3, _receive_orthanc, runs=3),
     Figure("cstore.receive4.storescp", "storescp --fork", "objects/s", 0.65, 1.0, partial(_receive, senders=4, receivers=2)),
     Figure("cstore.small.storescp", "storescp", "objects/s", 1.0, 1.5, partial(_receive, size=_SMALL), runs=9),
     Figure("move.back.storescp", "storescp", "images/s", 0.75, 1.0, _move),
     Figure("get.back.getscu", "getscu", "images/s", 0.9, 1.2, _get),
+    # last, because Orthanc removes files: see scene.discard
+    Figure("cstore.receive.orthanc", "Orthanc", "objects/s", 2, 3, _receive_orthanc, runs=3),
 ]
