@@ -23,13 +23,15 @@ PROGRAMS = {
     "dicom3tools": ("dciodvfy",),
     "java": ("java", "mvn"),
     "nginx": ("nginx",),
-    "postgresql": ("psql",),
+    "postgresql": ("initdb", "pg_ctl"),
+    "compose": ("docker-compose",),
 }
 
 
 def absent(peer: str) -> list[str]:
     """Give the programs of a peer that this machine lacks."""
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    debian = (str(folder) for folder in Path("/usr/lib/postgresql").glob("*/bin"))
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", *debian])
     return [program for program in PROGRAMS[peer] if shutil.which(program, path=path) is None]
 
 

@@ -116,7 +116,8 @@ def _under_way(data: Path, *, later: bool) -> Iterator[str]:
         for row in connection.execute("SELECT study_id, reason FROM publication WHERE state = 'due'") if later else ():
             yield f"publication {row['study_id']} is due {row['reason']}"
         known = connection.execute("SELECT count(*) FROM instance").fetchone()[0]
-    files = sum(1 for file in (data / "online").glob("[a-z]*/**/*") if file.is_file())
+    # not by glob, which fails when a folder goes away under it
+    files = sum(len(names) for hospital in (data / "online").glob("[a-z]*") for *_, names in os.walk(hospital))
     if files != known:
         yield f"{files} online files, {known} rows"
 

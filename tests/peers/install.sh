@@ -3,7 +3,7 @@
 set -eu
 missing=""
 need() { # program package
-    PATH="$PATH:/usr/sbin" command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
+    PATH="$PATH:/usr/sbin:$(echo /usr/lib/postgresql/*/bin | tr ' ' ':')" command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
 }
 need storescu dcmtk
 need Orthanc orthanc
@@ -12,6 +12,8 @@ need dciodvfy dicom3tools
 need nginx nginx-light
 need javac openjdk-17-jdk-headless
 need mvn maven
+need initdb postgresql
+need docker-compose docker-compose
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     echo "installing$missing ..."

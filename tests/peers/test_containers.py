@@ -1,0 +1,123 @@
+"""What containers would do, without an engine: the compose file as Compose reads it, and the script they run, natively."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from broker.app import ROLES
+from tests.helpers.postgresql import Postgres
+from tests.helpers.region import Region
+
+DOCKER = Path(__file__).parents[2] / "docker"
+OURS = {*ROLES, "upgrade"}
+REGION = {"postgres", "redis", "namenode", "datanode-1", "datanode-2", "pacs-a", "pacs-b"}
+
+
+def compose(**environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        ["docker-compose", "-f", str(DOCKER / "compose.yaml"), "config"], env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True, text=True, check=False, timeout=60)
+
+
+def services(text: str) -> dict[str, str]:
+    """The part of each service in what `docker-compose config` prints."""
+    section = text.partition("services:\n")[2].partition("\nversion:")[0].partition("\nvolumes:")[0]
+    pieces = re.split(r"^  ([a-z0-9-]+):\n", section, flags=re.MULTILINE)[1:]
+    return dict(zip(pieces[::2], pieces[1::2], strict=True))
+
+
+@pytest.mark.peer("compose")
+def test_compose_takes_the_region() -> None:
+    done = compose(POSTGRES_PASSWORD="secret")
+    assert done.returncode == 0, done.stderr
+    found = services(done.stdout)
+    assert found.keys() == OURS | REGION
+    for role in OURS:
+        assert f"command:\n    - {role}\n" in found[role]
+        assert "user: '10001'" in found[role], "nothing of ours runs as root"
+        assert "BROKER_DATABASE__URL: postgresql+psycopg://broker:secret@postgres/broker" in found[role]
+
+
+@pytest.mark.peer("compose")
+def test_compose_invents_no_password() -> None:
+    done = compose()
+    assert done.returncode != 0
+    assert "POSTGRES_PASSWORD" in done.stderr + done.stdout or "set it in .env" in done.stderr + done.stdout
+
+
+# --- the script all images run
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    with Postgres() as server:
+        yield server
+
+
+class Containers:
+    """Runs start.sh with the containers' settings; only places and ports are this machine's."""
+
+    def __init__(self, folder: Path, database_url: str) -> None:
+        self.region = Region(folder)
+        program = folder / "bin" / "broker"
+        program.parent.mkdir()
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m broker "$@"\n', "utf-8")
+        program.chmod(0o755)
+        self._environment = {
+            **os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", "BROKER_CONFIG": str(DOCKER / "broker.toml"),
+            "BROKER_PROFILE": str(folder / "region"), "BROKER_DATA": str(self.region.data), "BROKER_REDIS__URL": "",
+            "BROKER_DATABASE__URL": database_url, "BROKER_SERVER__HOST": "127.0.0.1",
+            "BROKER_SERVER__HTTP_PORT": str(self.region.http_port), "BROKER_SERVER__MLLP_PORT": str(self.region.mllp_port),
+            "BROKER_SERVER__DICOM_PORT": str(self.region.dicom_port)}
+        self.log = folder / "start.log"
+
+    def start(self, role: str, **environment: str) -> "subprocess.Popen[bytes]":
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                ["sh", str(DOCKER / "start.sh"), role], env=self._environment | environment, stdout=log, stderr=log)
+
+    def run(self, role: str, **environment: str) -> int:
+        return self.start(role, **environment).wait(60)
+
+    @contextlib.contextmanager
+    def running(self, environments: Mapping[str, Mapping[str, str]]) -> Iterator[None]:
+        """Run these roles; each must end well when it is told to."""
+        processes = [self.start(role, **environment) for role, environment in environments.items()]
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.send_signal(signal.SIGTERM)
+            ended = [process.wait(60) for process in processes]
+        assert ended == [0] * len(processes), self.log.read_text("utf-8")[-4000:]
+
+
+def test_a_role_that_is_none_is_refused(tmp_path: Path) -> None:
+    containers = Containers(tmp_path, "")
+    assert containers.run("everything") == 2
+    assert "there is no role 'everything'" in containers.log.read_text("utf-8")
+
+
+def test_a_role_gives_up_waiting_for_the_schema(tmp_path: Path) -> None:
+    containers = Containers(tmp_path, f"sqlite:///{tmp_path / 'broker.db'}")
+    assert containers.run("web", BROKER_WAIT="1") == 1
+    assert "the database is not ready" in containers.log.read_text("utf-8")
+
+
+@pytest.mark.peer("postgresql")
+@pytest.mark.timeout(300)
+def test_roles_wait_for_the_upgrade_and_make_a_whole_broker(postgres: Postgres, tmp_path: Path) -> None:
+    containers = Containers(tmp_path, postgres.url)
+    with containers.running({role: {"BROKER_WAIT": "100"} for role in ROLES}):
+        time.sleep(3)
+        assert containers.region.health() == {}, "nobody serves before the schema is there"
+        assert containers.run("upgrade") == 0
+        containers.region.wait_healthy()
