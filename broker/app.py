@@ -21,7 +21,7 @@ from broker.db import Database
 from broker.edge import http
 from broker.edge.dimse import listener, scu
 from broker.edge.mllp import MllpServer
-from broker.edge.outbound import RemoteRegistrar, SoapOutbound
+from broker.edge.outbound import Patience, RemoteRegistrar, SoapOutbound
 from broker.edge.soap.application import SPOOL
 from broker.edge.soap.intake import sweep
 from broker.imaging import rad69_retrieve
@@ -98,7 +98,9 @@ class App:
     @cached_property
     def registry(self) -> Registry:
         """The document registry."""
-        return Registry(self.database, self.patients, self.profile)
+        most = self.settings.registry
+        limits = iti18_query.Limits(objects=most.max_objects, references=most.max_references, values=most.max_values)
+        return Registry(self.database, self.patients, self.profile, limits=limits)
 
     @cached_property
     def repository(self) -> Repository:
@@ -124,7 +126,7 @@ class App:
     def publisher(self) -> Publisher:
         """Makes and publishes manifests."""
         submit = self.settings.repository.submit_url or self.settings.public_url + "/xds/repository"
-        outbound = SoapOutbound(submit, self.audit, self.settings.public_url)
+        outbound = SoapOutbound(submit, self.audit, self.settings.public_url, self._patience)
         origins = Origins(self.database, self.profile, self.mover, self.fetch)
         return Publisher(
             self.database, self.profile, self.patients, outbound, origins, self.coord, self.settings.server.ae_title, self.sdfo)
@@ -180,10 +182,14 @@ class App:
         self.registry.merged(unit, retired, survivor)
 
     @property
+    def _patience(self) -> Patience:
+        return Patience(**self.settings.outbound.model_dump())
+
+    @property
     def _registrar(self) -> Registrar:
         url = self.settings.repository.registry_url
         if url:
-            return RemoteRegistrar(url, self.audit, self.settings.public_url)
+            return RemoteRegistrar(url, self.audit, self.settings.public_url, self._patience)
         return _OwnRegistry(self.gate, Bound(iti42_register.ROW, self.registry), self.settings.public_url)
 
     def _checks(self) -> dict[str, Callable[[], object]]:

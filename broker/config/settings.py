@@ -79,6 +79,22 @@ class RepositorySection(_Section):
     submit_url: str = Field("", description="ITI-41 endpoint our manifests go to; empty = our own repository")
 
 
+class RegistrySection(_Section):
+    """What one stored query may ask and get."""
+
+    max_objects: int = Field(2000, ge=1, description="objects in full in one answer; more are XDSTooManyResults")
+    max_references: int = Field(50_000, ge=1, description="references (ObjectRef) in one answer")
+    max_values: int = Field(10_000, ge=1, description="values of parameters in one stored query")
+
+
+class OutboundSection(_Section):
+    """Patience with the registry and the repository of others."""
+
+    connect: float = Field(5.0, gt=0, description="seconds the registry or repository of others may take to accept a connection")
+    silence: float = Field(60.0, gt=0, description="seconds such a peer may be silent")
+    max_answer: int = Field(16 << 20, ge=1024, description="bytes of such a peer's answer")
+
+
 class SecuritySection(_Section):
     """Who may call."""
 
@@ -106,6 +122,8 @@ class Settings(BaseSettings):
     online: OnlineSection = OnlineSection()
     archive: ArchiveSection = ArchiveSection()
     repository: RepositorySection = RepositorySection()
+    registry: RegistrySection = RegistrySection()
+    outbound: OutboundSection = OutboundSection()
     security: SecuritySection = SecuritySection()
     audit: AuditSection = AuditSection()
 
