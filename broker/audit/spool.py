@@ -55,7 +55,7 @@ class AuditLog:
 
     def _write(self, data: bytes) -> None:
         """Write a record whole, or take back what a full disk took of it: the next one must not go on in its line."""
-        before = os.fstat(self._handle).st_size
-        if os.write(self._handle, data) != len(data):
-            os.ftruncate(self._handle, before)
+        written = os.write(self._handle, data)
+        if written != len(data):
+            os.ftruncate(self._handle, os.fstat(self._handle).st_size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
