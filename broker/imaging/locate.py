@@ -98,14 +98,14 @@ def _archive(unit: Unit, holding: Holding, wanted: _Wanted, located: Located, sd
     for path in locations.containers(unit, holding.id):
         try:
             entries = sdfo.index(path).entries
+            found = {key: entries.get(key[1]) for key in wanted}
         except Unavailable as error:
             log.warning("a container cannot be read", container=path, reason=str(error))
             located.unread.add(holding.study_uid)
             continue
-        for (series_uid, sop_uid), refs in wanted.items():
-            entry = entries.get(sop_uid)
+        for (series_uid, sop_uid), entry in found.items():
             if entry is not None and entry.series_uid == series_uid:
-                for ref in refs:
+                for ref in wanted[series_uid, sop_uid]:
                     located.places[ref].append(Place(archived(path, entry), entry.transfer_syntax, holding))
 
 

@@ -96,7 +96,15 @@ def with_index(body: bytes) -> bytes:
 def test_an_index_of_another_form_is_damaged(value: Any) -> None:
     data = with_index(zlib.compress(json.dumps(value).encode()))
     with pytest.raises(Damaged):
-        read_index(pread_of(data), len(data))
+        list(read_index(pread_of(data), len(data)).entries.values())
+
+
+def test_an_impossible_entry_spoils_no_other() -> None:
+    data = with_index(zlib.compress(json.dumps({"study": "1.2", "images": [ROW, ["1.2.2", *ROW[1:4], -1, 5, ROW[6]]]}).encode()))
+    entries = read_index(pread_of(data), len(data)).entries
+    assert entries["1.2.1"].offset == 100
+    with pytest.raises(Damaged, match="impossible"):
+        entries.get("1.2.2")
 
 
 @pytest.mark.parametrize("body", [b"", b"not zlib", zlib.compress(b"{"), zlib.compress(b"\xff"), zlib.compress(b"[" * 100000)])
