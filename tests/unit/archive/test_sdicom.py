@@ -81,7 +81,7 @@ ROW = ["1.2.1", "1.2", "1.2", "1.2", 100, 5, "a" * 64]
 FORMS: list[Any] = [
     [], {}, 5, {"study": "1.2"}, {"study": "x", "images": []}, {"study": None, "images": []}, {"study": "1.2", "images": {}},
     *({"study": "1.2", "images": [row]} for row in (
-        [], 3, ROW[:6], [*ROW, 1], ["../x", *ROW[1:]], [1, *ROW[1:]], [ROW[0], None, *ROW[2:]],
+        [], 3, ROW[:6], [*ROW, 1], ["../x", *ROW[1:]], ["1.2.\ud800", *ROW[1:]], [1, *ROW[1:]], [ROW[0], None, *ROW[2:]],
         [*ROW[:4], -1, *ROW[5:]], [*ROW[:4], 10**9, *ROW[5:]], [*ROW[:4], 1.0, *ROW[5:]], [*ROW[:4], True, *ROW[5:]],
         [*ROW[:5], -1, ROW[6]], [*ROW[:5], 10**9, ROW[6]], [*ROW[:6], "A" * 64], [*ROW[:6], "a"], [*ROW[:6], None])),
     {"study": "1.2", "images": [ROW, ROW]},
