@@ -14,7 +14,8 @@ from pynetdicom.association import Association
 from pynetdicom.transport import AssociationSocket
 
 _LONGEST_PDU = 1 << 20      # bytes pynetdicom may gather; we offer 128 KB
-_AWAITING_ACCEPT = "Sta3"   # PS3.8 9.2.1: our A-ASSOCIATE-AC is not sent yet
+# PS3.8 9.2.1: our A-ASSOCIATE-AC is not sent yet. pynetdicom tells of the request just before it enters Sta3.
+_AWAITING_ACCEPT = frozenset({"Sta2", "Sta3"})
 
 
 class Bounded(AssociationSocket):
@@ -104,7 +105,7 @@ def take(association: Association) -> socket.socket | None:
     Call it from the association's own thread, or instead of it.
     """
     dul = association.dul
-    while dul.is_alive() and dul.state_machine.current_state == _AWAITING_ACCEPT:
+    while dul.is_alive() and dul.state_machine.current_state in _AWAITING_ACCEPT:
         time.sleep(0.0005)
     dul._kill_thread = True
     dul.join()

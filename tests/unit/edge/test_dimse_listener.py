@@ -12,7 +12,7 @@ import pytest
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dul import DULServiceProvider
-from pynetdicom.fsm import TRANSITION_TABLE
+from pynetdicom.fsm import TRANSITION_TABLE, StateMachine
 from pynetdicom.transport import AssociationSocket, RequestHandler
 
 from broker.archive.online import Part
@@ -53,10 +53,24 @@ def test_the_inside_of_pynetdicom_is_what_we_rely_on() -> None:
     assert (association._kill, association._server, association.dul._kill_thread) == (False, None, False)
     assert hasattr(association.dul, "event_queue")
     assert "_is_connected" in inspect.getsource(AssociationSocket.__init__)
+    assert TRANSITION_TABLE["Evt6", "Sta2"] == "AE-6"               # tells us of the request, before it makes Sta2 Sta3
     assert TRANSITION_TABLE["Evt7", "Sta3"] == "AE-7"               # Sta3 ends when our accept is sent
     assert "_run_reactor" in inspect.getsource(Association.run_reactor)
     assert "dimse.receive_primitive(" in inspect.getsource(pynetdicom.fsm.DT_2)
     assert "_kill_thread" in inspect.getsource(DULServiceProvider.run_reactor)
+
+
+def test_an_association_is_answered_however_late_its_state_is_told(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = StateMachine.transition
+
+    def late(machine: StateMachine, state: str) -> None:
+        time.sleep(0.1)
+        told(machine, state)
+
+    monkeypatch.setattr(StateMachine, "transition", late)
+    with Parrot(start().port) as peer:
+        assert peer.associate([(CT, EXPLICIT)])[0] == 2
+        peer.release()
 
 
 def samples() -> list[tuple[str, str, str, bytes]]:
