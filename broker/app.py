@@ -48,7 +48,7 @@ from broker.security.rules import Open, Policy
 
 log = structlog.get_logger("broker.app")
 
-_SHARE = 0.0003     # seconds that bytes which came wait for the interpreter while the index thread has it; usual are 0.005
+SHARE = 0.0003     # seconds that bytes which came wait for the interpreter while the index thread has it; usual are 0.005
 
 POLICIES: Mapping[str, Callable[[], Policy]] = {"off": Open}
 
@@ -225,7 +225,7 @@ def _web(app: App, _stop: threading.Event) -> None:
 
 
 def _receiver(app: App, stop: threading.Event) -> None:
-    sys.setswitchinterval(_SHARE)
+    sys.setswitchinterval(SHARE)
     app.receiver.start()
     app.receiver.adopt_behind()
     try:
@@ -240,7 +240,7 @@ def _mllp(app: App, stop: threading.Event) -> None:
 
 
 def _fetch(app: App, stop: threading.Event) -> None:
-    sys.setswitchinterval(_SHARE)
+    sys.setswitchinterval(SHARE)
     app.receiver.start()
     app.receiver.adopt_behind()
     try:

@@ -7,7 +7,6 @@ Paths given out are relative to the folder.
 
 import contextlib
 import datetime as dt
-import hashlib
 import os
 import re
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from broker.archive.files import Folders, create, failed, reachable, sha256_of, sweep_folder
 from broker.model.blob import FileSlice
+from broker.model.digests import LateSha256
 from broker.model.errors import Rejected, XdsCode
 from broker.model.ids import is_uid
 from broker.model.imaging import Online
@@ -25,7 +25,6 @@ from broker.model.imaging import Online
 HEAD = 16 << 10
 WHAT = "online store"
 _GATHERED = 64 << 10    # bytes of small pieces that are written at once
-_LATER = 1 << 20        # bytes of an object whose hash may wait
 
 _INCOMING, _CONFLICT = ".incoming", ".conflict"
 ASIDE = f"{_CONFLICT}/"     # begins the paths of what is kept aside
@@ -143,14 +142,12 @@ class OnlineStore:
 class Part:
     """An object being written. `head` is the first 16 KB of what was written, for the tag scanner.
 
-    The SHA-256 of the last bytes, up to `_LATER`, is computed when it is asked for: a sender need not wait for it.
+    The SHA-256 of its last bytes is computed when it is asked for: a sender need not wait for it.
     """
 
     def __init__(self, store: OnlineStore, temporary: Path) -> None:
         self._store, self._temporary = store, temporary
-        self._digest = hashlib.sha256()
-        self._later: list[bytes] = []
-        self._hashed = 0
+        self._digest = LateSha256()
         self._head = bytearray()
         self.size = 0
         self._file = create(temporary, _GATHERED)
@@ -163,14 +160,7 @@ class Part:
     @property
     def sha256(self) -> str:
         """SHA-256 of what was written so far (hex)."""
-        self._catch_up()
         return self._digest.hexdigest()
-
-    def _catch_up(self) -> None:
-        for data in self._later:
-            self._digest.update(data)
-        self._later.clear()
-        self._hashed = self.size
 
     def peek(self, length: int) -> bytes:
         """Give the first `length` bytes of what was written so far, read back from the disk."""
@@ -186,10 +176,8 @@ class Part:
         except OSError as error:
             self.abort()
             raise failed(WHAT, error) from error
-        self._later.append(bytes(data))
+        self._digest.update(data)
         self.size += len(data)
-        if self.size - self._hashed > _LATER:
-            self._catch_up()
         if len(self._head) < HEAD:
             self._head += data[:HEAD - len(self._head)]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from broker.app import App
+from broker.app import SHARE, App
 from broker.config import profile as profiles
 from broker.config.settings import Settings, load
 from broker.coord.base import Subscription
@@ -240,9 +240,14 @@ class _Retrieve:
         with self._app.database.write() as unit:
             job = fetches.enqueue(unit, self._hospital.key, self._sent.uid, wants, time.time())
         self._app.coord.publish("fetch", {"job": job})
-        assert landed.get(_PATIENCE) is not None
-        self.first.append(time.perf_counter() - started)
-        self._broker.indexed(SLICES)
+        count = 0
+        while count < SLICES:
+            heard = landed.get(_PATIENCE)
+            assert heard is not None, f"{count} of {SLICES} objects have rows"
+            if not count:
+                self.first.append(time.perf_counter() - started)
+            count += len(str(heard[1]["sops"]).split("\\"))
+        assert self._broker.rows() == SLICES
 
     def _ended(self) -> bool:
         return self._broker.store.execute("SELECT state FROM fetch_job").fetchall() == [("done",)]
@@ -272,6 +277,7 @@ def _retrieve(where: Path, broker: _Broker, others: Mapping[str, int], route: st
     with scene.parts(broker.settings) as app, Orthanc(
             where / "orthanc", "PACSB", broker.settings.server.dicom_port, others=others) as orthanc:
         orthanc.upload(sorted(sent.studies[0].glob("*.dcm")))
+        sys.setswitchinterval(SHARE)    # as the fetch role does
         app.receiver.start()
         stop = threading.Event()
         work = _Retrieve(app, broker, orthanc, sent, route)

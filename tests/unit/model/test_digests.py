@@ -2,8 +2,10 @@ import hashlib
 import threading
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from broker.model.digests import Digests
+from broker.model.digests import Digests, LateSha256
 
 
 @pytest.mark.parametrize("pieces", [0, 1, 3, 40])
@@ -34,3 +36,17 @@ def test_an_error_in_between_ends_the_thread() -> None:
         digests.update(hashlib.sha256(), bytes(2 << 20))
         raise OSError("disk")
     assert threading.active_count() == before
+
+
+@given(st.lists(st.integers(0, 1_500_000), max_size=6), st.integers(0, 5))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_a_late_digest_is_that_of_all_bytes_whenever_it_is_asked_for(sizes: list[int], asked: int) -> None:
+    late, whole = LateSha256(), hashlib.sha256()
+    for number, size in enumerate(sizes):
+        data = bytearray(number.to_bytes(1, "big") * size)
+        whole.update(data)
+        late.update(memoryview(data))
+        data[:] = b"\xff" * size        # the bytes were copied, or hashed
+        if number == asked:
+            assert late.hexdigest() == whole.hexdigest()
+    assert late.hexdigest() == late.hexdigest() == whole.hexdigest()
