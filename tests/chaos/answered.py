@@ -3,13 +3,12 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from tests.chaos import doors
+from tests.chaos.asking import OURS, THEIRS, affinity_id, differences, refs
 from tests.chaos.checks import Report
 from tests.chaos.doors import Cut
 from tests.chaos.journal import Journal, Picture
-from tests.chaos.load import OURS, THEIRS, affinity_id, differences, refs
 from tests.helpers.region import Region
 
 _BATCH = 25
@@ -27,15 +26,6 @@ def ask_for_everything(region: Region, journal: Journal, report: Report) -> None
                  _pictures(region, journal.origin, THEIRS))
     report.check("every acknowledged patient has an id in the affinity domain", len(journal.patients), [
         value for value in journal.patients if not affinity_id(region.mllp_port, value)])
-
-
-def ask_at_once(region: Region, journal: Journal, report: Report, slots: int) -> None:
-    """Take all retrieve slots of the web process at once: none may be stuck."""
-    studies = list(journal.studies().values())
-    wanted = [studies[number % len(studies)] for number in range(slots)]
-    with ThreadPoolExecutor(slots) as pool:
-        wrong = [line for lines in pool.map(lambda study: _retrieve(region, study, OURS), wanted) for line in lines]
-    report.check("as many retrieves at once as there are slots", slots, wrong)
 
 
 def _unregistered(region: Region, journal: Journal) -> Iterator[str]:

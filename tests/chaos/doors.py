@@ -2,6 +2,7 @@
 
 import http.client
 import re
+import socket
 import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,9 +19,14 @@ QUERY = "urn:oasis:names:tc:ebxml-regrep:xsd:query:3.0"
 LCM = "urn:oasis:names:tc:ebxml-regrep:xsd:lcm:3.0"
 XOP = "http://www.w3.org/2004/08/xop/include"
 GET_DOCUMENTS = "urn:uuid:5c4f972b-d56b-40ac-a5fc-c8ca9b40b9d4"
+FIND_DOCUMENTS = "urn:uuid:14d4debf-8f97-4251-9a74-a90016b0af0d"
+FIND_SUBMISSION_SETS = "urn:uuid:f26abbcb-ac74-4422-8a30-edb644bbc1a9"
+GET_CONTENTS = "urn:uuid:e8e3cb2c-e39c-46b9-99e4-c12f57260b83"
+APPROVED = "urn:oasis:names:tc:ebxml-regrep:StatusType:Approved"
 UNIQUE_ID = "urn:uuid:2e82c1f6-a085-4c72-9da3-8640a32e42ab"
 SYNTAX = "1.2.840.10008.1.2.1"
 REPOSITORY = "2.999.1.2"
+_RAD69 = "urn:ihe:rad:2009:RetrieveImagingDocumentSet"
 
 
 class Cut(Exception):
@@ -67,6 +73,64 @@ def retrieve_documents(port: int, unique_ids: Iterable[str]) -> Answer:
 
 def retrieve_pictures(port: int, refs: Sequence[Ref], timeout: float = 150.0) -> Answer:
     """RAD-69."""
+    return _call(port, "/xds/imaging", _RAD69, _pictures(refs), {}, timeout)
+
+
+class Held:
+    """A RAD-69 whose answer began and is not read: it keeps what it takes inside the broker until it is closed.
+
+    Little of an answer fits into the system's buffers: a few megabytes.
+    """
+
+    def __init__(self, port: int, refs: Sequence[Ref]) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=150.0)
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        sock.connect(("127.0.0.1", port))
+        self._connection.sock = sock
+        kind, data = _packed(_envelope(port, "/xds/imaging", _RAD69, _pictures(refs)), {})
+        self._connection.request("POST", "/xds/imaging", data, {"Content-Type": kind})
+        self._reply = self._connection.getresponse()
+        self.status = self._reply.status
+
+    def answer(self) -> Answer:
+        """Read all of it."""
+        return _read(self._reply.headers.get("Content-Type", ""), self._reply.read())
+
+    def close(self) -> None:
+        """Go away, whatever of the answer was read."""
+        self._reply.close()
+        self._connection.close()
+
+
+def query(port: int, kind: str, **parameters: Sequence[str]) -> Answer:
+    """ITI-18 by the query's UUID; parameters without their $XDS, values as text."""
+    slots = "".join(
+        f'<Slot name="$XDS{name}"><ValueList>{"".join(_value(name, value) for value in values)}</ValueList></Slot>'
+        for name, values in parameters.items())
+    body = (f'<query:AdhocQueryRequest xmlns:query="{QUERY}" xmlns="{RIM}"><query:ResponseOption returnType="LeafClass" '
+            f'returnComposedObjects="true"/><AdhocQuery id="{kind}">{slots}</AdhocQuery></query:AdhocQueryRequest>')
+    return _call(port, "/xds/registry", "urn:ihe:iti:2007:RegistryStoredQuery", body, None)
+
+
+def registered(port: int, unique_ids: Sequence[str]) -> list[str]:
+    """ITI-18 GetDocuments by uniqueId: give the uniqueId of every entry answered, repeats included."""
+    answer = query(port, GET_DOCUMENTS, DocumentEntryUniqueId=unique_ids)
+    if answer.body is None or answer.status != "Success":
+        raise Cut(f"{answer.status} {answer.errors}")
+    return [
+        found.get("value", "") for found in answer.body.iter(f"{{{RIM}}}ExternalIdentifier")
+        if found.get("identificationScheme") == UNIQUE_ID]
+
+
+def _value(name: str, value: str) -> str:
+    """Give a value in the coding of stored queries; that of a parameter that takes no list is bare."""
+    bare = name.endswith("PatientId") or name == "SubmissionSetUniqueId"
+    text = f"'{value}'"
+    return f"<Value>{escape(text if bare else f'({text})')}</Value>"
+
+
+def _pictures(refs: Sequence[Ref]) -> str:
     studies: dict[str, dict[str, list[Ref]]] = {}
     for ref in refs:
         studies.setdefault(ref.study, {}).setdefault(ref.series, []).append(ref)
@@ -75,24 +139,9 @@ def retrieve_pictures(port: int, refs: Sequence[Ref], timeout: float = 150.0) ->
             f'<rad:SeriesRequest seriesInstanceUID="{uid}">' + "".join(_request(ref.source, ref.sop) for ref in members)
             + "</rad:SeriesRequest>" for uid, members in series.items()) + "</rad:StudyRequest>"
         for study, series in studies.items())
-    body = (f'<rad:RetrieveImagingDocumentSetRequest xmlns:rad="{RAD}" xmlns="{XDS}">{rows}<rad:TransferSyntaxUIDList>'
+    return (f'<rad:RetrieveImagingDocumentSetRequest xmlns:rad="{RAD}" xmlns="{XDS}">{rows}<rad:TransferSyntaxUIDList>'
             f"<rad:TransferSyntaxUID>{SYNTAX}</rad:TransferSyntaxUID></rad:TransferSyntaxUIDList>"
             "</rad:RetrieveImagingDocumentSetRequest>")
-    return _call(port, "/xds/imaging", "urn:ihe:rad:2009:RetrieveImagingDocumentSet", body, {}, timeout)
-
-
-def registered(port: int, unique_ids: Sequence[str]) -> list[str]:
-    """ITI-18 GetDocuments by uniqueId: give the uniqueId of every entry answered, repeats included."""
-    values = "".join(f"<Value>('{escape(uid)}')</Value>" for uid in unique_ids)
-    body = (f'<query:AdhocQueryRequest xmlns:query="{QUERY}" xmlns="{RIM}"><query:ResponseOption returnType="LeafClass" '
-            f'returnComposedObjects="true"/><AdhocQuery id="{GET_DOCUMENTS}"><Slot name="$XDSDocumentEntryUniqueId"><ValueList>'
-            f"{values}</ValueList></Slot></AdhocQuery></query:AdhocQueryRequest>")
-    answer = _call(port, "/xds/registry", "urn:ihe:iti:2007:RegistryStoredQuery", body, None)
-    if answer.body is None or answer.status != "Success":
-        raise Cut(f"{answer.status} {answer.errors}")
-    return [
-        found.get("value", "") for found in answer.body.iter(f"{{{RIM}}}ExternalIdentifier")
-        if found.get("identificationScheme") == UNIQUE_ID]
 
 
 def _request(repository: str, uid: str) -> str:
@@ -104,10 +153,7 @@ def _call(
     port: int, path: str, action: str, body: str, parts: Mapping[str, bytes] | None, timeout: float = 60.0,
 ) -> Answer:
     """Send one request (`parts` None: plain SOAP) and read the whole answer."""
-    envelope = (
-        f'<s:Envelope xmlns:s="{SOAP}" xmlns:wsa="{WSA}"><s:Header><wsa:Action s:mustUnderstand="true">{action}</wsa:Action>'
-        f"<wsa:MessageID>urn:uuid:{uuid.uuid4()}</wsa:MessageID><wsa:To>http://127.0.0.1:{port}{path}</wsa:To></s:Header>"
-        f"<s:Body>{body}</s:Body></s:Envelope>").encode()
+    envelope = _envelope(port, path, action, body)
     kind, data = f'application/soap+xml; charset=utf-8; action="{action}"', envelope
     if parts is not None:
         kind, data = _packed(envelope, parts)
@@ -123,6 +169,13 @@ def _call(
     if reply.status != 200:
         raise Cut(f"HTTP {reply.status}")
     return _read(reply.headers.get("Content-Type", ""), content)
+
+
+def _envelope(port: int, path: str, action: str, body: str) -> bytes:
+    return (
+        f'<s:Envelope xmlns:s="{SOAP}" xmlns:wsa="{WSA}"><s:Header><wsa:Action s:mustUnderstand="true">{action}</wsa:Action>'
+        f"<wsa:MessageID>urn:uuid:{uuid.uuid4()}</wsa:MessageID><wsa:To>http://127.0.0.1:{port}{path}</wsa:To></s:Header>"
+        f"<s:Body>{body}</s:Body></s:Envelope>").encode()
 
 
 def _packed(envelope: bytes, parts: Mapping[str, bytes]) -> tuple[str, bytes]:

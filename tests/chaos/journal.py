@@ -1,9 +1,10 @@
 """What the broker acknowledged, kept by those who sent it: the only truth the checks afterwards start from."""
 
+import contextlib
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -42,6 +43,9 @@ class Journal:
     aside: dict[str, Picture] = field(default_factory=dict)             # by SHA-256: other bytes under a taken UID
     origin: dict[str, dict[str, Picture]] = field(default_factory=dict)  # hospital B's studies that `broker publish` took
     patients: dict[str, str] = field(default_factory=dict)              # value of hospital A's domain: MSH-10
+    sent: dict[str, frozenset[str]] = field(default_factory=dict)       # uniqueIds by submission set, before it was sent
+    kept: dict[str, frozenset[str]] = field(default_factory=dict)       # hospital B's images by study, before it was published
+    flying: Counter[str] = field(default_factory=Counter)               # requests on their way now
     counts: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     guard: threading.Lock = field(default_factory=threading.Lock)
@@ -81,6 +85,17 @@ class Journal:
         """Count an event that is neither right nor wrong."""
         with self.guard:
             self.counts[what] += number
+
+    @contextlib.contextmanager
+    def under_way(self, what: str) -> Iterator[None]:
+        """Note that a request is on its way while the block runs."""
+        with self.guard:
+            self.flying[what] += 1
+        try:
+            yield
+        finally:
+            with self.guard:
+                self.flying[what] -= 1
 
     def blame(self, what: str) -> None:
         """Note an answer that must not be, whatever was killed."""

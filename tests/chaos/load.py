@@ -3,32 +3,29 @@
 A sender whose answer was cut sends the same thing again, as senders do, until it has an answer.
 """
 
+import contextlib
 import hashlib
+import http.client
 import os
 import random
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from tests.chaos import doors, studies
-from tests.chaos.doors import Answer, Cut, Ref
+from tests.chaos.asking import B_PATIENT, LATER, NO_ANSWER, OURS, THEIRS, affinity_id, differences, refs
+from tests.chaos.doors import Cut
 from tests.chaos.journal import Document, Journal, Picture
+from tests.chaos.link import Link
 from tests.chaos.studies import OLD, RECENT, Shot
 from tests.chaos.submission import submission
+from tests.chaos.watcher import Watcher
 from tests.helpers import dicom, mllp
 from tests.helpers.region import Region
 
-OURS, THEIRS = "2.999.1.3", "2.999.3.3"
-B_PATIENT = "B-77"
-
 _PAUSE = 0.3
-_LATER = {"XDSRegistryBusy", "XDSRepositoryBusy", "XDSRegistryNotAvailable", "XDSRegistryOutOfResources",
-          "XDSRepositoryOutOfResources"}
 _KNOWN = {"XDSRegistryDuplicateUniqueIdInRegistry", "XDSDuplicateUniqueIdInRegistry"}
-_NO_ANSWER = (OSError, AssertionError)      # of the plain MLLP client
 
 _ADT = """
 MSH|^~\\&|HIS-A|HOSPA|BROKER|REGION|20261101101500||ADT^A04^ADT_A01|{control}|P|2.3.1||||||GB 18030-2000
@@ -36,18 +33,13 @@ EVN||20261101101500
 PID|||{value}^^^HOSPA&2.999.2.1&ISO^PI||{name}^^^^^L||{birth}|F
 PV1||O
 """
-_PIX = """
-MSH|^~\\&|VIEW|CONS|BROKER|REGION|20261101103000||QBP^Q23^QBP_Q21|{control}|P|2.5
-QPD|IHE PIX Query|tag-1|{value}^^^HOSPA&2.999.2.1&ISO
-RCP|I
-"""
 
 
 class Load:
     """The senders and readers. `start` them, `stop` them; `journal` then holds what was acknowledged."""
 
-    def __init__(self, region: Region, pacs: dicom.Orthanc, journal: Journal, folder: Path, seed: int) -> None:
-        self._region, self._pacs, self._journal, self._folder, self._seed = region, pacs, journal, folder, seed
+    def __init__(self, region: Region, pacs: dicom.Orthanc, line: Link, journal: Journal, seed: int) -> None:
+        self._region, self._pacs, self._line, self._journal, self._seed = region, pacs, line, journal, seed
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._affinity: list[str] = []
@@ -59,8 +51,10 @@ class Load:
         for value in values:
             self._feed(dice, value)
         self._affinity = [affinity_id(self._region.mllp_port, value) for value in values]
+        watcher = Watcher(self._region, self._journal, self._affinity, self._stop)
         kinds: list[Callable[[random.Random], None]] = [
-            self._submit, self._submit, self._receive, self._receive, self._fetch, self._fetch, self._migrate, self._look]
+            self._submit, self._submit, self._receive, self._receive, self._fetch, self._fetch, self._migrate, self._look,
+            watcher.watch]
         for number, kind in enumerate(kinds):
             dice = random.Random(f"{self._seed}/{number}")
             self._threads.append(threading.Thread(target=self._run, args=(kind, dice), name=f"{kind.__name__}-{number}"))
@@ -90,6 +84,7 @@ class Load:
         content = {f"Doc{n}": (studies.uid(dice), dice.randbytes(size)) for n, size in enumerate(sizes)}
         set_uid = studies.uid(dice)
         patient = dice.choice(self._affinity)
+        self._journal.sent[set_uid] = frozenset(unique_id for unique_id, _ in content.values())
         xml = submission(set_uid, patient, content)
         data = {key: body for key, (_, body) in content.items()}
         cut = False
@@ -97,13 +92,14 @@ class Load:
         def attempt() -> bool:
             nonlocal cut
             try:
-                answer = doors.submit(self._region.http_port, xml, data)
+                with self._journal.under_way("submission"):
+                    answer = doors.submit(self._region.http_port, xml, data)
             except Cut:
                 self._journal.count("submissions cut")
                 cut = True
                 return False
             codes = {code for code, *_ in answer.errors}
-            if answer.status != "Success" and codes <= _LATER:
+            if answer.status != "Success" and codes <= LATER:
                 return False
             if answer.status == "Success" or (cut and codes <= _KNOWN):
                 repeated = answer.status != "Success"
@@ -124,13 +120,13 @@ class Load:
         if early:
             self._feed(dice, value)
         shots = studies.study(
-            self._folder / "sent", dice, value, date=OLD if dice.random() < 0.6 else RECENT, count=dice.randint(3, 12),
-            pixels=dice.choice((64, 128, 256)))
+            self._region.folder / "sent", dice, value, date=OLD if dice.random() < 0.6 else RECENT, count=dice.randint(3, 12),
+            pixels=dice.choice((64, 128, 256, 512)))
         whole = self._store(shots)
         if whole and dice.random() < 0.15:
             self._store(shots)
             self._journal.count("studies sent twice")
-        if whole and dice.random() < 0.15:
+        if whole and (not self._journal.aside or dice.random() < 0.15):
             self._store_other(dice, shots[0])
         studies.drop(shots)
         if not early:
@@ -141,7 +137,7 @@ class Load:
         left = list(shots)
 
         def attempt() -> bool:
-            done = stored(left, self._region.dicom_port)
+            done = stored(left, self._line.port)
             for shot in left[:done]:
                 self._journal.acknowledge_picture(shot.picture)
             del left[:done]
@@ -155,7 +151,7 @@ class Load:
         other = studies.shoot(
             shot.file.with_name("other.dcm"), dice, (picture.study, picture.series, picture.sop), patient=picture.patient,
             date=OLD if picture.old else RECENT, number=1, pixels=64)
-        if self._again(lambda: stored([other], self._region.dicom_port) == 1):
+        if self._again(lambda: stored([other], self._line.port) == 1):
             self._journal.acknowledge_aside(other.picture)
         studies.drop([other])
 
@@ -168,8 +164,9 @@ class Load:
 
         def attempt() -> bool:
             try:
-                answer = mllp.segment(mllp.send(self._region.mllp_port, message), "MSA")
-            except _NO_ANSWER:
+                with self._journal.under_way("feed"):
+                    answer = mllp.segment(mllp.send(self._region.mllp_port, message), "MSA")
+            except NO_ANSWER:
                 self._journal.count("feeds cut")
                 return False
             if answer[1:3] == ["AA", control]:
@@ -182,11 +179,12 @@ class Load:
     def _fetch(self, dice: random.Random) -> None:
         """A study of hospital B: into its PACS, `broker publish`, then by RAD-69 series by series, each a C-MOVE; then whole."""
         shots = studies.study(
-            self._folder / "origin", dice, B_PATIENT, date=RECENT, count=24, pixels=dice.choice((64, 256)), series=8)
+            self._region.folder / "origin", dice, B_PATIENT, date=RECENT, count=24, pixels=dice.choice((128, 256)), series=8)
         self._pacs.upload(shot.file for shot in shots)
         wanted = {shot.picture.sop: shot.picture for shot in shots}
         studies.drop(shots)
         study_uid = shots[0].picture.study
+        self._journal.kept[study_uid] = frozenset(wanted)
         if not self._again(lambda: self._command("publish", "--hospital", "b", "--study", study_uid)):
             return
         self._journal.acknowledge_origin(study_uid, wanted.values())
@@ -223,8 +221,18 @@ class Load:
         """RAD-69 of what hospital A sent, wherever it is now: rows follow within a second, bytes are never wrong."""
         known = list(self._journal.studies().values())
         if known:
-            self._take(dice.choice(known[-20:]), OURS)
+            study = dice.choice(known[-20:])
+            if dice.random() < 0.2:
+                self._break_off(study)
+            else:
+                self._take(study, OURS)
         self._stop.wait(dice.uniform(0, 1))
+
+    def _break_off(self, study: Mapping[str, Picture]) -> None:
+        """RAD-69 by one that goes away in the middle of the answer."""
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            doors.Held(self._region.http_port, refs(study, OURS)).close()
+            self._journal.count("retrieves left by their reader")
 
     def _command(self, *arguments: str) -> bool:
         """Run a broker command, which may be killed like a role; True when it ended well."""
@@ -243,35 +251,3 @@ def stored(shots: list[Shot], port: int) -> int:
          *(str(shot.file) for shot in shots)],
         capture_output=True, text=True, check=False, env={**os.environ, "TCP_NODELAY": "1"})
     return (done.stdout + done.stderr).count("Received Store Response (Success)")
-
-
-def affinity_id(port: int, value: str, seconds: float = 20.0) -> str:
-    """Give the CX of a patient of hospital A in the affinity domain, by ITI-9; empty when there is none."""
-    message = _PIX.format(control=f"q-{time.monotonic_ns():x}", value=value)
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            answer = mllp.send(port, message, "ascii")
-            break
-        except _NO_ANSWER:
-            if time.monotonic() > until:
-                raise
-            time.sleep(_PAUSE)
-    for segment in answer:
-        if segment[0] == "PID":
-            for found in segment[3].split("~"):
-                parts = found.split("^")
-                if parts[3].split("&")[1:2] == ["2.999.1.1"]:
-                    return f"{parts[0]}^^^&2.999.1.1&ISO"
-    return ""
-
-
-def refs(pictures: Mapping[str, Picture], source: str) -> list[Ref]:
-    """Give pictures as RAD-69 asks for them."""
-    return [Ref(picture.study, picture.series, picture.sop, source) for picture in pictures.values()]
-
-
-def differences(pictures: Mapping[str, Picture], answer: Answer) -> list[str]:
-    """Give the SOP Instance UIDs whose bytes are not those that were sent, or that nobody asked for."""
-    return [sop for sop, data in answer.documents.items()
-            if sop not in pictures or studies.sha256_of(data) != pictures[sop].sha256]

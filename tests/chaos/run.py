@@ -14,16 +14,21 @@ from broker.config import profile as profiles
 from broker.model.ids import PatientId
 from broker.model.people import Demographics, PersonName
 from broker.wire import hl7v3
-from tests.chaos import answered
+from tests.chaos import answered, full
+from tests.chaos.asking import B_PATIENT
 from tests.chaos.checks import Report
 from tests.chaos.journal import Journal
-from tests.chaos.killer import Killer, leftovers
-from tests.chaos.load import B_PATIENT, Load
-from tests.chaos.stored import Stored, opened
+from tests.chaos.killer import WORK, Killer, leftovers
+from tests.chaos.link import Link
+from tests.chaos.load import Load
+from tests.chaos.rows import opened
+from tests.chaos.stored import Stored
 from tests.helpers import dicom
 from tests.helpers.region import Region
 
 SLOTS = 16
+RECEIVERS, PLACES = 2, 8
+_FROM_A, _FROM_B = 2 << 20, 1 << 18     # bytes a second of an association from each hospital, under load
 _CALM = 90.0            # seconds within which everything begun must end by itself
 _DAYS = 2 * 86400       # how much time goes by for what waits for it: leftovers, leases, back-off
 
@@ -37,14 +42,23 @@ def run(folder: Path, out: Path, *, kills: int, seed: int, tell: Told) -> Report
     report, journal = Report(), Journal(out / "journal.jsonl")
     # No day in the cache: each worker that starts evicts what was fetched, so that it is fetched again.
     changes = {"retention.toml": {"cache_days = 30": "cache_days = 0"}}
-    region = Region(folder, server={"receivers": 2, "retrieve_slots": SLOTS}, changes=changes)
+    region = Region(folder, changes=changes, server={
+        "receivers": RECEIVERS, "max_associations": PLACES, "retrieve_slots": SLOTS})
     try:
-        with dicom.Orthanc(folder / "orthanc", "PACSB", region.dicom_port, port=region.pacs_port) as pacs, region:
+        with (
+            Link(region.dicom_port, _FROM_A, random.Random(f"{seed}/line a"), journal) as line,
+            Link(region.dicom_port, _FROM_B, random.Random(f"{seed}/line b"), journal) as back,
+            dicom.Orthanc(folder / "orthanc", "PACSB", back.port, port=region.pacs_port) as pacs, region,
+        ):
             _introduce(region)
-            _shake(region, pacs, journal, report, (kills, seed, tell))
+            load = Load(region, pacs, line, journal, seed)
+            _shake(region, load, journal, report, (kills, seed, tell))
+            line.free()
+            back.free()
             tell("calm")
             report.check("everything that was begun ended by itself", 1, _settled(region.data, later=False))
-            answered.ask_at_once(region, journal, report, SLOTS)
+            full.take_every_slot(region, journal, report, SLOTS)
+            full.take_every_place(region, report, RECEIVERS * PLACES)
             region.stop()
             report.check("no process outlives its supervisor", 1, leftovers(region))
             age(region.data)
@@ -72,11 +86,10 @@ def _introduce(region: Region) -> None:
             PatientId("2.999.3.1", B_PATIENT), person, sender="2.999.3.9", receiver="2.999.1.4"))
 
 
-def _shake(region: Region, pacs: dicom.Orthanc, journal: Journal, report: Report, plan: tuple[int, int, Told]) -> None:
+def _shake(region: Region, load: Load, journal: Journal, report: Report, plan: tuple[int, int, Told]) -> None:
     """Load and kills."""
     kills, seed, tell = plan
-    load = Load(region, pacs, journal, region.folder, seed)
-    killer = Killer(region, random.Random(f"{seed}/kills"))
+    killer = Killer(region, journal, random.Random(f"{seed}/kills"))
     started = time.monotonic()
     load.start()
     try:
@@ -88,6 +101,8 @@ def _shake(region: Region, pacs: dicom.Orthanc, journal: Journal, report: Report
     report.count("seconds under load", int(time.monotonic() - started))
     for kind, times, note in killer.rows():
         report.count(f"kills of {kind}", times, note)
+    for work in sorted(set(WORK.values())):
+        report.count(f"kills in mid-{work}", killer.caught[work])
     for what, times in sorted(journal.counts.items()):
         report.count(what, times)
     report.count("documents acknowledged", len(journal.documents))

@@ -1,37 +1,31 @@
 """Reads what a stopped broker has on disk with sqlite3, hashlib, pydicom and our own reader of containers: no broker code."""
 
-import contextlib
 import hashlib
+import re
 import sqlite3
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pydicom
 
 from tests.chaos import sequencefile
 from tests.chaos.checks import Report
 from tests.chaos.journal import Journal
-from tests.chaos.studies import sha256_of
+from tests.chaos.rows import opened
+from tests.chaos.studies import read_manifest, sha256_of
 
 KOS = "1.2.840.10008.5.1.4.1.1.88.59^^1.2.840.10008.2.6.1"
 MEMBER = "urn:oasis:names:tc:ebxml-regrep:AssociationType:HasMember"
 APPROVED = "urn:oasis:names:tc:ebxml-regrep:StatusType:Approved"
 
+# What is kept, in which folder of the data folder, and the tables whose rows name the files there.
+NAMED = (
+    ("documents", "documents", ("document",)), ("archive", "archive", ("container",)),
+    ("online tier", "online", ("instance", "conflict")))
+# The database, sockets and locks of a broker that may run again, its audit trail. Nothing half-written, nobody's role.
+OWN = re.compile(r"broker\.db(-wal|-shm)?|audit/audit-\d{8}\.xml|run/locks/[^/]+|run/coord/[a-z_+]+@\d+-[0-9a-f]{8}")
+
 _Row = sqlite3.Row
-
-
-@contextlib.contextmanager
-def opened(data: Path) -> Iterator[sqlite3.Connection]:
-    """Open the broker's database for reading."""
-    connection = sqlite3.connect(f"file:{data / 'broker.db'}?mode=ro", uri=True, timeout=30)
-    connection.row_factory = sqlite3.Row
-    try:
-        yield connection
-    finally:
-        connection.close()
 
 
 class Stored:
@@ -56,7 +50,7 @@ class Stored:
             self._studies()
             self._jobs()
             self._manifests(pictures)
-        self._leftovers()
+            self._files()
         self._audit()
 
     def _rows(self, query: str, *values: Any) -> list[_Row]:
@@ -113,13 +107,13 @@ class Stored:
             if (len(body), hashlib.sha1(body, usedforsecurity=False).hexdigest()) != (row["size"], row["sha1"]):
                 wrong.append(f"{row['path']} of {row['unique_id']} ({row['state']})")
         self._report.check("every document row has its file", len(rows), wrong)
-        named = {row["path"] for row in rows}
-        files = [str(file.relative_to(folder)) for file in folder.glob("[0-9a-f][0-9a-f]/*")]
-        self._report.check("every document file has its row", len(files), [file for file in files if file not in named])
         self._report.check("no document is pending", len(rows), [row["unique_id"] for row in rows if row["state"] == "pending"])
         registered = {row["unique_id"] for row in self._rows("SELECT unique_id FROM registry_object WHERE kind = 'document'")}
-        self._report.count("documents kept for a repetition that never came", sum(
-            row["unique_id"] not in registered for row in rows))
+        alone = [row for row in rows if row["unique_id"] not in registered]
+        cut = {uid for sent in self._journal.sent.values() for uid in sent} - self._journal.documents.keys()
+        self._report.check("a document without an entry is kept for the repetition of a submission that was cut", len(alone), [
+            f"{row['path']} of {row['unique_id']} ({row['state']})" for row in alone
+            if row["state"] != "kept" or row["unique_id"] not in cut])
 
     def _patients(self) -> None:
         known = Counter(row["value"] for row in self._rows(
@@ -142,9 +136,6 @@ class Stored:
             else:
                 pictures.setdefault(row["sop_uid"], []).append(sha256_of(body))
         self._report.check("every instance row has its file", len(rows), wrong)
-        named = {row["path"] for row in rows}
-        files = [str(file.relative_to(folder)) for file in folder.glob("[a-z]*/**/*") if file.is_file()]
-        self._report.check("every online file has its row", len(files), [file for file in files if file not in named])
         return pictures
 
     def _archived(self, pictures: dict[str, list[str]]) -> None:
@@ -163,9 +154,6 @@ class Stored:
         self._report.check("every container is whole and as its row says", len(rows), wrong)
         repeated = Counter(row["study_id"] for row in rows)
         self._report.check("no study has two containers", len(repeated), [str(key) for key, n in repeated.items() if n > 1])
-        named = {row["path"] for row in rows}
-        files = [str(file.relative_to(folder)) for file in folder.glob("[0-9a-f][0-9a-f]/*")]
-        self._report.check("every container has its row", len(files), [file for file in files if file not in named])
         self._report.count("images in containers", images_seen)
 
     def _acknowledged(self, pictures: dict[str, list[str]]) -> None:
@@ -188,9 +176,6 @@ class Stored:
         self._report.check("every conflict row has its file", len(rows), wrong)
         self._report.check("every acknowledged object under a taken UID is kept aside", len(self._journal.aside), [
             picture.sop for digest, picture in self._journal.aside.items() if there.get(digest) != picture.sop])
-        named = {row["path"] for row in rows}
-        files = [str(file.relative_to(folder)) for file in folder.glob(".conflict/**/*") if file.is_file()]
-        self._report.check("every file kept aside has its row", len(files), [file for file in files if file not in named])
 
     def _studies(self) -> None:
         rows = self._rows("SELECT s.*, (SELECT count(*) FROM instance i WHERE i.study_id = s.id) AS found FROM study s")
@@ -214,8 +199,8 @@ class Stored:
             " AND c.attribute = 'formatCode' AND c.code = ? LEFT JOIN document d ON d.unique_id = o.unique_id", KOS)
         for row in entries:
             if row["status"] == APPROVED and row["path"]:
-                study, listed = _read_manifest(self._data / "documents" / row["path"])
-                approved.setdefault(study, []).append((row["uuid"], listed))
+                study, listed = read_manifest((self._data / "documents" / row["path"]).read_bytes())
+                approved.setdefault(study, []).append((row["uuid"], set(listed)))
         publications = self._rows(
             "SELECT p.*, s.study_uid, s.hospital, s.id AS sid FROM publication p JOIN study s ON s.id = p.study_id")
         wrong = []
@@ -242,12 +227,16 @@ class Stored:
             images |= sequencefile.container(self._data / "archive" / found["path"])[0].keys()
         return images
 
-    def _leftovers(self) -> None:
-        places = [folder for name in (".incoming", ".spool", ".tmp") for folder in self._data.rglob(name)]
-        files = [str(file.relative_to(self._data)) for folder in places for file in folder.rglob("*") if file.is_file()]
-        files += [str(file.relative_to(self._data)) for file in self._data.rglob(".probe*")]
-        files += [str(file.relative_to(self._data)) for file in (self._data / "run" / "roles").glob("*")]
-        self._report.check("nothing half-written is left", len(places), files)
+    def _files(self) -> None:
+        """Every file below the data folder is named by a row, or is one of the few the broker has for itself."""
+        left = {str(file.relative_to(self._data)) for file in self._data.rglob("*") if not file.is_dir()}
+        for what, folder, tables in NAMED:
+            named = {f"{folder}/{row['path']}" for table in tables for row in self._rows(f"SELECT path FROM {table}")}
+            files = {file for file in left if file.startswith(f"{folder}/")}
+            left -= files
+            self._report.check(f"every file of the {what} has its row", len(files), sorted(files - named))
+        self._report.check("every other file is one of the broker's own", len(left), sorted(
+            file for file in left if not OWN.fullmatch(file)))
 
     def _audit(self) -> None:
         wrong, told, lines = [], set(), 0
@@ -295,11 +284,3 @@ def _whole_container(file: Path, row: _Row) -> dict[str, bytes]:
     if listed != there or len(images) != row["images"]:
         raise sequencefile.Broken("index and records differ")
     return images
-
-
-def _read_manifest(file: Path) -> tuple[str, set[str]]:
-    dataset = pydicom.dcmread(file)
-    (study,) = dataset.CurrentRequestedProcedureEvidenceSequence
-    series = study.ReferencedSeriesSequence
-    listed = {str(item.ReferencedSOPInstanceUID) for one in series for item in one.ReferencedSOPSequence}
-    return str(study.StudyInstanceUID), listed

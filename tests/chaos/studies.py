@@ -1,12 +1,15 @@
 """Synthetic studies of the load, and the bytes of a data set as a C-STORE carries them."""
 
 import hashlib
+import io
 import random
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pydicom
 
 from tests.chaos.journal import Picture
 from tests.helpers import dicom
@@ -36,6 +39,15 @@ def data_set(part10: bytes) -> bytes:
 def sha256_of(part10: bytes) -> str:
     """Give the SHA-256 of a Part-10 file's data set."""
     return hashlib.sha256(data_set(part10)).hexdigest()
+
+
+def read_manifest(data: bytes) -> tuple[str, dict[str, str]]:
+    """Give the study of a manifest, and the series of each image it names, by SOP Instance UID."""
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    (evidence,) = dataset.CurrentRequestedProcedureEvidenceSequence
+    return str(evidence.StudyInstanceUID), {
+        str(item.ReferencedSOPInstanceUID): str(one.SeriesInstanceUID)
+        for one in evidence.ReferencedSeriesSequence for item in one.ReferencedSOPSequence}
 
 
 def study(folder: Path, dice: random.Random, patient: str, *, date: str, count: int, pixels: int, series: int = 2) -> list[Shot]:

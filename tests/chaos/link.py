@@ -1,0 +1,68 @@
+"""A slow line between a sender and the broker, which breaks now and then: what is under way stays so for long."""
+
+import contextlib
+import random
+import socket
+import threading
+import time
+from typing import Self
+
+from tests.chaos.journal import Journal
+
+_CHUNK = 8192
+
+
+class Link:
+    """Carries connections of a port of its own to `target`, `rate` bytes a second each; one in a few breaks on the way.
+
+    `free` ends both, for what comes after the load. Use as a context manager.
+    """
+
+    def __init__(self, target: int, rate: int, dice: random.Random, journal: Journal, *, breaks: float = 0.05) -> None:
+        self._target, self._rate, self._breaks, self._dice, self._journal = target, rate, breaks, dice, journal
+        self._free = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+        self.port: int = self._listener.getsockname()[1]
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, name="link", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._free.set()
+        self._listener.close()
+
+    def free(self) -> None:
+        """Be as fast and as reliable as the machine from now on."""
+        self._free.set()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                peer, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                broker = socket.create_connection(("127.0.0.1", self._target), 5)
+            except OSError:
+                peer.close()
+                continue
+            broker.settimeout(None)
+            broken_after = self._dice.randrange(500, 100_000) if self._dice.random() < self._breaks else 1 << 62
+            for source, sink, most in ((peer, broker, broken_after), (broker, peer, 1 << 62)):
+                sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                threading.Thread(target=self._carry, args=(source, sink, most), name="link", daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket, most: int) -> None:
+        """Carry one direction until either side ends or `most` bytes went; then the connection is over both ways."""
+        with contextlib.suppress(OSError):
+            while most > 0 and (data := source.recv(min(_CHUNK, most))):
+                sink.sendall(data)
+                if not self._free.is_set():
+                    most -= len(data)
+                    time.sleep(len(data) / self._rate)
+        if most <= 0:
+            self._journal.count("lines broken in mid-association")
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
