@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 import structlog
 
 from broker.archive.sdfo import Sdfo, archived
+from broker.archive.sdicom import Entry
 from broker.config.profile import Profile
 from broker.imaging.store import locations, studies
 from broker.imaging.store.locations import Holding
 from broker.model.errors import Unavailable
-from broker.model.imaging import InstanceRef, Location, Origin
+from broker.model.imaging import InstanceRef, Location, Online, Origin
 from broker.model.ports import Unit
 
 log = structlog.get_logger("broker.imaging")
@@ -98,15 +99,22 @@ def _archive(unit: Unit, holding: Holding, wanted: _Wanted, located: Located, sd
     for path in locations.containers(unit, holding.id):
         try:
             entries = sdfo.index(path).entries
-            found = {key: entries.get(key[1]) for key in wanted}
+            found = {key: entry for key in wanted if (entry := entries.get(key[1])) is not None}
         except Unavailable as error:
             log.warning("a container cannot be read", container=path, reason=str(error))
             located.unread.add(holding.study_uid)
             continue
-        for (series_uid, sop_uid), entry in found.items():
-            if entry is not None and entry.series_uid == series_uid:
-                for ref in wanted[series_uid, sop_uid]:
-                    located.places[ref].append(Place(archived(path, entry), entry.transfer_syntax, holding))
+        for key, entry in found.items():
+            for ref in wanted[key]:
+                places = located.places[ref]
+                places[:] = [place for place in places if not _is_late(place, holding, entry)]
+                if entry.series_uid == ref.series_uid:
+                    places.append(Place(archived(path, entry), entry.transfer_syntax, holding))
+
+
+def _is_late(place: Place, holding: Holding, entry: Entry) -> bool:
+    """Say whether a place holds other bytes that came under the UID when it was packed: the next packing puts them aside."""
+    return place.holding == holding and isinstance(place.location, Online) and place.location.sha256 != entry.sha256
 
 
 def _origin(unit: Unit, holding: Holding, wanted: _Wanted, located: Located) -> None:

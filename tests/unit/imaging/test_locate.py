@@ -65,6 +65,22 @@ def test_several_at_once_best_first(centre: Centre) -> None:
     assert _kinds(centre, refs[0]) == ["Online", "Archived", "Origin"]
 
 
+@pytest.mark.parametrize("series", ["1.2.1.1", "1.2.1.2"])
+def test_other_bytes_that_come_when_the_study_is_packed_are_not_the_picture(
+    centre: Centre, monkeypatch: pytest.MonkeyPatch, series: str,
+) -> None:
+    ref, = refs_of("1.2.1", 1, OURS)
+    centre.land("a", [ref])
+    centre.pack("1.2.1")
+    monkeypatch.setattr("tests.helpers.fetch.octets", lambda uid: b"other bytes")
+    late = replace(ref, series_uid=series)
+    centre.land("a", [late])
+    located = _locate(centre, ref, late).places
+    assert [read(centre.sdfo.open(place.location)) for place in located[ref]
+            if not isinstance(place.location, Origin)] == [octets(ref.sop_uid)]
+    assert len(located[late]) == (1 if series == ref.series_uid else 0)
+
+
 def test_a_study_of_an_origin_can_have_parts_in_each_place(centre: Centre) -> None:
     refs = refs_of("1.2.1", 3, THEIRS)
     centre.catalogue(refs)
