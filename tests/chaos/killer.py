@@ -15,10 +15,13 @@ from tests.chaos.rows import opened
 from tests.helpers.region import Region
 
 WEIGHTS = {"web master": 3, "web worker": 4, "receiver": 6, "fetch": 4, "worker": 4, "mllp": 2, "command": 3, "everything": 1}
+# What each may be in the middle of; where that is, when an open file tells.
 WORK = {
-    "web master": "submission", "web worker": "submission", "receiver": "receive", "fetch": "fetch", "worker": "pack",
-    "mllp": "feed", "command": "pack", "everything": "fetch"}
-PATIENCE = 2.0      # seconds to wait for a victim in the middle of its work
+    "web master": ("submission",), "web worker": ("submission",), "receiver": ("receive",), "fetch": ("fetch",),
+    "worker": ("pack", "publish"), "mllp": ("feed",), "command": ("pack", "publish"), "everything": ("fetch",)}
+PLACES = {"receive": "online/.incoming", "pack": "archive", "publish": "documents"}
+PATIENCE = 3.0      # seconds to wait for a victim in the middle of its work
+_LOOK_AGAIN = 0.2
 LONGEST = 180.0     # seconds until a killed broker must be whole again
 
 
@@ -33,68 +36,81 @@ class Killer:
     journal: Journal
     dice: random.Random
     recovered: dict[str, list[float]] = field(default_factory=dict)
-    caught: Counter[str] = field(default_factory=Counter)       # kills in the middle of each kind of work
+    caught: Counter[str] = field(default_factory=Counter)       # kills in the middle of each work
+    busy: Counter[str] = field(default_factory=Counter)         # kills in mid-work of each kind
     lost: list[str] = field(default_factory=list)
     due: list[str] = field(default_factory=lambda: list(WEIGHTS))
 
     def kill(self) -> str:
         """Kill somebody; return who and in the middle of what, when everything answers again."""
-        kind, victims, works = self._choose()
-        started = time.monotonic()
-        before = self._living()
-        if kind == "everything":
-            self.region.kill()
-            self.region.start()
-        else:
-            victims[0].kill()
+        kind = self._draw()
+        while True:
+            before, victim, works = self._choose(kind)
+            started = time.monotonic()
+            try:
+                self._strike(victim)
+                break
+            except psutil.NoSuchProcess:
+                continue        # a command that had just ended
         if kind != "command":
-            self._wait(kind, victims, before)
+            self._wait(kind, victim, before)
         self.recovered.setdefault(kind, []).append(time.monotonic() - started)
         self.caught.update(works)
+        self.busy[kind] += bool(works)
         return f"{kind}, in mid-{' and mid-'.join(sorted(works))}" if works else kind
 
     def rows(self) -> list[tuple[str, int, str]]:
-        """Give victim, number of kills, and how fast it was whole again."""
-        return [(kind, len(times), "" if kind == "command" else
-                 f"whole again in {statistics.median(times):.1f} s, at most {max(times):.1f} s")
+        """Give victim, number of kills, how many of them in mid-work, and how fast it was whole again."""
+        return [(kind, len(times), f"{self.busy[kind]} in mid-work" + ("" if kind == "command" else
+                 f", whole again in {statistics.median(times):.1f} s, at most {max(times):.1f} s"))
                 for kind, times in sorted(self.recovered.items())]
 
-    def _choose(self) -> tuple[str, list[psutil.Process], set[str]]:
-        """Give a kind, the victim, and what it is in the middle of: one in the midst of its work, if that is to be had."""
+    def _draw(self) -> str:
         if self.due:
-            kind = self.due.pop(self.dice.randrange(len(self.due)))
+            return self.due.pop(self.dice.randrange(len(self.due)))
+        return self.dice.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+
+    def _strike(self, victim: psutil.Process | None) -> None:
+        if victim is None:
+            self.region.kill()
+            self.region.start()
         else:
-            (kind,) = self.dice.choices(list(WEIGHTS), list(WEIGHTS.values()))
+            victim.kill()
+
+    def _choose(self, kind: str) -> tuple[int, psutil.Process | None, set[str]]:
+        """Give how many there are of a kind, the victim (None: all), and what it is in the middle of.
+
+        One in the midst of its work, if that is to be had in time.
+        """
         begun = time.monotonic()
-        while True:
+        while time.monotonic() < begun + LONGEST:
             living = self._living()
-            late = time.monotonic() > begun + PATIENCE
-            if kind == "everything":
-                works = {work for name, found in living.items() for each in found for work in self._works_on(name, each)}
-                if late or WORK[kind] in works:
-                    return kind, [], works
-            victims = living[kind]
-            self.dice.shuffle(victims)
-            for victim in victims:
-                works = self._works_on(kind, victim)
-                if late or WORK[kind] in works:
-                    return kind, [victim], works
-            if time.monotonic() > begun + LONGEST:
-                raise AssertionError(f"there is no {kind} to kill")
-            time.sleep(0.01)
+            looked = time.monotonic()
+            self.dice.shuffle(living[kind])
+            while time.monotonic() < looked + _LOOK_AGAIN:     # to list processes takes longer than much of their work
+                late = time.monotonic() > begun + PATIENCE
+                if kind == "everything":
+                    works = {work for name, found in living.items() for each in found for work in self._works_on(name, each)}
+                    if late or works.intersection(WORK[kind]):
+                        return 0, None, works
+                for victim in living[kind]:
+                    works = self._works_on(kind, victim)
+                    if late or works:
+                        return len(living[kind]), victim, works
+                time.sleep(0.001)
+        raise AssertionError(f"there is no {kind} to kill")
 
     def _works_on(self, kind: str, process: psutil.Process) -> set[str]:
         """Say what a process is in the middle of, by the files it has open, its row, or the request that is on its way."""
-        work = WORK[kind]
-        if work in {"submission", "feed"}:
-            return {work} if self.journal.flying[work] else set()
+        works = {work for work in WORK[kind] if self.journal.flying[work]}
         if kind == "fetch":
             with opened(self.region.data) as connection:
                 (running,) = connection.execute(
                     "SELECT count(*) FROM fetch_job WHERE state = 'running' AND owner LIKE ?", (f"%:{process.pid}:%",)).fetchone()
-            return {work} if running else set()
-        place = str(self.region.data / ("archive" if work == "pack" else "online/.incoming"))
-        return {work} if any(name.startswith(place) for name in _open_files(process.pid)) else set()
+            works |= {"fetch"} if running else set()
+        files = _open_files(process.pid)
+        return works | {work for work in WORK[kind] if work in PLACES and any(
+            name.startswith(str(self.region.data / PLACES[work])) for name in files)}
 
     def _living(self) -> dict[str, list[psutil.Process]]:
         found: dict[str, list[psutil.Process]] = {kind: [] for kind in WEIGHTS}
@@ -114,13 +130,12 @@ class Killer:
                 found["command"].append(process)
         return found
 
-    def _wait(self, kind: str, victims: list[psutil.Process], before: dict[str, list[psutil.Process]]) -> None:
+    def _wait(self, kind: str, victim: psutil.Process | None, before: int) -> None:
         """Return when as many of the victim's kind work as before, without the victim, and /healthz says ok."""
         until = time.monotonic() + LONGEST
-        gone = {process.pid for process in victims}
         while time.monotonic() < until:
-            fresh = [process for process in self._living()[kind] if process.pid not in gone and self._works(kind, process)]
-            if len(fresh) >= len(before[kind]) and self.region.health().get("status") == "ok":
+            fresh = [process for process in self._living()[kind] if process != victim and self._works(kind, process)]
+            if len(fresh) >= before and self.region.health().get("status") == "ok":
                 return
             time.sleep(0.05)
         self.lost.append(f"{kind} did not come back: {self.region.health()}")

@@ -53,8 +53,8 @@ class Load:
         self._affinity = [affinity_id(self._region.mllp_port, value) for value in values]
         watcher = Watcher(self._region, self._journal, self._affinity, self._stop)
         kinds: list[Callable[[random.Random], None]] = [
-            self._submit, self._submit, self._receive, self._receive, self._fetch, self._fetch, self._migrate, self._look,
-            watcher.watch]
+            self._submit, self._submit, self._receive, self._receive, self._fetch, self._fetch, self._fetch, self._migrate,
+            self._look, watcher.watch]
         for number, kind in enumerate(kinds):
             dice = random.Random(f"{self._seed}/{number}")
             self._threads.append(threading.Thread(target=self._run, args=(kind, dice), name=f"{kind.__name__}-{number}"))
@@ -120,7 +120,7 @@ class Load:
         if early:
             self._feed(dice, value)
         shots = studies.study(
-            self._region.folder / "sent", dice, value, date=OLD if dice.random() < 0.6 else RECENT, count=dice.randint(3, 12),
+            self._region.folder / "sent", dice, value, date=OLD if dice.random() < 0.7 else RECENT, count=dice.randint(3, 16),
             pixels=dice.choice((64, 128, 256, 512)))
         whole = self._store(shots)
         if whole and dice.random() < 0.15:
@@ -215,7 +215,7 @@ class Load:
         """`broker migrate`, again and again."""
         if self._command("migrate"):
             self._journal.count("runs of broker migrate")
-        self._stop.wait(dice.uniform(1, 5))
+        self._stop.wait(dice.uniform(0, 1))
 
     def _look(self, dice: random.Random) -> None:
         """RAD-69 of what hospital A sent, wherever it is now: rows follow within a second, bytes are never wrong."""

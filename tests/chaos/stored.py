@@ -89,8 +89,9 @@ class Stored:
         inside = {target for source, target in members if uuids.get(source) == "submission"}
         self._report.check("no submission set is without entries", len(sets), [
             uid for uid, uuid in sets.items() if uuid not in filled])
-        self._report.check("no entry is outside a submission set", len(uuids), [
-            uuid for uuid, kind in uuids.items() if kind == "document" and uuid not in inside])
+        documents = [uuid for uuid, kind in uuids.items() if kind == "document"]
+        self._report.check("no entry is outside a submission set", len(documents), [
+            uuid for uuid in documents if uuid not in inside])
         entries = {row["unique_id"]: row["uuid"] for row in self._rows(
             "SELECT uuid, unique_id FROM registry_object WHERE kind = 'document'")}
         self._report.check("every acknowledged document is in its submission set", len(self._journal.documents), [
