@@ -52,7 +52,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_bad_message_is_refused_and_the_next_one_taken(site: Site, name: str) -> None:
     message, verdict, code = REFUSED[name]
-    with site.unchanged():
+    with site.unchanged(fed=1):
         bad, good = send(site, message, adt(f"next-{site.number()}"))
     assert outcome(bad) == (verdict, code), bad
     assert outcome(good) == ("AA", "")
@@ -81,11 +81,9 @@ def test_several_messages_in_one_segment_are_answered_in_order(site: Site) -> No
 def test_the_same_control_id_again_is_answered_the_same_and_does_nothing(site: Site) -> None:
     name = f"again-{site.number()}"
     (first,) = send(site, adt(name, "G-1"))
-    events = len(site.rows("patient_event"))
     with site.unchanged():
         (second,) = send(site, adt(name, "G-1"))
-    assert segment(second, "MSA") == segment(first, "MSA")
-    assert len(site.rows("patient_event")) == events
+    assert second == first
 
 
 def test_a_message_over_the_limit_is_refused(site: Site) -> None:

@@ -151,7 +151,7 @@ def test_slow_pdus_are_aborted(answers: Mapping[Attack, bytes], attack: Attack) 
 def test_many_slow_ones_at_once_hold_nobody_up(site: Site, tmp_path: Path) -> None:
     """Fewer than the threads there are: each holds one until its deadline."""
     attacks: tuple[Attack, ...] = ((dripping_part, dripping_body, stopped_body) * 4) + (dripping_frame,) * 12
-    with site.unchanged(), ThreadPoolExecutor(len(attacks)) as pool:
+    with site.unchanged(fed=1), ThreadPoolExecutor(len(attacks)) as pool:
         running = [pool.submit(attack, site) for attack in attacks]
         time.sleep(0.3)
         begun = time.monotonic()
