@@ -164,13 +164,15 @@ class Site:
         made = manifests.metadata(self.profile, data, patient=patient or self.patient)
         return replace(made, documents=(replace(made.documents[0], **changes),)) if changes else made
 
-    def provide(self, objects: RegistryObjects, *documents: bytes, surplus: tuple[bytes, ...] = ()) -> MtomBody:
-        """Give an ITI-41 request; `surplus` are attachments nothing refers to."""
+    def provide(
+        self, objects: RegistryObjects, *documents: bytes, surplus: tuple[bytes, ...] = (), lost: int = 0,
+    ) -> MtomBody:
+        """Give an ITI-41 request; `surplus` are attachments nothing refers to, the `lost` last ones are not sent."""
         names = {entry.id: f"doc{n}@test" for n, entry in enumerate(objects.documents[:len(documents)])}
         parts = [Part(content_id=name, media_type="application/octet-stream", source=Octets(data))
                  for name, data in zip((*names.values(), *(f"more{n}@test" for n in range(len(surplus)))),
                                        (*documents, *surplus), strict=True)]
-        return MtomBody(self.envelope(messages.provide(objects, names), PROVIDE), parts)
+        return MtomBody(self.envelope(messages.provide(objects, names), PROVIDE), parts[:len(parts) - lost])
 
     @staticmethod
     def envelope(body: bytes, action: str) -> bytes:
