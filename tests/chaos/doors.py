@@ -84,13 +84,17 @@ class Held:
 
     def __init__(self, port: int, refs: Sequence[Ref]) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=150.0)
-        sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
-        sock.connect(("127.0.0.1", port))
-        self._connection.sock = sock
+        self._connection.sock = sock = socket.socket()
         kind, data = _packed(_envelope(port, "/xds/imaging", _RAD69, _pictures(refs)), {})
-        self._connection.request("POST", "/xds/imaging", data, {"Content-Type": kind})
-        self._reply = self._connection.getresponse()
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+            sock.settimeout(150.0)
+            sock.connect(("127.0.0.1", port))
+            self._connection.request("POST", "/xds/imaging", data, {"Content-Type": kind})
+            self._reply = self._connection.getresponse()
+        except BaseException:
+            self._connection.close()
+            raise
         self.status = self._reply.status
 
     def answer(self) -> Answer:

@@ -42,16 +42,19 @@ class Link:
                 peer, _ = self._listener.accept()
             except OSError:
                 return
-            try:
-                broker = socket.create_connection(("127.0.0.1", self._target), 5)
-            except OSError:
-                peer.close()
-                continue
-            broker.settimeout(None)
+            threading.Thread(target=self._connect, args=(peer,), name="link", daemon=True).start()
+
+    def _connect(self, peer: socket.socket) -> None:
+        """Carry one connection, both ways, until it is over."""
+        with peer, contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._target), 5) as broker:
             broken_after = self._dice.randrange(500, 100_000) if self._dice.random() < self._breaks else 1 << 62
-            for source, sink, most in ((peer, broker, broken_after), (broker, peer, 1 << 62)):
-                sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                threading.Thread(target=self._carry, args=(source, sink, most), name="link", daemon=True).start()
+            for end in (peer, broker):
+                end.settimeout(None)
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            back = threading.Thread(target=self._carry, args=(broker, peer, 1 << 62), name="link", daemon=True)
+            back.start()
+            self._carry(peer, broker, broken_after)
+            back.join()
 
     def _carry(self, source: socket.socket, sink: socket.socket, most: int) -> None:
         """Carry one direction until either side ends or `most` bytes went; then the connection is over both ways."""
