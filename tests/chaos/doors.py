@@ -99,7 +99,7 @@ class Held:
 
     def answer(self) -> Answer:
         """Read all of it."""
-        return _read(self._reply.headers.get("Content-Type", ""), self._reply.read())
+        return _answer(self._reply)
 
     def close(self) -> None:
         """Go away, whatever of the answer was read."""
@@ -164,13 +164,19 @@ def _call(
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         connection.request("POST", path, data, {"Content-Type": kind})
-        reply = connection.getresponse()
-        content = reply.read()
+        return _answer(connection.getresponse())
     except (OSError, http.client.HTTPException) as error:
         raise Cut(type(error).__name__) from error
     finally:
         connection.close()
-    if reply.status != 200:
+
+
+def _answer(reply: http.client.HTTPResponse) -> Answer:
+    try:
+        content = reply.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise Cut(type(error).__name__) from error
+    if reply.status != http.client.OK:
         raise Cut(f"HTTP {reply.status}")
     return _read(reply.headers.get("Content-Type", ""), content)
 
