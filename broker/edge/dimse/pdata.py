@@ -24,7 +24,7 @@ _BUFFER = 1 << 18
 _COMMAND_LIMIT = 1 << 16    # bytes of a command set; real ones stay below one KB
 _RELEASE_RQ, _RELEASE_RP = b"\5\0\0\0\0\4\0\0\0\0", b"\6\0\0\0\0\4\0\0\0\0"
 _ABORT = b"\7\0\0\0\0\4\0\0\0\0"
-_P_DATA, _RELEASE = 4, 5
+_P_DATA, _RELEASE, _ABORTED = 4, 5, 7
 _ELEMENT = struct.Struct("<HHL")
 _PDV = struct.Struct(">LBB")
 _PDU = struct.Struct(">BBL")
@@ -157,7 +157,7 @@ class Link:
             if kind == _RELEASE:
                 return
             if kind != _P_DATA:
-                raise PeerGone(f"PDU of type {kind}")
+                raise (PeerGone if kind == _ABORTED else ProtocolError)(f"PDU of type {kind}")
             while size:
                 length, context, control = _PDV.unpack(self._exactly(6))
                 left = length - 2

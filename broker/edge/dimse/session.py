@@ -9,13 +9,15 @@ import structlog
 from broker.config.profile import Profile
 from broker.edge.dimse import c_echo, c_store
 from broker.edge.dimse.c_store import Reception, StoreRequest
+from broker.edge.dimse.contexts import STORAGE
 from broker.model.caller import Call, Caller, Facts
-from broker.model.errors import BrokerError
+from broker.model.errors import BrokerError, DimseCode, Rejected
 from broker.model.ids import PatientId
 from broker.model.ports import Received, Sink
 from broker.model.transaction import Bound, Outcome
 from broker.security.gate import Gate, reason
 
+_CLASSES = frozenset(STORAGE)
 _STUDIES = 256      # studies of one association that are remembered as audited
 
 log = structlog.get_logger("broker.dimse")
@@ -69,5 +71,7 @@ class Session:
         if not self._allowed:
             self._gate.policy.authorise(c_store.ROW, self._caller, c_store.ROW.subject(request))
             self._allowed = True
+        if request.sop_class not in _CLASSES:    # it came under the presentation context of another one
+            raise Rejected(DimseCode.CLASS_NOT_SUPPORTED, "no storage SOP class")
         sink: Sink = c_store.ROW.handle(self._received, request, Call(caller=self._caller, facts=Facts()))
         return sink

@@ -201,6 +201,8 @@ def test_a_peer_that_dies_in_mid_object_leaves_no_file(start: Start, pump: bool)
     pdata.write_data_set(1, b"a data set before its command", 0),
     pdata.write_command(1, [(pdata.FIELD, pdata.C_FIND_RQ), (pdata.DATA_SET, 1)]) + pdata.write_data_set(1, b"\0" * 5000, 0),
     b"\4\0\0\0\0\6\0\0\0\1\1\3",
+    b"\x63\0\0\0\0\4abcd",            # PS3.8 9.2: PDUs that are unknown or unexpected are aborted too
+    b"\1\0\0\0\0\4\0\0\0\0",
 ])
 def test_a_peer_that_breaks_the_protocol_is_aborted(start: Start, say: bytes) -> None:
     broker = start(max_message=2000)
