@@ -1,7 +1,9 @@
 """Broken and hostile messages at the MLLP port of a running broker, each with the error HL7 names."""
 
+import json
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ from tests.helpers.site import Site, adt, rest
 pytestmark = [pytest.mark.peer("dcmtk")]
 
 TRAPS = "葉^區瑋錦誠"    # second bytes that look like delimiters
+FAMILY = "東伟芳娜敏静丽强磊军洋勇艳杰娟涛明超秀霞"
 
 
 def framed(message: str) -> bytes:
@@ -73,9 +76,20 @@ def test_a_frame_split_at_every_byte_in_gb18030(site: Site) -> None:
 
 
 def test_several_messages_in_one_segment_are_answered_in_order(site: Site) -> None:
-    names = [f"many-{site.number()}" for _ in range(20)]
-    found = send(site, *(adt(name) for name in names))
-    assert [segment(answer, "MSA")[1:3] for answer in found] == [["AA", name] for name in names]
+    """Each with a patient of its own, and each is carried out."""
+    feeds = {f"many-{site.number()}": (f"M-{number}", f"葉^{FAMILY[number]}") for number in range(20)}
+    found = send(site, *(adt(control, value, name=name) for control, (value, name) in feeds.items()))
+    assert [segment(answer, "MSA")[1:3] for answer in found] == [["AA", control] for control in feeds]
+    fed = site.rows("patient_identity", "value, message_id, demographics")
+    assert [(value, control, json.loads(person)["names"][0]["given"]) for value, control, person in fed
+            if value.startswith("M-")] == [(value, control, name[2:]) for control, (value, name) in feeds.items()]
+    events = [(value, control) for value, kind, control in site.rows("patient_event", "value, kind, message_id")
+              if kind == "fed" and control in feeds]
+    assert events == [(value, control) for control, (value, _) in feeds.items()]
+
+
+def times_fed(site: Site, control: str) -> int:
+    return site.rows("patient_event", "kind, message_id").count(("fed", control))
 
 
 def test_the_same_control_id_again_is_answered_the_same_and_does_nothing(site: Site) -> None:
@@ -84,6 +98,34 @@ def test_the_same_control_id_again_is_answered_the_same_and_does_nothing(site: S
     with site.unchanged():
         (second,) = send(site, adt(name, "G-1"))
     assert second == first
+    assert times_fed(site, name) == 1
+
+
+def test_the_same_control_id_on_two_connections_at_once_is_carried_out_once(site: Site) -> None:
+    for _ in range(10):
+        name = f"twice-{site.number()}"
+        message = framed(adt(name, "G-2"))
+        with site.mllp() as one, site.mllp() as other:
+            for connection in (one, other):
+                connection.sendall(message[:-1])
+            for connection in (one, other):
+                connection.sendall(message[-1:])
+            (first,), (second,) = answers(one, 1), answers(other, 1)
+        assert outcome(first) == ("AA", "")
+        assert second == first
+        assert times_fed(site, name) == 1
+
+
+def test_the_same_control_id_after_a_restart_is_answered_the_same_and_does_nothing(site: Site, tmp_path: Path) -> None:
+    name = f"restart-{site.number()}"
+    (first,) = send(site, adt(name, "G-3"))
+    with site.unchanged():
+        site.region.stop()
+        site.region.start()
+        (second,) = send(site, adt(name, "G-3"))
+    assert second == first
+    assert times_fed(site, name) == 1
+    site.goes_on(tmp_path)
 
 
 def test_a_message_over_the_limit_is_refused(site: Site) -> None:
