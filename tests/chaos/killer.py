@@ -19,9 +19,15 @@ WEIGHTS = {"web master": 3, "web worker": 4, "receiver": 6, "fetch": 4, "worker"
 WORK = {
     "web master": ("submission",), "web worker": ("submission",), "receiver": ("receive",), "fetch": ("fetch",),
     "worker": ("pack", "publish"), "mllp": ("feed",), "command": ("pack", "publish"), "everything": ("fetch",)}
+# Rows that tell it: a job that is its own, a study of hospital A (others by command) that was claimed a moment ago.
+ROWS = {
+    "fetch": ("fetch", "SELECT count(*) FROM fetch_job WHERE state = 'running' AND owner LIKE :owner"),
+    "worker": ("publish", "SELECT count(*) FROM publication p JOIN study s ON s.id = p.study_id WHERE s.hospital = 'a'"
+                          " AND p.state = 'due' AND p.next_at > :lease")}
+LEASE = 179.5       # a claim is for 180 seconds
 PLACES = {"receive": "online/.incoming", "pack": "archive", "publish": "documents"}
-PATIENCE = 3.0      # seconds to wait for a victim in the middle of its work
-_LOOK_AGAIN = 0.2
+PATIENCE = 8.0      # seconds to wait for a victim in the middle of its work
+_LOOK_AGAIN = 0.2   # seconds between two lists of processes, which take longer than much of their work
 LONGEST = 180.0     # seconds until a killed broker must be whole again
 
 
@@ -87,7 +93,7 @@ class Killer:
             living = self._living()
             looked = time.monotonic()
             self.dice.shuffle(living[kind])
-            while time.monotonic() < looked + _LOOK_AGAIN:     # to list processes takes longer than much of their work
+            while time.monotonic() < looked + _LOOK_AGAIN:
                 late = time.monotonic() > begun + PATIENCE
                 if kind == "everything":
                     works = {work for name, found in living.items() for each in found for work in self._works_on(name, each)}
@@ -101,13 +107,13 @@ class Killer:
         raise AssertionError(f"there is no {kind} to kill")
 
     def _works_on(self, kind: str, process: psutil.Process) -> set[str]:
-        """Say what a process is in the middle of, by the files it has open, its row, or the request that is on its way."""
+        """Say what a process is in the middle of, by the files it has open, its rows, or the request that is on its way."""
         works = {work for work in WORK[kind] if self.journal.flying[work]}
-        if kind == "fetch":
+        if kind in ROWS:
+            work, query = ROWS[kind]
             with opened(self.region.data) as connection:
-                (running,) = connection.execute(
-                    "SELECT count(*) FROM fetch_job WHERE state = 'running' AND owner LIKE ?", (f"%:{process.pid}:%",)).fetchone()
-            works |= {"fetch"} if running else set()
+                (rows,) = connection.execute(query, {"owner": f"%:{process.pid}:%", "lease": time.time() + LEASE}).fetchone()
+            works |= {work} if rows else set()
         files = _open_files(process.pid)
         return works | {work for work in WORK[kind] if work in PLACES and any(
             name.startswith(str(self.region.data / PLACES[work])) for name in files)}
