@@ -1,17 +1,20 @@
 """A thousand connections that say nothing, or half a thing, at each door: the service answers as if they were not there."""
 
 import contextlib
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.helpers import dimse
 from tests.helpers.dicom import CT
 from tests.helpers.dimse import Parrot
-from tests.helpers.site import Site, adt, eventually, head
+from tests.helpers.region import Region
+from tests.helpers.site import LIMITS, Site, adt, eventually, head
 
 pytestmark = [pytest.mark.peer("dcmtk")]
 
@@ -36,6 +39,44 @@ def thousand(port: int, say: bytes) -> Iterator[list[socket.socket]]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def roomy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A region that lets a thousand connections stay at each door for as long as a test takes."""
+    limits = {**LIMITS, "io_timeout": 120.0, "idle_timeout": 120.0, "mllp_connections": COUNT + 100}
+    with Region(tmp_path_factory.mktemp("roomy"), server=limits) as region:
+        yield Site(region)
+
+
+def open_at(site: Site, port: int) -> int:
+    """Give how many connections the broker's processes hold at their end of a door."""
+    return sum(
+        one.status == psutil.CONN_ESTABLISHED and one.laddr.port == port
+        for process in psutil.Process(site.region.pid).children(recursive=True) for one in process.net_connections("inet"))
+
+
+def greet_http(connection: socket.socket, _number: int) -> None:
+    connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = connection.recv(65536)
+    head_, _, body = answer.partition(b"\r\n\r\n")
+    (length,) = re.findall(rb"(?i)content-length: (\d+)", head_)
+    while len(body) < int(length):
+        body += connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 200 "), answer
+
+
+def greet_mllp(connection: socket.socket, number: int) -> None:
+    connection.sendall(b"\x0b" + adt(f"greet-{number}").replace("\n", "\r").encode("gb18030") + b"\x1c\r")
+    answer = b""
+    while not answer.endswith(b"\x1c\r"):
+        piece = connection.recv(65536)
+        assert piece, answer
+        answer += piece
+    assert f"MSA|AA|greet-{number}".encode() in answer, answer
+
+
+SERVED = {"http_port": greet_http, "mllp_port": greet_mllp}
+
+
 def back(site: Site, before: tuple[int, int]) -> Callable[[], bool]:
     """Threads of a pool stay; what a connection had goes."""
     return lambda: site.load()[0] <= before[0] + 20 and site.load()[1] <= before[1] + 5
@@ -52,6 +93,35 @@ def test_a_thousand_idle_connections_leave_the_service_answering(site: Site, tmp
         with site.unchanged():
             eventually(back(site, before), 12)
     site.goes_on(tmp_path)
+
+
+@pytest.mark.parametrize(("port", "kind"), [
+    ("http_port", "silent"), ("http_port", "half"), ("http_port", "served"),
+    ("mllp_port", "silent"), ("mllp_port", "half"), ("mllp_port", "served"),
+    ("dicom_port", "silent"), ("dicom_port", "half"),
+])
+def test_a_thousand_open_connections_leave_the_service_answering(roomy: Site, tmp_path: Path, port: str, kind: str) -> None:
+    """All of them are open before and after the work: none had to make room for it.
+
+    DICOM gives them 5 seconds to ask for an association; where the work takes longer than that, it is done again.
+    """
+    roomy.goes_on(tmp_path)
+    before, door = roomy.load(), getattr(roomy.region, port)
+    assert any(open_during_work(roomy, tmp_path, port, kind) for _ in range(5 if port == "dicom_port" else 1))
+    eventually(back(roomy, before), 30)
+    roomy.goes_on(tmp_path)
+    assert open_at(roomy, door) < 100
+
+
+def open_during_work(site: Site, folder: Path, port: str, kind: str) -> bool:
+    door = getattr(site.region, port)
+    with thousand(door, HALF[port] if kind == "half" else b"") as found:
+        if kind == "served":
+            for number, connection in enumerate(found):
+                SERVED[port](connection, number)
+        eventually(lambda: open_at(site, door) >= COUNT, 30)
+        site.goes_on(folder)
+        return open_at(site, door) >= COUNT
 
 
 def test_idle_associations_leave_the_service_answering(site: Site, tmp_path: Path) -> None:

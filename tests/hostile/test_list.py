@@ -1,12 +1,16 @@
 """The list of hostile and broken input has a test for every case, and every test it names is there."""
 
 import ast
+import subprocess
+import sys
 import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.fuzz.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
 CASES: list[dict[str, Any]] = tomllib.loads((Path(__file__).parent / "cases.toml").read_text("utf-8"))["case"]
@@ -28,14 +32,24 @@ PHRASES = (
     "a thousand idle MLLP connections", "a thousand idle DICOM connections",
 )
 
+# Who reads what strangers send: the module of its property tests and its fuzz targets.
+READERS = {
+    "SOAP and MTOM": ("tests/property/test_mime.py", {"mime", "soap", "centre", "xml"}),
+    "ebXML": ("tests/property/test_ebxml.py", {"ebxml", "query", "retrieve", "answers"}),
+    "HL7 v2": ("tests/property/test_hl7v2.py", {"hl7v2", "mllp"}),
+    "HL7 V3": ("tests/property/test_hl7v3.py", {"hl7v3"}),
+    "KOS": ("tests/unit/wire/test_kos.py", {"kos"}),
+    "DICOM objects": ("tests/property/test_tags.py", {"tags", "identify", "receiver"}),
+    "SequenceFile": ("tests/property/test_sequencefile.py", {"sequencefile", "container", "index"}),
+    "PDU": ("tests/property/test_pdata.py", {"pdu", "association", "pacs"}),
+}
+
 
 @cache
-def named_in(file: str) -> dict[str, str]:
-    """Give the tests of a module by name, each with the text of the module its parameters come from."""
-    source = (ROOT / file).read_text("utf-8")
-    return {
-        node.name: source for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
+def named_in(file: str) -> frozenset[str]:
+    """Give the names of a module's tests."""
+    return frozenset(node.name for node in ast.walk(ast.parse((ROOT / file).read_text("utf-8")))
+                     if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"))
 
 
 def test_every_phrase_has_a_case_and_every_case_a_test() -> None:
@@ -45,14 +59,36 @@ def test_every_phrase_has_a_case_and_every_case_a_test() -> None:
     assert len({case["phrase"] for case in CASES}) == len(CASES)
 
 
+@pytest.fixture(scope="module")
+def collected() -> frozenset[str]:
+    """The node ids pytest itself finds in the named modules."""
+    files = sorted({node.partition("::")[0] for case in CASES for node in case["tests"]})
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *files],
+        cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    return frozenset(line for line in done.stdout.splitlines() if "::" in line)
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["phrase"])
-def test_every_named_test_exists(case: dict[str, Any]) -> None:
-    for node in case["tests"]:
-        file, _, rest = node.partition("::")
-        name, _, parameter = rest.partition("[")
-        assert name in named_in(file), node
-        if parameter:
-            assert f'"{parameter.removesuffix("]")}"' in named_in(file)[name], node
+def test_every_named_test_exists(collected: frozenset[str], case: dict[str, Any]) -> None:
+    """A node without parameters stands for all it has."""
+    assert [node for node in case["tests"] if node not in collected
+            and ("[" in node or not any(one.startswith(f"{node}[") for one in collected))] == []
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_every_reader_has_its_property_tests_and_fuzz_targets(reader: str) -> None:
+    file, targets = READERS[reader]
+    given = [node for node in ast.walk(ast.parse((ROOT / file).read_text("utf-8"))) if isinstance(node, ast.FunctionDef)
+             and any(isinstance(one, ast.Call) and ast.unparse(one.func) == "given" for one in node.decorator_list)]
+    assert given, file
+    assert targets - {target.name for target in TARGETS} == set()
+
+
+def test_every_fuzz_target_belongs_to_a_reader() -> None:
+    known = set().union(*(targets for _, targets in READERS.values()))
+    assert {target.name for target in TARGETS} - known == {"coord"}     # what the broker's own processes tell each other
 
 
 def test_every_test_of_this_folder_proves_a_case() -> None:
