@@ -33,19 +33,21 @@ class Sender:
 class Claim:
     """An id with its authority as one place of a message gives it; `at` and `at_authority` are that place in the wire's form.
 
-    `namespace` and `oid` are the parts of the authority that were given. A wanted domain is a claim without a value.
+    `namespace` and `oid` are the parts of the authority that were given; `other` is an authority id that is no OID, which
+    no domain has. A wanted domain is a claim without a value.
     """
 
     value: str
     namespace: str = ""
     oid: str = ""
+    other: str = ""
     at: str
     at_authority: str
 
     @property
     def names_authority(self) -> bool:
         """Say whether any part of the authority was given."""
-        return bool(self.namespace or self.oid)
+        return bool(self.namespace or self.oid or self.other)
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,9 @@ class Request:
 
 def read_claim(value: Value, place: str, *, authority: str = "") -> Claim:
     """Give the patient id in a CX. Only an authority id of type ISO is an OID; any other is read by its namespace."""
-    is_iso = value.get(4, 3) == "ISO"
+    authority_id, is_iso = value.get(4, 2), value.get(4, 3) == "ISO"
     return Claim(
-        value=value.get(1), namespace=value.get(4, 1), oid=value.get(4, 2) if is_iso else "",
+        value=value.get(1), namespace=value.get(4, 1), oid=authority_id if is_iso else "", other="" if is_iso else authority_id,
         at=f"{place}^1", at_authority=authority or f"{place}^4")
 
 

@@ -3,12 +3,15 @@
 import json
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from broker.model.ids import PatientId
 from tests.helpers.mllp import segment
-from tests.helpers.site import Site, adt, rest
+from tests.helpers.region import Region
+from tests.helpers.site import LIMITS, A, Site, adt, rest
 
 pytestmark = [pytest.mark.peer("dcmtk")]
 
@@ -59,6 +62,44 @@ def test_a_bad_message_is_refused_and_the_next_one_taken(site: Site, name: str) 
         bad, good = send(site, message, adt(f"next-{site.number()}"))
     assert outcome(bad) == (verdict, code), bad
     assert outcome(good) == ("AA", "")
+
+
+@pytest.fixture(scope="module")
+def lenient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A region that completes an id without an authority from its sender."""
+    changes = {"region.toml": {'unknown_authority = "refuse"': 'unknown_authority = "sender"'}}
+    with Region(tmp_path_factory.mktemp("lenient"), server=LIMITS, changes=changes) as region:
+        yield Site(region)
+
+
+def test_an_id_without_authority_is_completed_from_its_sender(lenient: Site) -> None:
+    (fed,) = send(lenient, adt("l1", pid3="Z-1"))
+    (merged,) = send(lenient, adt("l2", pid3="Z-2", kind="ADT^A40^ADT_A39").replace("PV1||O\n", "MRG|Z-1\n"))
+    assert (outcome(fed), outcome(merged)) == (("AA", ""), ("AA", ""))
+    with lenient.unchanged():
+        (stranger,) = send(lenient, adt("l3", pid3="Z-3").replace("HIS-A|HOSPA", "HIS-X|ELSEWHERE"))
+    assert outcome(stranger) == ("AE", "204")
+    rows = lenient.rows("patient_identity", "domain, value, state")
+    assert [row for row in rows if row[1].startswith("Z-")] == [(A.domain, "Z-1", "retired"), (A.domain, "Z-2", "active")]
+    with lenient.client() as client:
+        assert client.affinity_id(PatientId(A.domain, "Z-2"))
+
+
+# Any part of an authority names it: where it is unknown, nobody's is taken for it.
+NAMED = {
+    "a namespace and an OID": "NOWHERE&2.999.77&ISO", "a namespace": "NOWHERE", "an OID": "&2.999.77&ISO",
+    "an id of no type": "&2.999.77", "a DNS name": "&nowhere.example&DNS", "parts that contradict": "HOSPA&2.999.77&ISO",
+    "another hospital's": "HOSPB&2.999.3.1&ISO",
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_named_authority_is_never_completed_from_the_sender(site: Site, lenient: Site, name: str) -> None:
+    feed = adt("n1", pid3=f"N-1^^^{NAMED[name]}")
+    merge = adt("n2", kind="ADT^A40^ADT_A39").replace("PV1||O\n", f"MRG|N-2^^^{NAMED[name]}\n")
+    for region in (site, lenient):
+        with region.unchanged():
+            assert [outcome(answer) for answer in send(region, feed, merge)] == [("AE", "204")] * 2
 
 
 def test_a_frame_split_at_every_byte_in_gb18030(site: Site) -> None:
