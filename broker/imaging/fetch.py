@@ -133,7 +133,7 @@ class Fetch:
         try:
             source = self._sdfo.open_whole(place.location)
         except Unavailable as error:
-            log.warning("a picture cannot be opened", reason=str(error))
+            log.warning("a picture cannot be opened", study=ref.study_uid, sop=ref.sop_uid, reason=str(error))
             return False
         found[ref] = Found(ref, _Moving(self, ref, source), place.transfer_syntax, place.holding.patient)
         return True

@@ -103,7 +103,8 @@ def read_manifest(data: bytes) -> ReadManifest:
     """Read a manifest of any make. Retrieval attributes are taken from the instance item, else from its series item.
 
     Raise `Rejected` (InvalidDocumentContent) for bytes that are no readable Key Object Selection, and for one whose
-    evidence (0040,A375) and content (0040,A730) name different instances, which PS3.3 C.17.6.2.1 forbids.
+    evidence (0040,A375) and content (0040,A730) name different instances or classes, which PS3.3 C.17.6.2.1 forbids, or
+    whose evidence has an instance at two places. One repeated as it is counts once.
     """
     try:
         with unremarked():
@@ -209,25 +210,35 @@ def _read(dataset: Dataset) -> ReadManifest:
     return ReadManifest(
         study_uid=_text(dataset, "StudyInstanceUID"), sop_uid=_text(dataset, "SOPInstanceUID"),
         patient_id=_patient_id(dataset), patient_domain=_text(issuer, "UniversalEntityID"),
-        instances=tuple(refs), retrieve_aes=tuple(dict.fromkeys(title.strip() for title in titles if title.strip())))
+        instances=tuple(dict.fromkeys(refs)),
+        retrieve_aes=tuple(dict.fromkeys(title.strip() for title in titles if title.strip())))
 
 
-def _content(dataset: Dataset) -> Iterator[str]:
+def _content(dataset: Dataset) -> Iterator[tuple[str, str]]:
     for item in _items(dataset, "ContentSequence"):
         for sop in _items(item, "ReferencedSOPSequence"):
-            yield _text(sop, "ReferencedSOPInstanceUID")
+            yield _text(sop, "ReferencedSOPInstanceUID"), _text(sop, "ReferencedSOPClassUID")
         yield from _content(item)
 
 
-def _fault(sop_class: str, manifest: ReadManifest, content: set[str]) -> str:
+def _fault(sop_class: str, manifest: ReadManifest, content: set[tuple[str, str]]) -> str:
     if sop_class != KOS_CLASS:
         return "not a Key Object Selection document"
     if not manifest.instances:
         return "the evidence sequence (0040,A375) names no instance"
     if not all(is_uid(uid) for ref in manifest.instances for uid in (ref.study_uid, ref.series_uid, ref.sop_uid)):
         return "the evidence sequence (0040,A375) holds something that is no UID"
-    if {ref.sop_uid for ref in manifest.instances} != content:
+    return _contradiction(manifest.instances, content)
+
+
+def _contradiction(instances: tuple[InstanceRef, ...], content: set[tuple[str, str]]) -> str:
+    evidence = {(ref.sop_uid, ref.sop_class) for ref in instances}
+    if {uid for uid, _ in evidence} != {uid for uid, _ in content}:
         return "evidence (0040,A375) and content (0040,A730) name different instances"
+    if evidence != content:
+        return "evidence (0040,A375) and content (0040,A730) give an instance different SOP classes"
+    if len({(ref.study_uid, ref.series_uid, ref.sop_uid) for ref in instances}) != len(evidence):
+        return "the evidence sequence (0040,A375) places an instance twice"
     return ""
 
 

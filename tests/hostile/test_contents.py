@@ -1,6 +1,7 @@
 """Contents that are broken inside whole messages and files: manifests that contradict themselves, containers that rot."""
 
 import contextlib
+import copy
 import io
 import sqlite3
 from collections.abc import Callable
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from pydicom import Dataset
 
+from broker.client.consult import Manifests
 from broker.model.imaging import InstanceRef
 from broker.model.metadata import DocumentEntry
 from tests.helpers import dicom, manifests
@@ -18,25 +21,57 @@ from tests.helpers.site import Site, eventually, ref
 pytestmark = [pytest.mark.peer("dcmtk")]
 
 
-def contradictory() -> bytes:
-    """Give a manifest whose evidence and content name different instances."""
+def only_in_evidence(manifest: Dataset) -> None:
+    del manifest.ContentSequence[0]
+
+
+def only_in_content(manifest: Dataset) -> None:
+    manifest.ContentSequence.append(copy.deepcopy(manifest.ContentSequence[0]))
+    manifest.ContentSequence[-1].ReferencedSOPSequence[0].ReferencedSOPInstanceUID = "2.25.100.9"
+
+
+def of_another_class(manifest: Dataset) -> None:
+    manifest.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPClassUID = manifests.SR
+
+
+def repeated(manifest: Dataset) -> None:
+    manifest.ContentSequence.append(copy.deepcopy(manifest.ContentSequence[0]))
+    listed = manifest.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    listed.append(copy.deepcopy(listed[0]))
+
+
+def edited(edit: Callable[[Dataset], None]) -> bytes:
+    """Give a manifest whose evidence (three instances) or content was changed."""
     dataset = pydicom.dcmread(io.BytesIO(manifests.kos(manifests.study())))
-    del dataset.ContentSequence[0]
+    edit(dataset)
     file = io.BytesIO()
     dataset.save_as(file, enforce_file_format=True)
     return file.getvalue()
 
 
-def test_a_manifest_with_mismatched_lists_is_named_and_the_others_are_read(site: Site, tmp_path: Path) -> None:
+@pytest.mark.parametrize("edit", [only_in_evidence, only_in_content, of_another_class])
+def test_a_manifest_with_mismatched_lists_is_named_and_the_others_are_read(
+        site: Site, tmp_path: Path, edit: Callable[[Dataset], None]) -> None:
     """A repository keeps what it is given (ITI TF-2 3.41); who reads the manifest must not believe it (RAD TF-3 4.68)."""
-    good, bad = manifests.kos(manifests.study()), contradictory()
-    ids = [site.submit(tmp_path, good), site.submit(tmp_path, bad)]
-    with site.client() as client:
-        entries: list[DocumentEntry] = [entry for entry in client.documents(site.patient) if entry.unique_id in ids]
-        assert len(entries) == 2
-        found = client.manifests(entries, tmp_path / "manifests")
+    ids = [site.submit(tmp_path, data) for data in (manifests.kos(manifests.study()), edited(edit))]
+    found = read(site, ids, tmp_path / "manifests")
     assert [(problem.code, problem.location) for problem in found.missing] == [("InvalidDocumentContent", ids[1])]
     assert [(one.entry.unique_id, len(one.images)) for one in found.files] == [(ids[0], 3)]
+
+
+def test_an_instance_named_twice_is_asked_for_once(site: Site, tmp_path: Path) -> None:
+    ids = [site.submit(tmp_path, edited(repeated))]
+    found = read(site, ids, tmp_path / "manifests")
+    assert found.missing == ()
+    assert [[image.sop_uid for image in one.images] for one in found.files] == [["2.25.100.1.1", "2.25.100.1.2", "2.25.100.2.1"]]
+
+
+def read(site: Site, ids: list[str], folder: Path) -> Manifests:
+    """Give the manifests among the patient's documents."""
+    with site.client() as client:
+        entries: list[DocumentEntry] = [entry for entry in client.documents(site.patient) if entry.unique_id in ids]
+        assert len(entries) == len(ids)
+        return client.manifests(entries, folder)
 
 
 @dataclass
@@ -75,6 +110,11 @@ def flipped(data: bytes, files: list[Path]) -> bytes:
     return data[:place] + bytes((data[place] ^ 1,)) + data[place + 1:]
 
 
+def retrieved(site: Site) -> dict[str, int]:
+    """Give the number of audited RAD-69 by outcome."""
+    return {outcome: site.audited("RAD-69", outcome) for outcome in ("0", "4", "8", "12")}
+
+
 @pytest.mark.parametrize(("spoil", "sure"), [
     (lambda data, _files: data[:-1], []),
     (lambda data, _files: data[:-20] + bytes((data[-20] ^ 1,)) + data[-19:], []),
@@ -90,7 +130,12 @@ def test_a_rotten_container_gives_nothing_wrong(
     eventually(lambda: packed.site.known(ref(near).sop_uid))
     try:
         packed.container.write_bytes(spoil(whole, packed.files))
+        said, outcomes = len(packed.site.region.logs()), retrieved(packed.site)
         missing = set(packed.missing(tmp_path / "rotten"))
+        log = packed.site.region.logs()[said:]
+        assert packed.container.name in log or all(sop_uid in log for sop_uid in missing)
+        told = {outcome for outcome, count in retrieved(packed.site).items() if count > outcomes[outcome]}
+        assert told == ({"4"} if len(missing) == len(packed.files) else {"0"})
         assert missing >= {ref(packed.files[n]).sop_uid for n in sure}
         if spoil is flipped:
             assert len(missing) == 1

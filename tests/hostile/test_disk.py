@@ -2,48 +2,46 @@
 
 import contextlib
 import os
-import shutil
 import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from broker.edge.dimse import pdata
+from broker.edge.dimse.pdata import Command
 from broker.model.ids import new_oid
+from broker.model.imaging import InstanceRef
 from broker.wire.ebxml import read_registry_response
 from broker.wire.xml import RS
 from tests.helpers import dicom, mllp
+from tests.helpers.bad_pacs import SUCCESS, BadPacs
 from tests.helpers.dicom import CT
 from tests.helpers.dimse import Parrot, store_request
 from tests.helpers.mllp import segment
 from tests.helpers.region import Region
-from tests.helpers.site import LIMITS, Site, adt, eventually, ref
+from tests.helpers.site import LIMITS, THEIRS, Site, adt, eventually, ref
 
 SIZES = {"": "24m", "online": "6m", "documents": "3m", "archive": "3m", "audit": "1m"}
+pytestmark = [pytest.mark.peer("mount"), pytest.mark.peer("dcmtk")]
 EXPLICIT = "1.2.840.10008.1.2.1"
-
-
-def mounted(place: Path, size: str) -> bool:
-    place.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], capture_output=True, check=False)
-    return done.returncode == 0
+UNABLE = 0xA702         # out of resources, unable to perform the sub-operations (PS3.4 C.4.2.1.5)
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A region of its own, each of its stores on a small disk."""
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root may mount a small disk")
     folder = tmp_path_factory.mktemp("disk")
-    changes = {"retention.toml": {"quiet_seconds = 2": "quiet_seconds = 3600"}}
+    changes = {"retention.toml": {"quiet_seconds = 2": "quiet_seconds = 3600"}, "hospitals.toml": {
+        "idle_seconds = 20": "idle_seconds = 4", "total_seconds = 120": "total_seconds = 15\nback_off_seconds = 0.5"}}
     with contextlib.ExitStack() as stack:
         region = Region(folder, server=LIMITS, changes=changes)
         for name, size in SIZES.items():
             place = region.data / name
-            if not mounted(place, size):
-                pytest.skip("no small disk can be mounted here")
+            place.mkdir(parents=True, exist_ok=True)
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], check=True)
             stack.callback(subprocess.run, ["umount", "-l", str(place)], check=True)
         stack.enter_context(region)
         yield Site(region)
@@ -89,9 +87,9 @@ def codes(site: Site, data: bytes) -> list[str]:
     return [problem.code for problem in read_registry_response(next(reply.root().iter(f"{{{RS}}}RegistryResponse"))).problems]
 
 
-def store(site: Site, file: Path) -> int:
+def store(site: Site, file: Path, calling: str = "PACSA") -> int:
     with Parrot(site.region.dicom_port) as peer:
-        assert peer.associate([(CT, EXPLICIT)])[0] == 2
+        assert peer.associate([(CT, EXPLICIT)], calling)[0] == 2
         peer.say(store_request(1, CT, ref(file).sop_uid, dicom.body(file)))
         status = peer.answer().number(pdata.STATUS)
         peer.release()
@@ -108,6 +106,42 @@ def test_a_full_online_store(small: Site, tmp_path: Path, leave: int) -> None:
     assert store(small, file) == 0
     eventually(lambda: small.known(ref(file).sop_uid))
     small.goes_on(tmp_path)
+
+
+def test_a_fetch_into_a_full_online_store(small: Site, tmp_path: Path) -> None:
+    """The PACS hears that there is no room, the consumer what it does not get; with room again the same call has it all."""
+    files = dicom.ct_study(tmp_path / "pacs", 2, 300)
+    refs = [ref(file, THEIRS) for file in files]
+    heard: list[int] = []
+
+    def honest(one: BadPacs, peer: Parrot, command: Command, wanted: Sequence[Path]) -> None:
+        statuses = [store(small, file, one.ae) for file in wanted]
+        heard.extend(statuses)
+        peer.respond(command, UNABLE if any(statuses) else SUCCESS)
+
+    with contextlib.closing(BadPacs(small.region.pacs_port, small.region.dicom_port)) as pacs:
+        pacs.holds += files
+        pacs.move = honest
+        small.catalogue(refs)
+        with full(small.region.data / "online"):
+            before = small.files()
+            with small.client() as client:
+                got = client.images(refs, tmp_path / "got")
+            assert got.pictures == ()
+            assert sorted((problem.code, problem.location) for problem in got.missing) == sorted(
+                ("XDSDocumentUniqueIdError", one.sop_uid) for one in refs)
+            assert all("0xA702" in problem.context for problem in got.missing), got.missing[0].context
+            assert set(heard) == {0xA700}
+            assert {state for (state,) in small.rows("fetch_job", "state")} == {"failed"}
+            assert small.files() == before
+        eventually(lambda: not missing(small, refs, tmp_path / "again"), 20)
+        eventually(lambda: max(small.rows("fetch_job", "id, state"))[1] == "done")
+    small.goes_on(tmp_path)
+
+
+def missing(site: Site, refs: Sequence[InstanceRef], folder: Path) -> bool:
+    with site.client() as client:
+        return bool(client.images(refs, folder).missing)
 
 
 @pytest.mark.parametrize("leave", [0, 40_000], ids=["from the first byte", "in the middle"])
@@ -139,6 +173,32 @@ def test_a_full_archive(small: Site, tmp_path: Path) -> None:
         got = client.images([ref(file) for file in files], tmp_path / "again")
     assert {picture.sop_uid: dicom.body(picture.path) for picture in got.pictures} == {
         ref(file).sop_uid: dicom.body(file) for file in files}
+
+
+def test_the_worker_with_a_full_archive(small: Site, tmp_path: Path) -> None:
+    """Its own round, once a minute and at its start: logged, nothing half there, the others go on; later it is packed."""
+    files = small.store(tmp_path, 3, size=128, study_uid=new_oid())
+    eventually(lambda: all(small.known(ref(file).sop_uid) for file in files))
+    said = small.region.logs().count("a study was not archived")
+    with full(small.region.data / "archive"):
+        packed = [path for path in small.files() if path.startswith("archive/") and ".filler" not in path]
+        make_due(small, ref(files[0]).study_uid)
+        restart_worker(small)
+        eventually(lambda: small.region.logs().count("a study was not archived") == said + 1, 90)
+        assert [path for path in small.files() if path.startswith("archive/") and ".filler" not in path] == packed
+        assert not missing(small, [ref(file) for file in files], tmp_path / "got")
+        small.goes_on(tmp_path)
+    restart_worker(small)                   # else it tries again in an hour
+    eventually(lambda: len([path for path in small.files() if path.startswith("archive/")]) == len(packed) + 1, 90)
+    assert not missing(small, [ref(file) for file in files], tmp_path / "again")
+
+
+def restart_worker(site: Site) -> None:
+    """Kill the broker's worker; its supervisor starts another one."""
+    (worker,) = (process for process in psutil.Process(site.region.pid).children(recursive=True)
+                 if "worker" in process.cmdline())
+    worker.kill()
+    site.region.wait_healthy()
 
 
 def make_due(site: Site, study_uid: str) -> None:

@@ -1,4 +1,5 @@
 import contextlib
+import copy
 import io
 import string
 from datetime import timedelta, timezone
@@ -111,6 +112,16 @@ def _drop_content_item(dataset: Dataset) -> None:
     del dataset.ContentSequence[0]
 
 
+def _add_content_item(dataset: Dataset) -> None:
+    item = copy.deepcopy(dataset.ContentSequence[0])
+    item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID = "2.25.100.9"
+    dataset.ContentSequence.append(item)
+
+
+def _other_class(dataset: Dataset) -> None:
+    dataset.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPClassUID = SR
+
+
 def _drop_evidence(dataset: Dataset) -> None:
     del dataset.CurrentRequestedProcedureEvidenceSequence
 
@@ -125,6 +136,8 @@ def _bad_uid(dataset: Dataset) -> None:
 
 @pytest.mark.parametrize(("spoil", "why"), [
     (_drop_content_item, "name different instances"),
+    (_add_content_item, "name different instances"),
+    (_other_class, "give an instance different SOP classes"),
     (_drop_evidence, "names no instance"),
     (_be_an_image, "not a Key Object Selection"),
     (_bad_uid, "no UID"),
@@ -136,6 +149,32 @@ def test_a_manifest_that_contradicts_itself_is_refused(spoil: Any, why: str) -> 
         read_manifest(saved(dataset))
     assert refusal.value.problems[0].code == "InvalidDocumentContent"
     assert refusal.value.problems[0].location == "2.25.200"
+
+
+def _repeat_content(dataset: Dataset) -> None:
+    dataset.ContentSequence.append(copy.deepcopy(dataset.ContentSequence[0]))
+
+
+def _repeat_evidence(dataset: Dataset) -> None:
+    references = dataset.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    references.append(copy.deepcopy(references[0]))
+
+
+@pytest.mark.parametrize("repeat", [_repeat_content, _repeat_evidence])
+def test_an_instance_named_twice_is_one_instance(repeat: Any) -> None:
+    """Content may refer to an instance more than once (another frame, another remark); nobody asks for it twice."""
+    dataset = parsed(kos(study()))
+    repeat(dataset)
+    assert read_manifest(saved(dataset)).instances == read_manifest(kos(study())).instances
+
+
+def test_one_instance_in_two_series_is_refused() -> None:
+    dataset = parsed(kos(study()))
+    series = dataset.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    series[1].ReferencedSOPSequence.append(copy.deepcopy(series[0].ReferencedSOPSequence[0]))
+    with pytest.raises(Rejected, match="places an instance twice") as refusal:
+        read_manifest(saved(dataset))
+    assert refusal.value.problems[0].code == "InvalidDocumentContent"
 
 
 def test_retrieval_attributes_of_an_instance_win_over_those_of_its_series() -> None:
