@@ -22,8 +22,8 @@ HAN = replace(WEI, names=WEI.names[:1])
 
 
 @pytest.fixture
-def bench(database: Database, profile: Profile, tmp_path: Path) -> Iterator[Bench]:
-    built = Bench(database, region(profile), tmp_path)
+def bench(request: pytest.FixtureRequest, database: Database, profile: Profile, tmp_path: Path) -> Iterator[Bench]:
+    built = Bench(database, region(profile, unknown_authority=getattr(request, "param", "refuse")), tmp_path)
     built.feed("A04", "A1")
     built.add("B1", HAN)
     built.add("B2", replace(WEI, names=(PersonName("李", "雷"),)))
@@ -48,7 +48,9 @@ def message(case: dict[str, Any]) -> bytes:
     return text.encode()
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
+@pytest.mark.parametrize(
+    ("case", "bench"), [(case, case.get("unknown_authority", "refuse")) for case in CASES], ids=[case["id"] for case in CASES],
+    indirect=["bench"])
 def test_case(case: dict[str, Any], bench: Bench) -> None:
     before, data = len(bench.audited()), message(case)
     answer = bench.v3(data)

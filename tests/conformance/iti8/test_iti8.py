@@ -16,8 +16,8 @@ PID = "PID|||A1^^^HOSPA||葉^誠||19790214|M"
 
 
 @pytest.fixture
-def bench(database: Database, profile: Profile, tmp_path: Path) -> Iterator[Bench]:
-    built = Bench(database, region(profile), tmp_path)
+def bench(request: pytest.FixtureRequest, database: Database, profile: Profile, tmp_path: Path) -> Iterator[Bench]:
+    built = Bench(database, region(profile, unknown_authority=getattr(request, "param", "refuse")), tmp_path)
     built.feed("A04", "A1")
     built.add("B1")
     built.feed("A04", "A2", replace(WEI, names=(PersonName("李", "雷"),)))
@@ -26,7 +26,9 @@ def bench(database: Database, profile: Profile, tmp_path: Path) -> Iterator[Benc
     built.close()
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
+@pytest.mark.parametrize(
+    ("case", "bench"), [(case, case.get("unknown_authority", "refuse")) for case in CASES], ids=[case["id"] for case in CASES],
+    indirect=["bench"])
 def test_case(case: dict[str, Any], bench: Bench) -> None:
     before = len(bench.audited())
     answer = bench.v2(case["send"])
