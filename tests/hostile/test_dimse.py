@@ -8,6 +8,7 @@ from pathlib import Path
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
 from broker.edge.dimse import pdata
 from broker.model.ids import new_oid
@@ -28,7 +29,7 @@ PRIVATE = "1.2.826.0.1.3680043.2.1.99"      # no storage class anybody knows
 
 def dataset(sop: str, sop_class: str = CT) -> Dataset:
     made = dicom.ct_dataset(new_oid(), new_oid(), sop, number=1, patient=dicom.Patient(id=A.value))
-    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = sop_class
+    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = UID(sop_class)
     return made
 
 
