@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import signal
 import sqlite3
 import subprocess
 import threading
@@ -99,6 +100,33 @@ def test_redis_gone_and_back_in_the_middle_of_a_fetch(far: tuple[Site, BadPacs, 
     with site.client() as client:
         got = client.images([ref(file, THEIRS) for file in back], tmp_path / "got3")
     assert got.missing == ()
+    eventually(lambda: set(site.rows("fetch_job", "state")) == {("done",)})     # also those begun while it was away
+
+
+@pytest.mark.peer("redis")
+def test_a_redis_that_stands_still_holds_nobody_up(far: tuple[Site, BadPacs, Redis], tmp_path: Path) -> None:
+    """It takes connections and says nothing, which is worse than being gone: who waits for it gives up in time."""
+    site, pacs, redis = far
+    assert redis.process is not None
+    pacs.behave()
+    files = dicom.ct_study(tmp_path / "still", 2)
+    pacs.holds += files
+    refs = [ref(file, THEIRS) for file in files]
+    site.catalogue(refs)
+    redis.process.send_signal(signal.SIGSTOP)
+    try:
+        site.goes_on(tmp_path, 30)
+        begun = time.monotonic()
+        with site.client() as client:
+            got = client.images(refs, tmp_path / "got")
+        assert got.missing == ()
+        assert time.monotonic() - begun < 30
+        eventually(lambda: site.region.health()["dependencies"]["coordination"] != "ok", 20)
+    finally:
+        redis.process.send_signal(signal.SIGCONT)
+    site.region.wait_healthy()
+    site.goes_on(tmp_path)
+    eventually(lambda: set(site.rows("fetch_job", "state")) == {("done",)})
 
 
 def test_a_locked_database_makes_writers_wait_and_readers_go_on(site: Site, tmp_path: Path) -> None:

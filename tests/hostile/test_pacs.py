@@ -110,12 +110,20 @@ def test_a_pacs_that_sends_nothing(study: Study, script: Script, words: str, sec
     study.comes()
 
 
-@pytest.mark.parametrize("greet", [greeting_refusal, greeting_silence, greeting_half])
-def test_a_pacs_that_lets_nobody_in(study: Study, greet: Callable[[Parrot], bool]) -> None:
+@pytest.mark.parametrize(("greet", "words"), [
+    (greeting_refusal, "(refused: Called AE title not recognised)"),
+    (greeting_silence, "(no connection, no answer, or no service it would accept)"),
+    (greeting_half, "(no connection, no answer, or no service it would accept)"),
+])
+def test_a_pacs_that_lets_nobody_in(study: Study, greet: Callable[[Parrot], bool], words: str) -> None:
     study.pacs.greet = greet
+    before = study.site.files()
     got, took = study.fetch()
     assert took < 2 * TOTAL
-    assert len(missing(got)) == 4
+    assert missing(got) == sorted(one.sop_uid for one in study.refs())
+    assert got.pictures == ()
+    assert [problem.context for problem in got.missing if words not in problem.context] == []
+    assert study.site.files() == before
     study.comes()
 
 
