@@ -221,10 +221,12 @@ def test_a_full_database(small: Site, tmp_path: Path) -> None:
     data = os.urandom(20_000)
     (file,) = dicom.ct_study(tmp_path / "late", 1)
     with full(small.region.data):
+        files = [path for path in small.files() if path.startswith("documents/")]
         answer = mllp.send(small.region.mllp_port, adt("full", "F-1", name="X" * 3000))
         assert segment(answer, "MSA")[1:3] == ["AR", "full"]
         assert segment(answer, "ERR")[3].startswith("207^")
         assert codes(small, data)[0] in {"XDSRepositoryOutOfResources", "XDSRepositoryBusy", "XDSRegistryNotAvailable"}
+        assert [path for path in small.files() if path.startswith("documents/")] == files
         status = store(small, file)
         small.query()
     assert ("F-1",) not in small.rows("patient_identity", "value")
