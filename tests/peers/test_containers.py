@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from broker.app import ROLES
+from broker.config import profile as profiles
 from tests.helpers.postgresql import Postgres
 from tests.helpers.region import Region
 
-DOCKER = Path(__file__).parents[2] / "docker"
+ROOT = Path(__file__).parents[2]
+DOCKER = ROOT / "docker"
 OURS = {*ROLES, "upgrade"}
 REGION = {"postgres", "redis", "namenode", "datanode-1", "datanode-2", "pacs-a", "pacs-b"}
 
@@ -51,6 +54,35 @@ def test_compose_invents_no_password() -> None:
     done = compose()
     assert done.returncode != 0
     assert "POSTGRES_PASSWORD" in done.stderr + done.stdout or "set it in .env" in done.stderr + done.stdout
+
+
+@pytest.mark.peer("compose")
+def test_the_mounted_profile_calls_the_pacs_of_the_region(tmp_path: Path) -> None:
+    web = services(compose(POSTGRES_PASSWORD="secret").stdout)["web"]
+    mounted = re.findall(r"(\S+):/etc/broker/region/(\w+\.toml):ro", web)
+    for source, name in mounted:
+        shutil.copy(source, tmp_path / name)
+    assert len(mounted) == 5
+    called = [(h.host, h.port) for h in profiles.load(str(tmp_path)).hospitals if h.port]
+    assert called == [("pacs-b", 4242)]
+
+
+def test_the_image_is_built_from_named_sources_that_install(tmp_path: Path) -> None:
+    lines = (DOCKER / "Dockerfile").read_text("utf-8").splitlines()
+    sources = [source for line in lines if line.startswith("COPY ") for source in line.split()[1:-1]]
+    allowed = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    assert "*" in allowed
+    assert sorted(sources) == sorted(line[1:] for line in allowed if line.startswith("!"))
+    for source in sources:
+        (tmp_path / source).parent.mkdir(exist_ok=True)
+        (shutil.copytree if (ROOT / source).is_dir() else shutil.copy)(ROOT / source, tmp_path / source)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "--target", "to", "."],
+        cwd=tmp_path, check=True, timeout=150)
+    for name in ("wsdl/pix.wsdl", "profiles/demo/region.toml"):
+        assert (tmp_path / "to/broker/_data" / name).read_bytes() == (ROOT / name).read_bytes()
+    assert "USER broker" in lines
+    assert 'ENTRYPOINT ["sh", "/opt/broker/docker/start.sh"]' in lines
 
 
 # --- the script all images run
