@@ -17,6 +17,7 @@ from broker.app import ROLES
 from broker.config import profile as profiles
 from tests.helpers.postgresql import Postgres
 from tests.helpers.region import Region
+from tests.peers.test_redis import Server as Redis
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -43,9 +44,10 @@ def test_compose_takes_the_region() -> None:
     assert done.returncode == 0, done.stderr
     found = services(done.stdout)
     assert found.keys() == OURS | REGION
+    assert [name for name, text in found.items() if "\n    user: " not in text] == [], "nothing runs as root"
     for role in OURS:
         assert f"command:\n    - {role}\n" in found[role]
-        assert "user: '10001'" in found[role], "nothing of ours runs as root"
+        assert "user: '10001'" in found[role]
         assert "BROKER_DATABASE__URL: postgresql+psycopg://broker:secret@postgres/broker" in found[role]
 
 
@@ -85,7 +87,18 @@ def test_the_image_is_built_from_named_sources_that_install(tmp_path: Path) -> N
     assert 'ENTRYPOINT ["sh", "/opt/broker/docker/start.sh"]' in lines
 
 
-# --- the script all images run
+# --- the scripts the images run
+
+
+def test_the_namenode_is_formatted_once(tmp_path: Path) -> None:
+    program, log = tmp_path / "hdfs", tmp_path / "log"
+    program.write_text(f'#!/bin/sh\necho "$*" >> {log}\n[ "${{2-}}" != -format ] || mkdir -p {tmp_path}/name/current\n', "utf-8")
+    program.chmod(0o755)
+    for _ in range(2):
+        subprocess.run(
+            ["sh", str(DOCKER / "namenode.sh"), str(tmp_path / "name")], check=True, timeout=30,
+            env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    assert log.read_text("utf-8").splitlines() == ["namenode -format -nonInteractive", "namenode", "namenode"]
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +110,7 @@ def postgres() -> Iterator[Postgres]:
 class Containers:
     """Runs start.sh with the containers' settings; only places and ports are this machine's."""
 
-    def __init__(self, folder: Path, database_url: str) -> None:
+    def __init__(self, folder: Path, database_url: str, redis_url: str = "") -> None:
         self.region = Region(folder)
         program = folder / "bin" / "broker"
         program.parent.mkdir()
@@ -105,7 +118,7 @@ class Containers:
         program.chmod(0o755)
         self._environment = {
             **os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", "BROKER_CONFIG": str(DOCKER / "broker.toml"),
-            "BROKER_PROFILE": str(folder / "region"), "BROKER_DATA": str(self.region.data), "BROKER_REDIS__URL": "",
+            "BROKER_PROFILE": str(folder / "region"), "BROKER_DATA": str(self.region.data), "BROKER_REDIS__URL": redis_url,
             "BROKER_DATABASE__URL": database_url, "BROKER_SERVER__HOST": "127.0.0.1",
             "BROKER_SERVER__HTTP_PORT": str(self.region.http_port), "BROKER_SERVER__MLLP_PORT": str(self.region.mllp_port),
             "BROKER_SERVER__DICOM_PORT": str(self.region.dicom_port)}
@@ -144,10 +157,18 @@ def test_a_role_gives_up_waiting_for_the_schema(tmp_path: Path) -> None:
     assert "the database is not ready" in containers.log.read_text("utf-8")
 
 
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[Redis]:
+    server = Redis(tmp_path)
+    yield server
+    server.kill()
+
+
 @pytest.mark.peer("postgresql")
+@pytest.mark.peer("redis")
 @pytest.mark.timeout(300)
-def test_roles_wait_for_the_upgrade_and_make_a_whole_broker(postgres: Postgres, tmp_path: Path) -> None:
-    containers = Containers(tmp_path, postgres.url)
+def test_roles_wait_for_the_upgrade_and_make_a_whole_broker(postgres: Postgres, redis: Redis, tmp_path: Path) -> None:
+    containers = Containers(tmp_path, postgres.url, f"redis://127.0.0.1:{redis.port}/0")
     with containers.running({role: {"BROKER_WAIT": "100"} for role in ROLES}):
         time.sleep(3)
         assert containers.region.health() == {}, "nobody serves before the schema is there"
