@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import psutil
 from pynetdicom import build_context
 from pynetdicom.association import Association
 
@@ -42,6 +43,7 @@ from tests.helpers.dicom import Board, eventually, sender, short_settings
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 _SYNTAXES = ("1.2.840.10008.1.2.1", tags.IMPLICIT, tags.BIG_ENDIAN, tags.DEFLATED)
+_GROWTH = 64 << 20       # bytes in use that one connection may add
 _CHARSETS = ("", "GB18030", "utf-8", "ISO_IR 100", "nonsense")
 WORDS = (
     b"\xfe\xff\x00\xe0\xff\xff\xff\xff", b"\xfe\xff\x0d\xe0\0\0\0\0", b"\xfe\xff\xdd\xe0\0\0\0\0",
@@ -259,9 +261,12 @@ def _association(scratch: Path) -> Reader:
         short_settings(io_timeout=0.4, idle_timeout=0.6))
     threading.Thread(target=listener.serve, args=(threading.Event(),), daemon=True).start()
     count = itertools.count(1)
+    memory = psutil.Process().memory_info
 
     def read(data: bytes) -> str:
+        before = memory().rss
         answer = speak(listener.port, data)
+        assert memory().rss - before < _GROWTH
         if next(count) % 50 == 0:
             eventually(lambda: threading.active_count() < 10, 20.0)     # no thread is left behind
         return f"{answer[:1].hex()} {answer[-10:-9].hex()} {len(answer) // 100}"
@@ -293,5 +298,5 @@ TARGETS = (
     Target(name="pacs", make=_pacs, golden=("pacs",), words=(*PDU_WORDS, *WORDS), allowed=(ProtocolError, PeerGone), slope=2e-5),
     Target(name="receiver", make=_receiver, golden=("object",), slope=2e-5, **_BOUNDS),
     Target(name="association", make=_association, golden=("association",), words=PDU_WORDS, longest=1 << 14, short=30,
-           memory=16 << 30),       # address space: each thread reserves some
+           memory=16 << 30),       # address space, of which each thread reserves some: `read` looks at what is in use
 )
