@@ -49,7 +49,7 @@ $(VENV)/.dev: requirements/dev.lock pyproject.toml | $(VENV)/bin/python
 	@touch $@ $(VENV)/.run
 
 # Needs uv. The locks name versions and hashes, no index.
-LOCK := uv pip compile -q pyproject.toml requirements/build.in --extra demo --generate-hashes \
+LOCK := uv pip compile -q pyproject.toml requirements/build.in --extra demo --generate-hashes --no-strip-extras \
         --no-header --no-annotate --no-emit-index-url --python-version 3.11
 lock:
 	$(LOCK) -o requirements/run.lock
