@@ -32,14 +32,14 @@ from broker.imaging.origin import Origins
 from broker.imaging.publish import Publisher
 from broker.imaging.rad69_retrieve import ImagingSource
 from broker.imaging.receiver import Receiver
-from broker.model.caller import Call
+from broker.model.caller import Call, Caller, Facts
 from broker.model.errors import BrokerError, Problem
 from broker.model.ids import PatientId
 from broker.model.ports import Registrar, Unit
-from broker.model.transaction import Bound, Transaction
+from broker.model.transaction import Bound, Outcome, Transaction
 from broker.patients import iti8_feed, iti9_query, iti44_feed, iti45_query
 from broker.patients.actor import PixManager
-from broker.registry import iti18_query, iti42_register
+from broker.registry import deprecate, iti18_query, iti42_register
 from broker.registry.actor import Registry
 from broker.repository import iti41_provide, iti43_retrieve
 from broker.repository.actor import Repository
@@ -180,6 +180,12 @@ class App:
 
     def _merged(self, unit: Unit, retired: PatientId, survivor: PatientId) -> None:
         self.registry.merged(unit, retired, survivor)
+
+    def withdraw(self, unit: Unit, entry_uuid: str, caller: Caller) -> None:
+        """Deprecate a DocumentEntry of our registry inside `unit`, and audit it once that is durable (`ports.Withdraw`)."""
+        facts = Facts()
+        self.registry.deprecate(unit, entry_uuid, Call(caller=caller, facts=facts))
+        unit.after_commit(lambda: self.audit.record(deprecate.ROW, caller, facts, Outcome.SUCCESS))
 
     @property
     def _patience(self) -> Patience:

@@ -42,6 +42,17 @@ class PatientMerged(Protocol):
     def __call__(self, unit: Unit, retired: PatientId, survivor: PatientId) -> None: ...
 
 
+class Withdraw(Protocol):
+    """Takes a published DocumentEntry back, where a replacement is not allowed: it was published under a wrong patient."""
+
+    def __call__(self, unit: Unit, entry_uuid: str, caller: Caller) -> None:
+        """Deprecate the entry, and what is attached to it, inside `unit`; audited once that is durable. Twice is as once.
+
+        Raise `Rejected` (UnresolvedReferenceException) when our registry has no such entry.
+        """
+        ...
+
+
 class Registrar(Protocol):
     """The registry as a repository sees it (ITI-42)."""
 

@@ -10,6 +10,7 @@ from broker.model.errors import Problem
 from broker.model.ids import PatientId
 from broker.model.ports import PatientDirectory, Unit
 from broker.registry import store
+from broker.registry.deprecate import deprecate
 from broker.registry.iti18_query import Answer, Limits, StoredQueries
 from broker.registry.iti42_register import Registration
 from broker.wire.ebxml import Submission
@@ -41,6 +42,14 @@ class Registry:
     def query(self, request: QueryRequest, call: Call) -> Answer:
         """Answer a stored query. Raise `Rejected` as ITI TF-2 3.18.4.1.3 says; nothing found is an empty answer."""
         return self._queries.answer(request, call.facts)
+
+    def deprecate(self, unit: Unit, entry_uuid: str, call: Call) -> None:
+        """Deprecate a DocumentEntry and what is attached to it inside the caller's unit; twice is as once.
+
+        `call.facts` learns whose it is; the caller audits it once the unit is durable. Raise `Rejected`
+        (UnresolvedReferenceException) when no such entry is registered here.
+        """
+        deprecate(unit, entry_uuid, call.facts)
 
     def merged(self, unit: Unit, retired: PatientId, survivor: PatientId) -> None:
         """Give all objects of `retired` to `survivor` inside the merge's unit; nothing is registered for `retired` any more."""

@@ -170,6 +170,13 @@ def fingerprints(unit: Unit, unique_ids: Iterable[str]) -> list[tuple[str, str, 
     return [(row[0], row[1], row[2]) for row in _rows(_FINGERPRINTS, unit, unique_ids)]
 
 
+def entry(unit: Unit, uuid: str) -> DocumentEntry | None:
+    """Return a registered DocumentEntry as it is shown now, or None when there is none of this entryUUID."""
+    wanted = sa.select(_object.body).where(_object.uuid == uuid, _object.kind == DOCUMENT)
+    body = sql(unit).scalar(wanted)
+    return None if body is None else ebxml_stored.read_entry(body)
+
+
 def transformations(unit: Unit, uuids: Iterable[str]) -> set[str]:
     """Give those of these entries that are the result of a transformation."""
     return {row[0] for row in _rows(_TRANSFORMED, unit, uuids)}

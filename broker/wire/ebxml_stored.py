@@ -4,10 +4,10 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from broker.model.metadata import APPROVED, Association, RegistryObjects
+from broker.model.metadata import APPROVED, Association, DocumentEntry, RegistryObjects
 from broker.wire.ebxml import Submission, listing_of, read_submission, submit_request
-from broker.wire.ebxml_objects import object_elements
-from broker.wire.ebxml_rim import HEADS, OBJECT_TYPE, local_name, nested, set_slot, tag
+from broker.wire.ebxml_objects import from_rim, object_elements
+from broker.wire.ebxml_rim import HEADS, OBJECT_TYPE, local_name, nested, read_object, set_slot, tag
 from broker.wire.ebxml_vocabulary import ENTRY, FOLDER, PATIENT_ID, SUBMISSION_SET
 from broker.wire.xml import Element, canonical, parse
 
@@ -66,6 +66,11 @@ def restamp(body: bytes, *, status: str = "", last_update_time: str = "", patien
             if identifier.get("identificationScheme") in _PATIENTS:
                 identifier.set("value", patient_id)
     return canonical(thing)
+
+
+def read_entry(body: bytes) -> DocumentEntry:
+    """Return a stored DocumentEntry."""
+    return from_rim([read_object(parse(body))]).documents[0]
 
 
 def _renamed(objects: RegistryObjects, names: Mapping[str, str], now: str) -> RegistryObjects:
