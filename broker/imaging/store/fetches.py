@@ -103,14 +103,46 @@ def landed(unit: Unit, job_id: int, sop_uids: Sequence[str]) -> None:
             .where(fetch_want.c.job_id == job_id, fetch_want.c.sop_uid.in_(sop_uids[start:start + _BATCH])))
 
 
+def will_not_come(unit: Unit, job_id: int, reasons: Mapping[str, str]) -> None:
+    """Note why these instances of a job will not come, reason by SOP Instance UID: nobody waits for them any more.
+
+    A reason is told to the consumer as it is: it holds nothing about a patient. One that lands all the same is given.
+    """
+    query = fetch_want.update().where(
+        fetch_want.c.job_id == job_id, fetch_want.c.sop_uid == sa.bindparam("sop"), fetch_want.c.landed.is_(sa.false())
+    ).values(reason=sa.bindparam("why"))
+    if reasons:
+        sql(unit).execute(query, [{"sop": sop_uid, "why": reason} for sop_uid, reason in sorted(reasons.items())])
+
+
+def reasons(unit: Unit, job_id: int) -> dict[str, str]:
+    """Return why instances of a job will not come, by SOP Instance UID; those that may still come are not named."""
+    rows = sql(unit).execute(
+        sa.select(fetch_want.c.sop_uid, fetch_want.c.reason)
+        .where(fetch_want.c.job_id == job_id, fetch_want.c.reason != "", fetch_want.c.landed.is_(sa.false())))
+    return {row.sop_uid: row.reason for row in rows}
+
+
+def known_reasons(unit: Unit, job: Job, since: float) -> dict[str, str]:
+    """Return why instances that `job` waits for did not come to a job of the same study that ended after `since`."""
+    before, want = fetch_want.alias(), fetch_want
+    rows = sql(unit).execute(
+        sa.select(before.c.sop_uid, before.c.reason)
+        .join(fetch_job, fetch_job.c.id == before.c.job_id).join(want, want.c.sop_uid == before.c.sop_uid)
+        .where(fetch_job.c.study_uid == job.study_uid, fetch_job.c.hospital == job.hospital, fetch_job.c.ended_at >= since,
+               want.c.job_id == job.id, before.c.reason != "", before.c.landed.is_(sa.false()))
+        .order_by(before.c.job_id))
+    return {row.sop_uid: row.reason for row in rows}
+
+
 def missing(unit: Unit, job_id: int) -> list[Wanted]:
-    """Give what a job still waits for: neither noted as landed nor on record."""
+    """Give what a job still waits for: neither noted as landed nor on record, nor known not to come."""
     here = (
         sa.exists().where(instance.c.study_id == study.c.id, instance.c.sop_uid == fetch_want.c.sop_uid)
         .where(study.c.study_uid == fetch_job.c.study_uid, study.c.hospital == fetch_job.c.hospital))
     rows = sql(unit).execute(
         sa.select(fetch_want.c.series_uid, fetch_want.c.sop_uid).join(fetch_job, fetch_job.c.id == fetch_want.c.job_id)
-        .where(fetch_want.c.job_id == job_id, fetch_want.c.landed.is_(sa.false()), ~here)
+        .where(fetch_want.c.job_id == job_id, fetch_want.c.landed.is_(sa.false()), fetch_want.c.reason == "", ~here)
         .order_by(fetch_want.c.series_uid, fetch_want.c.sop_uid))
     return [Wanted(series, sop) for series, sop in rows]
 

@@ -120,4 +120,5 @@ fetch_want = sa.Table(
     sa.Column("sop_uid", sa.String(64), primary_key=True),
     sa.Column("series_uid", sa.String(64), nullable=False),
     sa.Column("landed", sa.Boolean, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False, server_default=""),    # why this one will not come; empty = it may
 )

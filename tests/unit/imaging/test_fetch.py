@@ -472,6 +472,31 @@ def test_a_received_object_belongs_to_the_open_job_that_expects_it(centre: Centr
         assert fetches.expecting(unit, "b", "1.2.1", "1.1") is None
 
 
+def test_what_will_not_come_has_its_reason_until_it_lands(centre: Centre) -> None:
+    with centre.database.write() as unit:
+        job_id = fetches.enqueue(unit, "b", "1.2.1", [("1.2.1.1", f"1.{n}") for n in (1, 2, 3)], 1.0)
+        fetches.will_not_come(unit, job_id, {"1.1": "refused", "1.2": "refused too", "9.9": "nobody asked for it"})
+        assert [want.sop_uid for want in fetches.missing(unit, job_id)] == ["1.3"]
+        assert fetches.reasons(unit, job_id) == {"1.1": "refused", "1.2": "refused too"}
+        fetches.landed(unit, job_id, ["1.2"])
+        assert fetches.reasons(unit, job_id) == {"1.1": "refused"}
+
+
+def test_reasons_are_known_to_a_later_job_of_the_same_study_for_a_while(centre: Centre) -> None:
+    wants = [("1.2.1.1", "1.1"), ("1.2.1.1", "1.2")]
+    with centre.database.write() as unit:
+        first = fetches.state(unit, fetches.enqueue(unit, "b", "1.2.1", wants, 1.0))
+        assert first is not None
+        fetches.will_not_come(unit, first.id, {"1.1": "refused"})
+        fetches.refuse(unit, first, "no", 100.0)
+        known = {}
+        for hospital, study_uid, wanted in (("b", "1.2.1", wants), ("b", "1.2.2", wants), ("a", "1.2.1", wants)):
+            job = fetches.state(unit, fetches.enqueue(unit, hospital, study_uid, wanted, 101.0))
+            assert job is not None
+            known[hospital, study_uid] = [fetches.known_reasons(unit, job, since) for since in (99.0, 101.0)]
+    assert known == {("b", "1.2.1"): [{"1.1": "refused"}, {}], ("b", "1.2.2"): [{}, {}], ("a", "1.2.1"): [{}, {}]}
+
+
 def _claim_and_hang(folder: Path, url: str) -> None:
     database = Database(url)
     with database.write() as unit:
