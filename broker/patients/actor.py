@@ -74,7 +74,7 @@ class PixManager:
     def _fed(self, unit: Unit, feed: Feed, patient: PatientId, key: Claim) -> None:
         known = store.find(unit, patient)
         if known is not None and not known.active:
-            raise Rejected(Hl7Code.UNKNOWN_KEY, "this patient id was merged away", key.at)
+            raise Rejected(Hl7Code.UNKNOWN_KEY, f"{key.title} was merged away", key.at)
         self._linker.place(unit, self._save(unit, feed, patient, key, known))
 
     def _save(self, unit: Unit, feed: Feed, patient: PatientId, key: Claim, known: Identity | None) -> Identity:
@@ -84,14 +84,17 @@ class PixManager:
 
     def _retired(self, feed: Feed, patient: PatientId) -> PatientId:
         """Give the id a merge retires: another one of the same domain."""
-        claim = feed.retired
-        if claim is None or not claim.value:
+        claims = [claim for claim in feed.retired if claim.value]
+        if not claims:
             raise Rejected(Hl7Code.REQUIRED_FIELD_MISSING, "no retired patient id", feed.places.retired)
+        if len(claims) > 1:
+            raise Rejected(Hl7Code.DATA_TYPE, "one merge retires one id", claims[1].at_whole)
+        claim = claims[0]
         lenient = self.profile.region.unknown_authority == "sender" and not claim.names_authority
         found = self._authorities.domain(claim)
         if not lenient and (found is None or found.oid != patient.domain):
-            why = "the retired id is of an unknown or of another assigning authority"
-            raise Rejected(Hl7Code.UNKNOWN_KEY, why, feed.places.retired_authority)
+            cause = self._authorities.unknown(claim) or f"{claim.title} is of another domain than the surviving id"
+            raise Rejected(Hl7Code.UNKNOWN_KEY, f"{cause}; fed by {feed.sender.title}", feed.places.retired_authority)
         retired = checked(patient.domain, claim)
         if retired == patient:
             raise Rejected(Hl7Code.DUPLICATE_KEY, "both ids are the same", feed.places.retired)
@@ -103,11 +106,11 @@ class PixManager:
         if retired is not None and not retired.active:
             if survivor is not None and self._leads_to(unit, retired, survivor):
                 return
-            raise Rejected(Hl7Code.UNKNOWN_KEY, "the retired id was merged into another one", feed.places.retired)
+            raise Rejected(Hl7Code.UNKNOWN_KEY, f"{feed.retired[0].title} was merged into another id", feed.places.retired)
         if survivor is not None and not survivor.active:
             if retired is not None and store.survivor(unit, survivor).id == retired.id:
                 raise Rejected(Hl7Code.DUPLICATE_KEY, "the merge would close a circle", feed.places.retired)
-            raise Rejected(Hl7Code.UNKNOWN_KEY, "the surviving id was merged away", key.at)
+            raise Rejected(Hl7Code.UNKNOWN_KEY, f"the surviving {key.title} was merged away", key.at)
         if survivor is None:
             survivor = self._first_seen(unit, feed, patient, key, retired)
         if retired is None:
@@ -145,22 +148,22 @@ class PixManager:
         The ids of one domain are adjacent. For a retired id the answer is its survivor's, without both. Raise `Rejected`
         (204) for an unknown authority, an unknown id, unknown wanted domains, in this order (ITI TF-2 3.9.4.2.2.6).
         """
-        domain = self._authorities.shown(claim)
+        domain = self._authorities.shown(claim, call.caller.node)
         patient = PatientId(domain.oid, claim.value)
         call.facts.patients.append(patient)
         with self._database.read() as unit:
             ids = self._ids(unit, patient)
         if not ids:
-            raise Rejected(Hl7Code.UNKNOWN_KEY, "unknown patient id", claim.at)
-        domains = self._wanted(wanted)
+            raise Rejected(Hl7Code.UNKNOWN_KEY, f"unknown patient id: no feed named {claim.title}", claim.at)
+        domains = self._wanted(wanted, call.caller.node)
         names = {d.oid: d.namespace for d in self.profile.domains if not d.hidden and (not domains or d.oid in domains)}
         return tuple((other, names[other.domain]) for other in ids[1:] if other.domain in names)
 
-    def _wanted(self, claims: Sequence[Claim]) -> set[str]:
+    def _wanted(self, claims: Sequence[Claim], asker: str) -> set[str]:
         found, problems = set(), list[Problem]()
         for claim in claims:
             try:
-                found.add(self._authorities.shown(claim).oid)
+                found.add(self._authorities.shown(claim, asker).oid)
             except Rejected as error:
                 problems += error.problems
         if problems:
@@ -225,4 +228,5 @@ class PixManager:
         region = self.profile.region
         for given, ours, place in ((application, region.application, "MSH^1^5"), (facility, region.facility, "MSH^1^6")):
             if given not in ("", ours):
-                raise Rejected(Hl7Code.UNKNOWN_KEY, "the message is not meant for this receiver", place)
+                raise Rejected(
+                    Hl7Code.UNKNOWN_KEY, f"the message is meant for {given[:64]!r}, and this is {ours!r}", place)

@@ -8,6 +8,8 @@ from broker.model.errors import Hl7Code, Rejected
 from broker.model.ids import PatientId
 
 _LONGEST = 250
+_SHOWN = 64     # characters of what a message said that a refusal repeats
+_TOLD = 3       # different causes that one refusal tells
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +22,12 @@ class Sender:
 
     def __str__(self) -> str:
         return self.device_oid or f"{self.facility}|{self.application}"
+
+    @property
+    def title(self) -> str:
+        """Return how a refusal names this source."""
+        parts = (self.device_oid,) if self.device_oid else tuple(part for part in (self.application, self.facility) if part)
+        return f"sender {' at '.join(map(_quoted, parts))}" if parts else "a sender that names itself nowhere"
 
     def is_feeder(self, feeder: Feeder) -> bool:
         """Say whether the profile's row means this source; what the row leaves empty is not compared."""
@@ -34,7 +42,7 @@ class Claim:
     """An id with its authority as one place of a message gives it; `at` and `at_authority` are that place in the wire's form.
 
     `namespace` and `oid` are the parts of the authority that were given; `other` is an authority id that is no OID, which
-    no domain has. A wanted domain is a claim without a value.
+    no domain has. A wanted domain is a claim without a value. `at_whole` is the place of id and authority together.
     """
 
     value: str
@@ -43,6 +51,19 @@ class Claim:
     other: str = ""
     at: str
     at_authority: str
+    at_whole: str = ""
+
+    @property
+    def authority(self) -> str:
+        """Return the authority as it was given, in the form of HD."""
+        kind = "ISO" if self.oid else ""
+        return "&".join((self.namespace, self.oid or self.other, kind)).rstrip("&")
+
+    @property
+    def title(self) -> str:
+        """Return how a refusal names this id and its authority: as they were given, no longer than people need."""
+        authority = f" of {_quoted(self.authority)}" if self.names_authority else ""
+        return f"id {_quoted(self.value)}{authority}" if self.value else f"an id{authority}"
 
     @property
     def names_authority(self) -> bool:
@@ -63,11 +84,11 @@ class Authorities:
         found = self.profile.domain(claim.oid)
         return found if found and claim.namespace in ("", found.namespace) else None
 
-    def shown(self, claim: Claim) -> Domain:
-        """Give the domain a consumer may ask about. Raise `Rejected` (204) for an unknown or hidden one."""
+    def shown(self, claim: Claim, asker: str) -> Domain:
+        """Return the domain a consumer may ask about; `asker` is how it names itself. Raise `Rejected` (204) for another."""
         found = self.domain(claim)
         if found is None or found.hidden:
-            raise Rejected(Hl7Code.UNKNOWN_KEY, "unknown assigning authority", claim.at_authority)
+            raise Rejected(Hl7Code.UNKNOWN_KEY, f"{self._unknown(claim)}; asked by {_quoted(asker)}", claim.at_authority)
         return found
 
     def fed(self, claims: Sequence[Claim], sender: Sender, place: str) -> tuple[PatientId, Claim]:
@@ -87,8 +108,31 @@ class Authorities:
         for claim in claims:
             if lenient and claim.value and not claim.names_authority:
                 return checked(owned[0].oid, claim), claim
-        why = "unknown assigning authority, or one this sender may not feed"
-        raise Rejected(Hl7Code.UNKNOWN_KEY, why, claims[0].at_authority)
+        first = next(claim for claim in claims if claim.value)
+        raise Rejected(Hl7Code.UNKNOWN_KEY, self.not_fed(claims, sender), first.at_authority)
+
+    def not_fed(self, claims: Sequence[Claim], sender: Sender) -> str:
+        """Return for people why none of the ids is this sender's to feed: what was given, by whom, and the cause."""
+        if not self._owned(sender):
+            return f"unknown sender: {sender.title} is a feeder of no domain"
+        causes = dict.fromkeys(self._cause(claim) for claim in claims if claim.value)
+        return f"{'; '.join([*causes][:_TOLD])}; fed by {sender.title}"
+
+    def _cause(self, claim: Claim) -> str:
+        return self.unknown(claim) or f"{claim.title} is of a domain this sender may not feed"
+
+    def unknown(self, claim: Claim) -> str:
+        """Return for people why the authority of a claim is no domain of the region; nothing when it is one."""
+        return self._unknown(claim) if self.domain(claim) is None else ""
+
+    def _unknown(self, claim: Claim) -> str:
+        if not claim.names_authority:
+            return f"no assigning authority at all: {claim.title}"
+        if claim.oid and claim.namespace and (
+                self.profile.domain(claim.oid) or self.profile.domain_by_namespace(claim.namespace)):
+            return f"namespace and OID of the assigning authority contradict each other: {claim.title}"
+        kind = "OID" if claim.oid else "namespace" if claim.namespace else "kind of id (no OID)"
+        return f"unknown {kind} of the assigning authority: {claim.title}"
 
     def hint(self, claim: Claim) -> tuple[str, str]:
         """Give (OID, value) of an id of any authority; the OID is empty when the authority is unknown."""
@@ -99,6 +143,10 @@ class Authorities:
         """Give the domains this source may feed; the affinity domain is nobody's but ours."""
         ours = self.profile.region.affinity_domain
         return [d for d in self.profile.domains if d.oid != ours and any(map(sender.is_feeder, d.feeders))]
+
+
+def _quoted(text: str) -> str:
+    return f"'{text}'" if len(text) <= _SHOWN else f"'{text[:_SHOWN]}…'"
 
 
 def checked(oid: str, claim: Claim) -> PatientId:

@@ -37,7 +37,7 @@ class Places:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feed:
-    """A feed. `claims` are the ids given for the patient, `retired` the one merged away.
+    """A feed. `claims` are the ids given for the patient, `retired` those a merge names, in the message's order.
 
     `changes` holds attributes of `Demographics`; what is not in it stays. `hints` are ids in other domains and `national`
     a national number; None means that the feed says nothing about them.
@@ -48,7 +48,7 @@ class Feed:
     message_id: str
     claims: tuple[Claim, ...]
     places: Places
-    retired: Claim | None = None
+    retired: tuple[Claim, ...] = ()
     changes: Mapping[str, Any] = field(default_factory=dict)
     hints: tuple[Claim, ...] | None = None
     national: str | None = None

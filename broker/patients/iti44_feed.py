@@ -19,7 +19,7 @@ _RETIRED = f"{_EVENT}/replacementOf/priorRegistration/subject1/priorRegisteredRo
 
 def claim(ii: Ii) -> Claim:
     """Give the patient id in an II; its authority is the root alone."""
-    return Claim(value=ii.extension, oid=ii.root, at=ii.location, at_authority=ii.location)
+    return Claim(value=ii.extension, oid=ii.root, at=ii.location, at_authority=ii.location, at_whole=ii.location)
 
 
 def read(request: SoapRequest) -> tuple[Element, Feed]:
@@ -30,8 +30,6 @@ def read(request: SoapRequest) -> tuple[Element, Feed]:
     found = hl7v3.read_registration(request.body)
     kind = KINDS[found.wrapper.interaction]
     place = hl7v3.location(request.body, _RETIRED)
-    if kind is Kind.MERGE and len(found.retired) > 1:
-        raise Rejected(Hl7Code.DATA_TYPE, "one merge retires one id", f"{place}[2]")
     if not found.wrapper.message_id.root:
         raise Rejected(Hl7Code.REQUIRED_FIELD_MISSING, "no message id", hl7v3.location(request.body, "id"))
     return request.body, Feed(
@@ -41,7 +39,7 @@ def read(request: SoapRequest) -> tuple[Element, Feed]:
         claims=tuple(map(claim, found.ids)),
         places=Places(
             ids=hl7v3.location(request.body, f"{_EVENT}/subject1/patient/id"), retired=place, retired_authority=place),
-        retired=claim(found.retired[0]) if found.retired else None,
+        retired=tuple(map(claim, found.retired)) if kind is Kind.MERGE else (),
         changes=found.person,
         hints=tuple(map(claim, found.other_ids)),
         national="",

@@ -36,7 +36,7 @@ def read_claim(value: Value, place: str, *, authority: str = "") -> Claim:
     authority_id, is_iso = value.get(4, 2), value.get(4, 3) == "ISO"
     return Claim(
         value=value.get(1), namespace=value.get(4, 1), oid=authority_id if is_iso else "", other="" if is_iso else authority_id,
-        at=f"{place}^1", at_authority=authority or f"{place}^4")
+        at=f"{place}^1", at_authority=authority or f"{place}^4", at_whole=place)
 
 
 def read(message: Message) -> Request:
@@ -53,18 +53,15 @@ def read(message: Message) -> Request:
             message_id=message.control_id,
             claims=tuple(read_claim(value, f"PID^1^3^{n}") for n, value in enumerate(pid.values(3), 1)),
             places=_PLACES,
-            retired=_retired(message) if kind is Kind.MERGE else None,
+            retired=_retired(message) if kind is Kind.MERGE else (),
             changes=read_person(pid),
             national=None if not national else "" if national == DELETED else national,
         ),
         application=message.msh.get(5), facility=message.msh.get(6), message=message)
 
 
-def _retired(message: Message) -> Claim | None:
-    values = message.need("MRG").values(1)
-    if len(values) > 1:
-        raise Rejected(Hl7Code.DATA_TYPE, "one A40 retires one id", "MRG^1^1^2")
-    return read_claim(values[0], "MRG^1^1^1") if values else None
+def _retired(message: Message) -> tuple[Claim, ...]:
+    return tuple(read_claim(value, f"MRG^1^1^{n}") for n, value in enumerate(message.need("MRG").values(1), 1))
 
 
 def handle(manager: PixManager, request: Request, call: Call) -> bytes:
