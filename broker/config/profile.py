@@ -5,6 +5,7 @@ region may decide is here; the code holds no OID, code or address of any region.
 """
 
 import tomllib
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -12,7 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from broker.config.data import data
 from broker.config.settings import ConfigError, first_problem
-from broker.model.ids import is_oid
+from broker.model.charsets import CharacterSets, check_charset
+from broker.model.ids import is_oid, is_uid
 
 
 def _check_oid(text: str) -> str:
@@ -21,7 +23,15 @@ def _check_oid(text: str) -> str:
     return text
 
 
+def _check_uid(text: str) -> str:
+    if not is_uid(text):
+        raise ValueError(f"not a UID: {text!r}")
+    return text
+
+
 Oid = Annotated[str, AfterValidator(_check_oid)]
+Uid = Annotated[str, AfterValidator(_check_uid)]
+Charset = Annotated[str, AfterValidator(check_charset)]
 
 
 class _Part(BaseModel):
@@ -107,9 +117,16 @@ class Hospital(_Part):
     host: str = "127.0.0.1"
     port: int = Field(0, ge=0, le=65535, description="DICOM port of its PACS; 0 = it is never called")
     routes: tuple[Literal["get", "move"], ...] = ("move",)
-    charset: str = Field("GB18030", description="of files that declare none")
+    charset: Charset = Field("GB18030", description="of files that declare none")
+    charsets: dict[str, Charset] = Field({}, description="what a label in Specific Character Set really is, by label")
+    sop_classes: tuple[Uid, ...] = Field((), description="further storage classes that it may send")
     accession_issuer: Oid | None = None
     limits: Limits = Limits()
+
+    @cached_property
+    def character_sets(self) -> CharacterSets:
+        """How text of its files and answers is read."""
+        return CharacterSets(self.charset, tuple(sorted(self.charsets.items())))
 
 
 class Retention(_Part):

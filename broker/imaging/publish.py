@@ -18,7 +18,7 @@ from broker.imaging import maker
 from broker.imaging.origin import Origins, unnamed
 from broker.imaging.store import locations, publications, studies
 from broker.imaging.store.publications import DUE, FAILED, PUBLISHED, Draft, Publication
-from broker.model.errors import BrokerError, Problem, Rejected, Unavailable, XdsCode
+from broker.model.errors import BrokerError, Problem, Rejected, Unavailable, XdsCode, place_of
 from broker.model.ids import PatientId
 from broker.model.imaging import SeriesFacts, StudyFacts
 from broker.model.ports import Outbound, PatientDirectory, Unit
@@ -78,7 +78,7 @@ class Publisher:
         with self._database.read() as unit:
             due = publications.due(unit, now, BATCH)
         end = time.monotonic() + RUN
-        return sum(self._attempt(study_id, now) for study_id in due if time.monotonic() < end)
+        return sum(self._attempt_alone(study_id, now) for study_id in due if time.monotonic() < end)
 
     def publish_study(self, hospital_key: str, study_uid: str, now: float | None = None) -> Published:
         """Publish one study at once, whatever became of it before, and say how it stands.
@@ -92,7 +92,7 @@ class Publisher:
             raise Rejected("UnknownHospital", f"there is no hospital {hospital_key!r} in the profile")
         at = time.time() if now is None else now
         study_id = self._request(hospital, study_uid, at)
-        self._attempt(study_id, at)
+        self._attempt_alone(study_id, at)
         with self._database.read() as unit:
             row = publications.get(unit, study_id)
             instances = maker.size(studies.facts(unit, study_id))
@@ -115,6 +115,18 @@ class Publisher:
             studies.mark(unit, study.id, "complete", was="receiving")
             publications.request(unit, study.id, study.patient, now, at_once=True)
         return study.id
+
+    def _attempt_alone(self, study_id: int, now: float) -> bool:
+        """Try one study; whatever goes wrong with it, it waits longer each time, with the reason, and no other one does."""
+        try:
+            return self._attempt(study_id, now)
+        except Unavailable:     # the database: nothing can be noted, and no other study would fare better
+            raise
+        except Exception as error:  # noqa: BLE001 - the edge of one study
+            with self._database.read() as unit:
+                row = publications.get(unit, study_id)
+            self._note_retry(study_id, now + _delay(row.attempts if row else 1), place_of(error), forget=False)
+            return False
 
     def _attempt(self, study_id: int, now: float) -> bool:
         """Try one study if it is due; say whether a manifest was accepted."""

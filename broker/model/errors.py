@@ -10,6 +10,7 @@ Any other exception is a bug: it is answered once, at the edge, and logged there
 """
 
 import errno
+import traceback
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -131,3 +132,11 @@ class TooLarge(BrokerError):
     def __init__(self, limit: str) -> None:
         super().__init__(f"limit exceeded: {limit}")
         self.limit = limit
+
+
+def place_of(error: BaseException) -> str:
+    """Return what kind of error it is and where it arose: text of the error itself may hold patient data."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "/broker/" in frame.filename] or frames
+    where = f" ({ours[-1].filename.rpartition('/broker/')[2]}:{ours[-1].lineno})" if ours else ""
+    return type(error).__name__ + where

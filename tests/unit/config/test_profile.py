@@ -7,6 +7,7 @@ from broker.config import profile as profiles
 from broker.config.data import data
 from broker.config.profile import Profile
 from broker.config.settings import ConfigError
+from broker.model.charsets import CharacterSets
 
 
 @pytest.fixture
@@ -26,6 +27,18 @@ def test_a_region_is_added_by_adding_a_folder(folder: Path) -> None:
     assert profiles.load(str(folder)).region.affinity_domain == "2.999.1.1"
 
 
+def test_a_hospital_says_what_its_labels_mean_and_what_else_it_sends(folder: Path) -> None:
+    file = folder / "hospitals.toml"
+    text = file.read_text("utf-8").replace(
+        'ae_title = "PACSA"',
+        'ae_title = "PACSA"\ncharsets = { "ISO_IR 100" = "GB18030", "CHINESE" = "GBK" }\nsop_classes = ["1.3.12.2.1107.5.9.1"]')
+    file.write_text(text, "utf-8")
+    hospital = profiles.load(str(folder)).hospital("a")
+    assert hospital is not None
+    assert hospital.character_sets == CharacterSets("GB18030", (("CHINESE", "GBK"), ("ISO_IR 100", "GB18030")))
+    assert hospital.sop_classes == ("1.3.12.2.1107.5.9.1",)
+
+
 def test_an_unknown_profile_is_named() -> None:
     with pytest.raises(ConfigError, match="atlantis"):
         profiles.load("atlantis")
@@ -40,6 +53,10 @@ def test_an_unknown_profile_is_named() -> None:
     ("hospitals.toml", 'ae_title = "PACSB"', 'ae_title = "PACSA"', "ae_title: PACSA is used twice"),
     ("hospitals.toml", "port = 11113\n", "", "hospital b: kind origin needs source_uid and port"),
     ("hospitals.toml", 'domain = "2.999.3.1"', 'domain = "2.999.8"', "hospital b.domain: 2.999.8"),
+    ("hospitals.toml", 'charset = "GB18030"', 'charset = "GB18O30"', "not a character set: 'GB18O30'"),
+    ("hospitals.toml", 'charset = "GB18030"', 'charset = "zlib"', "not a character set: 'zlib'"),
+    ("hospitals.toml", 'charset = "GB18030"', 'charset = "GB18030"\ncharsets = { "ISO_IR 100" = "mandarin" }', "charsets"),
+    ("hospitals.toml", 'charset = "GB18030"', 'charset = "GB18030"\nsop_classes = ["1.2.x"]', "not a UID: '1.2.x'"),
     ("retention.toml", "quiet_seconds = 2", "quiet_seconds = 0", "retention.toml: quiet_seconds"),
     ("codes.toml", "[publish]", "[publsh]", "codes.toml: publish"),
 ])

@@ -1,6 +1,7 @@
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -11,7 +12,7 @@ from broker.archive.sdfo import Sdfo
 from broker.archive.sdicom import PackImage
 from broker.config.profile import Profile
 from broker.db import Database, sql
-from broker.imaging import publish
+from broker.imaging import maker, publish
 from broker.imaging.origin import Origins
 from broker.imaging.publish import FIRST_DELAY, LEASE, LOOK_AGAIN, Published, Publisher
 from broker.imaging.store import publications, studies, tables
@@ -19,7 +20,7 @@ from broker.imaging.store.publications import Publication
 from broker.model.blob import Octets
 from broker.model.errors import Problem, Rejected, TooLarge, Unavailable
 from broker.model.ids import PatientId
-from broker.model.imaging import StoredObject
+from broker.model.imaging import StoredObject, StudyFacts
 from broker.model.metadata import RPLC, RegistryObjects
 from broker.wire.kos import read_manifest
 from tests.helpers.manifests import CT, LOCAL, PATIENT, SR, FakeCoord, FakeDirectory, FakeMover, FakeOutbound, NoFetch
@@ -454,3 +455,33 @@ def test_a_hospital_that_left_the_profile_fails_visibly(bench: Bench, profile: P
     row = bench.row()
     assert row is not None
     assert (row.state, row.reason) == ("failed", "UnknownHospital")
+
+
+# one study must not stop the others
+
+def test_a_study_whose_manifest_cannot_be_made_waits_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.receive(stored(1))
+    other = replace(stored(2), study_uid="2.25.501")
+    bench.receive(other, at=1.0)
+    made = maker.draft
+
+    def draft(study: StudyFacts, *rest: Any) -> Any:
+        if study.uid == STUDY:
+            raise LookupError("patient 葉^曉東")
+        return made(study, *rest)
+
+    monkeypatch.setattr(maker, "draft", draft)
+    with structlog.testing.capture_logs() as logs:
+        assert bench.publisher.run_once(QUIET) == 1
+    row = bench.row()
+    assert row is not None
+    assert (row.state, row.attempts, row.next_at) == ("due", 1, QUIET + FIRST_DELAY)
+    assert row.reason.startswith("LookupError (")
+    assert "葉" not in repr(logs)
+    assert "葉" not in row.reason
+    bench.publisher.run_once(row.next_at)
+    row = bench.row()
+    assert row is not None
+    assert row.next_at == QUIET + FIRST_DELAY + 2 * FIRST_DELAY, "it waits longer each time"
+    monkeypatch.undo()
+    assert bench.publisher.run_once(row.next_at) == 1, "and goes on by itself"
