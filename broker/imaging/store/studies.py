@@ -273,7 +273,7 @@ def _ensure(unit: Unit, values: dict[str, Any]) -> tuple[int, str]:
     connection = sql(unit)
     insert = _insert(unit, t.study).values(
         objects=0, bytes=0, last_at=values["first_at"], used_at=values["first_at"], **values)
-    connection.execute(insert.on_conflict_do_nothing(index_elements=["study_uid", "hospital"]))
+    connection.execute(insert.on_conflict_do_nothing(index_elements=["study_uid", "hospital", "part"]))
     row = connection.execute(
         sa.select(t.study.c.id, t.study.c.tier)
         .where(t.study.c.study_uid == values["study_uid"], t.study.c.hospital == values["hospital"])
