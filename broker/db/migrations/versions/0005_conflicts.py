@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0005"
-down_revision = "0004"
+down_revision = "0005f"
 
 _UNIQUE = "uq_study_study_uid_hospital_part"
 
