@@ -93,7 +93,7 @@ class Domain(_Part):
 
 
 class Limits(_Part):
-    """What a hospital's PACS may be asked for."""
+    """What a hospital's PACS may be asked for, and how many associations it may hold here."""
 
     associations: int = Field(2, ge=1, le=64)
     connect_seconds: float = Field(5.0, gt=0)
@@ -101,6 +101,9 @@ class Limits(_Part):
     total_seconds: float = Field(600.0, gt=0, description="longest retrieve")
     hours: str = Field("00:00-24:00", pattern=r"^\d\d:\d\d-\d\d:\d\d$")
     back_off_seconds: float = Field(10.0, ge=0, description="how long a PACS that does not answer is left alone")
+    incoming: int | None = Field(
+        None, ge=1, le=4096, description="associations of a receiver process that stay its own when places are short; "
+        "empty = an equal part")
 
 
 class Hospital(_Part):

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import os
 import queue
 import threading
 import time
@@ -126,11 +125,12 @@ class Indexer:
         try:
             size = file.stat().st_size
             with file.open("rb") as stream:
-                def read(offset: int, length: int) -> bytes:
-                    return os.pread(stream.fileno(), length, offset)
+                def read(length: int) -> bytes:
+                    stream.seek(0)
+                    return stream.read(length)
 
-                meta = tags.read_meta(read(0, HEAD))
-                text = header.identify(read, size, meta, hospital)
+                meta = tags.read_meta(read(HEAD))
+                text = header.identify(read, size, meta, hospital.charset)
             if (text["StudyInstanceUID"], meta.sop_uid) != (study_uid, sop_uid):
                 raise tags.NotDicom("the file does not hold what its path says")
             stored = StoredObject(

@@ -73,6 +73,3 @@ class CharacterSets:
 
     default: str = ""
     meant: tuple[tuple[str, str], ...] = ()
-
-
-NO_SETS = CharacterSets()

@@ -1,11 +1,11 @@
 """The protocols in which actors and edges meet; `app.py` connects them. No actor imports another."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from broker.model.caller import Call, Caller
-from broker.model.errors import Problem
+from broker.model.errors import Problem, Unavailable
 from broker.model.ids import PatientId
 from broker.model.imaging import StoredObject
 
@@ -90,6 +90,40 @@ class Want:
     sop_classes: tuple[str, ...] = field(default=(), compare=False)
 
 
+class StudyRows(list[dict[str, str]]):
+    """What a PACS lists of a study: one dict of decoded text by DICOM keyword per instance.
+
+    `nameless` counts the answers that are left out because they name no legal SOP Instance or Series Instance UID.
+    """
+
+    def __init__(self, rows: Iterable[dict[str, str]] = (), nameless: int = 0) -> None:
+        super().__init__(rows)
+        self.nameless = nameless
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """How a retrieve ended as the PACS tells it; what really came is counted by the caller.
+
+    `status` is the final DIMSE status, `words` its meaning. `failed` are the SOP
+    Instance UIDs that it could not send (Failed SOP Instance UID List); many PACS leave that out. `refused` is what we
+    refused ourselves, reason by SOP Instance UID: known after a C-GET only, a C-MOVE's objects reach another process.
+    """
+
+    status: int = 0
+    words: str = ""
+    failed: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+class RetrieveFailed(Unavailable):
+    """A retrieve whose final status is a failure; `retrieved` is what the PACS said of it."""
+
+    def __init__(self, what: str, retrieved: Retrieved) -> None:
+        super().__init__(what)
+        self.retrieved = retrieved
+
+
 class Mover(Protocol):
     """DICOM query/retrieve SCU towards a hospital (a `config.profile.Hospital`)."""
 
@@ -97,15 +131,15 @@ class Mover(Protocol):
         """C-ECHO; return when it succeeded, else raise `Unavailable`."""
         ...
 
-    def find_study(self, hospital: Any, study_uid: str) -> list[dict[str, str]]:
-        """C-FIND down to IMAGE level: one dict of decoded text by DICOM keyword per instance; empty = unknown there."""
+    def find_study(self, hospital: Any, study_uid: str) -> StudyRows:
+        """C-FIND down to IMAGE level; no row = the study is not known there."""
         ...
 
-    def retrieve(self, hospital: Any, want: Want, progress: Callable[[], bool]) -> None:
-        """C-GET where the hospital's routes say so, else C-MOVE to our own AE title; return on the final response.
+    def retrieve(self, hospital: Any, want: Want, progress: Callable[[], bool]) -> Retrieved:
+        """C-GET where the hospital's routes say so, else C-MOVE to our own AE title; return what the final response says.
 
-        `progress()` is asked at least once a second and gives False to cancel. Raise `Unavailable` for a refused,
-        silent or broken association and for a failed final status. What really came is counted by the caller.
+        `progress()` is asked at least once a second and gives False to cancel. Raise `RetrieveFailed` for a failed final
+        status, `Unavailable` for a refused, silent or broken association.
         """
         ...
 

@@ -10,12 +10,9 @@ import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import psutil
-from pynetdicom import build_context
-from pynetdicom.association import Association
 
 from broker.archive.online import OnlineStore
 from broker.audit.spool import AuditLog
@@ -23,6 +20,7 @@ from broker.config import profile as profiles
 from broker.db import Database
 from broker.db import schema as database_schema
 from broker.edge.dimse import pdata, scu
+from broker.edge.dimse.association import Accept, Answered, Context
 from broker.edge.dimse.c_store import Reception, StoreRequest
 from broker.edge.dimse.listener import Listener
 from broker.edge.dimse.messages import Messages
@@ -30,7 +28,6 @@ from broker.edge.dimse.pdata import Limits, Link, PeerGone, ProtocolError
 from broker.edge.dimse.requestor import Patience, Requestor
 from broker.imaging import header
 from broker.imaging.receiver import Receiver
-from broker.model.charsets import CharacterSets
 from broker.model.errors import BrokerError, Rejected, TooLarge
 from broker.model.ids import is_uid
 from broker.security.gate import Gate
@@ -40,7 +37,7 @@ from broker.wire.kos import read_manifest
 from broker.wire.tags import NotDicom, Truncated
 from tests.fuzz.columns import misfits
 from tests.fuzz.harness import Reader, Target
-from tests.helpers.dicom import HOSPITAL, Board, eventually, sender, short_settings
+from tests.helpers.dicom import Board, eventually, sender, short_settings
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 _SYNTAXES = ("1.2.840.10008.1.2.1", tags.IMPLICIT, tags.BIG_ENDIAN, tags.DEFLATED)
@@ -83,7 +80,7 @@ def _deflate(data: bytes) -> bytes:
 
 
 def _look(data: bytes, meta: tags.FileMeta, charset: str) -> str:
-    text = tags.study_tags(tags.scan(data, meta.transfer_syntax, meta.end, whole=True), CharacterSets(charset))
+    text = tags.study_tags(tags.scan(data, meta.transfer_syntax, meta.end, whole=True), charset)
     for value in text.values():
         value.encode()
     return f"{meta.transfer_syntax[-5:]} {len(text)}"
@@ -97,7 +94,7 @@ def _identify(_scratch: Path) -> Reader:
         begin = tags.part10_header(CT, "2.25.1.1.1", syntax)
         whole = begin + body
         meta = tags.FileMeta(CT, "2.25.1.1.1", syntax, len(begin))
-        text = header.identify(lambda at, length: whole[at:at + length], len(whole), meta, HOSPITAL)
+        text = header.identify(lambda length: whole[:length], len(whole), meta, "GB18030")
         return f"{syntax[-5:]} {len(text)}"
     return read
 
@@ -205,15 +202,13 @@ def _pacs(_scratch: Path) -> Reader:
     """What a PACS answers to our C-FINDs, level by level."""
     hospital = profiles.load("demo").hospital("b")
     assert hospital is not None
-    find = build_context("1.2.840.10008.5.1.4.1.2.2.1", tags.IMPLICIT)
-    find.context_id = 1
-    association = cast("Association", SimpleNamespace(
-        accepted_contexts=[find], acceptor=SimpleNamespace(maximum_length=16384)))
+    proposed = [Context(1, "1.2.840.10008.5.1.4.1.2.2.1", (tags.IMPLICIT,))]
+    accept = Accept((Answered(1, 0, tags.IMPLICIT),), 16384)
 
     def read(data: bytes) -> str:
         patience = Patience(1e9, 1e9)
         link = Link(cast("socket.socket", _Wire(data, 1)), Limits(send=1.0, data_set=4096), patience)
-        peer = Requestor(link, association, patience, lambda _request: Reception(lambda: _Sink([]), 1), Reception.close)
+        peer = Requestor(link, proposed, accept, patience, lambda _request: Reception(lambda: _Sink([]), 1), Reception.close)
         rows = scu._Find(hospital, peer, "2.25.1").everything()
         assert all(is_uid(row["SOPInstanceUID"]) and is_uid(row["SeriesInstanceUID"]) for row in rows)
         return f"{len(rows)} rows"

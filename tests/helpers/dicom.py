@@ -35,7 +35,6 @@ from broker.security.rules import Open
 from broker.wire import tags
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
-HOSPITAL = Hospital(key="a", kind="sends", domain="2.999.2.1", source_id="2.999.2", ae_title="PACSA")
 READY_SECONDS = 30.0
 _ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}
 
@@ -269,7 +268,7 @@ def short_settings(**server: Any) -> Settings:
 
 @contextlib.contextmanager
 def broker(
-    folder: Path, database: Database, profile: Profile, coord: Coord, *, pump: bool = True, settings: Settings | None = None,
+    folder: Path, database: Database, profile: Profile, coord: Coord, *, settings: Settings | None = None,
 ) -> Iterator[Broker]:
     """Run a receiver and its listener on a free port."""
     settings = settings or short_settings()
@@ -277,7 +276,7 @@ def broker(
     gate = Gate(Open(), AuditLog(folder / "audit", "broker", "demo"))
     receiver = Receiver(database, online, profile, coord)
     receiver.start()
-    listener = Listener(receiver, gate, profile, settings, pump=pump)
+    listener = Listener(receiver, gate, profile, settings)
     stop = threading.Event()
     thread = threading.Thread(target=listener.serve, args=(stop,))
     thread.start()

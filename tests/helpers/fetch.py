@@ -20,7 +20,7 @@ from broker.imaging.store import fetches, studies, tables
 from broker.model.blob import ByteSource
 from broker.model.errors import Unavailable
 from broker.model.imaging import InstanceRef, StoredObject
-from broker.model.ports import Want
+from broker.model.ports import Retrieved, StudyRows, Want
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -173,11 +173,11 @@ class Pacs:
         if not self.answers:
             raise Unavailable(f"PACS {hospital.key}")
 
-    def find_study(self, hospital: Hospital, study_uid: str) -> list[dict[str, str]]:
+    def find_study(self, hospital: Hospital, study_uid: str) -> StudyRows:
         """Never asked here."""
         raise AssertionError
 
-    def retrieve(self, hospital: Hospital, want: Want, progress: Callable[[], bool]) -> None:
+    def retrieve(self, hospital: Hospital, want: Want, progress: Callable[[], bool]) -> Retrieved:
         """C-MOVE."""
         with self._guard:
             self.asked.append(want)
@@ -191,6 +191,7 @@ class Pacs:
                 self.script(self, want, progress)
             else:
                 self.deliver(self.matching(want))
+            return Retrieved()
         finally:
             with self._guard:
                 self.at_once -= 1

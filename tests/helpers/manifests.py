@@ -17,7 +17,7 @@ from broker.model.errors import Problem
 from broker.model.ids import PatientId, new_oid, new_uuid_urn
 from broker.model.imaging import InstanceRef, SeriesFacts, StudyFacts
 from broker.model.metadata import RegistryObjects
-from broker.model.ports import Manifest, Unit, Want
+from broker.model.ports import Manifest, Retrieved, StudyRows, Unit, Want
 from broker.model.transaction import Message
 from broker.wire import xdsi
 from broker.wire.ebxml import Submission, read_submission, submit_request
@@ -169,10 +169,10 @@ class FakeMover:
     def echo(self, hospital: Any) -> None:
         """Nothing to do."""
 
-    def find_study(self, hospital: Any, study_uid: str) -> list[dict[str, str]]:
-        return [row for row in self.found if row["StudyInstanceUID"] == study_uid]
+    def find_study(self, hospital: Any, study_uid: str) -> StudyRows:
+        return StudyRows(row for row in self.found if row["StudyInstanceUID"] == study_uid)
 
-    def retrieve(self, hospital: Any, want: Want, progress: Callable[[], bool]) -> None:
+    def retrieve(self, hospital: Any, want: Want, progress: Callable[[], bool]) -> Retrieved:
         raise AssertionError("a publisher moves nothing")
 
 

@@ -112,8 +112,8 @@ def test_a_pacs_that_sends_nothing(study: Study, script: Script, words: str, sec
 
 @pytest.mark.parametrize(("greet", "words"), [
     (greeting_refusal, "(refused: Called AE title not recognised)"),
-    (greeting_silence, "(no connection, no answer, or no service it would accept)"),
-    (greeting_half, "(no connection, no answer, or no service it would accept)"),
+    (greeting_silence, "(no answer to the request for an association)"),
+    (greeting_half, "(no answer that can be read: "),
 ])
 def test_a_pacs_that_lets_nobody_in(study: Study, greet: Callable[[Parrot], bool], words: str) -> None:
     study.pacs.greet = greet

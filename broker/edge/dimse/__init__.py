@@ -1,1 +1,1 @@
-"""DICOM upper layer on pynetdicom."""
+"""DICOM: upper layer, messages and services of our own on sockets; pynetdicom lists the SOP classes."""

@@ -3,13 +3,18 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import structlog
+
 from broker.edge.dimse.pdata import CLASS, INSTANCE, Command
-from broker.edge.dimse.statuses import status_of
-from broker.model.caller import Call
-from broker.model.errors import BrokerError, TooLarge
+from broker.edge.dimse.statuses import Refusal, refusal, status_of
+from broker.model.caller import Call, Caller, Facts
+from broker.model.errors import BrokerError, DimseCode, Rejected, TooLarge
+from broker.model.ids import is_uid
 from broker.model.imaging import StoredObject
 from broker.model.ports import Received, Sink
 from broker.model.transaction import AuditEvent, Message, Transaction, Wire
+
+log = structlog.get_logger("broker.dimse")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +34,23 @@ class StoreRequest:
 class Reception:
     """One incoming object: takes its bytes whatever happens, and knows the status to answer.
 
-    After an error the rest of the data set is read and dropped, as DIMSE has no way to interrupt a sender.
+    After an error the rest of the data set is read and dropped, as DIMSE has no way to interrupt a sender. `sop_uid` is
+    the announced SOP Instance UID, as it came.
     """
 
-    def __init__(self, begin: Callable[[], Sink], longest: int) -> None:
-        self._left, self._longest = longest, longest
+    def __init__(self, begin: Callable[[], Sink], longest: int, sop_uid: str = "") -> None:
+        self._left, self._longest, self.sop_uid = longest, longest, sop_uid
         self._sink: Sink | None = None
         self.error: BrokerError | None = None
         try:
             self._sink = begin()
         except BrokerError as error:
             self.error = error
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """Why it is not stored; None before `close` and when it is."""
+        return refusal(self.error) if self.error is not None else None
 
     @property
     def stored(self) -> StoredObject | None:
@@ -82,6 +93,28 @@ class Reception:
     def _fail(self, error: BrokerError) -> None:
         self.error = error
         self.abort()
+
+
+def begin(received: Received, caller: Caller, request: StoreRequest, classes: frozenset[str]) -> Sink:
+    """Begin an object on whatever association it comes. Raise `Rejected` for one of a class that is not taken.
+
+    The presentation context does not decide: a sender may announce another class in it, or propose one to us as its SCP.
+    """
+    if request.sop_class not in classes:
+        raise Rejected(DimseCode.CLASS_NOT_SUPPORTED, f"{_uid(request.sop_class)} is no storage SOP class that is taken here")
+    sink: Sink = ROW.handle(received, request, Call(caller=caller, facts=Facts()))
+    return sink
+
+
+def log_refusal(reception: Reception, refusal: Refusal, peer: str) -> None:
+    """Say which object of which peer is not stored, and why."""
+    log.warning("object refused", peer=peer, sop_uid=_uid(reception.sop_uid), status=f"0x{refusal.status:04X}",
+                reason=refusal.text)
+
+
+def _uid(text: str) -> str:
+    """Return what may be a UID as a log and an LO can take it."""
+    return text if is_uid(text) else f"{text[:64]!a} (no UID)"
 
 
 def _handle(received: Received, request: StoreRequest, call: Call) -> Sink:

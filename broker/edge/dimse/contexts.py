@@ -1,16 +1,19 @@
-"""Presentation contexts: every storage SOP class, retired ones too, and what we propose as a requestor."""
+"""Presentation contexts: what a sender may propose, every storage class and retired ones too, and what a C-GET proposes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from pynetdicom import ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, build_context, register_uid
-from pynetdicom.presentation import PresentationContext
-from pynetdicom.service_class import StorageServiceClass
+from pydicom.uid import UID
+from pynetdicom import AllStoragePresentationContexts
+
+from broker.config.profile import Hospital
+from broker.edge.dimse import association
+from broker.edge.dimse.association import Answered, Context
+from broker.model.syntaxes import EXPLICIT, IMPLICIT, RECEIVED_SYNTAXES
 
 VERIFICATION = "1.2.840.10008.1.1"
 STUDY_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 STUDY_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
 STUDY_GET = "1.2.840.10008.5.1.4.1.2.2.3"
-IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 
 # Retired storage classes (PS3.6 annex A); archives still hold and send their objects.
 RETIRED = {
@@ -35,21 +38,25 @@ RETIRED = {
     "1.2.840.10008.5.1.4.1.1.129": "StandalonePETCurveStorage",
     "1.2.840.10008.5.1.4.34.1": "RTBeamsDeliveryInstructionStorageTrial",
 }
-for _uid, _keyword in RETIRED.items():  # else pynetdicom aborts when such an object comes
-    register_uid(_uid, _keyword, StorageServiceClass)
 
 STORAGE = (*(str(context.abstract_syntax) for context in AllStoragePresentationContexts), *RETIRED)
-RECEIVED = frozenset((*STORAGE, VERIFICATION))
+_STORAGE = frozenset(STORAGE)
+_VERIFIED = (IMPLICIT, EXPLICIT, "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")    # C-ECHO has no data set: any of these
 
-# What one class is proposed with: each on its own, so that the peer sends every object as it keeps it. The first is what
-# a peer takes that looks at the class alone (dcmqrscp).
-_SYNTAXES = (
-    EXPLICIT, IMPLICIT, "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51",
-    "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.90",
-    "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.100", "1.2.840.10008.1.2.4.101",
-    "1.2.840.10008.1.2.4.102", "1.2.840.10008.1.2.4.103", "1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202",
-    "1.2.840.10008.1.2.4.203", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99",
+# What a C-GET proposes each class with, the likeliest first: those at the front get a context of their own as long as there
+# is room, so that the peer sends such objects as it keeps them. The very first is what a peer takes that looks at the class
+# alone (dcmqrscp).
+_LIKELY = (
+    EXPLICIT, IMPLICIT, "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.90",
+    "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81",
+    "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.102", "1.2.840.10008.1.2.4.103",
+    "1.2.840.10008.1.2.4.100", "1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203",
 )
+# What hardly any object has: retired processes, encapsulations, streams. dcmtk 3.6.7 is silent for ever when one context
+# offers more than 50 syntaxes, so these are kept apart from the others.
+_RARE = (*(uid for uid in RECEIVED_SYNTAXES if UID(uid).is_retired), "1.2.840.10008.1.2.1.98", "1.2.840.10008.1.2.7.1",
+         "1.2.840.10008.1.2.7.2", "1.2.840.10008.1.2.7.3")
+_USUAL = (*_LIKELY, *(uid for uid in RECEIVED_SYNTAXES if uid not in _LIKELY and uid not in _RARE))
 _ROOM = 127     # PS3.8 9.3.2.2: ids are odd, 1..255; one is for the C-GET itself
 # When the PACS does not say which classes it will send: the commonest first.
 _COMMON = (
@@ -59,27 +66,58 @@ _COMMON = (
     "1.2.840.10008.5.1.4.1.1.20", "1.2.840.10008.5.1.4.1.1.128", "1.2.840.10008.5.1.4.1.1.2.1",
     "1.2.840.10008.5.1.4.1.1.4.1",
 )
+_RANK = {syntax: place for place, syntax in enumerate(RECEIVED_SYNTAXES)}
+
+Proposal = tuple[str, tuple[str, ...]]      # a SOP class and the transfer syntaxes of one context for it
 
 
-# When one context offers several: what loses nothing first, and keeps the VRs; then the order of the standard.
-_ACCEPTED = [EXPLICIT, *(syntax for syntax in ALL_TRANSFER_SYNTAXES if syntax != EXPLICIT)]
+def taken(hospital: Hospital) -> frozenset[str]:
+    """Return the storage classes that are taken from a hospital, by C-STORE, C-MOVE and C-GET alike."""
+    return _STORAGE.union(hospital.sop_classes)
 
 
-def supported() -> list[PresentationContext]:
-    """Give what the listener accepts: verification, and every storage class in every transfer syntax."""
-    return [build_context(VERIFICATION), *(build_context(uid, _ACCEPTED) for uid in STORAGE)]
+def answer(proposed: Context, classes: frozenset[str]) -> Answered:
+    """Return what becomes of a context that a sender proposes: any storage class of `classes` in any syntax, verification.
+
+    An even id, or 0, is against PS3.8 9.3.2.2 but harmless; stgcmtscu of dcm4che proposes 1 and 2, dcmtk and Orthanc take
+    them. A context without an abstract syntax is none.
+    """
+    refused = proposed.syntaxes[0] if proposed.syntaxes and proposed.syntaxes[0].isascii() else IMPLICIT
+    if proposed.abstract not in classes and proposed.abstract != VERIFICATION:
+        result = association.NO_ABSTRACT_SYNTAX if proposed.abstract else association.NO_REASON
+        return Answered(proposed.number, result, refused)
+    known: Iterable[str] = _VERIFIED if proposed.abstract == VERIFICATION else _RANK
+    offered = [syntax for syntax in proposed.syntaxes if syntax in known]
+    if not offered:
+        return Answered(proposed.number, association.NO_TRANSFER_SYNTAX, refused)
+    return Answered(proposed.number, association.TAKEN, min(offered, key=_RANK.__getitem__))
 
 
-def plain(sop_class: str) -> list[PresentationContext]:
-    """Give one context in Implicit VR Little Endian, which every peer has (PS3.5 10.1)."""
-    return [build_context(sop_class, IMPLICIT)]
+def plain(sop_class: str) -> list[Proposal]:
+    """Return one context in Implicit VR Little Endian, which every peer has (PS3.5 10.1)."""
+    return [(sop_class, (IMPLICIT,))]
 
 
-def wanted(sop_classes: Sequence[str]) -> list[PresentationContext]:
-    """Give the storage contexts to propose with a C-GET of objects of these classes (empty = unknown)."""
-    classes = list(dict.fromkeys(sop_classes)) or list(dict.fromkeys((*_COMMON, *STORAGE)))[:_ROOM // 2]
-    if len(classes) * len(_SYNTAXES) <= _ROOM:
-        return [build_context(uid, syntax) for uid in classes for syntax in _SYNTAXES]
-    if 2 * len(classes) <= _ROOM:
-        return [build_context(uid, syntaxes) for uid in classes for syntaxes in ([EXPLICIT, IMPLICIT], list(_SYNTAXES[2:]))]
-    return [build_context(uid, [EXPLICIT, IMPLICIT, *_SYNTAXES[2:]]) for uid in classes[:_ROOM]]
+def wanted(sop_classes: Sequence[str], hospital: Hospital) -> list[Proposal]:
+    """Return the storage contexts to propose with a C-GET of objects of these classes (empty = unknown).
+
+    Each class gets the transfer syntaxes that are received. Each syntax has a context of its own while the room lasts;
+    else the likeliest have, and the others share. Classes that are not taken from the hospital are left out.
+    """
+    listed, here = sop_classes or [*hospital.sop_classes, *_COMMON, *STORAGE][:_ROOM // 2], taken(hospital)
+    classes = [uid for uid in dict.fromkeys(listed) if uid in here][:_ROOM]
+    groups = _groups(_ROOM // max(len(classes), 1))
+    return [(uid, group) for uid in classes for group in groups]
+
+
+def _groups(count: int) -> list[tuple[str, ...]]:
+    """Return all transfer syntaxes in at most `count` groups; when there may be but one, without the rare ones."""
+    if count >= len(RECEIVED_SYNTAXES):
+        return [(syntax,) for syntax in (*_USUAL, *_RARE)]
+    if count == 1:
+        return [_USUAL]
+    if count == 2:      # what is not compressed becomes the other without loss of pictures
+        return [(*_USUAL[:2], *_RARE), _USUAL[2:]]
+    alone: list[tuple[str, ...]] = [(syntax,) for syntax in _USUAL[:count - 2]]
+    rest = _USUAL[count - 2:]
+    return [*alone, *([rest] if rest else []), _RARE]

@@ -1,11 +1,9 @@
 """Where connections wait until they have asked for an association: a descriptor each, no thread, and a deadline.
 
-pynetdicom gives every connection two threads that poll a thousand times a second, and reads whatever length a first PDU
-claims. So it sees only connections whose A-ASSOCIATE-RQ is here and of a sane size. The deadline is the ARTIM timer of
-PS3.8 9.1.5.
+An association costs a thread, so it begins when its A-ASSOCIATE-RQ is here, whole and of a sane size, and who calls whom was
+found good by the fixed part of it: of a stranger's request no more is read. The deadline is the ARTIM timer of PS3.8 9.1.5.
 """
 
-import contextlib
 import selectors
 import socket
 import time
@@ -14,47 +12,68 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from broker.edge.dimse import association
+
 _SHORTEST = 68              # the fixed part of an A-ASSOCIATE-RQ, PDU type 1 (PS3.8 9.3.2)
-_LONGEST = 1 << 20          # 127 contexts with all syntaxes there are take 100 KB
-_ABORT = b"\7\0\0\0\0\4\0\0\2\2"    # by the service provider: unexpected PDU
 _AT_ONCE = 64
 _PAUSE = 0.05
-
-Ready = Callable[[socket.socket, tuple[str, int], bytes], None]
+_PIECE = 65536
+_QUIET = 1.0                # seconds between two log lines about one address
 
 log = structlog.get_logger("broker.dimse")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a connection gets no association: the PDU that says so, and the reason for the log."""
+
+    answer: bytes
+    reason: str
+
+
+Judge = Callable[[bytes], Refusal | None]
+Enter = Callable[[socket.socket, str, bytes], Refusal | None]
+
+_NO_REQUEST = Refusal(association.UNEXPECTED, "the first PDU is no A-ASSOCIATE-RQ, or too long")
 
 
 @dataclass(slots=True, eq=False)
 class _Guest:
     sock: socket.socket
-    address: tuple[str, int]
+    address: str
     until: float
     said: bytearray = field(default_factory=bytearray)
+    judged: bool = False
+    refused: bool = False
 
     @property
     def lacks(self) -> int:
-        """Bytes still to come, as far as is known."""
-        size = 6 + int.from_bytes(self.said[2:6], "big") if len(self.said) >= 6 else 6
-        return size - len(self.said)
+        """Bytes still to come before there is something to decide."""
+        if len(self.said) < 6:
+            return 6 - len(self.said)
+        end = 6 + int.from_bytes(self.said[2:6], "big") if self.judged else association.HEAD
+        return end - len(self.said)
 
     @property
     def is_sane(self) -> bool:
         """Whether this may become an A-ASSOCIATE-RQ."""
         length = int.from_bytes(self.said[2:6], "big") if len(self.said) >= 6 else _SHORTEST
-        return (not self.said or self.said[0] == 1) and _SHORTEST <= length <= _LONGEST
+        return (not self.said or self.said[0] == association.REQUEST) and _SHORTEST <= length <= association.LONGEST
 
 
 class Lobby:
-    """Accepts connections of `listener` and gives those that asked for an association to `ready`, with the request's bytes.
+    """Accepts connections of `listener` and gives those that asked for an association to `enter`, with the request's bytes.
 
-    At most `most` wait, each at most `seconds`; one more closes the one that waits longest. For one thread.
+    `judge` is asked as soon as the fixed part of a request is here. At most `most` connections wait, each at most `seconds`;
+    one more closes the one that waits longest of the address that most come from. For one thread.
     """
 
-    def __init__(self, listener: socket.socket, most: int, seconds: float, ready: Ready) -> None:
-        self._listener, self._most, self._seconds, self._ready = listener, most, seconds, ready
+    def __init__(self, listener: socket.socket, most: int, seconds: float, judge: Judge, enter: Enter) -> None:
+        self._listener, self._most, self._seconds, self._judge, self._enter = listener, most, seconds, judge, enter
         listener.setblocking(False)
         self._guests: dict[_Guest, None] = {}
+        self._by_address: dict[str, dict[_Guest, None]] = {}
+        self._told: dict[str, tuple[float, int]] = {}       # when a refusal was logged, and how many since were not
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ)
 
@@ -63,7 +82,7 @@ class Lobby:
         for key, _ in self._selector.select(timeout):
             if isinstance(key.data, _Guest):
                 if key.data in self._guests:
-                    self._hear(key.data)
+                    (self._pass_over if key.data.refused else self._hear)(key.data)
             else:
                 self._accept()
         now = time.monotonic()
@@ -91,13 +110,14 @@ class Lobby:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if len(self._guests) >= self._most:
                 self._evict()
-            guest = _Guest(sock, address, time.monotonic() + self._seconds)
+            guest = _Guest(sock, address[0], time.monotonic() + self._seconds)
             self._guests[guest] = None
+            self._by_address.setdefault(guest.address, {})[guest] = None
             self._selector.register(sock, selectors.EVENT_READ, guest)
 
     def _hear(self, guest: _Guest) -> None:
         """Take what came, and no byte of what follows the request."""
-        while guest.lacks and guest.is_sane:
+        while guest.lacks > 0 and guest.is_sane:
             try:
                 data = guest.sock.recv(guest.lacks)
             except (BlockingIOError, InterruptedError):
@@ -108,26 +128,71 @@ class Lobby:
                 self._drop(guest)
                 return
             guest.said += data
-        self._leave(guest)
-        if guest.is_sane:
-            self._ready(guest.sock, guest.address, bytes(guest.said))
+            if not guest.judged and len(guest.said) == association.HEAD:
+                guest.judged = True
+                if (refusal := self._judge(bytes(guest.said))) is not None:
+                    self._refuse(guest, refusal)
+                    return
+        if not guest.is_sane:
+            self._refuse(guest, _NO_REQUEST)
             return
-        log.warning("association refused", reason="the first PDU is no A-ASSOCIATE-RQ")
-        with contextlib.suppress(OSError):
-            guest.sock.send(_ABORT)
+        self._selector.unregister(guest.sock)
+        if (refusal := self._enter(guest.sock, guest.address, bytes(guest.said))) is None:
+            self._forget(guest)
+        else:
+            self._selector.register(guest.sock, selectors.EVENT_READ, guest)
+            self._refuse(guest, refusal)
+
+    def _refuse(self, guest: _Guest, refusal: Refusal) -> None:
+        """Say no. The peer gets until its deadline to close: what it still sends would make the kernel drop our answer."""
+        self._tell(guest.address, refusal.reason)
+        guest.refused = True
+        guest.said.clear()
+        try:
+            guest.sock.send(refusal.answer)
             guest.sock.shutdown(socket.SHUT_WR)
-        guest.sock.close()
+        except OSError:
+            self._drop(guest)
+
+    def _tell(self, address: str, reason: str) -> None:
+        """Log a refusal; of one address a line a second, which counts those that have none."""
+        now = time.monotonic()
+        told, silent = self._told.get(address, (0.0, 0))
+        if now - told < _QUIET:
+            self._told[address] = told, silent + 1
+            return
+        if len(self._told) >= self._most:
+            self._told.clear()
+        self._told[address] = now, 0
+        log.warning("association refused", address=address, reason=reason, **({"others": silent} if silent else {}))
+
+    def _pass_over(self, guest: _Guest) -> None:
+        """Read what a refused one still sends, a piece at a time, until it closes."""
+        try:
+            data = guest.sock.recv(_PIECE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._drop(guest)
 
     def _evict(self) -> bool:
-        longest = next(iter(self._guests), None)
-        if longest is not None:
-            self._drop(longest)
-        return longest is not None
+        """Close one; say whether there was one."""
+        if not self._guests:
+            return False
+        crowd = max(self._by_address.values(), key=len)
+        self._drop(next(iter(crowd)))
+        return True
 
     def _drop(self, guest: _Guest) -> None:
-        self._leave(guest)
+        self._selector.unregister(guest.sock)
+        self._forget(guest)
         guest.sock.close()
 
-    def _leave(self, guest: _Guest) -> None:
+    def _forget(self, guest: _Guest) -> None:
         del self._guests[guest]
-        self._selector.unregister(guest.sock)
+        crowd = self._by_address[guest.address]
+        del crowd[guest]
+        if not crowd:
+            del self._by_address[guest.address]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from broker.edge.dimse import pdata
 from broker.edge.dimse.c_store import Reception, StoreRequest
 from broker.edge.dimse.pdata import Command, Link, Piece, ProtocolError
+from broker.edge.dimse.statuses import Refusal
 from broker.model.errors import TooLarge
 
 
@@ -21,14 +22,15 @@ class Messages:
     """Assembles the messages of one association.
 
     `syntaxes` maps the accepted presentation contexts to their transfer syntax. `receive` begins an object, `done`
-    finishes it and gives the status that is answered.
+    finishes it and gives the status that is answered. `longest` is the longest PDU the peer takes, 0 = any.
     """
 
     def __init__(
         self, link: Link, syntaxes: Mapping[int, str], receive: Callable[[StoreRequest], Reception],
-        done: Callable[[Reception], int],
+        done: Callable[[Reception], int], longest: int = 0,
     ) -> None:
         self._link, self._syntaxes, self._receive, self._done = link, syntaxes, receive, done
+        self._longest = longest
         self._fragment = bytearray()
         self._data = bytearray()
         self._command: Command | None = None
@@ -89,14 +91,14 @@ class Messages:
         status = self._done(self._reception)
         reception, self._reception = self._reception, None
         try:
-            self._link.send(response(piece.context, command, status))
+            self._link.send(response(piece.context, command, status, reception.refusal, self._longest))
         finally:
             reception.settle()
         return None
 
 
-def response(context: int, command: Command, status: int) -> bytes:
-    """Give the response PDU to a request (PS3.7 9.3)."""
+def response(context: int, command: Command, status: int, refusal: Refusal | None = None, longest: int = 0) -> bytes:
+    """Return the response to a request (PS3.7 9.3), with the reason of a refusal, in PDUs of at most `longest` bytes."""
     elements: list[tuple[int, int | str]] = [
         (pdata.CLASS, command.text(pdata.CLASS)),
         (pdata.FIELD, command.number(pdata.FIELD) | pdata.RESPONSE),
@@ -104,6 +106,10 @@ def response(context: int, command: Command, status: int) -> bytes:
         (pdata.DATA_SET, pdata.NO_DATA_SET),
         (pdata.STATUS, status),
     ]
+    if refusal is not None:
+        if refusal.offending is not None:
+            elements.append((pdata.OFFENDING, refusal.offending))
+        elements.append((pdata.COMMENT, refusal.comment))
     if sop_uid := command.text(pdata.INSTANCE):
         elements.append((pdata.INSTANCE, sop_uid))
-    return pdata.write_command(context, elements)
+    return pdata.write_command(context, elements, longest)

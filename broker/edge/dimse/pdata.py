@@ -1,6 +1,6 @@
-"""P-DATA on a socket that is ours: PDUs in through one buffer, DIMSE command sets as plain bytes (PS3.8 9.3, PS3.7 6.3).
+"""P-DATA of an association: PDUs in through one buffer, DIMSE command sets as plain bytes (PS3.8 9.3, PS3.7 6.3).
 
-pynetdicom negotiates; behind it this moves data sets from the socket to their file without ever holding one.
+It moves data sets from the socket to their file without ever holding one.
 """
 
 import contextlib
@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 CLASS, FIELD, MESSAGE_ID, RESPONDED_TO = 0x0002, 0x0100, 0x0110, 0x0120
 DESTINATION, PRIORITY, DATA_SET, STATUS, INSTANCE = 0x0600, 0x0700, 0x0800, 0x0900, 0x1000
+OFFENDING, COMMENT = 0x0901, 0x0902     # AT, LO
+FAILED_LIST = 0x00080058                # Failed SOP Instance UID List, in the data set of a response
 NO_DATA_SET = 0x0101
 
 C_STORE_RQ, C_STORE_RSP = 0x0001, 0x8001
@@ -22,6 +24,7 @@ RESPONSE = 0x8000
 TICK = 1.0                  # seconds of silence after which `patience` is asked
 _BUFFER = 1 << 18
 _COMMAND_LIMIT = 1 << 16    # bytes of a command set; real ones stay below one KB
+_BLANK_PADDED = frozenset((DESTINATION, COMMENT))
 _RELEASE_RQ, _RELEASE_RP = b"\5\0\0\0\0\4\0\0\0\0", b"\6\0\0\0\0\4\0\0\0\0"
 _ABORT = b"\7\0\0\0\0\4\0\0\0\0"
 _P_DATA, _RELEASE, _ABORTED = 4, 5, 7
@@ -46,17 +49,16 @@ class Command:
 
     @classmethod
     def read(cls, data: bytes) -> "Command":
-        """Read a complete command set. Raise `ProtocolError` for anything else."""
+        """Read a complete command set. Raise `ProtocolError` when an element of it is cut short.
+
+        Elements of other groups are passed over: Orthanc puts such behind the response to a C-GET of which a part failed.
+        """
         elements: dict[int, bytes] = {}
-        at = 0
-        while at < len(data):
-            if at + 8 > len(data):
-                raise ProtocolError("a command set is cut short")
-            group, element, size = _ELEMENT.unpack_from(data, at)
-            if group or at + 8 + size > len(data):
-                raise ProtocolError("a command set is damaged")
-            elements[element] = data[at + 8:at + 8 + size]
-            at += 8 + size
+        for tag, value in _elements(data):
+            if tag <= 0xFFFF:
+                if value is None:
+                    raise ProtocolError("a command set is damaged")
+                elements.setdefault(tag, value)
         return cls(elements)
 
     def number(self, element: int, default: int = -1) -> int:
@@ -68,10 +70,35 @@ class Command:
         """Give a UI or AE value without padding, empty when it is absent."""
         return self._elements.get(element, b"").strip(b"\0 ").decode("latin-1")
 
+    def tag(self, element: int) -> str:
+        """Return the first tag of an AT value like (0020,000D), empty when it is absent."""
+        value = self._elements.get(element, b"")
+        return "({:04X},{:04X})".format(*struct.unpack_from("<HH", value)) if len(value) >= 4 else ""
+
     @property
     def has_data_set(self) -> bool:
         """Whether a data set follows."""
         return self.number(DATA_SET, NO_DATA_SET) != NO_DATA_SET
+
+
+def _elements(data: bytes) -> Iterator[tuple[int, bytes | None]]:
+    """Return tag and value of each Implicit VR Little Endian element, None for the value of the one that is cut short."""
+    at, end = 0, len(data)
+    while at < end:
+        if at + 8 > end:
+            yield int.from_bytes(data[at:at + 2], "little") << 16, None
+            return
+        group, element, size = _ELEMENT.unpack_from(data, at)
+        at += 8 + size
+        yield group << 16 | element, data[at - size:at] if at <= end else None
+
+
+def failed_uids(data: bytes) -> tuple[str, ...]:
+    """Return the Failed SOP Instance UID List of a response's data set, empty when there is none that can be read."""
+    for tag, value in _elements(data):
+        if tag == FAILED_LIST and value is not None:
+            return tuple(uid for part in value.decode("latin-1").split("\\") if (uid := part.strip("\0 ")))
+    return ()
 
 
 class Piece(NamedTuple):
@@ -83,25 +110,31 @@ class Piece(NamedTuple):
     data: memoryview | bytes
 
 
-def write_command(context: int, elements: Sequence[tuple[int, int | str]]) -> bytes:
-    """Give the PDU of a command set; numbers are US, text is UI (PS3.7 6.3.1)."""
+def write_command(context: int, elements: Sequence[tuple[int, int | str]], longest: int = 0) -> bytes:
+    """Return the PDUs of a command set; numbers are US, or AT for the offending element, text is UI, AE or LO (PS3.7 6.3.1)."""
     body = b"".join(_element(element, value) for element, value in elements)
-    body = _ELEMENT.pack(0, 0, 4) + struct.pack("<L", len(body)) + body
-    return _pdu(context, 3, body)
+    return _fragments(context, 1, _ELEMENT.pack(0, 0, 4) + struct.pack("<L", len(body)) + body, longest)
 
 
 def _element(element: int, value: int | str) -> bytes:
-    data = struct.pack("<H", value) if isinstance(value, int) else value.encode("latin-1")
+    if element == OFFENDING and isinstance(value, int):
+        data = struct.pack("<HH", value >> 16, value & 0xFFFF)
+    else:
+        data = struct.pack("<H", value) if isinstance(value, int) else value.encode("latin-1", "replace")
     if len(data) % 2:
-        data += b" " if element == DESTINATION else b"\0"
+        data += b" " if element in _BLANK_PADDED else b"\0"
     return _ELEMENT.pack(0, element, len(data)) + data
 
 
 def write_data_set(context: int, data: bytes, longest: int) -> bytes:
-    """Give the PDUs of a data set for a peer that takes `longest` bytes of one PDU (0 = any number)."""
+    """Return the PDUs of a data set for a peer that takes `longest` bytes of one PDU (0 = any number)."""
+    return _fragments(context, 0, data, longest)
+
+
+def _fragments(context: int, kind: int, data: bytes, longest: int) -> bytes:
     step = longest - 6 if longest > 6 else len(data) or 1
     starts = range(0, len(data), step) or range(1)
-    return b"".join(_pdu(context, 2 if at + step >= len(data) else 0, data[at:at + step]) for at in starts)
+    return b"".join(_pdu(context, kind | (2 if at + step >= len(data) else 0), data[at:at + step]) for at in starts)
 
 
 def _pdu(context: int, control: int, body: bytes) -> bytes:
@@ -117,7 +150,7 @@ class Limits:
 
 
 class Link:
-    """The socket of an established association, after pynetdicom let go of it.
+    """The socket of an established association.
 
     `patience(seconds)` is called after each second of silence with its length so far, and with 0 when bytes came; it
     raises to give up. `heard(seconds, bytes)` is told how long was waited for how many bytes, and may raise too.

@@ -1,21 +1,23 @@
-"""Serves an association whose socket was taken: C-STORE and C-ECHO until release, at the speed of the disk."""
+"""Serves an association that was accepted: C-STORE and C-ECHO until release, at the speed of the disk."""
 
 import socket
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 
 import structlog
-from pynetdicom.association import Association
 
 from broker.config.settings import Server as ServerSettings
 from broker.edge.dimse import pdata
 from broker.edge.dimse.messages import Message, Messages, response
 from broker.edge.dimse.pdata import Limits, Link, PeerGone, ProtocolError
+from broker.edge.dimse.places import Place
 from broker.edge.dimse.session import Session
-from broker.edge.dimse.takeover import over
 from broker.edge.pace import Pace
 from broker.model.errors import BrokerError
+
+_ROOM = "another association needs the place"
 
 log = structlog.get_logger("broker.dimse")
 
@@ -25,22 +27,19 @@ class GivenUp(Exception):
 
 
 class Served:
-    """One taken association."""
+    """One association: its socket, what was negotiated, and its place. `length` is the longest PDU the peer takes."""
 
     def __init__(
-        self, association: Association, sock: socket.socket, session: Session, settings: ServerSettings,
-        stopping: threading.Event,
+        self, sock: socket.socket, syntaxes: Mapping[int, str], length: int, session: Session, settings: ServerSettings,
+        stopping: threading.Event, place: Place,
     ) -> None:
-        self._association = association
-        self._session, self._settings, self._stopping = session, settings, stopping
+        self._session, self._settings, self._stopping, self._place = session, settings, stopping, place
         self._pace = Pace(settings.min_rate, settings.io_timeout)
-        self._last, self._evicted = time.monotonic(), False
+        self._last = self._began = time.monotonic()
+        self._came = 0
         limits = Limits(send=settings.io_timeout, data_set=settings.max_message)
         self._link = Link(sock, limits, self._patience, self._heard)
-        syntaxes = {
-            context.context_id: str(context.transfer_syntax[0])
-            for context in association.accepted_contexts if context.context_id is not None}
-        self._messages = Messages(self._link, syntaxes, session.receive, session.done)
+        self._messages = Messages(self._link, syntaxes, session.receive, session.done, length)
 
     @property
     def _busy(self) -> bool:
@@ -48,34 +47,38 @@ class Served:
 
     @property
     def idle(self) -> float:
-        """Seconds without anything to do; 0 in the middle of a message, and when it is being closed anyway."""
-        return 0.0 if self._busy or self._evicted else time.monotonic() - self._last
+        """Seconds without anything to do; 0 in the middle of a message."""
+        return 0.0 if self._busy else time.monotonic() - self._last
 
     @property
-    def evicted(self) -> bool:
-        """Whether it was told to make room."""
-        return self._evicted
+    def lasting(self) -> float:
+        """Seconds since the message under way began; 0 between messages."""
+        return time.monotonic() - self._began if self._busy else 0.0
 
-    def evict(self) -> None:
-        """Have it end soon; for another thread."""
-        self._evicted = True
+    @property
+    def came(self) -> int:
+        """Bytes of the message under way that came."""
+        return self._came
+
+    def wake(self) -> None:
+        """End the wait of the thread that reads: it looks whether it has to make room."""
         self._link.wake()
 
     def run(self) -> None:
         """Serve until the association is over, however it ends; the socket is closed on return."""
-        released = False
         try:
             self._link.begin()
             for message in self._messages.incoming():
                 self._answer(message)
             self._link.released()
-            released = True
         except (PeerGone, OSError) as error:
-            log.info("peer is gone", reason="another association needs the place" if self._evicted else str(error))
-            if self._evicted:
+            if self._place.evicted:
+                log.warning("association aborted", hospital=self._place.hospital.key, reason=_ROOM)
                 self._link.abort()
+            else:
+                log.info("peer is gone", reason=str(error))
         except (ProtocolError, GivenUp, BrokerError) as error:
-            log.warning("association aborted", reason=str(error))
+            log.warning("association aborted", hospital=self._place.hospital.key, reason=str(error))
             self._link.abort()
         except Exception as error:  # noqa: BLE001 - the association's edge: a bug ends this one only, the peer hears of it
             place = traceback.extract_tb(error.__traceback__)[-1]   # never the text: it may hold a patient's data
@@ -83,7 +86,6 @@ class Served:
             self._link.abort()
         finally:
             self._link.close()
-            over(self._association, released=released)
 
     def _answer(self, message: Message) -> None:
         field = message.command.number(pdata.FIELD)
@@ -93,16 +95,20 @@ class Served:
             raise ProtocolError(f"operation 0x{field & 0xFFFF:04X} was not negotiated")
 
     def _heard(self, waited: float, count: int) -> None:
-        self._last = time.monotonic()
+        self._last = now = time.monotonic()
         if not self._busy:
+            self._began, self._came = now, count
             self._pace.begin()
             return
+        self._came += count
         try:
             self._pace.heard(waited, count)
         except TimeoutError as error:
             raise GivenUp(str(error)) from error
 
     def _patience(self, silent: float) -> None:
+        if self._place.evicted:
+            raise GivenUp(_ROOM)
         busy = self._busy
         if silent >= (self._settings.io_timeout if busy else self._settings.idle_timeout):
             raise GivenUp(f"silent for {silent:.0f} seconds")

@@ -1,33 +1,40 @@
-"""An association we open: pynetdicom negotiates it, then requests go out and responses come in on our own link."""
+"""An association we open with a PACS: requests go out and responses come in."""
 
 import contextlib
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
-
-from pynetdicom import AE, _config, evt
-from pynetdicom.association import Association
-from pynetdicom.events import Event
-from pynetdicom.pdu_primitives import A_ASSOCIATE, SCP_SCU_RoleSelectionNegotiation
-from pynetdicom.presentation import PresentationContext
-from pynetdicom.transport import AssociationSocket
+from typing import NamedTuple
 
 from broker.config.profile import Hospital
 from broker.config.settings import Server as ServerSettings
-from broker.edge.dimse import pdata, statuses
+from broker.edge.dimse import association, pdata, statuses
+from broker.edge.dimse.association import Accept, Context, Head, Implementation
 from broker.edge.dimse.c_store import Reception, StoreRequest
+from broker.edge.dimse.contexts import Proposal
 from broker.edge.dimse.messages import Message, Messages
 from broker.edge.dimse.pdata import Limits, Link, PeerGone, ProtocolError
-from broker.edge.dimse.takeover import bound, over, take
 from broker.model.errors import TooLarge, Unavailable
 from broker.wire.tags import IMPLEMENTATION_UID, IMPLEMENTATION_VERSION
 
-_config.LOG_HANDLER_LEVEL = "none"  # its default handlers format every PDU for a log nobody reads
-
 LONGEST_PDU = 131072
 _MESSAGE_ID = 1     # one request at a time
+_HEADER = struct.Struct(">BBL")
 _CANCELLING = 5.0   # seconds a peer gets to end what was cancelled
+
+
+class Answer(NamedTuple):
+    """A response of the peer: its status, its data set (empty when it has none) and the element it complains of, as a tag."""
+
+    status: int
+    data: bytes
+    offending: str
+
+    @property
+    def words(self) -> str:
+        """The status in plain words."""
+        return statuses.meaning(self.status) + (f", element {self.offending}" if self.offending else "")
 
 
 class Patience:
@@ -59,55 +66,25 @@ class Patience:
                 self._cancel()
 
 
-class _Held(Association):
-    """A requestor whose own thread has nothing to do: it can take no message away."""
-
-    def _run_reactor(self) -> None:
-        return
-
-
-def _hold(event: Event) -> None:
-    event.assoc.__class__ = _Held
-
-
-class _Entity(AE):
-    """An AE that remembers its socket: pynetdicom loses the one whose connection was refused, unclosed.
-
-    What it reads before the socket is ours is bounded.
-    """
-
-    raw: socket.socket | None = None
-
-    def _create_socket(self, *arguments: Any) -> AssociationSocket:
-        transport = super()._create_socket(*arguments)
-        bound(transport, float(self.acse_timeout or 0.0))
-        self.raw = transport.socket
-        return transport
-
-    def give_up(self) -> None:
-        """Close what a failed request left open."""
-        if self.raw is not None:
-            self.raw.close()
-
-
 class Requestor:
     """An open association with a hospital's PACS; made by `connect`."""
 
     def __init__(
-        self, link: Link, association: Association, patience: Patience, receive: Callable[[StoreRequest], Reception],
-        done: Callable[[Reception], int],
+        self, link: Link, proposed: Sequence[Context], accept: Accept, patience: Patience,
+        receive: Callable[[StoreRequest], Reception], done: Callable[[Reception], int],
     ) -> None:
-        self._link, self._patience = link, patience
-        self._longest = association.acceptor.maximum_length or 0
-        accepted = [(context.context_id or 0, context) for context in association.accepted_contexts]
-        self._contexts = {str(context.abstract_syntax): number for number, context in reversed(accepted)}
-        syntaxes = {number: str(context.transfer_syntax[0]) for number, context in accepted}
-        self._messages = Messages(link, syntaxes, receive, done).incoming()
+        self._link, self._patience, self._longest = link, patience, accept.length
+        classes = {context.number: context for context in proposed}
+        syntaxes = {
+            answer.number: answer.syntax for answer in accept.contexts if answer.result == association.TAKEN
+            and answer.number in classes and answer.syntax in classes[answer.number].syntaxes}
+        self._contexts = {classes[number].abstract: number for number in reversed(syntaxes)}
+        self._messages = Messages(link, syntaxes, receive, done, accept.length).incoming()
 
     def ask(
         self, sop_class: str, field: int, identifier: bytes | None = None, destination: str = "",
-    ) -> Iterator[tuple[int, bytes]]:
-        """Send a request; give (status, data set) of each response, the final one last. Exhaust it before the next."""
+    ) -> Iterator[Answer]:
+        """Send a request; return each response, the final one last. Exhaust it before the next."""
         if sop_class not in self._contexts:
             raise ProtocolError("did not accept this service")
         context = self._contexts[sop_class]
@@ -118,15 +95,15 @@ class Requestor:
         if identifier is not None:
             elements.append((pdata.PRIORITY, 0))
         elements.append((pdata.DATA_SET, pdata.NO_DATA_SET if identifier is None else 1))
-        request = pdata.write_command(context, elements)
+        request = pdata.write_command(context, elements, self._longest)
         if identifier is not None:
             request += pdata.write_data_set(context, identifier, self._longest)
         self._patience.begin(lambda: self._cancel(context))
         self._link.send(request)
         for message in self._messages:
-            status = _status(message, field)
-            yield status, message.data
-            if status not in statuses.PENDING:
+            answer = _answer(message, field)
+            yield answer
+            if answer.status not in statuses.PENDING:
                 return
         raise PeerGone("released before the final response")
 
@@ -135,14 +112,14 @@ class Requestor:
             (pdata.FIELD, pdata.C_CANCEL_RQ), (pdata.RESPONDED_TO, _MESSAGE_ID), (pdata.DATA_SET, pdata.NO_DATA_SET)]))
 
 
-def _status(message: Message, field: int) -> int:
+def _answer(message: Message, field: int) -> Answer:
     command = message.command
     if command.number(pdata.FIELD) != field | pdata.RESPONSE or command.number(pdata.RESPONDED_TO) != _MESSAGE_ID:
         raise ProtocolError("an answer to something else")
     status = command.number(pdata.STATUS)
     if status < 0:
         raise ProtocolError("an answer without a status")
-    return status
+    return Answer(status, message.data, command.tag(pdata.OFFENDING))
 
 
 def _nothing(_request: StoreRequest) -> Reception:
@@ -151,24 +128,21 @@ def _nothing(_request: StoreRequest) -> Reception:
 
 @contextlib.contextmanager
 def connect(
-    hospital: Hospital, settings: ServerSettings, contexts: list[PresentationContext], patience: Patience, *,
-    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (), receive: Callable[[StoreRequest], Reception] = _nothing,
+    hospital: Hospital, settings: ServerSettings, proposals: Sequence[Proposal], patience: Patience, *,
+    provided: Sequence[str] = (), receive: Callable[[StoreRequest], Reception] = _nothing,
     done: Callable[[Reception], int] = Reception.close,
 ) -> Iterator[Requestor]:
-    """Open an association with a hospital's PACS; it is released when the block ends.
+    """Open an association with a hospital's PACS; it is released when the block ends. Of the classes `provided` we are SCP.
 
     Raise `Unavailable` with a plain reason when the PACS refuses, is silent, breaks off or answers nonsense, then too
     when that happens inside the block.
     """
-    association = _associate(hospital, settings, contexts, roles)
-    sock = take(association)
-    if sock is None:
-        over(association, released=False)
-        raise away(hospital, "closed the association at once")
+    proposed = [Context(2 * number + 1, sop_class, syntaxes) for number, (sop_class, syntaxes) in enumerate(proposals)]
+    sock, accept = _associate(hospital, settings, proposed, provided)
     link = Link(sock, Limits(settings.io_timeout, settings.max_message), patience)
     try:
         link.begin()
-        yield Requestor(link, association, patience, receive, done)
+        yield Requestor(link, proposed, accept, patience, receive, done)
         link.release()
     except (PeerGone, OSError) as error:
         raise away(hospital, str(error)) from error
@@ -183,32 +157,74 @@ def connect(
         raise
     finally:
         link.close()
-        over(association, released=True)
 
 
 def away(hospital: Hospital, why: str) -> Unavailable:
-    """Give the error that says which PACS failed and why, without anything about a patient."""
-    return Unavailable(f"PACS {hospital.ae_title} of hospital {hospital.key} ({why})")
+    """Return the error that says which PACS failed and why, without anything about a patient."""
+    return Unavailable(pacs(hospital, why))
+
+
+def pacs(hospital: Hospital, why: str) -> str:
+    """Return the name of a hospital's PACS with what is wrong with it."""
+    return f"PACS {hospital.ae_title} of hospital {hospital.key} ({why})"
 
 
 def _associate(
-    hospital: Hospital, settings: ServerSettings, contexts: list[PresentationContext],
-    roles: Sequence[SCP_SCU_RoleSelectionNegotiation],
-) -> Association:
-    ae = _Entity(ae_title=settings.ae_title)
-    ae.implementation_class_uid, ae.implementation_version_name = IMPLEMENTATION_UID, IMPLEMENTATION_VERSION
-    ae.acse_timeout = ae.connection_timeout = hospital.limits.connect_seconds
-    ae.network_timeout = None
+    hospital: Hospital, settings: ServerSettings, proposed: Sequence[Context], provided: Sequence[str],
+) -> tuple[socket.socket, Accept]:
+    """Return the socket of an accepted association, and what the PACS accepts. Raise `Unavailable`."""
+    until = time.monotonic() + hospital.limits.connect_seconds
     try:
-        association = ae.associate(
-            hospital.host, hospital.port, contexts=contexts, ae_title=hospital.ae_title, max_pdu=LONGEST_PDU,
-            ext_neg=list(roles), evt_handlers=[(evt.EVT_ESTABLISHED, _hold)])
-    except OSError as error:
+        sock = socket.create_connection((hospital.host, hospital.port), hospital.limits.connect_seconds)
+    except (socket.gaierror, UnicodeError) as error:
         raise away(hospital, "its host name is not known") from error
-    if association.is_established:
-        return association
-    ae.give_up()
-    answer = association.acceptor.primitive
-    if association.is_rejected and isinstance(answer, A_ASSOCIATE):
-        raise away(hospital, f"refused: {answer.reason_str}")
-    raise away(hospital, "no connection, no answer, or no service it would accept")
+    except OSError as error:
+        raise away(hospital, f"no connection: {error.strerror or 'timed out'}") from error
+    head = Head(1, hospital.ae_title, settings.ae_title)
+    implementation = Implementation(IMPLEMENTATION_UID, IMPLEMENTATION_VERSION, LONGEST_PDU)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.sendall(association.write_request(head, proposed, implementation, provided))
+        return sock, _read_answer(sock, until)
+    except (OSError, ProtocolError) as error:
+        sock.close()
+        raise away(hospital, _why(error)) from error
+    except BaseException:
+        sock.close()
+        raise
+
+
+class _Refused(ProtocolError):
+    """The PACS said no."""
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, _Refused):
+        return str(error)
+    if isinstance(error, TimeoutError):
+        return "no answer to the request for an association"
+    return f"no answer that can be read: {error}"
+
+
+def _read_answer(sock: socket.socket, until: float) -> Accept:
+    """Return what the PACS accepts. Raise `_Refused`, `ProtocolError` for nonsense, `OSError` when there is no answer."""
+    kind, _, size = _HEADER.unpack(_exactly(sock, _HEADER.size, until))
+    if kind not in {association.ACCEPT, association.REJECT, association.ABORT} or size > association.LONGEST:
+        raise ProtocolError(f"PDU of type {kind}, {size} bytes long")
+    body = _exactly(sock, size, until)
+    if kind == association.REJECT:
+        raise _Refused(f"refused: {association.read_reject(body)}")
+    if kind == association.ABORT:
+        raise _Refused("aborted the association at once")
+    return association.read_accept(body)
+
+
+def _exactly(sock: socket.socket, count: int, until: float) -> bytes:
+    data = bytearray()
+    while len(data) < count:
+        sock.settimeout(max(until - time.monotonic(), 0.001))
+        piece = sock.recv(count - len(data))
+        if not piece:
+            raise ProtocolError("connection closed")
+        data += piece
+    return bytes(data)

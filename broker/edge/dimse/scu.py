@@ -1,21 +1,21 @@
 """What we ask of a hospital's PACS: C-ECHO, C-FIND, C-MOVE, C-GET (PS3.4 annexes A and C). Implements `ports.Mover`."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import structlog
-from pynetdicom import build_role
 
 from broker.audit.spool import AuditLog
 from broker.config.profile import Hospital, Profile
 from broker.config.settings import Settings
-from broker.edge.dimse import contexts, pdata, statuses
+from broker.edge.dimse import c_store, contexts, pdata, statuses
 from broker.edge.dimse.c_store import Reception, StoreRequest
-from broker.edge.dimse.requestor import Patience, Requestor, away, connect
+from broker.edge.dimse.requestor import Answer, Patience, Requestor, away, connect, pacs
 from broker.model.caller import Caller, Facts
 from broker.model.errors import BrokerError, TooLarge, Unavailable
 from broker.model.ids import PatientId, is_uid
-from broker.model.ports import Received, Want
+from broker.model.ports import Received, Retrieved, RetrieveFailed, StudyRows, Want
 from broker.model.transaction import AuditEvent, Message, Outcome, Transaction, Wire
 from broker.security.gate import reason
 from broker.wire import tags
@@ -33,6 +33,11 @@ _IMAGE = ("SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "InstanceNumber"
 Rows = list[dict[str, str]]
 
 
+def _named(rows: Rows) -> StudyRows:
+    named = [row for row in rows if is_uid(row.get("SeriesInstanceUID", "")) and is_uid(row.get("SOPInstanceUID", ""))]
+    return StudyRows(named, len(rows) - len(named))
+
+
 class Scu:
     """Asks hospitals' PACS. One association for each call; the caller holds the hospital's limits."""
 
@@ -43,58 +48,63 @@ class Scu:
         """C-ECHO; return when it succeeded, else raise `Unavailable`."""
         patience = Patience(hospital.limits.idle_seconds, hospital.limits.total_seconds)
         with connect(hospital, self._settings, contexts.plain(contexts.VERIFICATION), patience) as peer:
-            for status, _ in peer.ask(contexts.VERIFICATION, pdata.C_ECHO_RQ):
-                if status != statuses.SUCCESS:
-                    raise away(hospital, statuses.meaning(status))
+            for answer in peer.ask(contexts.VERIFICATION, pdata.C_ECHO_RQ):
+                if answer.status != statuses.SUCCESS:
+                    raise away(hospital, answer.words)
 
-    def find_study(self, hospital: Hospital, study_uid: str) -> Rows:
-        """C-FIND down to IMAGE level: one dict of decoded text by DICOM keyword per instance; empty = unknown there."""
+    def find_study(self, hospital: Hospital, study_uid: str) -> StudyRows:
+        """C-FIND down to IMAGE level; no row = the study is not known there."""
         patience = Patience(hospital.limits.idle_seconds, hospital.limits.total_seconds)
         facts = Facts(query=_keys("STUDY", _STUDY, study_uid), query_id=contexts.STUDY_FIND)
         with self._audited(FIND, hospital, facts), connect(
                 hospital, self._settings, contexts.plain(contexts.STUDY_FIND), patience) as peer:
             found = _Find(hospital, peer, study_uid).everything()
+            if found.nameless:
+                log.warning("instances without legal UIDs are left out", hospital=hospital.key, study=study_uid,
+                            instances=found.nameless)
             facts.patients += {PatientId(hospital.domain, row["PatientID"]) for row in found if "PatientID" in row}
             return found
 
-    def retrieve(self, hospital: Hospital, want: Want, progress: Callable[[], bool]) -> None:
-        """C-GET or C-MOVE as the hospital's routes say, the next one when one fails; return on the final response.
+    def retrieve(self, hospital: Hospital, want: Want, progress: Callable[[], bool]) -> Retrieved:
+        """C-GET or C-MOVE as the hospital's routes say, the next one for what one could not send; return how the last ended.
 
-        `progress()` is asked at least once a second and gives False to cancel. Raise `Unavailable` for a refused,
-        silent or broken association and for a failed final status. What really came is counted by the caller.
+        `progress()` is asked at least once a second and gives False to cancel. Raise `RetrieveFailed` for a failed final
+        status, `Unavailable` for a refused, silent or broken association. What really came is counted by the caller.
         """
         ways = {"get": self._get, "move": self._move}
         for route in hospital.routes[:-1]:
             try:
-                return ways[route](hospital, want, progress)
+                done = ways[route](hospital, want, progress)
             except Unavailable as error:
                 log.warning("route failed", hospital=hospital.key, route=route, reason=str(error))
-                if not progress():
-                    return None
+                done = error.retrieved if isinstance(error, RetrieveFailed) else Retrieved()
+                rest: Want | None = want
+            else:
+                rest = _rest(want, done)
+            if rest is None or not progress():
+                return done
+            want = rest
         return ways[hospital.routes[-1]](hospital, want, progress)
 
-    def _move(self, hospital: Hospital, want: Want, progress: Callable[[], bool]) -> None:
+    def _move(self, hospital: Hospital, want: Want, progress: Callable[[], bool]) -> Retrieved:
         patience = Patience(hospital.limits.idle_seconds, hospital.limits.total_seconds, progress)
         with self._audited(MOVE, hospital, Facts(studies={want.study_uid: []})), connect(
                 hospital, self._settings, contexts.plain(contexts.STUDY_MOVE), patience) as peer:
             answers = peer.ask(contexts.STUDY_MOVE, pdata.C_MOVE_RQ, _identifier(want), self._settings.ae_title)
-            _judge(hospital, answers, patience)
+            return _judge(hospital, answers, patience, {})
 
-    def _get(self, hospital: Hospital, want: Want, progress: Callable[[], bool]) -> None:
-        proposed = contexts.wanted(want.sop_classes or self._classes(hospital, want))
-        roles = [build_role(uid, scp_role=True) for uid in dict.fromkeys(str(c.abstract_syntax) for c in proposed)]
+    def _get(self, hospital: Hospital, want: Want, progress: Callable[[], bool]) -> Retrieved:
+        proposed = contexts.wanted(want.sop_classes or self._classes(hospital, want), hospital)
+        provided = list(dict.fromkeys(sop_class for sop_class, _ in proposed))
+        if not proposed:
+            raise away(hospital, "its objects are of SOP classes that are not taken")
         patience = Patience(hospital.limits.idle_seconds, hospital.limits.total_seconds, progress)
-        caller = self._caller(hospital)
-
-        def receive(request: StoreRequest) -> Reception:
-            return Reception(
-                lambda: self._received.open(caller, request.sop_class, request.sop_uid, request.transfer_syntax),
-                self._settings.max_body)
-
+        incoming = _Incoming(self._received, hospital, self._caller(hospital), self._settings.max_body)
         with self._audited(GET, hospital, Facts(studies={want.study_uid: []})), connect(
                 hospital, self._settings, [*contexts.plain(contexts.STUDY_GET), *proposed], patience,
-                roles=roles, receive=receive) as peer:
-            _judge(hospital, peer.ask(contexts.STUDY_GET, pdata.C_GET_RQ, _identifier(want)), patience)
+                provided=provided, receive=incoming.begin, done=incoming.done) as peer:
+            answers = peer.ask(contexts.STUDY_GET, pdata.C_GET_RQ, _identifier(want))
+            return _judge(hospital, answers, patience, incoming.refused)
 
     def _classes(self, hospital: Hospital, want: Want) -> list[str]:
         """Give the SOP classes of a study, so that a C-GET can propose just these; empty when the PACS does not say."""
@@ -126,54 +136,74 @@ class Scu:
             self._audit.record(row, self._caller(hospital), facts, outcome, description)
 
 
+class _Incoming:
+    """The objects that a PACS sends on our own association, by C-GET."""
+
+    def __init__(self, received: Received, hospital: Hospital, caller: Caller, longest: int) -> None:
+        self._received, self._hospital, self._caller, self._longest = received, hospital, caller, longest
+        self._taken = contexts.taken(hospital)
+        self.refused: dict[str, str] = {}
+
+    def begin(self, request: StoreRequest) -> Reception:
+        """Begin an object."""
+        return Reception(
+            lambda: c_store.begin(self._received, self._caller, request, self._taken), self._longest, request.sop_uid)
+
+    def done(self, reception: Reception) -> int:
+        """Finish an object; return the status to answer."""
+        status = reception.close()
+        if (refusal := reception.refusal) is not None:
+            self.refused[reception.sop_uid] = refusal.text
+            c_store.log_refusal(reception, refusal, self._hospital.ae_title)
+        return status
+
+
 class _Find:
-    """C-FINDs about one study on one association."""
+    """C-FINDs about one study on one association. `nameless` counts the instances without legal UIDs that were answered."""
 
     def __init__(self, hospital: Hospital, peer: Requestor, study_uid: str) -> None:
         self._hospital, self._peer, self._study_uid = hospital, peer, study_uid
 
-    def everything(self) -> Rows:
-        """Give each instance with what its series and study say of themselves."""
+    def everything(self) -> StudyRows:
+        """Return each instance with what its series and study say of themselves."""
         study = next(iter(self._find("STUDY", _STUDY)), None)
         if study is None:
-            return []
+            return StudyRows()
         series = {
             row["SeriesInstanceUID"]: row for row in self._find("SERIES", _SERIES) if is_uid(row.get("SeriesInstanceUID", ""))}
-        return [
-            {**study, **series.get(row["SeriesInstanceUID"], {}), **row}
-            for row in self.images(tuple(series))
-        ]
+        images = self.images(tuple(series))
+        return StudyRows(
+            ({**study, **series.get(row["SeriesInstanceUID"], {}), **row} for row in images), images.nameless)
 
-    def images(self, series_uids: tuple[str, ...]) -> Rows:
-        """Give the instances: by the study's UID alone, and series by series from a PACS that insists on the hierarchy."""
+    def images(self, series_uids: tuple[str, ...]) -> StudyRows:
+        """Return the instances: by the study's UID alone, and series by series from a PACS that insists on the hierarchy."""
         try:
-            found = self._named(self._find("IMAGE", _IMAGE))
+            found = _named(self._find("IMAGE", _IMAGE))
         except Unavailable:
-            found = []
+            found = StudyRows()
         if found:
             return found
-        return [row for uid in series_uids for row in self._named(self._find("IMAGE", _IMAGE, uid))]
-
-    def _named(self, rows: Rows) -> Rows:
-        return [row for row in rows if is_uid(row.get("SeriesInstanceUID", "")) and is_uid(row.get("SOPInstanceUID", ""))]
+        answered = [row for uid in series_uids for row in self._find("IMAGE", _IMAGE, uid)]
+        by_series = _named(answered)
+        return by_series if answered else found
 
     def _find(self, level: str, keywords: tuple[str, ...], series_uid: str = "") -> Rows:
         rows: Rows = []
         keys = _keys(level, keywords, self._study_uid, series_uid)
-        for status, data in self._peer.ask(contexts.STUDY_FIND, pdata.C_FIND_RQ, keys):
-            if status in statuses.PENDING:
-                row = self._row(data, series_uid)
+        for answer in self._peer.ask(contexts.STUDY_FIND, pdata.C_FIND_RQ, keys):
+            if answer.status in statuses.PENDING:
+                row = self._row(answer.data, series_uid)
                 if row is not None:
                     rows.append(row)
                 if len(rows) > _MOST:
                     raise TooLarge(f"answers to a C-FIND ({_MOST})")
-            elif status != statuses.SUCCESS:
-                raise away(self._hospital, statuses.meaning(status))
+            elif statuses.is_failure(answer.status):
+                raise away(self._hospital, answer.words)
         return rows
 
     def _row(self, data: bytes, series_uid: str) -> dict[str, str] | None:
         try:
-            row = tags.study_tags(tags.scan(data, tags.IMPLICIT, whole=True), self._hospital.character_sets)
+            row = tags.study_tags(tags.scan(data, tags.IMPLICIT, whole=True), self._hospital.charset)
         except (tags.Truncated, tags.NotDicom) as error:
             raise pdata.ProtocolError("a C-FIND answer that cannot be read") from error
         row.pop("QueryRetrieveLevel", None)
@@ -184,11 +214,15 @@ class _Find:
 
 
 def _keys(level: str, keywords: tuple[str, ...], study_uid: str, series_uid: str = "") -> bytes:
-    """Give the identifier of a query."""
-    keys = {"SpecificCharacterSet": "ISO_IR 192", "QueryRetrieveLevel": level, **dict.fromkeys(keywords, ""),
-            "StudyInstanceUID": study_uid}
+    """Return the identifier of a query.
+
+    It names a character set only where a value needs one (PS3.4 C.4.1.1.3.1): some PACS take the element for a key to match.
+    """
+    keys = {"QueryRetrieveLevel": level, **dict.fromkeys(keywords, ""), "StudyInstanceUID": study_uid}
     if series_uid:
         keys["SeriesInstanceUID"] = series_uid
+    if not all(value.isascii() for value in keys.values()):
+        keys["SpecificCharacterSet"] = "ISO_IR 192"
     return tags.write_identifier(keys)
 
 
@@ -202,16 +236,31 @@ def _identifier(want: Want) -> bytes:
     return tags.write_identifier(keys)
 
 
-def _judge(hospital: Hospital, answers: Iterator[tuple[int, bytes]], patience: Patience) -> None:
+def _judge(
+    hospital: Hospital, answers: Iterator[Answer], patience: Patience, refused: Mapping[str, str],
+) -> Retrieved:
     """Wait for the final response. Failures of single objects are no failure of the retrieve: the caller counts."""
+    last = Retrieved(refused=refused)
     try:
-        for status, _ in answers:
-            good = status in statuses.PENDING or status in {statuses.SUCCESS, statuses.SOME_FAILED}
-            if not good and not patience.cancelled:
-                raise away(hospital, statuses.meaning(status))
+        for answer in answers:
+            if answer.status in statuses.PENDING:
+                continue
+            last = Retrieved(answer.status, answer.words, pdata.failed_uids(answer.data), refused)
+            if statuses.is_failure(answer.status) and not patience.cancelled:
+                raise RetrieveFailed(pacs(hospital, answer.words), last)
     except pdata.PeerGone:
         if not patience.cancelled:
             raise
+    return last
+
+
+def _rest(want: Want, done: Retrieved) -> Want | None:
+    """Return what another route is worth trying for; None when nothing is.
+
+    Of a study or series that came in part only the caller knows what is missing: it asks for that by its UIDs.
+    """
+    missing = tuple(uid for uid in want.sop_uids if uid in {*done.failed} - done.refused.keys())
+    return replace(want, sop_uids=missing) if missing else None
 
 
 def _row(code: str, name: str, event: AuditEvent) -> Transaction:

@@ -1,206 +1,156 @@
-"""pynetdicom's association server, hardened: silent clients and idle associations must not hold up the others."""
+"""Accepts associations: a stranger is refused by what its first bytes say, a hospital gets a thread as soon as it has a place."""
 
 import contextlib
 import socket
-import sys
 import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, cast
 
 import structlog
-from pynetdicom import _config
-from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.events import Event
-from pynetdicom.presentation import PresentationContext
-from pynetdicom.transport import AssociationServer, RequestHandler
 
+from broker.config.profile import Profile
 from broker.config.settings import Server as ServerSettings
-from broker.edge.dimse import pump
-from broker.edge.dimse.c_store import StoreRequest
-from broker.edge.dimse.lobby import Lobby
+from broker.edge.dimse import association, contexts, pump
+from broker.edge.dimse.association import Answered, Context, Implementation
+from broker.edge.dimse.lobby import Lobby, Refusal
+from broker.edge.dimse.pdata import ProtocolError
+from broker.edge.dimse.places import Place, Places
 from broker.edge.dimse.session import Session
-from broker.edge.dimse.takeover import greet, is_taken, over, take
-
-_config.LOG_HANDLER_LEVEL = "none"  # its default handlers format every PDU for a log nobody reads
 
 _HANDSHAKE = 5.0        # seconds to ask for an association once connected
-_CALM = 1.0             # seconds an association must have been idle to make room for another
-_HOUSEKEEPING = 1.0
-_FULL = b"\3\0\0\0\0\4\0\2\3\2"    # A-ASSOCIATE-RJ: transient, by the service provider, local limit exceeded
+_CRAWL = 4              # times `min_rate`: what is slower for `io_timeout` makes room for another of its own hospital
+_BACKLOG = 1024
+_FAREWELL = 1.0         # seconds a refused peer gets to close
+_PIECE = 65536
 
 log = structlog.get_logger("broker.dimse")
 
 
-class SharedContexts(list[PresentationContext]):
-    """Contexts that are not copied: deepcopy() of 190 classes takes 50 ms per association, negotiation changes none."""
-
-    def __deepcopy__(self, memo: object) -> list[PresentationContext]:
-        return list(self)
-
-
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What a server serves. Associations that negotiated nothing but `taken_classes` are taken over, None = none."""
+    """What a server serves, and as whom."""
 
     settings: ServerSettings
-    open_session: Callable[[Association], Session]
-    taken_classes: frozenset[str] | None
+    profile: Profile
+    implementation: Implementation
+    open_session: Callable[[str, str, frozenset[str]], Session]     # calling AE title, address, classes that are taken
     stopping: threading.Event
 
 
-class Acceptor(Association):
-    """An association we accepted. Made by switching the class of pynetdicom's own."""
+class Server:
+    """Listens from the moment it is made; `serve` answers."""
 
-    session: Session
-    served: pump.Served | None = None
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        settings = service.settings
+        self._hospitals = {
+            title: hospital for hospital in service.profile.hospitals for title in (hospital.ae_title, *hospital.aliases)}
+        share = settings.max_associations // max(len(service.profile.hospitals), 1)
+        self._places = Places(settings.max_associations, share, _CRAWL * settings.min_rate, settings.io_timeout)
+        self._socket = socket.create_server(
+            (settings.host, settings.dicom_port), backlog=_BACKLOG, reuse_port=settings.receivers > 1)
+        self.port: int = self._socket.getsockname()[1]
+        self._lobby = Lobby(
+            self._socket, settings.waiting_connections, min(_HANDSHAKE, settings.io_timeout), self._judge, self._enter)
 
     @property
-    def idle(self) -> float:
-        """Seconds it has had nothing to do, as far as is known."""
-        return self.served.idle if self.served is not None else 0.0
+    def associations(self) -> int:
+        """How many associations there are."""
+        return len(self._places)
 
-    @property
-    def is_going(self) -> bool:
-        """Whether it was told to make room for another."""
-        return self.served is not None and self.served.evicted
-
-    @property
-    def is_taken(self) -> bool:
-        """Whether its socket is taken from pynetdicom, or is going to be."""
-        return is_taken(self, cast("Server", self._server).service.taken_classes)
-
-    def _run_reactor(self) -> None:
-        service = cast("Server", self._server).service
-        self.session = service.open_session(self)
+    def serve(self, stop: threading.Event, tick: float = 0.1) -> None:
+        """Accept until `stop` is set, then close the port."""
         try:
-            if self.is_taken:
-                self._serve(service)
-            else:
-                super()._run_reactor()
+            while not stop.is_set():
+                self._lobby.step(tick)
         finally:
-            self.session.end()
+            self._lobby.close()
+            self._socket.close()
 
-    def _serve(self, service: Service) -> None:
-        sock = take(self)
-        if sock is None:
-            over(self, released=False)
-            return
-        self.served = pump.Served(self, sock, self.session, service.settings, service.stopping)
-        self.served.run()
+    def _judge(self, head: bytes) -> Refusal | None:
+        """Say who is not let in; `head` is the fixed part of its request."""
+        said = association.read_head(head)
+        if not said.version & 1:
+            return Refusal(association.NO_VERSION, "protocol version")
+        if said.called != self._service.settings.ae_title:
+            return Refusal(association.CALLED_UNKNOWN, f"called AE title {said.called!a} is not ours")
+        if said.calling not in self._hospitals:
+            return Refusal(association.CALLING_UNKNOWN, f"calling AE title {said.calling!a} belongs to no hospital")
+        return None
 
-
-class Handler(RequestHandler):
-    """Makes the association of one connection."""
-
-    def handle(self) -> None:
-        """Bound what pynetdicom reads, then begin."""
-        self.request.settimeout(cast("Server", self.server).service.settings.io_timeout)
-        super().handle()
-
-    def _create_association(self) -> Association:
-        association = super()._create_association()
-        association.__class__ = Acceptor
-        acceptor = cast("Acceptor", association)
-        server = cast("Server", self.server)
-        greet(acceptor, server.said.pop(self.request), lambda: acceptor.is_taken, server.service.settings.io_timeout)
-        return acceptor
-
-
-class Server(AssociationServer):
-    """Accepts connections for a `Service`; pynetdicom sees those that ask for an association, no others."""
-
-    request_queue_size = 1024
-
-    def __init__(
-        self, ae: Any, address: Any, ae_title: str, contexts: list[PresentationContext], *rest: Any, service: Service,
-        **options: Any,
-    ) -> None:
-        self.service = service
-        self.said: dict[socket.socket, bytes] = {}
-        self._ended, self._over = threading.Event(), threading.Event()
-        super().__init__(ae, address, ae_title, SharedContexts(contexts), *rest, **options)
-
-    def server_bind(self) -> None:
-        """Let several receiver processes share the port when there are several."""
-        if self.service.settings.receivers > 1:
-            assert self.socket is not None
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        super().server_bind()
-
-    def serve_forever(self, poll_interval: float = 0.5) -> None:
-        """Serve until `shutdown`."""
-        settings = self.service.settings
-        assert self.socket is not None
-        lobby = Lobby(self.socket, settings.waiting_connections, min(_HANDSHAKE, settings.io_timeout), self._enter)
-        clean = 0.0
+    def _enter(self, sock: socket.socket, address: str, request: bytes) -> Refusal | None:
+        """Begin the association of one that asked for it whole, where there is room."""
+        calling = association.read_head(request).calling
+        hospital = self._hospitals[calling]
+        place = self._places.take(hospital, address)
+        if place is None:
+            return Refusal(association.NO_ROOM, f"hospital {hospital.key} has no place left")
+        sock.settimeout(self._service.settings.io_timeout)
+        thread = threading.Thread(
+            target=self._run, args=(sock, place, calling, request), name=f"association-{hospital.key}", daemon=True)
         try:
-            while not self._ended.is_set():
-                lobby.step(poll_interval)
-                if time.monotonic() >= clean:
-                    self.service_actions()
-                    clean = time.monotonic() + _HOUSEKEEPING
+            thread.start()
+        except RuntimeError:    # the system gives no more threads
+            self._places.leave(place)
+            return Refusal(association.NO_ROOM, "no thread can be started")
+        return None
+
+    def _run(self, sock: socket.socket, place: Place, calling: str, request: bytes) -> None:
+        """Serve one association, from its request to its end. For a thread of its own."""
+        try:
+            self._associate(sock, place, calling, request)
+        except ProtocolError as error:
+            self._end(sock, place, str(error), association.INVALID)
+        except OSError as error:
+            log.info("peer is gone", reason=error.strerror or type(error).__name__)
+        except Exception as error:   # noqa: BLE001 - the thread's edge: a bug ends this one only, the peer hears of it
+            frame = traceback.extract_tb(error.__traceback__)[-1]   # never the text: it may hold what the peer sent
+            self._end(sock, place, f"{type(error).__name__} in {frame.filename}:{frame.lineno}", association.UNSPECIFIED)
         finally:
-            lobby.close()
-            self._over.set()
+            sock.close()
+            self._places.leave(place)
 
-    def shutdown(self) -> None:
-        """Stop to accept and close the port."""
-        self._ended.set()
-        self._over.wait()
-        self.server_close()
+    def _end(self, sock: socket.socket, place: Place, reason: str, answer: bytes) -> None:
+        """Refuse a request that was let in; its place is free at once."""
+        self._places.leave(place)
+        log.warning("association refused", hospital=place.hospital.key, address=place.address, reason=reason)
+        _refuse(sock, answer)
 
-    def _enter(self, sock: socket.socket, address: tuple[str, int], said: bytes) -> None:
-        """Negotiate with one that asked for an association, where there is room for it."""
-        sock.settimeout(self.service.settings.io_timeout)
-        if not self._has_room():
-            log.warning("association refused", reason="limit", limit=self.service.settings.max_associations)
-            with contextlib.suppress(OSError):
-                sock.send(_FULL)
-            self.shutdown_request(sock)
+    def _associate(self, sock: socket.socket, place: Place, calling: str, request: bytes) -> None:
+        service = self._service
+        asked = association.read_request(request)
+        if asked.application != association.APPLICATION_CONTEXT:
+            self._end(sock, place, "its application context is not that of DICOM", association.NO_APPLICATION)
             return
-        self.said[sock] = said
+        classes = contexts.taken(place.hospital)
+        answered = _answers(asked.contexts, classes)
+        session = service.open_session(calling, place.address, classes)
+        syntaxes = {context.number: context.syntax for context in answered if context.result == association.TAKEN}
+        place.served = served = pump.Served(sock, syntaxes, asked.length, session, service.settings, service.stopping, place)
         try:
-            self.finish_request(sock, address)
-        except Exception:   # noqa: BLE001 - the accept loop: one that fails must not end the others
-            self.handle_error(sock, address)
-            self.said.pop(sock, None)
-            self.shutdown_request(sock)
-
-    def _has_room(self) -> bool:
-        """Say whether one more association may be; where there are enough, the one that is idle longest has to go."""
-        active = [one for one in cast("list[Acceptor]", self.active_associations) if not one.is_going]
-        if len(active) < self.service.settings.max_associations:
-            return True
-        longest = max(active, key=lambda one: one.idle)
-        if longest.served is None or longest.idle < _CALM:
-            return False
-        longest.served.evict()
-        return True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base's signature
-        """Say that a connection failed before it was an association."""
-        log.error("connection failed", reason=repr(sys.exc_info()[0]))
+            sock.sendall(association.write_accept(request, answered, service.implementation))
+            served.run()
+        finally:
+            session.end()
 
 
-def store(event: Event) -> int:
-    """Serve a C-STORE that pynetdicom assembled: when another service was negotiated beside storage."""
-    session = cast("Acceptor", event.assoc).session
-    request = cast("C_STORE", event.request)
-    reception = session.receive(StoreRequest(
-        str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), str(event.context.transfer_syntax)))
-    try:
-        reception.write(event.encoded_dataset(include_meta=False))
-        status = session.done(reception)
-    except BaseException:
-        reception.abort()
-        raise
-    reception.settle()
-    return status
+def _answers(proposed: Iterable[Context], classes: frozenset[str]) -> list[Answered]:
+    """Answer each context once: of several with one id the first counts."""
+    first: dict[int, Context] = {}
+    for context in proposed:
+        first.setdefault(context.number, context)
+    return [contexts.answer(context, classes) for context in first.values()]
 
 
-def echo(event: Event) -> int:
-    """Serve a C-ECHO that pynetdicom assembled."""
-    return cast("Acceptor", event.assoc).session.echo()
+def _refuse(sock: socket.socket, pdu: bytes) -> None:
+    """Say no, and wait a moment for the peer to close: what it still sends would make the kernel drop our answer."""
+    with contextlib.suppress(OSError):
+        sock.sendall(pdu)
+        sock.shutdown(socket.SHUT_WR)
+        until = time.monotonic() + _FAREWELL
+        while (left := until - time.monotonic()) > 0:
+            sock.settimeout(left)
+            if not sock.recv(_PIECE):
+                return

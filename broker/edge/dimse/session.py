@@ -4,31 +4,26 @@ An association stores many objects: it is authorised once, and audited once for 
 the first one, so that a process that is killed leaves nothing acknowledged without its record.
 """
 
-import structlog
-
 from broker.config.profile import Profile
 from broker.edge.dimse import c_echo, c_store
 from broker.edge.dimse.c_store import Reception, StoreRequest
-from broker.edge.dimse.contexts import STORAGE
-from broker.model.caller import Call, Caller, Facts
-from broker.model.errors import BrokerError, DimseCode, Rejected
+from broker.model.caller import Caller, Facts
+from broker.model.errors import BrokerError
 from broker.model.ids import PatientId
 from broker.model.ports import Received, Sink
 from broker.model.transaction import Bound, Outcome
 from broker.security.gate import Gate, reason
 
-_CLASSES = frozenset(STORAGE)
 _STUDIES = 256      # studies of one association that are remembered as audited
 
-log = structlog.get_logger("broker.dimse")
-
-
 class Session:
-    """What one association does. `end` it when the association is over."""
+    """What one association does: objects of `classes` are taken. `end` it when the association is over."""
 
-    def __init__(self, received: Received, gate: Gate, profile: Profile, caller: Caller, longest: int) -> None:
+    def __init__(
+        self, received: Received, gate: Gate, profile: Profile, caller: Caller, longest: int, classes: frozenset[str],
+    ) -> None:
         self._received, self._gate, self._profile, self._caller, self._longest = received, gate, profile, caller, longest
-        self._allowed = False
+        self._classes, self._allowed = classes, False
         self._studies: set[tuple[str, str, str]] = set()
         self._failures: dict[str, BrokerError] = {}
 
@@ -39,14 +34,14 @@ class Session:
 
     def receive(self, request: StoreRequest) -> Reception:
         """Begin an object."""
-        return Reception(lambda: self._begin(request), self._longest)
+        return Reception(lambda: self._begin(request), self._longest, request.sop_uid)
 
     def done(self, reception: Reception) -> int:
-        """Finish an object; give the status to answer."""
+        """Finish an object; return the status to answer."""
         status = reception.close()
-        if reception.error is not None:
+        if (refusal := reception.refusal) is not None and reception.error is not None:
             self._failures.setdefault(reason(reception.error), reception.error)
-            log.warning("object refused", calling=self._caller.node, status=f"0x{status:04X}", reason=reason(reception.error))
+            c_store.log_refusal(reception, refusal, self._caller.node)
         elif (item := reception.stored) is not None:
             self._audit(item.hospital, item.study_uid, item.tags.get("PatientID", ""))
         return status
@@ -71,7 +66,4 @@ class Session:
         if not self._allowed:
             self._gate.policy.authorise(c_store.ROW, self._caller, c_store.ROW.subject(request))
             self._allowed = True
-        if request.sop_class not in _CLASSES:    # it came under the presentation context of another one
-            raise Rejected(DimseCode.CLASS_NOT_SUPPORTED, "no storage SOP class")
-        sink: Sink = c_store.ROW.handle(self._received, request, Call(caller=self._caller, facts=Facts()))
-        return sink
+        return c_store.begin(self._received, self._caller, request, self._classes)

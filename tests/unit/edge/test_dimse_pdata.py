@@ -7,12 +7,15 @@ from unittest.mock import Mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom._uid_dict import UID_dictionary  # the dictionary of the standard is private there
 
+from broker.config.profile import Hospital, Profile
 from broker.edge.dimse import contexts, pdata, statuses
 from broker.edge.dimse.c_store import Reception
 from broker.edge.dimse.messages import Messages, response
 from broker.edge.dimse.pdata import Command, Limits, Link, PeerGone, Piece, ProtocolError
 from broker.model.errors import BrokerError, DimseCode, Rejected, TooLarge, Unavailable
+from broker.model.syntaxes import EXPLICIT, IMPLICIT, RECEIVED_SYNTAXES
 from tests.helpers.dimse import fragments, pdus, store_request
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -30,6 +33,13 @@ def ends() -> Iterator[tuple[Link, socket.socket]]:
     theirs.close()
 
 
+@pytest.fixture
+def hospital(profile: Profile) -> Hospital:
+    found = profile.hospital("a")
+    assert found is not None
+    return found
+
+
 def test_a_command_set_reads_back() -> None:
     pdu = pdata.write_command(5, [(pdata.CLASS, CT), (pdata.FIELD, 1), (pdata.DESTINATION, "BROKER1"), (pdata.DATA_SET, 1)])
     assert pdu[:12] == struct.pack(">BBLLBB", 4, 0, len(pdu) - 6, len(pdu) - 10, 5, 3)
@@ -41,7 +51,7 @@ def test_a_command_set_reads_back() -> None:
     assert struct.unpack_from("<HHLL", pdu, 12) == (0, 0, 4, len(pdu) - 24)
 
 
-@pytest.mark.parametrize("data", [b"\0", b"\0\0\0\1\xff\xff\0\0", b"\x08\0\0\1\0\0\0\0", b"\0" * 7])
+@pytest.mark.parametrize("data", [b"\0", b"\0\0\0\1\xff\xff\0\0", b"\0" * 7])
 def test_a_damaged_command_set_is_a_protocol_error(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         Command.read(data)
@@ -135,7 +145,7 @@ def test_a_durable_object_is_indexed_when_its_answer_cannot_be_sent(
         ends: tuple[Link, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
     link, theirs = ends
     done: list[str] = []
-    reception = Mock(spec=Reception, settle=lambda: done.append("settled"), abort=lambda: done.append("aborted"))
+    reception = Mock(spec=Reception, refusal=None, settle=lambda: done.append("settled"), abort=lambda: done.append("aborted"))
     monkeypatch.setattr(link, "send", Mock(side_effect=BrokenPipeError))
     theirs.sendall(store_request(1, CT, "1.2", b"x" * 1000))
     with pytest.raises(BrokenPipeError):
@@ -170,9 +180,7 @@ def test_a_peers_status_is_put_into_words(status: int, words: str) -> None:
     assert statuses.meaning(status) == words
 
 
-def test_every_storage_class_of_the_standard_is_accepted() -> None:
-    from pydicom._uid_dict import UID_dictionary  # noqa: PLC0415 - the dictionary of the standard is private there
-
+def test_every_storage_class_of_the_standard_is_accepted(hospital: Hospital) -> None:
     apart = ("Commitment", "Directory")
     patient = {
         uid for uid, (name, kind, info, retired, _) in UID_dictionary.items()
@@ -181,17 +189,47 @@ def test_every_storage_class_of_the_standard_is_accepted() -> None:
     }
     # protocols and inventories belong to no patient's study
     others = {f"1.2.840.10008.5.1.4.1.1.{tail}" for tail in ("200.1", "200.3", "200.7", "201.1")}
-    assert patient - others - contexts.RECEIVED == set()
-    assert len(contexts.supported()) == len(contexts.RECEIVED)
+    assert patient - others - contexts.taken(hospital) == set()
 
 
-@pytest.mark.parametrize(("classes", "each"), [(1, 20), (6, 20), (7, 2), (63, 2), (100, 1)])
-def test_a_get_proposes_no_more_contexts_than_there_are_ids(classes: int, each: int) -> None:
-    proposed = contexts.wanted([f"1.2.{number}" for number in range(classes)])
-    assert len(proposed) == classes * each <= 127
+def test_every_transfer_syntax_of_data_sets_is_accepted_and_asked_for() -> None:
+    # what is no encoding of a data set (PS3.10, PS3.18), or was never of DICOM
+    others = {"1.2.840.10008.1.2.6.1", "1.2.840.10008.1.2.6.2", "1.2.840.10008.1.20"}
+    standard = {uid for uid, (_, kind, *_) in UID_dictionary.items() if kind == "Transfer Syntax"}
+    assert set(RECEIVED_SYNTAXES) == standard - others
+    assert len(set(RECEIVED_SYNTAXES)) == len(RECEIVED_SYNTAXES)
 
 
-def test_a_get_of_unknown_classes_proposes_the_common_ones() -> None:
-    proposed = contexts.wanted([])
-    assert CT in {str(context.abstract_syntax) for context in proposed}
+@pytest.mark.parametrize(("classes", "each"), [(1, 60), (2, 60), (3, 42), (7, 18), (42, 3), (63, 2), (64, 1), (100, 1), (150, 1)])
+def test_a_get_proposes_every_syntax_and_no_more_contexts_than_there_are_ids(
+        hospital: Hospital, classes: int, each: int) -> None:
+    named = [uid for uid in contexts.STORAGE if uid != CT][:classes]
+    proposed = contexts.wanted(named, hospital)
+    assert len(proposed) == min(classes, 127) * each <= 127
+    assert max(len(syntaxes) for _, syntaxes in proposed) <= 50     # dcmtk 3.6.7 answers no longer list
+    for uid in named[:127]:
+        listed = [syntax for sop_class, syntaxes in proposed if sop_class == uid for syntax in syntaxes]
+        assert len(listed) == len(set(listed))
+        assert set(listed) == set(RECEIVED_SYNTAXES) - ({*contexts._RARE} if each == 1 else set())
+
+
+def test_a_get_gives_the_likeliest_syntaxes_a_context_of_their_own(hospital: Hospital) -> None:
+    alone = [syntaxes[0] for _, syntaxes in contexts.wanted(contexts.STORAGE[:12], hospital)[:10] if len(syntaxes) == 1]
+    assert alone[:4] == [EXPLICIT, IMPLICIT, "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.50"]
+    pair = contexts.wanted(contexts.STORAGE[:50], hospital)[:2]
+    assert [syntaxes[:2] for _, syntaxes in pair] == [(EXPLICIT, IMPLICIT), ("1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.50")]
+
+
+def test_a_get_of_unknown_classes_proposes_the_common_ones_and_those_of_the_profile(hospital: Hospital) -> None:
+    private = "1.3.12.2.1107.5.9.1"
+    proposed = contexts.wanted([], hospital.model_copy(update={"sop_classes": (private,)}))
+    assert {CT, private} <= {uid for uid, _ in proposed}
     assert len(proposed) <= 127
+
+
+def test_a_get_leaves_out_classes_that_are_not_taken(hospital: Hospital) -> None:
+    private = "1.3.12.2.1107.5.9.1"
+    assert {uid for uid, _ in contexts.wanted([private, CT], hospital)} == {CT}
+    assert contexts.wanted([private], hospital) == []
+    known = hospital.model_copy(update={"sop_classes": (private,)})
+    assert {uid for uid, _ in contexts.wanted([private, CT], known)} == {private, CT}

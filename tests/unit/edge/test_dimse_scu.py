@@ -1,9 +1,11 @@
 import io
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 from broker.audit.spool import AuditLog
@@ -14,8 +16,9 @@ from broker.model.caller import Caller
 from broker.model.errors import Unavailable
 from broker.model.imaging import StoredObject
 from broker.model.ports import Want
+from broker.model.syntaxes import RECEIVED_SYNTAXES
 from broker.wire import tags
-from tests.helpers import dicom, dimse
+from tests.helpers import dicom
 from tests.helpers.dicom import CT
 from tests.helpers.dimse import Parrot, pacs, store_request
 
@@ -479,7 +482,7 @@ def test_a_get_proposes_each_class_in_each_syntax_with_our_role(ask: Scu, profil
         ask.retrieve(at(profile, port, "get"), Want("1.2", sop_classes=catalogue), lambda: True)
     assert seen[0][1] == GET
     assert {abstract for _, abstract, _ in seen[1:]} == {CT}
-    assert len({syntax for _, _, syntax in seen[1:]}) == 20
+    assert {syntax for _, _, syntax in seen[1:]} == set(RECEIVED_SYNTAXES)
 
 
 def test_nothing_but_requests_crosses_a_query_association(ask: Scu, profile: Profile) -> None:
@@ -493,7 +496,12 @@ def test_nothing_but_requests_crosses_a_query_association(ask: Scu, profile: Pro
 
 
 def test_waiting_leaves_no_thread_and_no_socket(ask: Scu, profile: Profile) -> None:
-    with pacs(*[answering(0)] * 5) as port:
-        for _ in range(5):
+    us = psutil.Process()
+    before = us.num_fds(), threading.active_count()
+    with pacs(*[answering(0)] * 3, silent, half) as port:
+        for _ in range(3):
             ask.echo(at(profile, port))
-    assert dimse.threads("RequestorThread") == 0
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                ask.echo(at(profile, port))
+    assert (us.num_fds(), threading.active_count()) == before

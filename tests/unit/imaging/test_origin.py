@@ -17,6 +17,7 @@ from broker.model.errors import Rejected, Unavailable
 from broker.model.ids import PatientId
 from broker.model.imaging import InstanceRef, StudyFacts
 from broker.model.metadata import DocumentEntry
+from broker.model.ports import StudyRows
 from broker.wire import tags
 from broker.wire.kos import read_manifest
 from tests.helpers import dicom
@@ -40,13 +41,13 @@ class Silent(Pacs):
     name: str = "Ye^XiaoDong=?^??"
     questions: int = 0
 
-    def find_study(self, hospital: Hospital, study_uid: str) -> list[dict[str, str]]:
+    def find_study(self, hospital: Hospital, study_uid: str) -> StudyRows:
         self.questions += 1
-        return [
+        return StudyRows(
             {"StudyInstanceUID": study_uid, "SeriesInstanceUID": ref.series_uid, "SOPInstanceUID": ref.sop_uid,
              "PatientID": LOCAL.value, "PatientName": self.name, "StudyDate": "20250301",
              **({"SOPClassUID": self.told[ref.sop_uid]} if ref.sop_uid in self.told else {})}
-            for ref in self.holds if ref.study_uid == study_uid]
+            for ref in self.holds if ref.study_uid == study_uid)
 
     def deliver(self, refs: Sequence[InstanceRef], hospital: str = "b") -> None:
         assert self.receiver is not None
@@ -225,7 +226,7 @@ def test_a_study_that_grows_meanwhile_is_looked_at_again(scene: Scene) -> None:
 
 
 def test_a_pacs_that_does_not_answer_is_told_at_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    def away(_hospital: Hospital, _study_uid: str) -> list[dict[str, str]]:
+    def away(_hospital: Hospital, _study_uid: str) -> StudyRows:
         raise Unavailable("PACS")
 
     monkeypatch.setattr(scene.pacs, "find_study", away)
