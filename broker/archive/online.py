@@ -162,12 +162,14 @@ class Part:
         """SHA-256 of what was written so far (hex)."""
         return self._digest.hexdigest()
 
-    def peek(self, length: int) -> bytes:
-        """Give the first `length` bytes of what was written so far, read back from the disk."""
+    def read(self, offset: int, length: int) -> bytes:
+        """Return bytes of what was written so far, fewer at its end; read back from the disk where the head does not do."""
+        if offset + length <= HEAD or self.size <= HEAD:
+            return bytes(self._head[offset:offset + length])
         with self._or_abort():
             self._file.flush()
             with self._temporary.open("rb") as stream:
-                return stream.read(length)
+                return os.pread(stream.fileno(), length, offset)
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next bytes. Raise `Unavailable` (and leave nothing behind) when the disk does not."""

@@ -15,9 +15,9 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from broker.app import App
-from broker.cli import demo_data
-from broker.cli.demo_stage import Stage, stage
-from broker.cli.demo_story import STEPS, Row, Story
+from broker.demo import data as demo_data
+from broker.demo.stage import Stage, stage
+from broker.demo.story import STEPS, Row, Story
 from broker.model.errors import BrokerError
 
 Once = Annotated[bool, typer.Option("--once", help="end after the table; exit status 1 when a step failed")]

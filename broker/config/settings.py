@@ -32,6 +32,8 @@ class Server(_Section):
     web_workers: int = Field(1, ge=1, le=64, description="web processes")
     threads: int = Field(32, ge=2, le=512, description="threads of a web process")
     retrieve_slots: int = Field(16, ge=1, le=512, description="retrieves at once in a web process; fewer than threads")
+    plain_retrieve: bool = Field(
+        default=False, description="take ITI-43 and RAD-69 requests that come as plain SOAP, too; answers stay MTOM")
     receivers: int = Field(1, ge=1, le=64, description="DICOM receiver processes on one port")
     max_associations: int = Field(64, ge=1, le=4096, description="DICOM associations of a receiver process")
     max_request: int = Field(16 << 20, ge=1024, description="bytes of one SOAP root part")

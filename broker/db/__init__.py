@@ -1,6 +1,8 @@
-"""The durable store: engine, unit of work, schema history. SQLite (WAL) on one machine, PostgreSQL for a region."""
+"""The durable store: engine, unit of work, locks, schema history. SQLite (WAL) on one machine, PostgreSQL for a region."""
 
-from broker.db.engine import Database, metadata, sql
-from broker.db.prepared import Prepared
+from broker.db.engine import Database, metadata
+from broker.db.locks import Lock, lock
+from broker.db.statement import Prepared, batches
+from broker.db.unit import SqlUnit, sql
 
-__all__ = ["Database", "Prepared", "metadata", "sql"]
+__all__ = ["Database", "Lock", "Prepared", "SqlUnit", "batches", "lock", "metadata", "sql"]

@@ -1,13 +1,11 @@
-"""SQLAlchemy engine and the unit of work.
+"""One durable store: connections of SQLite or PostgreSQL, and the units of work on them.
 
-`Database.read()` gives what is committed, each statement the newest; `Database.write()` one short transaction: on SQLite
-it starts with BEGIN IMMEDIATE so that writers of all processes queue instead of failing. Stores turn a unit into a
-connection with `sql(unit)`.
+`Database.read()` sees what is committed, each statement the newest, and can write nothing. `Database.write()` is one short
+transaction. Stores turn a unit into a connection with `sql(unit)`.
 """
 
 import contextlib
 import sqlite3
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,15 +13,13 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, OperationalError
 
-from broker.model.errors import Unavailable
-from broker.model.ports import Unit
+from broker.db.errors import DRIVER_ERRORS, unavailable
+from broker.db.shared_commit import PATIENCE, SharedWriter
+from broker.db.unit import SqlUnit
 
-_PATIENCE = 30.0            # seconds a writer waits for those before it
-_LITE: dict[str, Any] = {"timeout": _PATIENCE, "check_same_thread": False}
-
-_DISK_FULL = "53100"        # SQLSTATE disk_full of PostgreSQL
+_LITE: dict[str, Any] = {"timeout": PATIENCE, "check_same_thread": False}
+_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={PATIENCE * 1000:.0f}", "cache_size=-65536")
 
 metadata = sa.MetaData(naming_convention={
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -33,153 +29,73 @@ metadata = sa.MetaData(naming_convention={
 })
 
 
-class SqlUnit:
-    """A transaction in progress and what to do once it is durable.
+class _Idle:
+    """Open reading connections of SQLite: the one used last, which has the warmest cache, is used next."""
 
-    `driver` is the connection below SQLAlchemy's, for prepared statements. A reading unit may have one of its own:
-    SQLAlchemy's `connection` is then opened when a store asks for it.
-    """
+    def __init__(self, connect: Callable[[], sa.Connection]) -> None:
+        self._connect = connect
+        self._idle: deque[SqlUnit] = deque()
 
-    def __init__(self, engine: sa.Engine, driver: Any = None) -> None:
-        self._engine, self._driver = engine, driver
-        self._connection: sa.Connection | None = None
-        self.dialect = engine.dialect
-        self.actions: list[Callable[[], None]] = []
-
-    @property
-    def connection(self) -> sa.Connection:
-        """SQLAlchemy's connection."""
-        if self._connection is None:
-            self._connection = self._engine.connect()
-        return self._connection
-
-    @property
-    def driver(self) -> Any:
-        """The driver's connection (sqlite3 or psycopg)."""
-        if self._driver is None:
-            self._driver = self.connection.connection.driver_connection
-        return self._driver
-
-    def after_commit(self, action: Callable[[], None]) -> None:
-        """Run `action` once the unit is durable; never when it rolled back."""
-        self.actions.append(action)
-
-    def close(self) -> None:
-        """Give the connection back; what was not committed is rolled back."""
-        if self._connection is not None:
-            self._connection.close()
-
-
-def sql(unit: Unit) -> sa.Connection:
-    """Give the connection of a unit of work. For stores only."""
-    assert isinstance(unit, SqlUnit)
-    return unit.connection
-
-
-class _Readers:
-    """SQLite connections that only run prepared SELECTs; the one used last, which has the warmest cache, is used next."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._idle: deque[sqlite3.Connection] = deque()
-
-    def take(self) -> sqlite3.Connection:
-        """Give one that nobody uses."""
+    @contextlib.contextmanager
+    def unit(self) -> Iterator[SqlUnit]:
+        """Return a unit on a connection that nobody else uses."""
         try:
-            return self._idle.pop()
+            unit = self._idle.pop()
         except IndexError:
-            made: sqlite3.Connection = sqlite3.connect(self._path, **_LITE)
-            _tune_sqlite(made, None)
-            return made
-
-    def give(self, reader: sqlite3.Connection) -> None:
-        """Take one back."""
-        self._idle.append(reader)
+            connection = self._connect()
+            unit = SqlUnit(connection, connection.connection.driver_connection)
+        try:
+            yield unit
+        finally:
+            if unit.connection.in_transaction():
+                unit.connection.rollback()
+            self._idle.append(unit)
 
     def close(self) -> None:
         """Close those that nobody uses."""
         while self._idle:
-            self._idle.pop().close()
-
-
-class _Reading:
-    """A read-only unit while it lasts."""
-
-    def __init__(self, engine: sa.Engine, readers: _Readers | None) -> None:
-        self._engine, self._readers = engine, readers
-        self._reader: sqlite3.Connection | None = None
-
-    def __enter__(self) -> SqlUnit:
-        try:
-            self._reader = self._readers.take() if self._readers else None
-        except sqlite3.OperationalError as error:
-            raise away(error) from error
-        self._unit = SqlUnit(self._engine, self._reader)
-        return self._unit
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        self._unit.close()
-        if self._readers and self._reader:
-            self._readers.give(self._reader)
-        if isinstance(error, DBAPIError) and _is_away(error):
-            raise away(error) from error
-
-
-class _Turn:
-    """The turn to write, among the threads of a process: SQLite's own waiting sleeps longer each time it looks."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        if not self._lock.acquire(timeout=_PATIENCE):
-            raise Unavailable("database")
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+            self._idle.pop().connection.close()
 
 
 class Database:
-    """One durable store. Safe to share between threads; make one per process (never across a fork)."""
+    """One durable store. Safe to share between threads; make one per process (never across a fork).
 
-    def __init__(self, url: str) -> None:
+    `share_commits` lets SQLite's writers that wait together share one durable commit; PostgreSQL does so by itself.
+    """
+
+    def __init__(self, url: str, *, share_commits: bool = True) -> None:
         self.url = url
         self.is_sqlite = url.startswith("sqlite")
-        options: dict[str, Any] = {"pool_pre_ping": not self.is_sqlite}
-        path = sa.make_url(url).database
         if self.is_sqlite:
-            if path:
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-            options = {"connect_args": _LITE, "pool_size": 40, "max_overflow": 40}
-        self.engine = sa.create_engine(url, **options)
-        self._readers = _Readers(path) if self.is_sqlite and path else None
-        self._turn = _Turn() if self.is_sqlite else contextlib.nullcontext()
-        if self.is_sqlite:
-            event.listen(self.engine, "connect", _tune_sqlite)
+            Path(str(sa.make_url(url).database)).parent.mkdir(parents=True, exist_ok=True)
+            self.engine = _lite(url)
+            self._reader = _lite(url, "query_only=ON")
+            self._idle = _Idle(self._reader.connect)
+            self._writer = SharedWriter(self.engine.connect, share=share_commits)
+        else:
+            self.engine = sa.create_engine(url, pool_pre_ping=True)
+            self._reader = self.engine.execution_options(postgresql_readonly=True)
 
-    def read(self) -> contextlib.AbstractContextManager[SqlUnit]:
-        """Give a read-only unit. Raise `Unavailable` when the store cannot be reached."""
-        return _Reading(self.engine, self._readers)
+    @contextlib.contextmanager
+    def read(self) -> Iterator[SqlUnit]:
+        """Return a read-only unit. Raise `Unavailable` when the store cannot be reached."""
+        try:
+            with self._idle.unit() if self.is_sqlite else _plain(self._reader) as unit:
+                yield unit
+        except DRIVER_ERRORS as error:
+            raise unavailable(error) or error from error
 
     @contextlib.contextmanager
     def write(self) -> Iterator[SqlUnit]:
-        """Give one transaction: committed and durable on leaving, rolled back on any exception. Keep it short."""
-        unit = SqlUnit(self.engine)
+        """Return one transaction: committed and durable on leaving, rolled back on any exception. Keep it short.
+
+        Raise `Unavailable` when the store cannot be reached or has no room.
+        """
         try:
-            with self._turn, unit.connection as connection:
-                connection.begin()
-                if self.is_sqlite:
-                    connection.exec_driver_sql("BEGIN IMMEDIATE")
-                try:
-                    yield unit
-                except BaseException:
-                    connection.rollback()
-                    raise
-                connection.commit()
-        except DBAPIError as error:
-            if _is_away(error):
-                raise away(error) from error
-            raise
+            with self._writer.unit() if self.is_sqlite else _transaction(self.engine) as unit:
+                yield unit
+        except DRIVER_ERRORS as error:
+            raise unavailable(error) or error from error
         for action in unit.actions:
             action()
 
@@ -189,27 +105,34 @@ class Database:
             unit.connection.exec_driver_sql("SELECT 1")
 
     def close(self) -> None:
-        """Close all pooled connections."""
-        if self._readers is not None:
-            self._readers.close()
+        """Close all connections."""
+        if self.is_sqlite:
+            self._idle.close()
+            self._writer.close()
+        self._reader.dispose()
         self.engine.dispose()
 
 
-def _is_away(error: DBAPIError) -> bool:
-    """Say whether an error means that the store cannot be reached."""
-    return isinstance(error, OperationalError) or error.connection_invalidated
+@contextlib.contextmanager
+def _plain(engine: sa.Engine) -> Iterator[SqlUnit]:
+    with engine.connect() as connection:
+        yield SqlUnit(connection)
 
 
-def away(error: Exception) -> Unavailable:
-    """Give what to raise for an error of the driver that means that the store cannot work; it may have no room left."""
-    origin = getattr(error, "orig", None) or error
-    full = getattr(origin, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL or getattr(origin, "sqlstate", "") == _DISK_FULL
-    return Unavailable("database", full=full)
+@contextlib.contextmanager
+def _transaction(engine: sa.Engine) -> Iterator[SqlUnit]:
+    with engine.connect() as connection, connection.begin():
+        yield SqlUnit(connection)
 
 
-def _tune_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000", "cache_size=-65536"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+def _lite(url: str, *pragmas: str) -> sa.Engine:
+    """Return an engine whose connections are kept by their users; each begins with the pragmas."""
+    engine = sa.create_engine(url, connect_args=_LITE, poolclass=sa.NullPool)
+
+    def tune(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None
+        for pragma in (*_PRAGMAS, *pragmas):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    event.listen(engine, "connect", tune)
+    return engine

@@ -9,6 +9,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from broker.db.engine import Database
+from broker.db.locks import Lock, lock
 
 _SCRIPTS = Path(__file__).parent / "migrations"
 
@@ -34,6 +35,5 @@ def current(database: Database) -> str:
 def upgrade(database: Database) -> None:
     """Bring the store to `head()` in one transaction; safe to call from several processes at once."""
     with database.write() as unit:
-        if not database.is_sqlite:
-            unit.connection.exec_driver_sql("SELECT pg_advisory_xact_lock(4242)")
+        lock(unit, Lock.SCHEMA)
         command.upgrade(_config(unit.connection), "head")

@@ -1,57 +1,77 @@
-"""Reads what the index needs from the beginning of an object, with pydicom for what the scanner cannot read."""
+"""Reads what the index needs of an object: from its beginning, else element by element, else by pydicom."""
 
 import io
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
+import structlog
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
 
 from broker.archive.online import HEAD
+from broker.config.profile import Hospital
 from broker.model.errors import DimseCode, Rejected
 from broker.model.ids import is_uid
 from broker.wire import tags
 from broker.wire.unremarked import unremarked
+from broker.wire.walk import ESSENTIAL, Read, walk
 
-_LOOKS = (HEAD, 1 << 20)    # bytes the scanner is given, one after the other
 _LAST_LOOK = 16 << 20       # bytes pydicom is given
-_LAST = max(tags.KEYWORDS)
 _PATIENT_ID = 250           # characters; LO allows 64
 _MANDATORY = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_MANDATORY_TAGS = frozenset(tags.TAGS[keyword] for keyword in _MANDATORY)
+_LABEL = 16                 # characters of a label that are logged, as CS allows
+_LABELS = 200               # unknown labels that are remembered, so that each is logged once
 _UNREADABLE = (InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, KeyError, IndexError, TypeError,
                AttributeError, NotImplementedError, OverflowError, RecursionError, struct.error)
 
+log = structlog.get_logger("broker.receiver")
+_logged: set[tuple[str, str]] = set()
 
-def identify(read: Callable[[int], bytes], size: int, meta: tags.FileMeta, charset: str) -> dict[str, str]:
-    """Give the decoded text of an object by keyword: its UIDs are there and agree with `meta`.
 
-    `read(length)` gives the file's beginning, `size` is its full length. Raise `Rejected` with the C-STORE status.
+def identify(read: Read, size: int, meta: tags.FileMeta, hospital: Hospital) -> dict[str, str]:
+    """Return the decoded text of an object of `hospital` by keyword: its UIDs are there and agree with `meta`.
+
+    `read(offset, length)` gives bytes of the file, `size` is its full length. Raise `Rejected` with the C-STORE status.
     """
-    if read(HEAD)[meta.end:meta.end + 2] == b"\2\0":    # whoever reads the file would take it for its own
+    head = read(0, HEAD)
+    if head[meta.end:meta.end + 2] == b"\2\0":    # whoever reads the file would take it for its own
         raise Rejected(DimseCode.CANNOT_UNDERSTAND, "the data set begins with file meta information")
-    text = tags.study_tags(_raw(read, size, meta), charset)
+    raw, why = _raw(read, head, size, meta)
+    text = tags.study_tags(raw, hospital.character_sets)
     for keyword in _MANDATORY:
         if not is_uid(text.get(keyword, "")):
-            raise Rejected(DimseCode.CANNOT_UNDERSTAND, f"the data set has no readable {keyword}", keyword)
+            because = f" ({why})" if why else ""
+            raise Rejected(DimseCode.CANNOT_UNDERSTAND, f"the data set has no readable {keyword}{because}", keyword)
     if text["SOPInstanceUID"] != meta.sop_uid or text.get("SOPClassUID", meta.sop_class) != meta.sop_class:
         raise Rejected(DimseCode.DATA_SET_MISMATCH, "SOP Class or Instance UID of data set and request differ")
     if len(text.get("PatientID", "")) > _PATIENT_ID:
         raise Rejected(DimseCode.CANNOT_UNDERSTAND, "the Patient ID is too long", "PatientID")
+    for label in tags.unknown_labels(raw, hospital.character_sets):
+        _note_label(hospital, label)
     return text
 
 
-def _raw(read: Callable[[int], bytes], size: int, meta: tags.FileMeta) -> Mapping[int, bytes]:
-    for length in _LOOKS:
-        data = read(length)
-        try:
-            found = tags.scan(data, meta.transfer_syntax, meta.end, whole=len(data) == size)
-        except (tags.Truncated, tags.NotDicom):
-            continue
-        if all(tags.TAGS[keyword] in found for keyword in _MANDATORY):
-            return found
-    if meta.transfer_syntax == tags.DEFLATED:   # pydicom would inflate it without a limit
-        return {}
-    return _ask_pydicom(read(_LAST_LOOK)[meta.end:], meta.transfer_syntax)
+def _note_label(hospital: Hospital, label: str) -> None:
+    seen = (hospital.key, label[:_LABEL])
+    if seen not in _logged and len(_logged) < _LABELS:
+        _logged.add(seen)
+        log.warning("a character set label that nobody knows", hospital=hospital.key, label=label[:_LABEL],
+                    read_as=hospital.charset, element="SpecificCharacterSet")
+
+
+def _raw(read: Read, head: bytes, size: int, meta: tags.FileMeta) -> tuple[Mapping[int, bytes], str]:
+    """Return the raw elements, and why a missing one could not be found."""
+    try:
+        found = tags.scan(head, meta.transfer_syntax, meta.end, whole=len(head) == size)
+        if found.keys() >= ESSENTIAL:
+            return found, ""
+    except (tags.Truncated, tags.NotDicom):
+        pass
+    found, why = walk(read, meta.end, meta.transfer_syntax)
+    if found.keys() >= _MANDATORY_TAGS or meta.transfer_syntax == tags.DEFLATED:   # pydicom inflates without a limit
+        return found, why
+    return _ask_pydicom(read(meta.end, _LAST_LOOK), meta.transfer_syntax) or found, why
 
 
 def _ask_pydicom(data: bytes, transfer_syntax: str) -> dict[int, bytes]:
@@ -60,7 +80,7 @@ def _ask_pydicom(data: bytes, transfer_syntax: str) -> dict[int, bytes]:
         with unremarked():
             dataset = read_dataset(
                 io.BytesIO(data), transfer_syntax == tags.IMPLICIT, transfer_syntax != tags.BIG_ENDIAN,
-                stop_when=lambda tag, _vr, _length: tag > _LAST, specific_tags=list(tags.KEYWORDS))
+                stop_when=lambda tag, _vr, _length: tag > tags.LAST, specific_tags=list(tags.KEYWORDS))
             values = {tag: getattr(dataset.get_item(tag), "value", None) for tag in tags.KEYWORDS}
     except _UNREADABLE:
         return {}

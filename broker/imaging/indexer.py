@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import queue
 import threading
 import time
@@ -125,12 +126,11 @@ class Indexer:
         try:
             size = file.stat().st_size
             with file.open("rb") as stream:
-                def read(length: int) -> bytes:
-                    stream.seek(0)
-                    return stream.read(length)
+                def read(offset: int, length: int) -> bytes:
+                    return os.pread(stream.fileno(), length, offset)
 
-                meta = tags.read_meta(read(HEAD))
-                text = header.identify(read, size, meta, hospital.charset)
+                meta = tags.read_meta(read(0, HEAD))
+                text = header.identify(read, size, meta, hospital)
             if (text["StudyInstanceUID"], meta.sop_uid) != (study_uid, sop_uid):
                 raise tags.NotDicom("the file does not hold what its path says")
             stored = StoredObject(

@@ -4,7 +4,6 @@ A query need not be answered with the SOP Class UID, an optional key (DICOM PS3.
 it (PS3.3 C.17.2.1). Where a PACS leaves it out, one picture of each such series is fetched and read; it stays as cache.
 """
 
-import itertools
 from collections.abc import Mapping
 
 from broker.archive.online import HEAD
@@ -13,6 +12,7 @@ from broker.db import Database
 from broker.imaging import header, maker
 from broker.imaging.fetch import Fetch, Found
 from broker.imaging.store import publications, studies
+from broker.model.blob import CHUNK
 from broker.model.errors import Rejected, Unavailable
 from broker.model.ids import is_uid
 from broker.model.imaging import InstanceRef, StudyFacts
@@ -76,7 +76,7 @@ class Origins:
         for why in gathered.missing.values():
             raise Unavailable(
                 f"a picture of each series, needed because the PACS of {hospital.key} tells no SOP classes ({why}),")
-        return {ref.series_uid: _text(found, hospital.charset) for ref, found in gathered.found.items()}
+        return {ref.series_uid: _text(found, hospital) for ref, found in gathered.found.items()}
 
 
 def unnamed(study: StudyFacts) -> dict[str, list[str]]:
@@ -85,17 +85,22 @@ def unnamed(study: StudyFacts) -> dict[str, list[str]]:
     return {uid: listed for uid, listed in found.items() if listed}
 
 
-def _text(found: Found, charset: str) -> dict[str, str]:
+def _text(found: Found, hospital: Hospital) -> dict[str, str]:
     """Give what a picture says of itself."""
     source = found.source
 
-    def read(length: int) -> bytes:
-        pieces = source.chunks(min(length, HEAD))
-        return b"".join(itertools.islice(pieces, -(-length // HEAD)))[:length]
+    def read(offset: int, length: int) -> bytes:
+        data, at, end = bytearray(), 0, offset + length
+        for piece in source.chunks(min(end, CHUNK)):
+            data += piece[max(0, offset - at):max(0, end - at)]
+            at += len(piece)
+            if at >= end:
+                break
+        return bytes(data)
 
     try:
-        meta = tags.read_meta(read(HEAD))
-        return {**header.identify(read, source.size, meta, charset), "SOPClassUID": meta.sop_class}
+        meta = tags.read_meta(read(0, HEAD))
+        return {**header.identify(read, source.size, meta, hospital), "SOPClassUID": meta.sop_class}
     except (OSError, tags.Truncated, tags.NotDicom) as error:
         raise Unavailable("a picture that was just fetched") from error
 

@@ -170,6 +170,7 @@ ROW = Transaction(
     write=write,
     refuse=refuse,
     packaging=Packaging.MTOM,
+    may_be_plain=True,
     schema="rad69.xsd",
     takes_slot=True,
 )

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from broker.archive.online import HEAD, Kept, OnlineStore, Part
+from broker.archive.online import Kept, OnlineStore, Part
 from broker.config.profile import Hospital, Profile
 from broker.coord.base import Coord
 from broker.db import Database
@@ -80,8 +80,7 @@ class Incoming:
         """
         part = self._part
         try:
-            text = header.identify(
-                lambda length: part.head if length <= HEAD else part.peek(length), part.size, self._meta, self._hospital.charset)
+            text = header.identify(part.read, part.size, self._meta, self._hospital)
         except BrokerError:
             part.abort()
             raise

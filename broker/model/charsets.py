@@ -73,3 +73,6 @@ class CharacterSets:
 
     default: str = ""
     meant: tuple[tuple[str, str], ...] = ()
+
+
+NO_SETS = CharacterSets()

@@ -76,6 +76,7 @@ class Transaction:
     A call runs: `request = read(raw)`, `authorise(row, caller, subject(request))`, `result = handle(actor, request, call)`,
     `visible(caller, result)`, `reply = write(request, result)`. A `BrokerError` anywhere becomes `refuse(raw, error)`.
     A row we initiate has none of the four.
+    `may_be_plain` marks an MTOM row whose requests carry nothing: settings may let them come as plain SOAP.
     `read`, `write` and `refuse` are pure; `raw` and the reply are the wire's own types (`wire.soap.SoapRequest`, …).
     """
 
@@ -90,6 +91,7 @@ class Transaction:
     write: Callable[[Any, Any], Any] = _not_served
     refuse: Callable[[Any, BrokerError], Any] = _not_served
     packaging: Packaging = Packaging.SIMPLE
+    may_be_plain: bool = False
     schema: str = ""
     takes_slot: bool = False
     subject: Callable[[Any], PatientId | None] = lambda _request: None

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from broker.config.profile import Profile
 from broker.coord.base import Coord
-from broker.db import Database
+from broker.db import Database, Lock, lock
 from broker.matching.block import block_keys
 from broker.model.caller import Call
 from broker.model.errors import Hl7Code, Problem, Rejected
@@ -49,7 +49,7 @@ class PixManager:
             call.facts.patients.append(retired)
             call.facts.actions[retired] = "D"
         with self._database.write() as unit:
-            store.lock(unit)
+            lock(unit, Lock.PATIENT_INDEX)      # one feed at a time decides who is who
             again = self._answered(unit, feed)
             if again is not None:
                 return again

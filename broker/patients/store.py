@@ -24,7 +24,6 @@ ACTIVE, RETIRED = "active", "retired"
 AUTOMATIC, EXPLICIT = "automatic", "explicit"
 KEPT_MESSAGES = 10_000
 _LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: nothing that is read as something else
-_LOCK = 4243
 
 group = sa.Table(
     "patient_group", metadata,
@@ -127,13 +126,6 @@ class Event:
     sender: str = ""
     message_id: str = ""
     body: dict[str, Any]
-
-
-def lock(unit: Unit) -> None:
-    """Let one feed at a time decide who is who; SQLite's write transaction does so by itself."""
-    connection = sql(unit)
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK})
 
 
 def find(unit: Unit, patient: PatientId) -> Identity | None:

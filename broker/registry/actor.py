@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from broker.config.profile import Profile
-from broker.db import Database
+from broker.db import Database, Lock, lock
 from broker.model.caller import Call
 from broker.model.errors import Problem
 from broker.model.ids import PatientId
@@ -53,6 +53,6 @@ class Registry:
 
     def merged(self, unit: Unit, retired: PatientId, survivor: PatientId) -> None:
         """Give all objects of `retired` to `survivor` inside the merge's unit; nothing is registered for `retired` any more."""
-        store.lock(unit)
+        lock(unit, Lock.REGISTRY_PATIENT, (str(retired), str(survivor)))
         store.retire(unit, retired, survivor)
         store.move(unit, retired, survivor)

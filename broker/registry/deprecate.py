@@ -4,10 +4,11 @@ A replacement needs one patient on both sides (ITI TF-3 4.2.2.2). A manifest tha
 deprecated, and what is right submitted anew.
 """
 
+from broker.db import Lock, lock
 from broker.model.caller import Facts
 from broker.model.errors import Rejected, XdsCode
 from broker.model.ids import PatientId
-from broker.model.metadata import DEPRECATED
+from broker.model.metadata import DEPRECATED, DocumentEntry
 from broker.model.ports import Unit
 from broker.model.transaction import AuditEvent, Transaction, Wire
 from broker.registry import store
@@ -18,13 +19,19 @@ def deprecate(unit: Unit, entry_uuid: str, facts: Facts) -> None:
 
     `facts` learns whose entry it is. Raise `Rejected` (UnresolvedReferenceException) when no such entry is registered.
     """
-    store.lock(unit)
-    entry = store.entry(unit, entry_uuid)
-    if entry is None:
-        raise Rejected(XdsCode.UNRESOLVED_REFERENCE, f"there is no DocumentEntry {entry_uuid} in this registry")
+    entry = _entry(unit, entry_uuid)
+    lock(unit, Lock.REGISTRY_PATIENT, (entry.patient_id,))
+    entry = _entry(unit, entry_uuid)            # whoever held the lock may have given it to another patient
     facts.patients.append(PatientId.parse(entry.patient_id))
     facts.documents.append((entry.repository_unique_id, entry.unique_id))
     store.change(unit, {entry_uuid} | store.attached(unit, [entry_uuid]), status=DEPRECATED)
+
+
+def _entry(unit: Unit, entry_uuid: str) -> DocumentEntry:
+    entry = store.entry(unit, entry_uuid)
+    if entry is None:
+        raise Rejected(XdsCode.UNRESOLVED_REFERENCE, f"there is no DocumentEntry {entry_uuid} in this registry")
+    return entry
 
 
 ROW = Transaction(

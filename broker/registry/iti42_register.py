@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from broker.config.profile import Profile
-from broker.db import Database
+from broker.db import Database, Lock, lock
 from broker.model.caller import Facts
 from broker.model.errors import BrokerError, Problem, Rejected
 from broker.model.ids import PatientId, new_uuid_urn
@@ -36,7 +36,7 @@ class Registration:
         now = _dtm(self._clock().astimezone(UTC))
         final = ebxml_stored.assign(submission, new_uuid_urn, now)
         with self._database.write() as unit:
-            store.lock(unit)
+            _lock(unit, final.objects)
             setting = references.examine(unit, request, self._patients, self._profile)
             self._commit(unit, setting, final, now)
 
@@ -55,6 +55,16 @@ class Registration:
 
     def _insert(self, unit: Unit, final: Final, patient: PatientId) -> None:
         store.insert(unit, final.objects, final.bodies, patient, self._profile.codes.scheme_aliases)
+
+
+def _lock(unit: Unit, objects: RegistryObjects) -> None:
+    """Hold what the checks look at until the commit: the patient, and every identifier that is brought."""
+    lock(unit, Lock.REGISTRY_PATIENT, (str(PatientId.parse(objects.submission_sets[0].patient_id)),))
+    lock(unit, Lock.REGISTRY_OBJECT, {
+        *(name for document in objects.documents for name in (document.id, document.unique_id)),
+        *(name for submission_set in objects.submission_sets for name in (submission_set.id, submission_set.unique_id)),
+        *(name for folder in objects.folders for name in (folder.id, folder.unique_id)),
+        *(link.id for link in objects.associations)})
 
 
 def _dtm(when: datetime) -> str:

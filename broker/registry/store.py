@@ -1,17 +1,17 @@
 """Registry objects in SQL: each object's canonical XML as bytes, beside the columns stored queries search.
 
 Search columns: codes are `code^^scheme`, times are padded to 14 digits (`ebxml_types.pad_dtm`), a patient is the CX text
-of `PatientId`, text that people wrote is in Unicode NFC. Callers of a writing function hold the registry's lock.
+of `PatientId`, text that people wrote is in Unicode NFC. Callers of a writing function hold
+the locks of the patient and of the uniqueIds and entryUUIDs they bring (`broker.db.Lock`).
 """
 
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
-from broker.db import Prepared, metadata, sql
+from broker.db import Prepared, batches, metadata, sql
 from broker.model.ids import PatientId
 from broker.model.metadata import (
     APND,
@@ -31,9 +31,6 @@ from broker.wire import ebxml_stored
 from broker.wire.ebxml_types import pad_dtm
 
 DOCUMENT, SUBMISSION, FOLDER, ASSOCIATION = "document", "submission", "folder", "association"
-
-_LOCK = 4243                                                # of PostgreSQL; SQLite has one writer anyway
-_BATCH = 500                                                # ids in one IN list
 
 registry_object = sa.Table(
     "registry_object", metadata,
@@ -148,26 +145,19 @@ def nfc(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
-def lock(unit: Unit) -> None:
-    """Make this unit the registry's only writer until it ends, so that what was checked still holds at the commit."""
-    connection = sql(unit)
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-
-
 def known(unit: Unit, uuids: Iterable[str]) -> dict[str, Known]:
     """Give what is known of those objects that are registered."""
-    return {row[0]: Known(*row) for row in _rows(_KNOWN, unit, uuids)}
+    return {row[0]: Known(*row) for row in _KNOWN.rows_of(unit, "keys", uuids)}
 
 
 def used_unique_ids(unit: Unit, unique_ids: Iterable[str]) -> set[str]:
     """Give those of these uniqueIds that any registered object has."""
-    return {row[0] for row in _rows(_USED, unit, unique_ids)}
+    return {row[0] for row in _USED.rows_of(unit, "keys", unique_ids)}
 
 
 def fingerprints(unit: Unit, unique_ids: Iterable[str]) -> list[tuple[str, str, int]]:
     """Give (uniqueId, hash, size) of every registered DocumentEntry with one of these uniqueIds."""
-    return [(row[0], row[1], row[2]) for row in _rows(_FINGERPRINTS, unit, unique_ids)]
+    return [(row[0], row[1], row[2]) for row in _FINGERPRINTS.rows_of(unit, "keys", unique_ids)]
 
 
 def entry(unit: Unit, uuid: str) -> DocumentEntry | None:
@@ -179,7 +169,7 @@ def entry(unit: Unit, uuid: str) -> DocumentEntry | None:
 
 def transformations(unit: Unit, uuids: Iterable[str]) -> set[str]:
     """Give those of these entries that are the result of a transformation."""
-    return {row[0] for row in _rows(_TRANSFORMED, unit, uuids)}
+    return {row[0] for row in _TRANSFORMED.rows_of(unit, "keys", uuids)}
 
 
 def attached(unit: Unit, uuids: Iterable[str]) -> set[str]:
@@ -187,14 +177,14 @@ def attached(unit: Unit, uuids: Iterable[str]) -> set[str]:
     found: set[str] = set()
     wave = set(uuids)
     while wave:
-        wave = {row[0] for row in _rows(_ATTACHED, unit, wave)} - found
+        wave = {row[0] for row in _ATTACHED.rows_of(unit, "keys", wave)} - found
         found |= wave
     return found
 
 
 def folders_holding(unit: Unit, uuids: Iterable[str]) -> list[tuple[Known, str]]:
     """Give (folder, member) for every Approved folder that holds one of these entries."""
-    pairs = [(row[0], row[1]) for row in _rows(_HOLDING, unit, uuids)]
+    pairs = [(row[0], row[1]) for row in _HOLDING.rows_of(unit, "keys", uuids)]
     sources = known(unit, (source for source, _ in pairs))
     return [
         (sources[source], member) for source, member in dict.fromkeys(pairs)
@@ -216,7 +206,7 @@ def retire(unit: Unit, patient: PatientId, survivor: PatientId) -> None:
 def change(unit: Unit, uuids: Iterable[str], *, status: str = "", last_update_time: str = "") -> None:
     """Change an attribute of registered objects: the search columns and the stored bytes alike."""
     table = registry_object
-    for batch in _batches(uuids):
+    for batch in batches(uuids):
         for row in sql(unit).execute(sa.select(table.c.id, table.c.body).where(table.c.uuid.in_(batch))).all():
             body = ebxml_stored.restamp(row.body, status=status, last_update_time=last_update_time)
             columns = {"body": body, **({"status": status} if status else {})}
@@ -310,12 +300,3 @@ class _Inserter:
 
     def _add(self, table: sa.Table, key: int, **values: object) -> None:
         self._rows.setdefault(table.name, []).append({"object_id": key, **values})
-
-
-def _rows(statement: Prepared, unit: Unit, keys: Iterable[str]) -> Iterator[tuple[Any, ...]]:
-    return (row for batch in _batches(keys) for row in statement.rows(unit, {"keys": batch}))
-
-
-def _batches(values: Iterable[str]) -> Iterator[list[str]]:
-    listed = list(dict.fromkeys(values))
-    return (listed[start:start + _BATCH] for start in range(0, len(listed), _BATCH))

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import structlog
 
-from broker.db import Database
+from broker.db import Database, Lock, lock
 from broker.model.blob import FileSlice, Spooled, fsync_folder
 from broker.model.errors import Problem, Rejected, Unavailable, XdsCode
 from broker.model.ports import Unit
@@ -94,7 +94,7 @@ class Documents:
         surplus: list[Document] = []
         try:
             with self._database.write() as unit:
-                store.alone(unit, taken.unique_ids)
+                lock(unit, Lock.DOCUMENT, taken.unique_ids)
                 store.confirm(unit, taken.unique_ids)
                 for row in taken.added:
                     if any(other.state == store.STORED for other in store.find(unit, row.unique_id)):
@@ -161,7 +161,7 @@ class Documents:
         taken = Taken(tuple(offer.unique_id for offer in offers))
         problems: list[Problem] = []
         with self._database.write() as unit:
-            store.alone(unit, taken.unique_ids)
+            lock(unit, Lock.DOCUMENT, taken.unique_ids)
             for offer in offers:
                 known = store.find(unit, offer.unique_id)
                 if any(row.sha1 != offer.spooled.sha1 for row in known):

@@ -103,5 +103,6 @@ ROW = Transaction(
     write=write,
     refuse=refuse,
     packaging=Packaging.MTOM,
+    may_be_plain=True,
     schema="xds.xsd",
 )

@@ -1,6 +1,5 @@
 """Rows of documents. What their states mean is told in `documents`."""
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -40,15 +39,6 @@ class Document:
     path: str
     state: str = PENDING
     at: float
-
-
-def alone(unit: Unit, unique_ids: Iterable[str]) -> None:
-    """Return when no other unit decides about these documents; held until the unit ends."""
-    # SQLite has one writer at a time anyway: a write unit begins with BEGIN IMMEDIATE.
-    if sql(unit).dialect.name == "postgresql":
-        for unique_id in sorted(set(unique_ids)):
-            key = int.from_bytes(hashlib.sha256(f"document {unique_id}".encode()).digest()[:8], "big", signed=True)
-            sql(unit).execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
 
 
 def find(unit: Unit, unique_id: str) -> list[Document]:

@@ -17,7 +17,9 @@ log = structlog.get_logger("broker.gate")
 
 @dataclass(frozen=True)
 class Gate:
-    """Runs calls. Every wire's edge uses one; there is no other way to a handler."""
+    """Runs calls. Every wire's edge uses one. DIMSE alone takes objects while they stream and asks and audits by itself
+    (`edge/dimse/session.py`).
+    """
 
     policy: Policy
     audit: AuditLog

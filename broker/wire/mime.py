@@ -129,14 +129,21 @@ class Multipart:
         return self._events.popleft()
 
     def _from_first_boundary(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """Pass the message on from its first boundary, without the blanks that may stand behind that (RFC 2046 5.1.1).
+
+        Behind the boundaries that follow the parser itself takes them.
+        """
         head, most = b"", _MAX_PREAMBLE + 2 + len(self._delimiter)
         for data in chunks:
             head += data
             at = 0 if head.startswith(self._delimiter) else head.find(b"\r\n" + self._delimiter, 0, most)
             if at >= 0:
-                yield head[at:].lstrip(b"\r\n")
-                yield from filter(None, chunks)
-                return
+                line = head[at:].lstrip(b"\r\n")
+                rest = line[len(self._delimiter):].lstrip(b" \t")
+                if rest:
+                    yield self._delimiter + rest
+                    yield from filter(None, chunks)
+                    return
             if len(head) >= most:
                 break
         raise BadMultipart("there is no boundary at the beginning")

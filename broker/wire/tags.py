@@ -1,19 +1,19 @@
 """The top of a DICOM data set without a toolkit: raw element values by tag, then decoded text by keyword.
 
 Only the elements of `KEYWORDS` are read, at the top level, and the first procedure code: reading stops behind the last
-of them, long before the pixels. What this scanner cannot read it says so (`Truncated`, `NotDicom`), it never guesses.
+of them, long before the pixels. What this scanner cannot read it says so (`Truncated`, `NotDicom`), it never guesses;
+`wire/walk` reads what lies in disorder.
 """
 
-import codecs
-import functools
-import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from broker.model.charsets import NO_SETS, CharacterSets
 from broker.model.errors import Rejected
+from broker.wire import charsets
 
 IMPLEMENTATION_UID = "2.25.171413870046296838541379312190376551021"
 IMPLEMENTATION_VERSION = "XDSI_BROKER"
@@ -56,30 +56,18 @@ PROCEDURE: Mapping[int, str] = {   # of the first item of the Procedure Code Seq
 }
 TAGS: Mapping[str, int] = {keyword: tag for tag, keyword in KEYWORDS.items()}
 
-_LAST = max(KEYWORDS)
-_PROCEDURES = 0x00081032
-_WANTED = frozenset((*KEYWORDS, _PROCEDURES))
-_NAMES = {**KEYWORDS, **{_PROCEDURES << 32 | tag: name for tag, name in PROCEDURE.items()}}
-_UNDEFINED = 0xFFFFFFFF
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_LONG = frozenset((b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UC", b"UN", b"UR", b"UT", b"SV", b"UV"))
-_DEPTH = 32             # nesting of sequences; real objects stay below ten
+LAST = max(KEYWORDS)
+_CHARSET = TAGS["SpecificCharacterSet"]
+PROCEDURES = 0x00081032
+WANTED = frozenset((*KEYWORDS, PROCEDURES))
+_NAMES = {**KEYWORDS, **{PROCEDURES << 32 | tag: name for tag, name in PROCEDURE.items()}}
+UNDEFINED = 0xFFFFFFFF
+ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+# PS3.5 7.1.2: these have lengths of 16 bits, all others of 32, also those that are yet to be defined.
+SHORT = frozenset((b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FL", b"FD", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL",
+                   b"SS", b"ST", b"TM", b"UI", b"UL", b"US"))
+DEPTH = 32              # nesting of sequences; real objects stay below ten
 _INFLATED = 1 << 20     # bytes a deflated data set is unpacked to at most
-
-# PS3.3 C.12.1.1.2: defined terms and the codec that reads them; GBK bytes are GB18030 bytes.
-_CODECS = {
-    "": "ascii", "ISO_IR 6": "ascii", "ISO_IR 100": "latin-1", "ISO_IR 101": "iso8859_2", "ISO_IR 109": "iso8859_3",
-    "ISO_IR 110": "iso8859_4", "ISO_IR 144": "iso8859_5", "ISO_IR 127": "iso8859_6", "ISO_IR 126": "iso8859_7",
-    "ISO_IR 138": "iso8859_8", "ISO_IR 148": "iso8859_9", "ISO_IR 203": "iso8859_15", "ISO_IR 166": "tis_620",
-    "ISO_IR 13": "shift_jis", "ISO_IR 192": "utf-8", "GB18030": "gb18030", "GBK": "gb18030",
-}
-# Code extensions (PS3.5 6.1.2.5): the multi-byte set named anywhere in the list decides; the rest is ASCII beside it.
-_EXTENSIONS = {
-    "ISO 2022 IR 58": "gb18030", "ISO 2022 IR 149": "euc_kr", "ISO 2022 IR 87": "iso2022_jp_2",
-    "ISO 2022 IR 159": "iso2022_jp_2",
-}
-_ESCAPE = re.compile(rb"\x1b[\x20-\x2f]+[\x30-\x7e]")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Truncated(Exception):
@@ -103,7 +91,7 @@ class FileMeta:
     end: int
 
 
-class _Order(NamedTuple):
+class Order(NamedTuple):
     """How elements are laid out: the 8 bytes of an explicit header, of an implicit header, and a 32-bit length."""
 
     explicit: struct.Struct
@@ -111,8 +99,8 @@ class _Order(NamedTuple):
     length: struct.Struct
 
 
-_LITTLE = _Order(struct.Struct("<HH2sH"), struct.Struct("<HHL"), struct.Struct("<L"))
-_BIG = _Order(struct.Struct(">HH2sH"), struct.Struct(">HHL"), struct.Struct(">L"))
+LITTLE = Order(struct.Struct("<HH2sH"), struct.Struct("<HHL"), struct.Struct("<L"))
+BIG = Order(struct.Struct(">HH2sH"), struct.Struct(">HHL"), struct.Struct(">L"))
 
 
 def part10_header(sop_class: str, sop_uid: str, transfer_syntax: str) -> bytes:
@@ -132,7 +120,7 @@ def _meta_element(element: int, vr: bytes, value: bytes) -> bytes:
     if len(value) % 2:
         value += b" " if vr == b"SH" else b"\0"
     header = struct.pack("<HH2s", 2, element, vr)
-    return header + (struct.pack("<HL", 0, len(value)) if vr in _LONG else struct.pack("<H", len(value))) + value
+    return header + (struct.pack("<H", len(value)) if vr in SHORT else struct.pack("<HL", 0, len(value))) + value
 
 
 def read_meta(data: bytes) -> FileMeta:
@@ -142,7 +130,7 @@ def read_meta(data: bytes) -> FileMeta:
     at, found = 132, dict[int, str]()
     while data[at:at + 2] == b"\2\0":
         try:
-            tag, value, size = _element(data, at, _LITTLE, explicit=True)
+            tag, value, size = _element(data, at, LITTLE, explicit=True)
         except struct.error:
             raise Truncated from None
         at = value + size
@@ -163,26 +151,26 @@ def scan(data: bytes, transfer_syntax: str, offset: int = 0, *, whole: bool = Fa
     if transfer_syntax == DEFLATED:
         data, whole = inflate(data[offset:], _INFLATED)
         offset = 0
-    order = _BIG if transfer_syntax == BIG_ENDIAN else _LITTLE
+    order = BIG if transfer_syntax == BIG_ENDIAN else LITTLE
     try:
         return _scan(data, offset, order, explicit=transfer_syntax != IMPLICIT, whole=whole)
     except struct.error:
         raise Truncated from None
 
 
-def _scan(data: bytes, offset: int, order: _Order, *, explicit: bool, whole: bool) -> dict[int, bytes]:
+def _scan(data: bytes, offset: int, order: Order, *, explicit: bool, whole: bool) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     for tag, begin, end, named in _wanted(data, offset, order, explicit=explicit, whole=whole):
         if end > len(data):
             raise Truncated
-        if tag == _PROCEDURES:
-            found |= _first_code(data[begin:end], order, explicit=named)
-        else:
+        if tag == PROCEDURES:
+            found |= first_code(data[begin:end], order, explicit=named)
+        elif tag not in found:      # of an element that is there twice the first counts, as other readers have it
             found[tag] = data[begin:end]
     return found
 
 
-def _wanted(data: bytes, at: int, order: _Order, *, explicit: bool, whole: bool) -> Iterator[tuple[int, int, int, bool]]:
+def _wanted(data: bytes, at: int, order: Order, *, explicit: bool, whole: bool) -> Iterator[tuple[int, int, int, bool]]:
     """Give tag, begin and end of each wanted element's value, and whether its items are Explicit VR.
 
     The loop runs for each element of each object that comes in: it does without `_element`.
@@ -192,69 +180,75 @@ def _wanted(data: bytes, at: int, order: _Order, *, explicit: bool, whole: bool)
         if explicit:
             group, element, vr, size = unpack(data, at)
             value = at + 8
-            if vr in _LONG:
+            if vr not in SHORT and has_long_size(vr):
                 (size,) = long_size(data, value)
                 value, named = at + 12, vr != b"UN"     # an unknown VR hides Implicit VR (PS3.5 6.2.2, note 4)
             tag = group << 16 | element
         else:
             tag, value, size = _element(data, at, order, explicit=False)
-        if tag > _LAST:
+        if tag > LAST:
             return
-        at = value + size if size != _UNDEFINED else _skip_sequence(data, value, order, explicit=named)
-        if tag in _WANTED:
+        at = value + size if size != UNDEFINED else _skip_sequence(data, value, order if named else LITTLE, explicit=named)
+        if tag in WANTED:
             yield tag, value, at, named
 
 
-def _first_code(data: bytes, order: _Order, *, explicit: bool) -> dict[int, bytes]:
-    """Give the code in the first item of a sequence's value; what is there of it when it is damaged."""
+def has_long_size(vr: bytes) -> bool:
+    """Say whether a VR that is not one of the short ones has a length of 32 bits; what is no VR at all has not."""
+    return vr.isalpha() and vr.isupper()
+
+
+def first_code(data: bytes, order: Order, *, explicit: bool) -> dict[int, bytes]:
+    """Return the code in the first item of a sequence's value; what is there of it when it is damaged."""
     found: dict[int, bytes] = {}
     try:
+        order = order if explicit else LITTLE
         tag, at, size = _element(data, 0, order, explicit=False)
-        end = min(at + size, len(data)) if tag == _ITEM else 0
+        end = min(at + size, len(data)) if tag == ITEM else 0
         while at < end:
             tag, value, size = _element(data, at, order, explicit=explicit)
             at = value + size
-            if tag > max(PROCEDURE) or at > end:
+            if at > end or tag == ITEM_END:
                 break
             if tag in PROCEDURE:
-                found[_PROCEDURES << 32 | tag] = data[value:at]
+                found.setdefault(PROCEDURES << 32 | tag, data[value:at])
     except struct.error:
         pass
     return found
 
 
-def _element(data: bytes, at: int, order: _Order, *, explicit: bool) -> tuple[int, int, int]:
+def _element(data: bytes, at: int, order: Order, *, explicit: bool) -> tuple[int, int, int]:
     """Give tag, offset of the value and its length of the element at `at`."""
     if not explicit:
         group, element, size = order.implicit.unpack_from(data, at)
         return group << 16 | element, at + 8, size
     group, element, vr, size = order.explicit.unpack_from(data, at)
-    if vr in _LONG:
+    if vr not in SHORT and has_long_size(vr):
         return group << 16 | element, at + 12, order.length.unpack_from(data, at + 8)[0]
     return group << 16 | element, at + 8, size
 
 
-def _skip_sequence(data: bytes, at: int, order: _Order, *, explicit: bool, depth: int = 0) -> int:
+def _skip_sequence(data: bytes, at: int, order: Order, *, explicit: bool, depth: int = 0) -> int:
     """Give the offset behind a sequence of undefined length whose first item is at `at` (PS3.5 7.5)."""
-    if depth > _DEPTH:
+    if depth > DEPTH:
         raise NotDicom("sequences are nested too deeply")
     while True:
         tag, value, size = _element(data, at, order, explicit=False)
-        if tag == _SEQUENCE_END:
+        if tag == SEQUENCE_END:
             return value
-        if tag != _ITEM:
+        if tag != ITEM:
             raise NotDicom("a sequence holds something else than items")
-        at = value + size if size != _UNDEFINED else _skip_item(data, value, order, explicit, depth)
+        at = value + size if size != UNDEFINED else _skip_item(data, value, order, explicit, depth)
 
 
-def _skip_item(data: bytes, at: int, order: _Order, explicit: bool, depth: int) -> int:
+def _skip_item(data: bytes, at: int, order: Order, explicit: bool, depth: int) -> int:
     while True:
         tag, value, size = _element(data, at, order, explicit=explicit)
-        if tag == _ITEM_END:
+        if tag == ITEM_END:
             return value
-        if size == _UNDEFINED:
+        if size == UNDEFINED:
             named = explicit and data[at + 4:at + 6] != b"UN"
-            at = _skip_sequence(data, value, order, explicit=named, depth=depth + 1)
+            at = _skip_sequence(data, value, order if named else LITTLE, explicit=named, depth=depth + 1)
         else:
             at = value + size
 
@@ -268,22 +262,23 @@ def inflate(data: bytes, limit: int) -> tuple[bytes, bool]:
         raise NotDicom("the deflated data set is damaged") from None
 
 
-def study_tags(raw: Mapping[int, bytes], default_charset: str = "") -> dict[str, str]:
-    """Give decoded text by DICOM keyword, without empty values and without control characters.
+def study_tags(raw: Mapping[int, bytes], sets: CharacterSets = NO_SETS) -> dict[str, str]:
+    """Return decoded text by DICOM keyword, of several values the first; without empty ones and without control characters.
 
-    `default_charset` (a defined term or a codec name) reads what declares no character set, or not its own. Values are
-    decoded before they are split: GBK characters may end in a backslash or a caret.
+    `sets` says how text is read that declares no character set, or a wrong one. Values are decoded before they are
+    split: GBK characters may end in a backslash or a caret.
     """
-    charsets = _charsets(raw.get(TAGS["SpecificCharacterSet"], b""), default_charset)
     found: dict[str, str] = {}
-    for tag, value in raw.items():
-        text = _decode(value, charsets)
-        if not text.isprintable():
-            text = _CONTROL.sub("", text)
-        text = text.partition("\\")[0].strip(" ")
-        if text and tag in _NAMES and tag != TAGS["SpecificCharacterSet"]:
-            found[_NAMES[tag]] = text
+    for tag, text in charsets.decode(raw, raw.get(_CHARSET, b""), sets).items():
+        first = text.partition("\\")[0].strip(" ")
+        if first and tag in _NAMES and tag != _CHARSET:
+            found[_NAMES[tag]] = first
     return found
+
+
+def unknown_labels(raw: Mapping[int, bytes], sets: CharacterSets) -> tuple[str, ...]:
+    """Return what the Specific Character Set of a data set names that nobody knows."""
+    return charsets.unknown_labels(raw.get(_CHARSET, b""), sets)
 
 
 def write_identifier(values: Mapping[str, str]) -> bytes:
@@ -294,34 +289,5 @@ def write_identifier(values: Mapping[str, str]) -> bytes:
             value = values[keyword].encode("utf-8")
             if len(value) % 2:
                 value += b"\0" if keyword.endswith("UID") else b" "
-            found += _LITTLE.implicit.pack(tag >> 16, tag & 0xFFFF, len(value)) + value
+            found += LITTLE.implicit.pack(tag >> 16, tag & 0xFFFF, len(value)) + value
     return bytes(found)
-
-
-@functools.lru_cache(64)
-def _charsets(declared: bytes, default: str) -> tuple[str, ...]:
-    """Give the codecs to try, best first."""
-    terms = [term.strip(" \0") for term in declared.decode("ascii", "replace").split("\\")]
-    extension = next((_EXTENSIONS[term] for term in terms if term in _EXTENSIONS), None)
-    own = extension or _CODECS.get(terms[0].replace("ISO 2022 IR ", "ISO_IR "), "ascii")
-    fallback = _codec(default)
-    return (fallback,) if own == "ascii" else (own, fallback)
-
-
-def _codec(term: str) -> str:
-    if term in _CODECS and term:
-        return _CODECS[term]
-    try:
-        return codecs.lookup(term or "latin-1").name
-    except LookupError:
-        return "latin-1"
-
-
-def _decode(value: bytes, charsets: tuple[str, ...]) -> str:
-    for charset in charsets:
-        plain = value if b"\x1b" not in value or charset.startswith("iso2022") else _ESCAPE.sub(b"", value)
-        try:
-            return plain.decode(charset)
-        except UnicodeDecodeError:
-            continue
-    return _ESCAPE.sub(b"", value).decode(charsets[0], "replace")

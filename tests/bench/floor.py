@@ -17,7 +17,7 @@ from typing import Any, Self
 from lxml import etree
 
 from broker.config.settings import Settings
-from broker.db.engine import SqlUnit
+from broker.db import SqlUnit
 from broker.edge import http
 from broker.wire.ebxml_vocabulary import SUBMISSION_SET, UNIQUE_ID
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from broker.cli import demo_pacs
-from broker.cli.demo_pacs import Node
 from broker.client.consult import Consultation
 from broker.config import profile as profiles
+from broker.demo import pacs as demo_pacs
+from broker.demo.pacs import Node
 from broker.model.ids import PatientId, new_oid
 from broker.model.people import Demographics, PersonName
 from broker.wire import hl7v3

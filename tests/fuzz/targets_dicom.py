@@ -28,6 +28,7 @@ from broker.edge.dimse.pdata import Limits, Link, PeerGone, ProtocolError
 from broker.edge.dimse.requestor import Patience, Requestor
 from broker.imaging import header
 from broker.imaging.receiver import Receiver
+from broker.model.charsets import CharacterSets
 from broker.model.errors import BrokerError, Rejected, TooLarge
 from broker.model.ids import is_uid
 from broker.security.gate import Gate
@@ -37,7 +38,7 @@ from broker.wire.kos import read_manifest
 from broker.wire.tags import NotDicom, Truncated
 from tests.fuzz.columns import misfits
 from tests.fuzz.harness import Reader, Target
-from tests.helpers.dicom import Board, eventually, sender, short_settings
+from tests.helpers.dicom import HOSPITAL, Board, eventually, sender, short_settings
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 _SYNTAXES = ("1.2.840.10008.1.2.1", tags.IMPLICIT, tags.BIG_ENDIAN, tags.DEFLATED)
@@ -80,7 +81,7 @@ def _deflate(data: bytes) -> bytes:
 
 
 def _look(data: bytes, meta: tags.FileMeta, charset: str) -> str:
-    text = tags.study_tags(tags.scan(data, meta.transfer_syntax, meta.end, whole=True), charset)
+    text = tags.study_tags(tags.scan(data, meta.transfer_syntax, meta.end, whole=True), CharacterSets(charset))
     for value in text.values():
         value.encode()
     return f"{meta.transfer_syntax[-5:]} {len(text)}"
@@ -94,7 +95,7 @@ def _identify(_scratch: Path) -> Reader:
         begin = tags.part10_header(CT, "2.25.1.1.1", syntax)
         whole = begin + body
         meta = tags.FileMeta(CT, "2.25.1.1.1", syntax, len(begin))
-        text = header.identify(lambda length: whole[:length], len(whole), meta, "GB18030")
+        text = header.identify(lambda at, length: whole[at:at + length], len(whole), meta, HOSPITAL)
         return f"{syntax[-5:]} {len(text)}"
     return read
 

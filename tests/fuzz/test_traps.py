@@ -25,6 +25,7 @@ from broker.wire.kos import read_manifest
 from broker.wire.mime import Multipart
 from broker.wire.xml import LCM, RIM, NotXml
 from tests.helpers.archive import pread_of
+from tests.helpers.dicom import HOSPITAL
 from tests.helpers.registry import bundle, document
 from tests.helpers.soap import ask, bench, envelope
 
@@ -320,7 +321,8 @@ def test_an_object_nobody_can_read_is_refused(body: bytes, syntax: str) -> None:
 def identify(body: bytes, syntax: str = "1.2.840.10008.1.2.1") -> dict[str, str]:
     begin = tags.part10_header(CT, "2.25.1", syntax)
     file = begin + body
-    return header.identify(lambda length: file[:length], len(file), tags.FileMeta(CT, "2.25.1", syntax, len(begin)), "GB18030")
+    meta = tags.FileMeta(CT, "2.25.1", syntax, len(begin))
+    return header.identify(lambda at, length: file[at:at + length], len(file), meta, HOSPITAL)
 
 
 # --- containers -----------------------------------------------------------------------------------------------------

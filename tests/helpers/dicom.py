@@ -35,6 +35,7 @@ from broker.security.rules import Open
 from broker.wire import tags
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
+HOSPITAL = Hospital(key="a", kind="sends", domain="2.999.2.1", source_id="2.999.2", ae_title="PACSA")
 READY_SECONDS = 30.0
 _ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}
 

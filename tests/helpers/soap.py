@@ -130,7 +130,7 @@ GIVE = Transaction(
     code="TEST-4", name="Give", wire=Wire.SOAP, endpoint="/give",
     messages=(Message(name=f"{{{NS}}}Give", action="urn:test:Give", reply_action="urn:test:Given"),),
     audit=EVENT, read=_read_give, handle=_handle_give, write=_write_give, refuse=_refuse,
-    packaging=Packaging.MTOM, takes_slot=True)
+    packaging=Packaging.MTOM, may_be_plain=True, takes_slot=True)
 
 CHECKED = Transaction(
     code="TEST-5", name="Checked", wire=Wire.SOAP, endpoint="/xds/imaging",

@@ -185,6 +185,11 @@ def with_header(door: Door, block: bytes) -> bytes:
     return door.root.replace(b"</s:Header>", block + b"</s:Header>")
 
 
+def header_last(root: bytes) -> bytes:
+    start, end = root.index(b"<s:Header>"), root.index(b"</s:Header>") + len(b"</s:Header>")
+    return root[:start] + root[end:].replace(b"</s:Envelope>", root[start:end] + b"</s:Envelope>")
+
+
 def acting(door: Door, action: str) -> bytes:
     assert f">{door.action}<".encode() in door.root
     return door.root.replace(f">{door.action}<".encode(), f">{action}<".encode())
@@ -193,14 +198,22 @@ def acting(door: Door, action: str) -> bytes:
 ODD = b'<o:Odd xmlns:o="urn:odd" s:mustUnderstand="true"/>'
 # The envelope, the content type where it is another, and the answer.
 REQUESTS: dict[str, tuple[Callable[[Door], bytes], str, int, str]] = {
-    "DTD": (lambda d: dtd(d, ""), "", 500, "Sender"),
-    "entities": (bomb, "", 500, "Sender"),
-    "external entity": (lambda d: dtd(d, '[<!ENTITY e SYSTEM "file:///etc/hostname">]', "&e;"), "", 500, "Sender"),
-    "second Body child": (lambda d: with_body(d, lambda body: body * 2), "", 500, "Sender"),
-    "unknown action": (lambda d: acting(d, "urn:ihe:iti:2007:Nothing"), "", 500, "Sender/ActionNotSupported"),
-    "unknown Body child": (lambda d: with_body(d, lambda _: b'<x xmlns="urn:x"/>'), "", 500, "Sender/ActionNotSupported"),
+    "DTD": (lambda d: dtd(d, ""), "", 400, "Sender"),
+    "entities": (bomb, "", 400, "Sender"),
+    "external entity": (lambda d: dtd(d, '[<!ENTITY e SYSTEM "file:///etc/hostname">]', "&e;"), "", 400, "Sender"),
+    "second Header": (lambda d: d.root.replace(b"</s:Header>", b"</s:Header><s:Header/>"), "", 400, "Sender"),
+    "Header behind the Body": (lambda d: header_last(d.root), "", 400, "Sender"),
+    "element beside the Body": (lambda d: d.root.replace(b"</s:Body>", b'</s:Body><x xmlns="urn:x"/>'), "", 400, "Sender"),
+    "a second Body": (lambda d: d.root.replace(b"</s:Body>", b"</s:Body><s:Body/>"), "", 400, "Sender"),
+    "text in the envelope": (lambda d: d.root.replace(b"<s:Body>", b"text<s:Body>"), "", 400, "Sender"),
+    "text in the Body": (lambda d: d.root.replace(b"</s:Body>", b"text</s:Body>"), "", 400, "Sender"),
+    "text in the Header": (lambda d: d.root.replace(b"</s:Header>", b"text</s:Header>"), "", 400, "Sender"),
+    "a processing instruction": (lambda d: d.root.replace(b"<s:Body>", b"<?a b?><s:Body>"), "", 400, "Sender"),
+    "second Body child": (lambda d: with_body(d, lambda body: body * 2), "", 400, "Sender"),
+    "unknown action": (lambda d: acting(d, "urn:ihe:iti:2007:Nothing"), "", 400, "Sender/ActionNotSupported"),
+    "unknown Body child": (lambda d: with_body(d, lambda _: b'<x xmlns="urn:x"/>'), "", 400, "Sender/ActionNotSupported"),
     "wrong content type": (lambda d: d.root, "application/json", 415, "Sender"),
-    "SOAP 1.1": (lambda d: d.root, "text/xml; charset=utf-8", 415, "VersionMismatch"),
+    "SOAP 1.1": (lambda d: d.root, "text/xml; charset=utf-8", 500, "VersionMismatch"),
     "mustUnderstand on an unknown header": (lambda d: with_header(d, ODD), "", 500, "MustUnderstand"),
     "body over the limit": (lambda d: d.root + b" " * (1 << 20), "", 413, "Sender"),
 }

@@ -10,6 +10,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from broker.model.charsets import CharacterSets
 from broker.model.errors import Rejected
 from broker.wire import tags
 from broker.wire.tags import Truncated, scan, study_tags
@@ -74,7 +75,7 @@ def test_text_comes_back_whatever_the_syntax_and_character_set(
 ) -> None:
     dataset, said = made
     data = written(dataset, syntax, charset)
-    text = study_tags(scan(data, syntax, whole=True), CHARSETS[charset])
+    text = study_tags(scan(data, syntax, whole=True), CharacterSets(CHARSETS[charset]))
     assert {keyword: value for keyword, value in text.items() if keyword in said} == said
     assert set(text) <= set(said)
 
@@ -99,7 +100,7 @@ def test_any_bytes_are_read_or_refused(data: bytes, syntax: str, charset: str) -
         found: dict[int, Any] = {}
         with contextlib.suppress(Truncated, Rejected):
             found = dict(scan(prefix + data, syntax, whole=True))
-        for value in study_tags(found, charset).values():
+        for value in study_tags(found, CharacterSets(charset)).values():
             assert value.isprintable() or value.strip() == value
         with contextlib.suppress(Truncated, Rejected):
             tags.read_meta(b"\0" * 128 + b"DICM" + data)

@@ -203,7 +203,7 @@ class _Find:
 
     def _row(self, data: bytes, series_uid: str) -> dict[str, str] | None:
         try:
-            row = tags.study_tags(tags.scan(data, tags.IMPLICIT, whole=True), self._hospital.charset)
+            row = tags.study_tags(tags.scan(data, tags.IMPLICIT, whole=True), self._hospital.character_sets)
         except (tags.Truncated, tags.NotDicom) as error:
             raise pdata.ProtocolError("a C-FIND answer that cannot be read") from error
         row.pop("QueryRetrieveLevel", None)

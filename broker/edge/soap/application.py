@@ -42,8 +42,8 @@ class SoapApplication:
             spool.mkdir(parents=True, exist_ok=True)
             sweep(spool)
         application = Application(
-            [_service(operations, self._perform)], tns=f"urn:broker{bounds[0].row.endpoint}", in_protocol=BrokerSoap12(),
-            out_protocol=BrokerSoap12(), documents_container=documents(wsdl))
+            [_service(operations, self._perform)], tns=f"urn:broker{bounds[0].row.endpoint}", out_protocol=BrokerSoap12(),
+            in_protocol=BrokerSoap12(plain_retrieve=server.plain_retrieve), documents_container=documents(wsdl))
         self._transport = SoapTransport(
             application, Limits(server.max_request, server.max_body, server.max_parts), server.io_timeout, spool, self._broken)
 

@@ -7,7 +7,6 @@ from broker.edge.soap.compat import Fault
 from broker.model.errors import BrokerError, TooLarge, Unavailable
 from broker.wire.xml import SOAP, WSA
 
-# 500 is the one status whose body every client stack parses as a fault; HTTP's own words are used where HTTP failed.
 OK = "200 OK"
 SERVER_ERROR = "500 Internal Server Error"
 BAD_REQUEST = "400 Bad Request"
@@ -16,22 +15,26 @@ TOO_LARGE = "413 Content Too Large"
 UNSUPPORTED = "415 Unsupported Media Type"
 UNAVAILABLE = "503 Service Unavailable"
 
+# Who is to blame decides (SOAP 1.2 part 2, 7.5.2.2); HTTP's own words are used where HTTP failed.
+_STATUSES = {"Sender": BAD_REQUEST}
+
 Name = tuple[str, str]
 
 
 class SoapFault(Fault):
-    """A fault on its way to the caller. `code` is Sender, Receiver, MustUnderstand or VersionMismatch.
+    """A fault on its way to the caller. `code` is Sender, Receiver, MustUnderstand, VersionMismatch or DataEncodingUnknown.
 
-    `subcodes` are (namespace, local name), outermost first; `header` is a ready header block; `retry_after` in seconds.
+    `subcodes` are (namespace, local name), outermost first; `status` is that of the code where none is given; `header` is
+    a ready header block; `retry_after` in seconds.
     """
 
     def __init__(
-        self, code: str, reason: str, *, subcodes: Sequence[Name] = (), status: str = SERVER_ERROR, header: str = "",
+        self, code: str, reason: str, *, subcodes: Sequence[Name] = (), status: str = "", header: str = "",
         retry_after: int = 0,
     ) -> None:
         super().__init__("Client" if code == "Sender" else "Server", reason)
         self.code, self.reason, self.subcodes = code, reason, tuple(subcodes)
-        self.status, self.header, self.retry_after = status, header, retry_after
+        self.status, self.header, self.retry_after = status or _STATUSES.get(code, SERVER_ERROR), header, retry_after
 
     @property
     def action(self) -> str:
@@ -48,10 +51,10 @@ class SoapFault(Fault):
             f'<s:Reason><s:Text xml:lang="en">{escape(self.reason)}</s:Text></s:Reason></s:Fault>').encode()
 
 
-def version_mismatch(reason: str, status: str = SERVER_ERROR) -> SoapFault:
+def version_mismatch(reason: str) -> SoapFault:
     """Give the fault for another envelope; it names the one we speak (SOAP 1.2 part 1, 5.4.7)."""
     header = f'<s:Upgrade><s:SupportedEnvelope qname="e:Envelope" xmlns:e="{SOAP}"/></s:Upgrade>'
-    return SoapFault("VersionMismatch", reason, status=status, header=header)
+    return SoapFault("VersionMismatch", reason, header=header)
 
 
 def not_understood(namespace: str, local: str) -> SoapFault:
@@ -67,4 +70,4 @@ def of(error: BrokerError) -> SoapFault:
         return SoapFault("Sender", str(error), status=TOO_LARGE)
     if isinstance(error, Unavailable):
         return SoapFault("Receiver", str(error), status=UNAVAILABLE, retry_after=error.retry_after)
-    return SoapFault("Sender", str(error), status=BAD_REQUEST)
+    return SoapFault("Sender", str(error))

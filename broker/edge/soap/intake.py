@@ -26,7 +26,8 @@ from broker.wire.mime import (
 )
 from broker.wire.xop import spool
 
-_DECLARED = re.compile(rb"\s*<\?xml[^>]*\sencoding\s*=")
+_DECLARED = re.compile(rb"\s*<\?xml[^>]*\sencoding\s*=\s*[\"']([^\"'>]*)")
+_ENCODING = re.compile(r"(\s*<\?xml[^>]*?)\sencoding\s*=\s*(?:\"[^\"]*\"|'[^']*')")
 _STALE = 3600.0
 _TRANSFER = {"", "7bit", "8bit", "binary"}
 # Charsets as senders spell them, in lower case with hyphens. A table: Python knows codecs that are no charsets, or are slow,
@@ -37,7 +38,9 @@ _CODECS = {
     **dict.fromkeys(("big5", "cp950"), "cp950"),
     **{f"iso-8859-{n}": f"iso8859-{n}" for n in (*range(1, 12), 13, 14, 15, 16)}, "latin1": "iso8859-1",
     **{f"windows-{n}": f"cp{n}" for n in range(1250, 1259)},
-    **{name: name for name in ("utf-16", "utf-16le", "utf-16be", "shift-jis", "euc-jp", "euc-kr", "koi8-r")},
+    **{name: name for name in ("shift-jis", "euc-jp", "euc-kr", "koi8-r")},
+    **dict.fromkeys(("utf-16", "utf16", "utf-16le", "unicode", "ucs-2", "iso-10646-ucs-2", "csunicode"), "utf-16-le"),
+    **dict.fromkeys(("utf-16be", "unicodefffe"), "utf-16-be"),
 }
 
 
@@ -78,7 +81,7 @@ class Intake:
         elif kind == "multipart/related":
             raise SoapFault("Sender", "this endpoint takes plain SOAP (application/soap+xml)", status=faults.UNSUPPORTED)
         elif kind == "text/xml":
-            raise faults.version_mismatch("SOAP 1.1 is not served; SOAP 1.2 travels as application/soap+xml", faults.UNSUPPORTED)
+            raise faults.version_mismatch("SOAP 1.1 is not served; SOAP 1.2 travels as application/soap+xml")
         else:
             raise SoapFault("Sender", f"media type {kind[:80]!r} is not served", status=faults.UNSUPPORTED)
 
@@ -148,21 +151,41 @@ def _pieces(stream: Any, left: int | None) -> Iterator[bytes]:
 
 
 def _cut() -> SoapFault:
-    return SoapFault("Sender", "the request body was cut short", status=faults.BAD_REQUEST)
+    return SoapFault("Sender", "the request body was cut short")
 
 
 def _decoded(data: bytes, parameters: Mapping[str, str]) -> bytes:
-    """Give the document in an encoding its parser finds by itself: the media type's charset decides (RFC 7303 3.2)
+    """Return the document in an encoding its parser finds by itself: the media type's charset decides (RFC 7303 3.2)
 
     unless the document declares one of its own, which senders get right more often.
     """
     charset = parameters.get("charset", "utf-8")
-    codec = _CODECS.get(charset.strip().lower().replace("_", "-"))
-    if codec is None:
+    said = _CODECS.get(charset.strip().lower().replace("_", "-"))
+    if said is None:
         raise SoapFault("Sender", f"charset {charset[:40]!r} is not known", status=faults.UNSUPPORTED)
-    if not codec or _DECLARED.match(data[:200].removeprefix(codecs.BOM_UTF8)):
+    codec = _codec(data, said)
+    if not codec:
         return data
     try:
-        return data.decode(codec).encode()
+        text = data.decode(codec)
     except UnicodeError as error:
-        raise SoapFault("Sender", f"the document is not in charset {charset[:40]!r}", status=faults.BAD_REQUEST) from error
+        raise SoapFault("Sender", f"the document is not in charset {charset[:40]!r}") from error
+    return _ENCODING.sub(r"\1", text.removeprefix("\ufeff"), count=1).encode()
+
+
+def _codec(data: bytes, said: str) -> str:
+    """Return how to decode the document, empty where its parser finds out by itself. `said` is the media type's codec.
+
+    The bytes themselves tell whether it is UTF-16, whatever is said of it (RFC 7303 3.3, XML 1.0 appendix F).
+    """
+    first = data[:2]
+    if first == codecs.BOM_UTF16_LE or first[1:] == b"\0":
+        return "utf-16-le"
+    if first == codecs.BOM_UTF16_BE or first[:1] == b"\0":
+        return "utf-16-be"
+    labelled = "" if said.startswith("utf-16") else said
+    declared = _DECLARED.match(data[:200].removeprefix(codecs.BOM_UTF8))
+    if declared is None:
+        return labelled
+    # .NET's StringWriter declares UTF-16 in any text.
+    return labelled or "utf-8" if declared[1].lower().startswith((b"utf-16", b"unicode")) else ""

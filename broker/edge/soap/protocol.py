@@ -12,29 +12,23 @@ from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import escape
 
-from broker.edge.soap import faults
+from broker.edge.soap import faults, incoming
 from broker.edge.soap.compat import Soap12
 from broker.edge.soap.faults import SoapFault
 from broker.model.ids import new_uuid_urn
 from broker.model.transaction import Bound, Message, Packaging
 from broker.wire.soap import SoapReply
-from broker.wire.xml import SOAP, WSA, Element, NotXml, parse
+from broker.wire.xml import SOAP, WSA, Element, NotXml, has_instructions, parse
 
-_ENVELOPE, _HEADER, _BODY = f"{{{SOAP}}}Envelope", f"{{{SOAP}}}Header", f"{{{SOAP}}}Body"
-_MUST, _ROLE = f"{{{SOAP}}}mustUnderstand", f"{{{SOAP}}}role"
 _ACTION, _MESSAGE_ID, _REPLY_TO = f"{{{WSA}}}Action", f"{{{WSA}}}MessageID", f"{{{WSA}}}ReplyTo"
+_IN_WSA = f"{{{WSA}}}"
 _ADDRESS, _ANONYMOUS = f"{{{WSA}}}Address", f"{WSA}/anonymous"
-_WSSE = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd"
-
-# Security headers count as understood: with security off every caller may do everything, signed in or not.
-_UNDERSTOOD = (WSA, _WSSE)
-_OUR_ROLES = ("", f"{SOAP}/role/next", f"{SOAP}/role/ultimateReceiver")
 # WS-Addressing 3.3: each at most once.
 _SINGLE = frozenset(f"{{{WSA}}}{name}" for name in ("To", "From", "ReplyTo", "FaultTo", "Action", "MessageID"))
 
+_ENVELOPE = f'<?xml version="1.0" encoding="UTF-8"?>\n<s:Envelope xmlns:s="{SOAP}"'
 _HEAD = (
-    f'<?xml version="1.0" encoding="UTF-8"?>\n<s:Envelope xmlns:s="{SOAP}" xmlns:wsa="{WSA}"><s:Header>'
-    '<wsa:Action s:mustUnderstand="true">{action}</wsa:Action><wsa:MessageID>')
+    f'{_ENVELOPE} xmlns:wsa="{WSA}"><s:Header><wsa:Action s:mustUnderstand="true">{{action}}</wsa:Action><wsa:MessageID>')
 _HEAD_END = "</s:Header><s:Body>"
 _SPECIAL = re.compile("[&<>\r]")
 _TAIL = b"</s:Body></s:Envelope>"
@@ -61,11 +55,22 @@ def reply_address(headers: Mapping[str, Element]) -> str:
     return "" if address is None else (address.text or "").strip()
 
 
-class BrokerSoap12(Soap12):
-    """Takes `context.transport.root` apart and puts a `SoapReply` or a fault together."""
+# How to do so in the stacks that most callers are built on.
+_MTOM_HINT = (
+    " in both directions. Switch MTOM on in the client: new MTOMFeature() (JAX-WS, Metro), mtom-enabled=true (CXF),"
+    " enableMTOM=true (Axis2), messageEncoding=Mtom (.NET WCF), SOAP_ENC_MTOM (gSOAP)")
+_PLAIN_HINT = "; or the broker's operator sets server.plain_retrieve"
 
-    def __init__(self) -> None:
+
+class BrokerSoap12(Soap12):
+    """Takes `context.transport.root` apart and puts a `SoapReply` or a fault together.
+
+    `plain_retrieve`: requests that carry nothing may come as plain SOAP where their row says so; answers stay MTOM.
+    """
+
+    def __init__(self, *, plain_retrieve: bool = False) -> None:
         self._operations: dict[str, list[Any]] = {}
+        self._plain_retrieve = plain_retrieve
         super().__init__()
 
     def set_app(self, value: Any) -> None:
@@ -77,37 +82,35 @@ class BrokerSoap12(Soap12):
 
     def create_in_document(self, ctx: Any, charset: str | None = None) -> None:  # noqa: ARG002 - spyne's signature
         """Parse the envelope."""
+        data = ctx.transport.root
         try:
-            root = parse(ctx.transport.root)
+            root = parse(data)
         except NotXml as error:
             raise SoapFault("Sender", error.problems[0].context) from error
-        if root.tag != _ENVELOPE:
+        if root.tag != incoming.ENVELOPE:
             raise faults.version_mismatch("a SOAP 1.2 envelope is expected")
+        if has_instructions(data):
+            raise SoapFault("Sender", "a SOAP message must not have processing instructions")
         ctx.in_document = root
 
     def decompose_incoming_envelope(self, ctx: Any, message: Any = Soap12.REQUEST) -> None:  # noqa: ARG002 - spyne's signature
         """Find the headers and the one Body child. Headers are set first: a fault answers the MessageID it found."""
-        blocks: list[Element] = []
-        bodies: list[Element] = []
-        for part in ctx.in_document:
-            tag = part.tag
-            if tag == _HEADER:
-                blocks += part
-            elif tag == _BODY:
-                bodies.append(part)
+        envelope = ctx.in_document
+        blocks = incoming.headers(envelope)
         found = ctx.in_header_doc = {}
         for block in blocks:
             found.setdefault(block.tag, block)
-        if len(bodies) != 1 or len(bodies[0]) != 1:
-            raise SoapFault("Sender", "an envelope must have one Body, and a Body one child element")
+        child = incoming.body_child(envelope, blocks)
         if len(found) < len(blocks):
             _check_repeated(blocks)
+        if incoming.SECURITY in found:
+            incoming.check_security(envelope, blocks)
         ctx.transport.node = reply_address(found)
         if ctx.transport.node not in {"", _ANONYMOUS}:
             raise _bad_addressing("OnlyAnonymousAddressSupported", "replies go back on the connection: ReplyTo must be anonymous")
-        _check_understood(blocks)
-        ctx.in_body_doc = bodies[0][0]
-        ctx.method_request_string = ctx.in_body_doc.tag
+        incoming.check_understood(blocks)
+        ctx.in_body_doc = child
+        ctx.method_request_string = child.tag
 
     def get_context(self, parent: Any, transport: Any) -> None:
         """Give nothing: a protocol's own context is for protocols with state."""
@@ -124,11 +127,21 @@ class BrokerSoap12(Soap12):
         for descriptor in self._operations.get(ctx.method_request_string, ()):
             operation = operation_of(descriptor)
             if wanted is None or wanted == operation.message.action:
-                _check_packaging(operation, ctx.transport.is_mtom)
+                self._check_packaging(operation, ctx.transport.is_mtom)
                 return [descriptor]
         raise SoapFault(
             "Sender", f"{wanted or 'no action'} with {ctx.method_request_string} is not served here",
             subcodes=[(WSA, "ActionNotSupported")])
+
+    def _check_packaging(self, operation: Operation, is_mtom: bool) -> None:
+        row = operation.bound.row
+        wants_mtom = row.packaging is Packaging.MTOM
+        if wants_mtom == is_mtom or (row.may_be_plain and self._plain_retrieve and not is_mtom):
+            return
+        if not wants_mtom:
+            raise SoapFault("Sender", f"{row.code} travels as plain SOAP (application/soap+xml)")
+        hint = _MTOM_HINT + (_PLAIN_HINT if row.may_be_plain else "")
+        raise SoapFault("Sender", f"{row.code} travels as MTOM (multipart/related){hint}")
 
     def deserialize(self, ctx: Any, message: Any) -> None:  # noqa: ARG002 - spyne's signature
         """Hand the Body child on as it is."""
@@ -151,7 +164,11 @@ class BrokerSoap12(Soap12):
 
 
 def _head(ctx: Any, action: str, more: str = "") -> bytes:
-    asked = (ctx.in_header_doc or {}).get(_MESSAGE_ID)
+    """Return our envelope up to its Body; who sent no WS-Addressing header gets none, for he may not know it."""
+    found = ctx.in_header_doc or {}
+    if not any(tag.startswith(_IN_WSA) for tag in found):
+        return f"{_ENVELOPE}>{f'<s:Header>{more}</s:Header>' if more else ''}<s:Body>".encode()
+    asked = found.get(_MESSAGE_ID)
     if asked is not None:
         # Byte for byte, also where it is no URI: callers match it as text.
         text = asked.text or ""
@@ -174,20 +191,3 @@ def _check_repeated(blocks: Iterable[Element]) -> None:
 
 def _bad_addressing(local: str, reason: str) -> SoapFault:
     return SoapFault("Sender", reason, subcodes=[(WSA, "InvalidAddressingHeader"), (WSA, local)])
-
-
-def _check_understood(blocks: Iterable[Element]) -> None:
-    for block in blocks:
-        must = block.get(_MUST)
-        if must is None or must.strip() not in {"1", "true"} or (block.get(_ROLE) or "").strip() not in _OUR_ROLES:
-            continue
-        namespace, _, local = str(block.tag).rpartition("}")
-        if namespace[1:] not in _UNDERSTOOD:
-            raise faults.not_understood(namespace[1:], local)
-
-
-def _check_packaging(operation: Operation, is_mtom: bool) -> None:
-    wants_mtom = operation.bound.row.packaging is Packaging.MTOM
-    if wants_mtom != is_mtom:
-        wanted = "MTOM (multipart/related)" if wants_mtom else "plain SOAP (application/soap+xml)"
-        raise SoapFault("Sender", f"{operation.bound.row.code} travels as {wanted}")

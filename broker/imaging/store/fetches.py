@@ -4,14 +4,13 @@ A job is queued, running (its owner beats), then done or failed. Whoever opens, 
 study's flight (`alone`), so that a want never joins a job that is just ending. Times are seconds since the epoch.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from broker.db import sql
+from broker.db import Lock, lock, sql
 from broker.imaging.store.tables import fetch_job, fetch_want, instance, study
 from broker.model.ports import Unit
 
@@ -45,7 +44,7 @@ def alone(unit: Unit, hospital: str, study_uid: str) -> None:
 
     Take several in sorted order.
     """
-    _lock(unit, f"{hospital} {study_uid}")
+    lock(unit, Lock.FETCH_STUDY, [f"{hospital} {study_uid}"])
 
 
 def enqueue(unit: Unit, hospital: str, study_uid: str, wants: Sequence[tuple[str, str]], now: float) -> int:
@@ -152,7 +151,7 @@ def claim(unit: Unit, owner: str, limits: Mapping[str, int], now: float) -> Job 
 
     Hospitals that `limits` does not name are left alone.
     """
-    _lock(unit, "claim")
+    lock(unit, Lock.FETCH_QUEUE)
     connection = sql(unit)
     running = Counter(connection.scalars(sa.select(fetch_job.c.hospital).where(fetch_job.c.state == "running")))
     free = [hospital for hospital, limit in limits.items() if running[hospital] < limit]
@@ -237,10 +236,3 @@ _JOBS = sa.select(
 
 def _dead(before: float) -> tuple[sa.ColumnElement[bool], ...]:
     return fetch_job.c.state == "running", fetch_job.c.beat_at < before
-
-
-def _lock(unit: Unit, name: str) -> None:
-    # SQLite has one writer at a time anyway: a write unit begins with BEGIN IMMEDIATE.
-    if sql(unit).dialect.name == "postgresql":
-        key = int.from_bytes(hashlib.sha256(f"fetch {name}".encode()).digest()[:8], "big", signed=True)
-        sql(unit).execute(sa.select(sa.func.pg_advisory_xact_lock(key)))

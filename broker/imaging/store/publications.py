@@ -45,6 +45,7 @@ class Publication:
     manifest_uid: str
     entry_uuid: str
     digest: str
+    entry_patient: str
     attempts: int
     next_at: float
     reason: str

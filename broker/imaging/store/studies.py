@@ -46,6 +46,7 @@ class Study:
     first_at: float
     last_at: float
     used_at: float
+    part: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,10 +274,10 @@ def _ensure(unit: Unit, values: dict[str, Any]) -> tuple[int, str]:
     connection = sql(unit)
     insert = _insert(unit, t.study).values(
         objects=0, bytes=0, last_at=values["first_at"], used_at=values["first_at"], **values)
-    connection.execute(insert.on_conflict_do_nothing(index_elements=["study_uid", "hospital"]))
+    connection.execute(insert.on_conflict_do_nothing(index_elements=["study_uid", "hospital", "part"]))
     row = connection.execute(
         sa.select(t.study.c.id, t.study.c.tier)
-        .where(t.study.c.study_uid == values["study_uid"], t.study.c.hospital == values["hospital"])
+        .where(t.study.c.study_uid == values["study_uid"], t.study.c.hospital == values["hospital"], t.study.c.part == 0)
         .with_for_update()).one()
     return row.id, row.tier
 

@@ -21,7 +21,8 @@ study = sa.Table(
     sa.Column("first_at", sa.Float, nullable=False),
     sa.Column("last_at", sa.Float, nullable=False),         # last object
     sa.Column("used_at", sa.Float, nullable=False),         # last retrieve
-    sa.UniqueConstraint("study_uid", "hospital"),
+    sa.Column("part", sa.Integer, nullable=False, server_default="0"),  # 0; others hold what was settled for another patient
+    sa.UniqueConstraint("study_uid", "hospital", "part", name="uq_study_study_uid_hospital_part"),
     sa.Index("ix_study_state_last_at", "state", "last_at"),
     sa.Index("ix_study_patient", "patient_domain", "patient_value"),
     sa.Index("ix_study_due", "tier", "state", "objects", "study_date"),
@@ -50,7 +51,26 @@ instance = sa.Table(
     sa.Index("ix_instance_sop_uid", "sop_uid"),
 )
 
-conflict = sa.Table(                                        # same SOP Instance UID, other bytes: kept aside
+conflict_case = sa.Table(                                   # what does not agree with its study, until somebody settles it
+    "conflict_case", metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("study_id", sa.Integer, sa.ForeignKey("study.id"), nullable=False),   # the study it came for, part 0
+    sa.Column("kind", sa.String(12), nullable=False),       # patient | correction | bytes
+    sa.Column("patient_domain", sa.String(64), nullable=False),     # whom the objects name
+    sa.Column("patient_value", sa.String(250), nullable=False),
+    sa.Column("facts", sa.JSON, nullable=False),            # what the objects say of their study, by DICOM keyword
+    sa.Column("catalogue", sa.LargeBinary),                 # an origin's answer that was not believed, as in `catalogue`
+    sa.Column("state", sa.String(8), nullable=False),       # open | assigned | rejected
+    sa.Column("first_at", sa.Float, nullable=False),
+    sa.Column("last_at", sa.Float, nullable=False),
+    sa.Column("decided_at", sa.Float, nullable=False),
+    sa.Column("decided_by", sa.Text, nullable=False),
+    sa.Column("decision", sa.JSON, nullable=False),         # what `undo` needs
+    sa.Index("ix_conflict_case_study_id", "study_id"),
+    sa.Index("ix_conflict_case_state", "state", "kind"),
+)
+
+conflict = sa.Table(                                        # an object kept aside
     "conflict", metadata,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("hospital", sa.String(64), nullable=False),
@@ -59,6 +79,15 @@ conflict = sa.Table(                                        # same SOP Instance 
     sa.Column("path", sa.Text, nullable=False),
     sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("at", sa.Float, nullable=False),
+    sa.Column("case_id", sa.Integer),
+    sa.Column("study_id", sa.Integer),                      # where it is or was shown
+    sa.Column("role", sa.String(4), nullable=False, server_default="came"),     # came | was: what a decision replaced
+    sa.Column("series_uid", sa.String(64), nullable=False, server_default=""),
+    sa.Column("sop_class", sa.String(64), nullable=False, server_default=""),
+    sa.Column("transfer_syntax", sa.String(64), nullable=False, server_default=""),
+    sa.Column("size", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Index("ix_conflict_case_id", "case_id"),
+    sa.Index("ix_conflict_sop_uid", "sop_uid"),
 )
 
 catalogue = sa.Table(                                       # what an origin says its study holds
@@ -90,6 +119,7 @@ publication = sa.Table(
     sa.Column("manifest_uid", sa.String(64), nullable=False),
     sa.Column("entry_uuid", sa.String(64), nullable=False),
     sa.Column("digest", sa.String(64), nullable=False),     # of the instance list that was published
+    sa.Column("entry_patient", sa.Text, nullable=False, server_default=""),     # the local id the entry is about (CX)
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("next_at", sa.Float, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),

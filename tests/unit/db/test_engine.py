@@ -6,7 +6,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from broker.app import App
-from broker.db import Database, metadata, schema, sql
+from broker.db import Database, Prepared, metadata, schema, sql
 from broker.model.errors import Unavailable
 
 
@@ -68,3 +68,21 @@ def test_an_unreachable_store_is_unavailable() -> None:
     with pytest.raises(Unavailable, match="database"):
         store.ping()
     store.close()
+
+
+def test_a_reading_unit_writes_nothing(database: Database) -> None:
+    with pytest.raises((Unavailable, sa.exc.DBAPIError)), database.read() as unit:
+        sql(unit).execute(sa.text("CREATE TABLE probe (n INTEGER)"))
+    with database.read() as unit:
+        assert "probe" not in sa.inspect(sql(unit)).get_table_names()
+
+
+def test_prepared_statements_take_lists_of_every_length(database: Database) -> None:
+    statement = Prepared(sa.select(sa.column("value", sa.String)).select_from(sa.text(
+        "(SELECT 'a' AS value UNION ALL SELECT 'b' UNION ALL SELECT 'c') AS given")).where(
+            sa.column("value", sa.String).in_(sa.bindparam("keys", expanding=True, type_=sa.String()))))
+    for length in (0, 1, 2, 3, 5, 64, 65, 500, 1201):
+        keys = ["a", "b", *map(str, range(1200))][:length]
+        with database.read() as unit:
+            assert sorted(statement.rows(unit, {"keys": keys})) == [("a",), ("b",)][:length]
+            assert sorted(statement.rows_of(unit, "keys", keys)) == [("a",), ("b",)][:length]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from broker.model.charsets import CharacterSets
 from broker.wire import tags
 from tests.helpers import dicom
 
@@ -33,7 +34,7 @@ END = element(0x00280010, b"US", b"\1\0")
 def text_of(charset: bytes, values: dict[int, bytes], default: str = "") -> dict[str, str]:
     declared = element(0x00080005, b"CS", charset) if charset else b""
     data = declared + b"".join(element(tag, b"PN" if tag == 0x00100010 else b"LO", value) for tag, value in values.items()) + END
-    return tags.study_tags(tags.scan(data, ExplicitVRLittleEndian), default)
+    return tags.study_tags(tags.scan(data, ExplicitVRLittleEndian), CharacterSets(default))
 
 
 def readable() -> list[Path]:
@@ -159,7 +160,7 @@ def test_hostile_bytes_end_in_an_error_of_its_own(data: bytes, error: type[Excep
 def test_any_bytes_end_in_a_value_or_an_error_of_its_own(data: bytes, syntax: str) -> None:
     for whole in (False, True):
         try:
-            tags.study_tags(tags.scan(data, syntax, whole=whole), "GB18030")
+            tags.study_tags(tags.scan(data, syntax, whole=whole), CharacterSets("GB18030"))
         except (tags.Truncated, tags.NotDicom):
             continue
 

@@ -9,13 +9,13 @@ from datetime import date
 from rich.filesize import decimal
 
 from broker.app import App
-from broker.cli import demo_data
-from broker.cli.demo_data import Study
-from broker.cli.demo_pacs import send
-from broker.cli.demo_stage import Stage
 from broker.client.consult import Consultation, Fetched, Picture
 from broker.client.mllp import feed_v2
 from broker.config.profile import Hospital
+from broker.demo import data as demo_data
+from broker.demo.data import Study
+from broker.demo.pacs import send
+from broker.demo.stage import Stage
 from broker.imaging.locate import locate
 from broker.model.errors import Rejected, Unavailable
 from broker.model.ids import PatientId

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli import demo_data, demo_pacs, demo_stage
-from broker.cli.demo_pacs import Node
+from broker.demo import data as demo_data
+from broker.demo import pacs as demo_pacs
+from broker.demo import stage as demo_stage
+from broker.demo.pacs import Node
 from broker.model.errors import Unavailable
 from broker.model.ids import PatientId
 

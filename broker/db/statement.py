@@ -1,21 +1,28 @@
 """Statements compiled once and run by the driver: what is run for every call of a busy transaction.
 
 SQLAlchemy's execution costs several times what SQLite needs to answer; its compiled text is kept here instead. Only for
-columns of text, numbers and bytes: values and rows pass through as they are.
+columns of text, numbers and bytes: values and rows pass through as they are. See docs/decisions/0031-prepared-statements.md.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from broker.db.engine import SqlUnit, away
+from broker.db.errors import DRIVER_ERRORS, unavailable
+from broker.db.unit import SqlUnit
 from broker.model.ports import Unit
 
-_MANY = 64          # values of one list; longer ones are rendered for each execution
+BATCH = 500         # values of one IN list
 _SHAPES = 256       # texts kept of one statement: one for each dialect and combination of list lengths
 
 Values = Mapping[str, Any]
+
+
+def batches(values: Iterable[str], size: int = BATCH) -> Iterator[list[str]]:
+    """Return the distinct values in lists that fit into one statement."""
+    listed = list(dict.fromkeys(values))
+    return (listed[start:start + size] for start in range(0, len(listed), size))
 
 
 class Prepared:
@@ -29,17 +36,19 @@ class Prepared:
         self._texts: dict[tuple[object, ...], _Text] = {}
 
     def rows(self, unit: Unit, values: Values) -> list[tuple[Any, ...]]:
-        """Run it once; give all rows."""
+        """Run it once; return all rows."""
         assert isinstance(unit, SqlUnit)
         flat, lengths = _flat(values)
-        if max(lengths, default=0) > _MANY:
-            return [tuple(row) for row in unit.connection.execute(self._statement, dict(values))]
         text = self._texts.get((unit.dialect.name, *lengths)) or self._compile(unit.dialect, values, lengths)
         try:
             found: list[tuple[Any, ...]] = unit.driver.execute(text.sql, text.bind(flat)).fetchall()
-        except unit.dialect.loaded_dbapi.OperationalError as error:
-            raise away(error) from error
+        except DRIVER_ERRORS as error:
+            raise unavailable(error) or error from error
         return found
+
+    def rows_of(self, unit: Unit, name: str, keys: Iterable[str]) -> Iterator[tuple[Any, ...]]:
+        """Run it for the distinct `keys`, a batch at a time, as the list `name`; return all rows."""
+        return (row for batch in batches(keys) for row in self.rows(unit, {name: batch}))
 
     def run(self, unit: Unit, rows: Sequence[Values]) -> None:
         """Run it once for each row of values; all rows have the same names, and no lists."""
@@ -50,8 +59,8 @@ class Prepared:
                 unit.driver.execute(text.sql, text.bind(dict(rows[0])))
             else:
                 unit.driver.cursor().executemany(text.sql, [text.bind(dict(row)) for row in rows])
-        except unit.dialect.loaded_dbapi.OperationalError as error:
-            raise away(error) from error
+        except DRIVER_ERRORS as error:
+            raise unavailable(error) or error from error
 
     def _compile(self, dialect: sa.Dialect, values: Values, lengths: Sequence[int]) -> "_Text":
         if len(self._texts) >= _SHAPES:
@@ -65,27 +74,35 @@ class _Text:
 
     def __init__(self, statement: sa.Select[Any] | sa.Insert, dialect: sa.Dialect, values: Values) -> None:
         keys = list(values) if isinstance(statement, sa.Insert) else None
-        state = statement.compile(dialect=dialect, column_keys=keys).construct_expanded_state(dict(values))
+        padded = {name: _padded(value) if isinstance(value, list | tuple) else value for name, value in values.items()}
+        state = statement.compile(dialect=dialect, column_keys=keys).construct_expanded_state(padded)
         self.sql = state.statement
         given, _ = _flat(values)
         self._constants = {name: value for name, value in state.parameters.items() if name not in given}
         self._order = state.positiontup
 
     def bind(self, values: dict[str, Any]) -> Any:
-        """Give the values, lists expanded, as the driver takes them."""
+        """Return the values, lists expanded, as the driver takes them."""
         values |= self._constants
         return tuple(map(values.__getitem__, self._order)) if self._order is not None else values
 
 
 def _flat(values: Values) -> tuple[dict[str, Any], list[int]]:
-    """Give the values with each list as the parameters it is expanded to, and the lengths of the lists."""
+    """Return the values with each list as the parameters it is expanded to, and the lengths of the lists."""
     flat: dict[str, Any] = {}
     lengths: list[int] = []
     for name, value in values.items():
         if isinstance(value, list | tuple):
-            lengths.append(len(value))
-            for number, one in enumerate(value, 1):
+            padded = _padded(value)
+            lengths.append(len(padded))
+            for number, one in enumerate(padded, 1):
                 flat[f"{name}_{number}"] = one
         else:
             flat[name] = value
     return flat, lengths
+
+
+def _padded(listed: Sequence[Any]) -> Sequence[Any]:
+    """Return a list as long as the next power of two, its last value repeated: few texts serve lists of every length."""
+    missing = (1 << max(len(listed) - 1, 0).bit_length()) - len(listed)
+    return [*listed, *[listed[-1]] * missing] if missing and listed else listed

@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.cli.demo_pacs import Node, Pacs, pacs, running
 from broker.client.status import health
 from broker.config import profile as profiles
 from broker.config import settings as settings_file
 from broker.config.data import data
 from broker.config.profile import Profile
 from broker.config.settings import Server, Settings
+from broker.demo.pacs import Node, Pacs, pacs, running
 from broker.model.errors import Rejected, Unavailable
 
 _START_SECONDS = 60.0

@@ -4,9 +4,9 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from broker.cli import demo_data
-from broker.cli.demo_data import Study, demo_plans, write_study
 from broker.config.profile import Profile
+from broker.demo import data as demo_data
+from broker.demo.data import Study, demo_plans, write_study
 
 TODAY = date(2026, 3, 14)
 
