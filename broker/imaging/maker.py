@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
+import structlog
+
 from broker.archive.sdicom import Entry
 from broker.config.profile import Hospital, Profile
 from broker.imaging.store import publications, studies
@@ -15,8 +17,10 @@ from broker.model.imaging import SeriesFacts, StudyFacts
 from broker.model.ports import Manifest, Unit
 from broker.wire.ebxml import read_submission, submit_request
 from broker.wire.kos import read_manifest, write_manifest
-from broker.wire.xdsi import ManifestFacts, describe
+from broker.wire.xdsi import ManifestFacts, describe, remarks
 from broker.wire.xml import parse
+
+log = structlog.get_logger("broker.publish")
 
 
 def collect(unit: Unit, profile: Profile, now: float) -> int:
@@ -60,6 +64,8 @@ def draft(
     hospital = profile.hospital(row.hospital)
     if hospital is None:
         raise Rejected("UnknownHospital", f"there is no hospital {row.hospital!r} in the profile any more")
+    for remark in remarks(study, hospital.accession_issuer):
+        log.warning("the metadata say less than the pictures", study=row.study_id, hospital=hospital.key, remark=remark)
     domain = profile.domain(study.patient.domain)
     at = datetime.fromtimestamp(int(now), _zone(profile.region.timezone))
     manifest_uid = new_oid()

@@ -18,8 +18,8 @@ _HALVES = re.compile(rb"[\x00-\x7f]+|[\x80-\xff]+")
 _ADJOINING = re.compile(rb"[\x80-\xff]{2}")
 _LONE = re.compile("[A-Za-z][\u0080-\u07ff](?![\u0080-\u07ff])|(?<![\u0080-\u07ff])[\u0080-\u07ff][A-Za-z]")
 _TWO_BYTES = re.compile("[\u0080-\u07ff]")
-# What XML and file names cannot carry: controls of both sets, surrogates, noncharacters.
-_UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+# What XML cannot carry, or nobody sees: controls of both sets, line separators, byte order marks, surrogates, noncharacters.
+_UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 # PS3.3 tables C.12-3 and C.12-4: what an escape sequence designates, as G0 (left half) or G1 (right half).
 _RIGHT = {
@@ -69,7 +69,7 @@ def decode(values: Mapping[int, bytes], declared: bytes, sets: CharacterSets) ->
 
 
 def _usable(text: str) -> str:
-    return (text if text.isprintable() else _UNUSABLE.sub("", text)).strip(" ")
+    return (text if text.isprintable() else _UNUSABLE.sub("", text)).strip()
 
 
 @functools.lru_cache(64)

@@ -24,6 +24,7 @@ from broker.model.errors import Rejected, XdsCode
 from broker.model.ids import is_uid
 from broker.model.imaging import InstanceRef, SeriesFacts, StudyFacts
 from broker.wire import tags
+from broker.wire.study_text import copied
 from broker.wire.tags import IMPLEMENTATION_UID, IMPLEMENTATION_VERSION, TAGS, study_tags
 from broker.wire.unremarked import unremarked
 
@@ -66,6 +67,7 @@ def write_manifest(
     instances (PS3.3 C.17.6.2: at least one) or with one whose UID or SOP class is no UID.
     """
     _check(study)
+    study = copied(study)
     dataset = Dataset()
     stamp = {"Date": now.strftime("%Y%m%d"), "Time": now.strftime("%H%M%S")}
     order: dict[str, object] = {"AccessionNumber": study.accession}
@@ -137,7 +139,7 @@ def _check(study: StudyFacts) -> None:
 
 
 def _put(dataset: Dataset, **values: object) -> None:
-    """Set elements by keyword as they are: what the study says is copied, valid or not (RAD TF-2 4.68.4.1.2.3)."""
+    """Set elements by keyword as they are; what a study says was looked at before (`carried`)."""
     for keyword, value in values.items():
         tag = tag_for_keyword(keyword)
         assert tag is not None

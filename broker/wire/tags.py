@@ -270,7 +270,7 @@ def study_tags(raw: Mapping[int, bytes], sets: CharacterSets = NO_SETS) -> dict[
     """
     found: dict[str, str] = {}
     for tag, text in charsets.decode(raw, raw.get(_CHARSET, b""), sets).items():
-        first = text.partition("\\")[0].strip(" ")
+        first = text.partition("\\")[0].strip()
         if first and tag in _NAMES and tag != _CHARSET:
             found[_NAMES[tag]] = first
     return found

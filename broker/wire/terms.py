@@ -2,6 +2,13 @@
 
 from collections.abc import Mapping
 
+# Patient's Sex (PS3.3 C.7.1.1) and what is written for it: words, and the numbers of ISO/IEC 5218 and GB/T 2261.1.
+SEXES: Mapping[str, str] = {
+    **dict.fromkeys(("M", "MALE", "MAN", "BOY", "男", "男性", "1"), "M"),
+    **dict.fromkeys(("F", "FEMALE", "WOMAN", "GIRL", "女", "女性", "2"), "F"),
+    **dict.fromkeys(("O", "OTHER", "其他", "其它"), "O"),
+}
+
 # PS3.16 CID 29: acquisition modalities, so neither KO, SR and PR nor segmentations, plans and registrations.
 MODALITIES: Mapping[str, str] = {
     "AR": "Autorefraction", "BDUS": "Ultrasound Bone Densitometry", "BI": "Biomagnetic Imaging",

@@ -4,7 +4,6 @@ The mapping of RAD TF-2 4.68.4.1.2.3.2 with the region's codes. Pure: identifier
 """
 
 import hashlib
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from broker.config.profile import Hospital, Profile
 from broker.model.ids import PatientId, escape_hl7, is_oid
 from broker.model.imaging import StudyFacts
 from broker.model.metadata import HAS_MEMBER, RPLC, Association, Author, Code, DocumentEntry, RegistryObjects, SubmissionSet
+from broker.wire.study_text import LONGEST, carried, day_of, time_of
 from broker.wire.terms import BODY_PARTS, MODALITIES
 
 ACCESSION = "urn:ihe:iti:xds:2013:accession"
@@ -23,6 +23,7 @@ MIME_TYPE = "application/dicom"
 _ENTRY_CODES = ("classCode", "confidentialityCode", "formatCode", "healthcareFacilityTypeCode", "practiceSettingCode")
 _DTM = {2: "%Y%m%d%H", 4: "%Y%m%d%H%M", 6: "%Y%m%d%H%M%S"}
 _TITLE = 127    # ITI TF-3 4.2.3.2.30: fewer than 128 characters
+_CUTS = (64, 32, 16, 8, 4)  # characters of each component of a name that is too long as XPN
 _SET_ID = "submission-set"
 
 
@@ -49,7 +50,8 @@ def describe(study: StudyFacts, facts: ManifestFacts, profile: Profile, hospital
     Only the DocumentEntry has a UUID already; all other ids are symbolic, so that a repeat of the submission is known
     by the uniqueId of its SubmissionSet. The repository adds its own id.
     """
-    author = Author(institutions=(escape_hl7(study.institution or hospital.title or hospital.key),))
+    study, _ = carried(study)
+    author = Author(institutions=(_organisation(study.institution or hospital.title.strip() or hospital.key),))
     stamp = facts.at.astimezone(UTC).strftime("%Y%m%d%H%M%S")
     content_type = profile.codes.publish.get("contentTypeCode")
     submission_set = SubmissionSet(
@@ -70,9 +72,31 @@ def _entry(
         title=(study.description or " ".join(_modalities(study)))[:_TITLE], creation_time=stamp,
         service_start_time=utc(study.date, study.time, profile.region.timezone), language_code=profile.region.language,
         hash=hashlib.sha1(facts.document, usedforsecurity=False).hexdigest(), size=len(facts.document),
-        source_patient_id=str(study.patient), source_patient_info=tuple(patient_info(study)),
+        source_patient_id=str(study.patient if _fits(str(study.patient)) else facts.patient),
+        source_patient_info=tuple(patient_info(study)),
         reference_id_list=tuple(references(study, hospital.accession_issuer)), authors=(author,),
         codes=_codes(study, profile.codes))
+
+
+def remarks(study: StudyFacts, accession_issuer: str | None) -> tuple[str, ...]:
+    """Return what the metadata do not carry as the pictures have it: `PatientSex left out`."""
+    fitted, found = carried(study)
+    more = {
+        "PatientID left out": not _fits(f"PID-3|{fitted.patient}"),
+        "PatientName shortened": _name(fitted) != xpn(fitted.patient_name),
+        "AccessionNumber left out": bool(
+            fitted.accession and accession_issuer and len(tuple(references(fitted, accession_issuer))) < 2),
+    }
+    return (*found, *(remark for remark, true in more.items() if true))
+
+
+def _organisation(name: str) -> str:
+    """Return a name as XON, shortened where it is too long with its escapes."""
+    return next(text for length in range(len(name), 0, -1) if _fits(text := escape_hl7(name[:length])))
+
+
+def _fits(text: str) -> bool:
+    return len(text) <= LONGEST
 
 
 def utc(date: str, time: str, zone: str) -> str:
@@ -80,8 +104,8 @@ def utc(date: str, time: str, zone: str) -> str:
 
     A date without a usable time stays as it is, for it cannot be converted; anything that is no date gives empty text.
     """
-    day, clock = date.replace(".", ""), re.sub(r"\..*|:", "", time.strip())
-    if _parsed(day, "%Y%m%d") is None or len(day) != 8:
+    day, clock = day_of(date), time_of(time).partition(".")[0]
+    if not day:
         return ""
     pattern = _DTM.get(len(clock), "")
     local = _parsed(f"{day}{clock}{zone}", f"{pattern}%z") if pattern else None
@@ -113,21 +137,35 @@ def _components(group: str) -> list[str]:
 
 
 def patient_info(study: StudyFacts) -> Iterable[str]:
-    """Give the sourcePatientInfo fields PID-3, 5, 7 and 8 as far as they are known (ITI TF-3 4.2.3.1.7)."""
-    yield f"PID-3|{study.patient}"
-    name = xpn(study.patient_name)
+    """Give the sourcePatientInfo fields PID-3, 5, 7 and 8 of what `carried` left, as far as they fit (ITI TF-3 4.2.3.1.7)."""
+    if _fits(f"PID-3|{study.patient}"):
+        yield f"PID-3|{study.patient}"
+    name = _name(study)
     if name:
         yield f"PID-5|{name}"
-    if utc(study.birth_date, "", ""):
-        yield f"PID-7|{utc(study.birth_date, '', '')}"
+    if study.birth_date:
+        yield f"PID-7|{study.birth_date}"
     if study.sex in {"M", "F", "O"}:
         yield f"PID-8|{study.sex}"
 
 
+def _name(study: StudyFacts) -> str:
+    """Return the name as XPN: whole, else with shorter components, else without its further representations."""
+    for name in (study.patient_name, *(_cut(study.patient_name, most) for most in _CUTS), study.patient_name.partition("=")[0]):
+        if _fits(f"PID-5|{xpn(name)}"):
+            return xpn(name)
+    return ""
+
+
+def _cut(name: str, most: int) -> str:
+    return "=".join("^".join(part[:most] for part in group.split("^")) for group in name.split("="))
+
+
 def references(study: StudyFacts, accession_issuer: str | None) -> Iterable[str]:
     """Give the referenceIdList: the accession number where its issuer is known, and the study (CXi, ITI TF-3 4.2.3.1.7)."""
-    if study.accession and accession_issuer:
-        yield f"{escape_hl7(study.accession)}^^^&{accession_issuer}&ISO^{ACCESSION}"
+    accession = f"{escape_hl7(study.accession)}^^^&{accession_issuer}&ISO^{ACCESSION}"
+    if study.accession and accession_issuer and _fits(accession):
+        yield accession
     yield f"{study.uid}^^^^{STUDY_INSTANCE_UID}"
 
 
@@ -148,7 +186,7 @@ def _type_code(study: StudyFacts, codes: region.Codes) -> Code | None:
     if study.procedure_code:
         value, designator, meaning = study.procedure_code
         scheme = codes.scheme_aliases.get(designator, designator)
-        code = Code(value, scheme, meaning or value)
+        code = Code(value, scheme, meaning.strip() or value)
         if value and is_oid(scheme) and _is_allowed(code, codes, "typeCode"):
             return code
     default = codes.publish.get("typeCode")

@@ -20,6 +20,7 @@ from broker.imaging.store import tables as t
 from broker.model.ids import PatientId
 from broker.model.imaging import Online, SeriesFacts, StoredObject, StudyFacts
 from broker.model.ports import Unit
+from broker.wire.study_text import day_of
 
 FACTS = (
     "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
@@ -285,7 +286,7 @@ def _ensure(unit: Unit, values: dict[str, Any]) -> tuple[int, str]:
 def _columns(tags: dict[str, str], hospital: Hospital | None) -> dict[str, Any]:
     return {
         "patient_domain": hospital.domain if hospital else "", "patient_value": tags.get("PatientID", "")[:250],
-        "study_date": tags.get("StudyDate", "")[:8], "accession": tags.get("AccessionNumber", "")[:64],
+        "study_date": day_of(tags.get("StudyDate", "")), "accession": tags.get("AccessionNumber", "")[:64],
         "facts": {keyword: tags[keyword] for keyword in FACTS if keyword in tags},
     }
 

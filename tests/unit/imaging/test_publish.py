@@ -1,8 +1,10 @@
 import hashlib
+import io
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 import sqlalchemy as sa
 import structlog
@@ -485,3 +487,18 @@ def test_a_study_whose_manifest_cannot_be_made_waits_alone(bench: Bench, monkeyp
     assert row.next_at == QUIET + FIRST_DELAY + 2 * FIRST_DELAY, "it waits longer each time"
     monkeypatch.undo()
     assert bench.publisher.run_once(row.next_at) == 1, "and goes on by itself"
+
+
+def test_text_that_does_not_fit_is_left_out_with_a_remark_and_the_study_is_published(bench: Bench) -> None:
+    bench.receive(stored(1, PatientSex="男", StudyDate="未知", StudyTime="上午", InstitutionName="医" * 300))
+    with structlog.testing.capture_logs() as logs:
+        assert bench.publisher.run_once(QUIET) == 1
+    assert [entry["remark"] for entry in logs if "remark" in entry] == [
+        "StudyDate left out", "StudyTime left out", "InstitutionName shortened"]
+    assert "医" not in repr(logs)
+    entry = bench.sent[0].documents[0]
+    assert ("PID-8|M" in entry.source_patient_info, entry.service_start_time) == (True, "")
+    assert entry.authors[0].institutions == ("医" * 64,)
+    manifest = pydicom.dcmread(io.BytesIO(bench.outbound.sent[0].document))
+    assert (manifest.PatientSex, manifest.StudyDate, manifest.StudyTime) == ("M", "", None)
+    assert manifest.InstitutionName == "医" * 300, "the manifest copies what its element can hold"
