@@ -22,25 +22,27 @@ from tests.helpers.manifests import CT, LOCAL, NOW, PATIENT, kos
 PROFILE = profiles.load("demo")
 HOSPITAL = PROFILE.hospitals[0]
 ENTRY = "urn:uuid:3e0fd0cb-0d6f-4d0e-9c53-6f1f6f0a2b10"
-READ = sorted(tag for tag, keyword in tags.KEYWORDS.items() if keyword not in {"SpecificCharacterSet"})
+READ = sorted(tag for tag, keyword in tags.KEYWORDS.items() if keyword != "SpecificCharacterSet")
 VALUES = st.one_of(
     st.binary(max_size=80),
     st.text(max_size=80).map(lambda text: text.encode("utf-8", "replace")),
     st.text(st.sampled_from("^&|~\\=男女医　A1<>\"'"), max_size=400).map(str.encode),
     st.integers(0, 5000).map(lambda size: b"\xe5\x8c\xbb" * size),
-    st.sampled_from([b"\xe7\x94\xb7", b"20240105", b"2024", b"\xe2\x80\xa8", b"\xef\xbc\x92" * 8, b"250000", b"   ", b"\xe3\x80\x80"]),
+    st.sampled_from([b"\xe7\x94\xb7", b"20240105", b"2024", b"\xe2\x80\xa8", b"\xef\xbc\x92" * 8, b"250000",
+                     b"   ", b"\xe3\x80\x80"]),
 )
 
 
 def facts(text: dict[str, str]) -> StudyFacts:
     """A study as the index has it."""
     get = text.get
+    procedure = (get("ProcedureCodeValue", "C"), get("ProcedureCodingSchemeDesignator", "LN"), get("ProcedureCodeMeaning", ""))
     return StudyFacts(
         uid="2.25.100", patient=PatientId(LOCAL.domain, get("PatientID", "A")[:250]), patient_name=get("PatientName", ""),
         birth_date=get("PatientBirthDate", ""), sex=get("PatientSex", ""), date=get("StudyDate", ""), time=get("StudyTime", ""),
         accession=get("AccessionNumber", ""), study_id=get("StudyID", ""), description=get("StudyDescription", ""),
         referring=get("ReferringPhysicianName", ""), institution=get("InstitutionName", ""),
-        procedure_code=(get("ProcedureCodeValue", "C"), get("ProcedureCodingSchemeDesignator", "LN"), get("ProcedureCodeMeaning", "")),
+        procedure_code=procedure,
         series=(SeriesFacts(uid="2.25.100.1", modality=get("Modality", ""), body_part=get("BodyPartExamined", ""),
                             description=get("SeriesDescription", ""), instances=((CT, "2.25.100.1.1"),)),))
 

@@ -500,5 +500,5 @@ def test_text_that_does_not_fit_is_left_out_with_a_remark_and_the_study_is_publi
     assert ("PID-8|M" in entry.source_patient_info, entry.service_start_time) == (True, "")
     assert entry.authors[0].institutions == ("医" * 64,)
     manifest = pydicom.dcmread(io.BytesIO(bench.outbound.sent[0].document))
-    assert (manifest.PatientSex, manifest.StudyDate, manifest.StudyTime) == ("M", "", None)
+    assert (manifest.PatientSex, manifest.StudyDate, manifest.StudyTime) == ("M", "", "")
     assert manifest.InstitutionName == "医" * 300, "the manifest copies what its element can hold"
