@@ -110,7 +110,7 @@ class App:
     @cached_property
     def receiver(self) -> Receiver:
         """Takes objects in."""
-        return Receiver(self.database, self.online, self.profile, self.coord)
+        return Receiver(self.database, self.online, self.profile, self.coord, self.sdfo)
 
     @cached_property
     def mover(self) -> scu.Scu:

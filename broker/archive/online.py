@@ -86,7 +86,12 @@ class OnlineStore:
             self.folders.drop(files)
 
     def copy_aside(self, online: Online) -> Online:
-        """Keep a stored object under `.conflict/` too (a hard link), before its own name is dropped. Give that place."""
+        """Keep a stored object under `.conflict/` too (a hard link), before its own name is dropped. Give that place.
+
+        One that lies there already stays where it is.
+        """
+        if online.path.startswith(ASIDE):
+            return online
         aside = _aside_of(online.path, online.sha256)
         source = self.path(online.path)
         with reachable(WHAT):

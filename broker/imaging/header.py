@@ -1,8 +1,10 @@
 """Reads what the index needs of an object: from its beginning, else element by element, else by pydicom."""
 
 import io
+import os
 import struct
 from collections.abc import Mapping
+from pathlib import Path
 
 import structlog
 from pydicom.errors import BytesLengthException, InvalidDicomError
@@ -50,6 +52,19 @@ def identify(read: Read, size: int, meta: tags.FileMeta, hospital: Hospital) -> 
     for label in tags.unknown_labels(raw, hospital.character_sets):
         _note_label(hospital, label)
     return text
+
+
+def of_file(file: Path, hospital: Hospital) -> tuple[tags.FileMeta, dict[str, str]]:
+    """Return the file meta information and the decoded text of a stored Part-10 file of this hospital.
+
+    Raise `OSError` when it cannot be read, `Rejected` or `tags.Truncated` when it holds something else.
+    """
+    with file.open("rb") as stream:
+        def read(offset: int, length: int) -> bytes:
+            return os.pread(stream.fileno(), length, offset)
+
+        meta = tags.read_meta(read(0, HEAD))
+        return meta, identify(read, file.stat().st_size, meta, hospital)
 
 
 def _note_label(hospital: Hospital, label: str) -> None:

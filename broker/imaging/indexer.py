@@ -1,8 +1,8 @@
 """Enters durable objects into the index: one thread, batches, and adoption of files a crash left without a row."""
 
 import contextlib
+import functools
 import itertools
-import os
 import queue
 import threading
 import time
@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 import structlog
 
 from broker.archive.files import sha256_of
-from broker.archive.online import ASIDE, HEAD, OnlineStore
+from broker.archive.online import ASIDE, OnlineStore
+from broker.archive.sdfo import Sdfo
 from broker.config.profile import Hospital, Profile
 from broker.coord.base import Coord
 from broker.db import Database
 from broker.imaging import header
-from broker.imaging.store import fetches, studies
+from broker.imaging.store import fetches, locations, studies
 from broker.model.errors import Rejected, Unavailable
 from broker.model.imaging import Online, StoredObject
 from broker.model.ports import Unit
@@ -43,8 +44,10 @@ class _Arrival:
 class Indexer:
     """Writes rows behind the receiver. `add` never waits; `behind` says when the sender should."""
 
-    def __init__(self, database: Database, online: OnlineStore, profile: Profile, coord: Coord) -> None:
-        self._database, self._online, self._profile, self._coord = database, online, profile, coord
+    def __init__(
+        self, database: Database, online: OnlineStore, profile: Profile, coord: Coord, sdfo: Sdfo | None = None,
+    ) -> None:
+        self._database, self._online, self._profile, self._coord, self._sdfo = database, online, profile, coord, sdfo
         self._waiting: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
         self._began = 0.0       # the last transaction
         self._stopping = threading.Event()
@@ -125,12 +128,7 @@ class Indexer:
         file = self._online.path(path)
         try:
             size = file.stat().st_size
-            with file.open("rb") as stream:
-                def read(offset: int, length: int) -> bytes:
-                    return os.pread(stream.fileno(), length, offset)
-
-                meta = tags.read_meta(read(0, HEAD))
-                text = header.identify(read, size, meta, hospital)
+            meta, text = header.of_file(file, hospital)
             if (text["StudyInstanceUID"], meta.sop_uid) != (study_uid, sop_uid):
                 raise tags.NotDicom("the file does not hold what its path says")
             stored = StoredObject(
@@ -187,25 +185,48 @@ class Indexer:
         with self._database.write() as unit:
             # A file that went meanwhile is safe in the archive, or its PACS has it: it was there when it was handed on.
             batch = [arrival for arrival in batch if self._online.path(arrival.stored.path).is_file()]
-            objects = _with_jobs(unit, [arrival.stored for arrival in batch if not arrival.conflict])
-            result = studies.record(unit, objects, self._profile, now)
-            aside = [arrival.stored for arrival in batch if arrival.conflict]
+            arrived = _with_jobs(unit, [arrival.stored for arrival in batch])
+            result = studies.record(
+                unit, [item for item, arrival in zip(arrived, batch, strict=True) if not arrival.conflict], self._profile, now)
+            aside = [item for item, arrival in zip(arrived, batch, strict=True) if arrival.conflict]
             aside += [replace(item, path=self._online.copy_aside(_online(item)).path) for item in result.conflicts]
-            for item in aside:
-                studies.add_conflict(unit, item, now)
+            needless = self._set_aside(unit, aside, now)
+            refused = {item.path for item in (*result.conflicts, *aside)}
             landed: dict[int, list[str]] = {}
-            for item in objects:
-                if item.job is not None:
+            for item in arrived:
+                if item.job is not None and item.path not in refused:
                     landed.setdefault(item.job, []).append(item.sop_uid)
             for job, sop_uids in landed.items():
                 fetches.landed(unit, job, sop_uids)
         for job, sop_uids in landed.items():
             self._coord.publish("landed", {"job": job, "sops": "\\".join(sop_uids)})     # a batch is half of what fits
-        for item in aside:
-            log.warning("other bytes under a UID that is taken, kept aside", hospital=item.hospital, sop=item.sop_uid)
         second = [item.path for item, path in result.copies if self._online.path(path).is_file()]
         with contextlib.suppress(Unavailable):  # the store logged why; the rows are right, the files take only room
-            self._online.drop(second + [item.path for item in result.conflicts])
+            self._online.drop([*second, *needless, *(item.path for item in result.conflicts)])
+
+    def _set_aside(self, unit: Unit, aside: list[StoredObject], now: float) -> list[str]:
+        """Enter what does not agree with its study; give the paths of what is on record elsewhere with the same bytes."""
+        needless = []
+        for item in aside:
+            case = studies.set_aside(unit, item, self._profile, now, taken=self._is_packed(unit, item))
+            if case is None:
+                if item.path not in studies.aside_on_record(unit, item.hospital, item.study_uid):
+                    needless.append(item.path)
+                continue
+            if item.job is not None:
+                fetches.will_not_come(unit, item.job, {item.sop_uid: f"what came does not agree with its study: conflict {case}"})
+            unit.after_commit(functools.partial(
+                log.warning, "an object does not agree with its study, kept aside", conflict=case, hospital=item.hospital,
+                sop=item.sop_uid))
+        return needless
+
+    def _is_packed(self, unit: Unit, item: StoredObject) -> bool:
+        """Say whether the archive holds something under the object's UID, as far as it can be read now."""
+        with contextlib.suppress(Unavailable):
+            return self._sdfo is not None and any(
+                self._sdfo.locate(path, item.sop_uid) for holding in locations.holdings(unit, [item.study_uid])
+                if holding.hospital == item.hospital for path in locations.containers(unit, holding.id))
+        return False
 
 
 def _with_jobs(unit: Unit, objects: list[StoredObject]) -> list[StoredObject]:

@@ -18,7 +18,7 @@ from enum import StrEnum
 import structlog
 
 from broker.archive.files import reachable
-from broker.archive.online import HEAD
+from broker.archive.online import ASIDE, HEAD
 from broker.archive.online import WHAT as ONLINE
 from broker.archive.sdfo import WHAT, Packed, Sdfo, archived
 from broker.archive.sdicom import Entry, PackImage, Progress
@@ -26,11 +26,12 @@ from broker.archive.sequencefile import Damaged
 from broker.config.profile import Profile
 from broker.coord.base import Coord
 from broker.db import Database
+from broker.imaging import header
 from broker.imaging.store import containers, studies
 from broker.imaging.store.containers import Container, Subject, Version
 from broker.imaging.store.studies import Instance
 from broker.model.errors import BrokerError, Rejected, Unavailable
-from broker.model.imaging import Archived, Online
+from broker.model.imaging import Archived, Online, StoredObject
 from broker.wire import tags
 
 _LOCK_SECONDS = 3600.0      # a study of the largest kind is packed and read twice in that time
@@ -61,7 +62,7 @@ class Migrator:
         self, database: Database, sdfo: Sdfo, profile: Profile, coord: Coord, clock: Callable[[], float] = time.time,
     ) -> None:
         self._database, self._sdfo, self._coord, self._clock = database, sdfo, coord, clock
-        self._retention = profile.retention
+        self._profile, self._retention = profile, profile.retention
         self._origins = [hospital.key for hospital in profile.hospitals if hospital.kind == "origin"]
         self._swept_at = 0.0
         self._failed: dict[int, float] = {}
@@ -206,10 +207,24 @@ class Migrator:
                 good.append(row)
                 continue
             aside = self._sdfo.online.copy_aside(row.online)
+            item = self._described(study, row, aside)
             with self._database.write() as unit:
-                containers.set_aside(unit, study, row, aside, self._clock())
+                containers.forget(unit, study.id, row.sop_uid)
+                studies.set_aside(unit, item, self._profile, self._clock(), taken=True)
             self._sdfo.drop_online([row.online.path])
         return good
+
+    def _described(self, study: Subject, row: Instance, aside: Online) -> StoredObject:
+        """Give an object that goes aside, with what its file says of the patient as far as it can be read."""
+        hospital = self._profile.hospital(study.hospital)
+        text: dict[str, str] = {}
+        with suppress(OSError, Rejected, tags.Truncated):
+            if hospital:
+                _, text = header.of_file(self._sdfo.online.path(aside.path), hospital)
+        return StoredObject(
+            hospital=study.hospital, study_uid=study.study_uid, series_uid=row.series_uid, sop_uid=row.sop_uid,
+            sop_class=row.sop_class, transfer_syntax=row.transfer_syntax, path=aside.path, size=aside.size,
+            sha256=aside.sha256, tags=text)
 
     def _nothing_new(self, study: Subject, rows: list[Instance]) -> Outcome:
         """All that is online is in the container already: it came a second time."""
@@ -245,7 +260,8 @@ class Migrator:
             raise
         proven = {entry.sop_uid: entry.sha256 for entry in index.entries.values()}
         with self._database.write() as unit:
-            paths = containers.forget_online(unit, study.id, proven)
+            gone = containers.forget_online(unit, study.id, proven)
+        paths = [path for path in gone if not path.startswith(ASIDE)]     # that of a conflict is kept, whatever was decided
         self._sdfo.drop_online([*paths, *self._without_row(study, proven, set(paths))])
         for one in replaced:
             self._sdfo.drop_container(one.path)

@@ -11,6 +11,7 @@ from broker.config.profile import Hospital, Profile
 from broker.db import Database
 from broker.imaging import header, maker
 from broker.imaging.fetch import Fetch, Found
+from broker.imaging.identity import FACTS, plain_id
 from broker.imaging.store import publications, studies
 from broker.model.blob import CHUNK
 from broker.model.errors import Rejected, Unavailable
@@ -115,8 +116,8 @@ def _record(unit: Unit, study_id: int, hospital: Hospital, study_uid: str, pictu
     here = {item.sop_uid: item.sop_class for item in studies.instances(unit, study_id)}
     said = study.facts
     for picture in pictures.values():
-        if picture.get("PatientID", "") == study.patient.value:     # else the PACS has moved it to another patient
-            said = {**said, **_better(said, picture, studies.FACTS)}
+        if plain_id(picture.get("PatientID", "")) == study.patient.value:     # else the PACS has moved it to another patient
+            said = {**said, **_better(said, picture, FACTS)}
     described = publications.described(unit, study_id)
     rows = []
     for series_uid, sop_uid, sop_class in catalogue:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from broker.archive.online import Kept, OnlineStore, Part
+from broker.archive.sdfo import Sdfo
 from broker.config.profile import Hospital, Profile
 from broker.coord.base import Coord
 from broker.db import Database
@@ -20,9 +21,11 @@ SUCCESS = 0x0000
 class Receiver:
     """The door through which pictures come in (`ports.Received`). One per process; `start` it before the first object."""
 
-    def __init__(self, database: Database, online: OnlineStore, profile: Profile, coord: Coord) -> None:
+    def __init__(
+        self, database: Database, online: OnlineStore, profile: Profile, coord: Coord, sdfo: Sdfo | None = None,
+    ) -> None:
         self._online, self._profile = online, profile
-        self._indexer = Indexer(database, online, profile, coord)
+        self._indexer = Indexer(database, online, profile, coord, sdfo)
 
     def start(self) -> None:
         """Begin to write index rows."""
@@ -75,7 +78,8 @@ class Incoming:
     def commit(self) -> int:
         """Make the object durable; give 0x0000, also for bytes that came before.
 
-        Other bytes under a UID that is taken are kept aside: nothing is lost, so the sender hears success. Raise
+        Other bytes under a UID that is taken are kept aside: nothing is lost, so the sender hears success. Whether the
+        object agrees with its study is found out when its row is written. Raise
         `Rejected` (nothing is kept) when the data set cannot be read or is another object than announced.
         """
         part = self._part

@@ -11,11 +11,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from broker.archive.online import ASIDE
 from broker.config.profile import Retention
 from broker.db import sql
 from broker.imaging.store import tables as t
-from broker.imaging.store.studies import Instance, add_conflict, instances, mark, origin_catalogue
-from broker.model.imaging import Online, StoredObject
+from broker.imaging.store.studies import Instance, instances, mark, origin_catalogue
 from broker.model.ports import Unit
 
 _DAY = 86400.0
@@ -135,13 +135,9 @@ def forget_online(unit: Unit, study_id: int, proven: Mapping[str, str]) -> list[
     return [row.online.path for row in gone]
 
 
-def set_aside(unit: Unit, study: Subject, clash: Instance, aside: Online, now: float) -> None:
-    """Make a conflict of an instance whose UID stands for other bytes in the container; the packed ones came first."""
-    add_conflict(unit, StoredObject(
-        hospital=study.hospital, study_uid=study.study_uid, series_uid=clash.series_uid, sop_uid=clash.sop_uid,
-        sop_class=clash.sop_class, transfer_syntax=clash.transfer_syntax, path=aside.path, size=aside.size,
-        sha256=aside.sha256), now)
-    _delete_instances(unit, study.id, [clash.sop_uid])
+def forget(unit: Unit, study_id: int, sop_uid: str) -> None:
+    """Remove the row of an instance that is kept aside now."""
+    _delete_instances(unit, study_id, [sop_uid])
 
 
 def go_back(unit: Unit, study_id: int, old: Container | None) -> None:
@@ -171,14 +167,14 @@ def unused(unit: Unit, hospitals: Collection[str], before: float) -> list[int]:
 def forget_cached(unit: Unit, study_id: int) -> list[str]:
     """Remove the instance rows that the origin's catalogue lists too; give the paths of their files, to be dropped.
 
-    None while a fetch of the study is open. Until `forgotten` is called the study is in state dropping.
+    What a decision shows stays: its PACS would send it with the other patient again. None while a fetch is open. Until `forgotten` is called the study is in state dropping.
     """
     found = subject(unit, study_id)
     if found is None or found.tier != "origin" or sql(unit).scalar(sa.select(sa.exists().where(
             t.fetch_job.c.study_uid == found.study_uid, t.fetch_job.c.state.in_(("queued", "running"))))):
         return []
     listed = {sop_uid for _, sop_uid, _ in origin_catalogue(unit, study_id)}
-    gone = [row for row in instances(unit, study_id) if row.sop_uid in listed]
+    gone = [row for row in instances(unit, study_id) if row.sop_uid in listed and not row.online.path.startswith(ASIDE)]
     _delete_instances(unit, study_id, [row.sop_uid for row in gone])
     mark(unit, study_id, "dropping")
     return [row.online.path for row in gone]

@@ -1,14 +1,14 @@
 """Studies, series and instances in SQL.
 
-A study belongs to the hospital it came from: the same Study Instance UID of two hospitals is two rows. `objects` and
-`bytes` count what the broker itself keeps online. Times are seconds since the epoch.
+A study belongs to the hospital it came from: the same Study Instance UID of two hospitals is two rows. All pictures of a
+row are of one patient. Part 0 takes what comes first; other parts hold what was settled for another patient (`conflicts`),
+and what comes later for that one. A part in state `moved` has lost everything to others and takes nothing any more.
+`objects` and `bytes` count what the broker itself keeps online. Times are seconds since the epoch.
 """
 
-import json
 import time
-import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -16,17 +16,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from broker.config.profile import Hospital, Profile
 from broker.db import sql
+from broker.imaging.identity import facts_of, fuller, is_corrected, patient_of, plain_id
+from broker.imaging.store import cases
 from broker.imaging.store import tables as t
 from broker.model.ids import PatientId
 from broker.model.imaging import Online, SeriesFacts, StoredObject, StudyFacts
 from broker.model.ports import Unit
 from broker.wire.study_text import day_of
 
-FACTS = (
-    "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
-    "AccessionNumber", "StudyID", "StudyDescription", "ReferringPhysicianName", "InstitutionName", "TimezoneOffsetFromUTC",
-    "ProcedureCodeValue", "ProcedureCodingSchemeDesignator", "ProcedureCodeMeaning",
-)
+_SERIES = {"modality": ("Modality", 16), "body_part": ("BodyPartExamined", 64), "description": ("SeriesDescription", 250)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +62,8 @@ class Instance:
 class Recorded(NamedTuple):
     """What `record` made of a batch.
 
-    `new` have rows now; `copies` are on record with the same bytes under another path (given beside it); `conflicts`
-    are on record with other bytes: the first copy stays, no row was written for these.
+    `new` have rows now; `copies` are on record with the same bytes under another path (given beside it). No row was
+    written for `conflicts`: other bytes than those on record, or another patient than the study's.
     """
 
     new: list[StoredObject]
@@ -77,7 +75,7 @@ def record(unit: Unit, objects: Sequence[StoredObject], profile: Profile, now: f
     """Enter objects that are durable on disk as study, series and instance rows, in one batch; safe to repeat.
 
     A submission (`job` None) puts its study into state `receiving`. What a fetch brought, and whatever comes to a study
-    of tier `origin`, is cache: it changes neither tier nor state.
+    of tier `origin`, is cache: it changes neither tier nor state. Any object completes what is known of its study.
     """
     at = time.time() if now is None else now
     groups: dict[tuple[str, str], list[StoredObject]] = {}
@@ -92,92 +90,194 @@ def record(unit: Unit, objects: Sequence[StoredObject], profile: Profile, now: f
 def _record_study(unit: Unit, objects: list[StoredObject], profile: Profile, at: float, result: Recorded) -> None:
     first = objects[0]
     hospital = profile.hospital(first.hospital)
-    study_id, tier = _ensure(unit, {
-        "hospital": first.hospital, "study_uid": first.study_uid, **_columns(first.tags, hospital), "first_at": at,
-        "tier": "online" if first.job is None else "origin", "state": "receiving" if first.job is None else "complete",
-    })
-    fresh = _sort_out(unit, study_id, objects, result)
-    if not fresh:
-        return
-    connection = sql(unit)
-    _add_series(unit, study_id, ((item.series_uid, item.tags) for item in fresh))
-    connection.execute(t.instance.insert(), [
-        {"study_id": study_id, "sop_uid": item.sop_uid, "series_uid": item.series_uid, "sop_class": item.sop_class,
-         "transfer_syntax": item.transfer_syntax, "path": item.path, "size": item.size, "sha256": item.sha256, "at": at}
-        for item in fresh
-    ])
-    changes: dict[str, Any] = {
-        "objects": t.study.c.objects + len(fresh), "bytes": t.study.c.bytes + sum(item.size for item in fresh), "last_at": at}
-    if tier != "origin" and any(item.job is None for item in fresh):
-        changes["state"] = "receiving"
-    connection.execute(t.study.update().where(t.study.c.id == study_id).values(changes))
-    result.new.extend(fresh)
-
-
-def _sort_out(unit: Unit, study_id: int, objects: list[StoredObject], result: Recorded) -> list[StoredObject]:
-    """Give the objects without a row; put copies and conflicts into `result`."""
-    rows = sql(unit).execute(
-        sa.select(t.instance.c.sop_uid, t.instance.c.sha256, t.instance.c.path)
-        .where(t.instance.c.study_id == study_id, t.instance.c.sop_uid.in_([item.sop_uid for item in objects])))
-    known = {row.sop_uid: (row.sha256, row.path) for row in rows}
-    fresh: list[StoredObject] = []
-    for item in objects:
-        if item.sop_uid not in known:
-            known[item.sop_uid] = item.sha256, item.path
-            fresh.append(item)
-            continue
-        sha256, path = known[item.sop_uid]
+    said = [patient_of(item.tags, hospital, profile) for item in objects]
+    whose = next((patient for patient in said if patient.value), said[0])
+    parts = ensure(unit, first.hospital, first.study_uid, whose, at, tier="online" if first.job is None else "origin")
+    known = _known(unit, parts, objects)
+    fresh: dict[int, list[StoredObject]] = {}
+    for item, patient in zip(objects, said, strict=True):
+        sha256, path = known.get(item.sop_uid, ("", ""))
         if path == item.path:
             continue
         if sha256 == item.sha256:
             result.copies.append((item, path))
-        else:
+        elif path or (number := _part_for(parts, patient)) is None:
             result.conflicts.append(item)
-    return fresh
+        else:
+            known[item.sop_uid] = item.sha256, item.path
+            fresh.setdefault(number, []).append(item)
+    for number, items in fresh.items():
+        _enter(unit, parts[number], items, at)
+        result.new.extend(items)
 
 
-def add_conflict(unit: Unit, item: StoredObject, now: float) -> None:
-    """Note that `item.path` holds other bytes under a UID that is taken; once per path."""
-    connection = sql(unit)
-    if connection.scalar(sa.select(sa.exists().where(t.conflict.c.path == item.path))):
-        return
-    connection.execute(t.conflict.insert(), {
-        "hospital": item.hospital, "study_uid": item.study_uid, "sop_uid": item.sop_uid, "path": item.path,
-        "sha256": item.sha256, "at": now})
+def _part_for(parts: list[Study], said: PatientId) -> int | None:
+    """Return which part of a study takes an object that names `said`; None when that contradicts all of them.
+
+    The first id that comes for a study without one becomes its patient's; an object that names nobody goes along.
+    """
+    living = [number for number, part in enumerate(parts) if part.state != "moved"]
+    for number in living:
+        if not said.value or agrees(parts[number], said):
+            return number
+    for number in living:
+        if not parts[number].patient.value:
+            parts[number] = replace(parts[number], patient=said)
+            return number
+    return None
 
 
-def record_origin(unit: Unit, hospital: Hospital, found: Sequence[dict[str, str]], now: float | None = None) -> int:
+def agrees(part: Study, said: PatientId) -> bool:
+    """Say whether `said` is the patient of this part. A PACS that was asked need not have told the issuer of its ids."""
+    unissued = part.tier == "origin" and not part.facts.get("IssuerOfPatientID")
+    return part.patient == said or (unissued and part.patient.value == said.value != "")
+
+
+def _enter(unit: Unit, part: Study, items: list[StoredObject], at: float) -> None:
+    """Add objects that have no row to a part that is theirs, and what they say to what is known of it."""
+    _add_series(unit, part.id, ((item.series_uid, item.tags) for item in items))
+    add_instances(unit, part.id, items, at)
+    changes: dict[str, Any] = {"last_at": at, "patient_domain": part.patient.domain, "patient_value": part.patient.value}
+    if part.tier != "origin" or not part.facts:
+        facts = part.facts
+        for item in items:
+            facts = fuller(facts, facts_of(item.tags))
+        changes |= described(facts) if facts != part.facts else {}
+    if part.tier != "origin" and any(item.job is None for item in items):
+        changes["state"] = "receiving"
+    sql(unit).execute(t.study.update().where(t.study.c.id == part.id).values(
+        objects=t.study.c.objects + len(items), bytes=t.study.c.bytes + sum(item.size for item in items), **changes))
+
+
+def add_instances(unit: Unit, study_id: int, items: Iterable[StoredObject], at: float) -> None:
+    """Add rows of objects that are online; their study's counts are the caller's."""
+    sql(unit).execute(t.instance.insert(), [
+        {"study_id": study_id, "sop_uid": item.sop_uid, "series_uid": item.series_uid, "sop_class": item.sop_class,
+         "transfer_syntax": item.transfer_syntax, "path": item.path, "size": item.size, "sha256": item.sha256, "at": at}
+        for item in items
+    ])
+
+
+def _known(unit: Unit, parts: list[Study], objects: list[StoredObject]) -> dict[str, tuple[str, str]]:
+    """Return SHA-256 and path by SOP Instance UID of those objects that any part has a row of."""
+    rows = sql(unit).execute(
+        sa.select(t.instance.c.sop_uid, t.instance.c.sha256, t.instance.c.path)
+        .where(t.instance.c.study_id.in_([part.id for part in parts]),
+               t.instance.c.sop_uid.in_([item.sop_uid for item in objects])))
+    return {row.sop_uid: (row.sha256, row.path) for row in rows}
+
+
+def set_aside(
+    unit: Unit, item: StoredObject, profile: Profile, now: float, *, taken: bool = False,
+) -> int | None:
+    """Note that `item.path` holds an object that does not agree with its study; return its case.
+
+    None when it is on record with these bytes. `taken` says that other bytes under its UID are in the archive.
+    """
+    case_id = cases.known(unit, item)
+    if case_id is not None:
+        return case_id
+    said = patient_of(item.tags, profile.hospital(item.hospital), profile)
+    found = ensure(unit, item.hospital, item.study_uid, PatientId(said.domain, ""), now,
+                   tier="online" if item.job is None else "origin")
+    row = sql(unit).execute(
+        sa.select(t.instance.c.study_id, t.instance.c.sha256)
+        .where(t.instance.c.study_id.in_([part.id for part in found]), t.instance.c.sop_uid == item.sop_uid)).first()
+    if row is not None and row.sha256 == item.sha256:
+        return None
+    shown = next(part for part in found if row is None or part.id == row.study_id)
+    facts = facts_of(item.tags)
+    case_id = cases.open_case(unit, found[0].id, _kind(shown, said, facts, taken=taken or row is not None), said, facts, now)
+    cases.put(unit, case_id, item, cases.CAME, None, now)
+    if item.tags:
+        _add_series(unit, found[0].id, [(item.series_uid, item.tags)])
+    return case_id
+
+
+def _kind(shown: Study, said: PatientId, facts: dict[str, str], *, taken: bool) -> str:
+    if said.value and shown.patient.value and not agrees(shown, said):
+        return cases.CORRECTION if taken else cases.PATIENT
+    return cases.CORRECTION if is_corrected(shown.facts, facts) else cases.BYTES
+
+
+def record_origin(
+    unit: Unit, hospital: Hospital, found: Sequence[dict[str, str]], now: float | None = None, profile: Profile | None = None,
+) -> int:
     """Enter what a C-FIND of one study returned, one dict of text by keyword per instance; give the study's row id.
 
     The study's facts and catalogue are replaced, and what is said of its series; a study that is already here keeps its
-    tier.
+    tier. Rows that name another patient than the study make a case: nothing is shown for them until it is settled.
     """
     at = time.time() if now is None else now
-    first = found[0]
-    columns = _columns(first, hospital)
-    study_id, tier = _ensure(unit, {
-        "hospital": hospital.key, "study_uid": first["StudyInstanceUID"], **columns, "first_at": at, "tier": "origin",
-        "state": "complete"})
-    connection = sql(unit)
-    if tier == "origin":
-        connection.execute(t.study.update().where(t.study.c.id == study_id).values(**columns, last_at=at))
-    _add_series(unit, study_id, ((tags["SeriesInstanceUID"], tags) for tags in found), replace=True)
-    body = zlib.compress(json.dumps(
-        [[tags["SeriesInstanceUID"], tags["SOPInstanceUID"], tags.get("SOPClassUID", "")] for tags in found]).encode())
+    study_uid = found[0]["StudyInstanceUID"]
+    groups = _by_patient(found, hospital, profile)
+    here = ensure(unit, hospital.key, study_uid, next(iter(groups)), at, tier="origin")
+    before = {sop for part in here for _, sop, _ in origin_catalogue(unit, part.id)}
+    taken: list[int] = []
+    for said, rows in groups.items():
+        number = _part_for(here, said)
+        listed = [(row["SeriesInstanceUID"], row["SOPInstanceUID"], row.get("SOPClassUID", "")) for row in rows]
+        if number is None:
+            kind = cases.CORRECTION if before.issuperset(sop for _, sop, _ in listed) else cases.PATIENT
+            case_id = cases.open_case(unit, here[0].id, kind, said, _facts_of_all(rows), at)
+            cases.put_catalogue(unit, case_id, listed)
+            _add_series(unit, here[0].id, ((row["SeriesInstanceUID"], row) for row in rows), replace=True)
+        else:
+            _list(unit, here[number], rows, listed, at)
+            taken.append(here[number].id)
+    return taken[0] if taken else here[0].id
+
+
+def _by_patient(
+    found: Sequence[dict[str, str]], hospital: Hospital, profile: Profile | None,
+) -> dict[PatientId, list[dict[str, str]]]:
+    """Return the rows of a C-FIND by whom they name, the largest part first; rows that name nobody go with it."""
+    groups: dict[PatientId, list[dict[str, str]]] = {}
+    for row in found:
+        said = patient_of(row, hospital, profile) if profile else PatientId(hospital.domain, plain_id(row.get("PatientID", "")))
+        groups.setdefault(said, []).append(row)
+    ordered = sorted((said for said in groups if said.value), key=lambda said: (-len(groups[said]), said))
+    nobody = [row for said, rows in groups.items() if not said.value for row in rows]
+    if not ordered:
+        return groups
+    groups[ordered[0]] += nobody
+    return {said: groups[said] for said in ordered}
+
+
+def _facts_of_all(rows: Iterable[dict[str, str]]) -> dict[str, str]:
+    facts: dict[str, str] = {}
+    before: dict[str, str] = {}
+    for row in rows:
+        if (said := facts_of(row)) != before:       # a PACS tells the same with each instance
+            facts, before = fuller(facts, said), said
+    return facts
+
+
+def _list(unit: Unit, part: Study, rows: list[dict[str, str]], listed: list[cases.Listed], at: float) -> None:
+    """Replace what is known of a part that stays in its hospital's PACS."""
+    if part.tier == "origin":
+        sql(unit).execute(t.study.update().where(t.study.c.id == part.id).values(
+            **described(_facts_of_all(rows)), last_at=at, patient_domain=part.patient.domain,
+            patient_value=part.patient.value))
+    _add_series(unit, part.id, ((row["SeriesInstanceUID"], row) for row in rows), replace=True)
+    set_catalogue(unit, part.id, listed, at)
+
+
+def set_catalogue(unit: Unit, study_id: int, listed: Sequence[cases.Listed], at: float) -> None:
+    """Replace what an origin is said to keep of a study."""
+    body = cases.pack(listed)
     upsert = _insert(unit, t.catalogue).values(study_id=study_id, body=body, at=at)
-    connection.execute(upsert.on_conflict_do_update(index_elements=["study_id"], set_={"body": body, "at": at}))
-    return study_id
+    sql(unit).execute(upsert.on_conflict_do_update(index_elements=["study_id"], set_={"body": body, "at": at}))
 
 
 def origin_catalogue(unit: Unit, study_id: int) -> list[tuple[str, str, str]]:
     """Give what the origin says its study holds: (series UID, SOP Instance UID, SOP class); empty when it was not asked."""
-    body = sql(unit).scalar(sa.select(t.catalogue.c.body).where(t.catalogue.c.study_id == study_id))
-    return [] if body is None else [(series, sop, kind) for series, sop, kind in json.loads(zlib.decompress(body))]
+    return cases.unpack(sql(unit).scalar(sa.select(t.catalogue.c.body).where(t.catalogue.c.study_id == study_id)))
 
 
 def study(unit: Unit, hospital: str, study_uid: str) -> Study | None:
-    """Give the study of this hospital, or None."""
-    return next(iter(find_studies(unit, hospital=hospital, study_uid=study_uid)), None)
+    """Give the study of this hospital, its part 0 where it has several, or None."""
+    return min(find_studies(unit, hospital=hospital, study_uid=study_uid), key=lambda found: found.part, default=None)
 
 
 def find_studies(
@@ -221,16 +321,15 @@ def on_record(unit: Unit, hospital: str, study_uid: str) -> set[str]:
 
 
 def aside_on_record(unit: Unit, hospital: str, study_uid: str) -> set[str]:
-    """Give the paths of a study's conflict rows."""
-    return set(sql(unit).scalars(
-        sa.select(t.conflict.c.path).where(t.conflict.c.hospital == hospital, t.conflict.c.study_uid == study_uid)))
+    """Give the paths of what is kept aside of a study, and of what a decision shows from there."""
+    return cases.paths(unit, hospital, study_uid) | on_record(unit, hospital, study_uid)
 
 
 def facts(unit: Unit, study_id: int) -> StudyFacts:
     """Give a study as its manifest needs it: of tier `origin` with the catalogue's instances, else those online."""
     connection = sql(unit)
     row = _study(connection.execute(sa.select(t.study).where(t.study.c.id == study_id)).one())
-    listed = origin_catalogue(unit, study_id) if row.tier == "origin" else [
+    listed = _given(unit, study_id) if row.tier == "origin" else [
         (item.series_uid, item.sop_uid, item.sop_class) for item in instances(unit, study_id)]
     by_series: dict[str, list[tuple[str, str]]] = {}
     for series_uid, sop_uid, sop_class in listed:
@@ -253,6 +352,15 @@ def facts(unit: Unit, study_id: int) -> StudyFacts:
             for uid, found in sorted(by_series.items())))
 
 
+def _given(unit: Unit, study_id: int) -> list[cases.Listed]:
+    """Return what an origin lists, without what it sent for another patient than it says."""
+    listed, aside = origin_catalogue(unit, study_id), cases.withheld(unit, study_id)
+    if not aside:
+        return listed
+    here = {item.sop_uid for item in instances(unit, study_id)}
+    return [one for one in listed if one[1] not in aside or one[1] in here]
+
+
 def _procedure(found: dict[str, str]) -> tuple[str, str, str] | None:
     value, scheme, meaning = (
         found.get(key, "") for key in ("ProcedureCodeValue", "ProcedureCodingSchemeDesignator", "ProcedureCodeMeaning"))
@@ -270,42 +378,56 @@ def touch(unit: Unit, study_id: int, at: float) -> None:
     sql(unit).execute(t.study.update().where(t.study.c.id == study_id, t.study.c.used_at < at).values(used_at=at))
 
 
-def _ensure(unit: Unit, values: dict[str, Any]) -> tuple[int, str]:
-    """Give id and tier of a study's row, made from `values` when there is none, and keep others from changing it."""
+def ensure(unit: Unit, hospital: str, study_uid: str, patient: PatientId, at: float, *, tier: str) -> list[Study]:
+    """Return all parts of a study, kept from others' changes until the unit ends; part 0 is made when there is none.
+
+    What is made is a study of `patient` without pictures. Part 0 is the lock of all parts.
+    """
     connection = sql(unit)
-    insert = _insert(unit, t.study).values(
-        objects=0, bytes=0, last_at=values["first_at"], used_at=values["first_at"], **values)
-    connection.execute(insert.on_conflict_do_nothing(index_elements=["study_uid", "hospital", "part"]))
-    row = connection.execute(
-        sa.select(t.study.c.id, t.study.c.tier)
-        .where(t.study.c.study_uid == values["study_uid"], t.study.c.hospital == values["hospital"], t.study.c.part == 0)
-        .with_for_update()).one()
-    return row.id, row.tier
+    connection.execute(_insert(unit, t.study).values(
+        hospital=hospital, study_uid=study_uid, part=0, tier=tier, state="receiving" if tier == "online" else "complete",
+        patient_domain=patient.domain, patient_value=patient.value, study_date="", accession="", facts={}, objects=0, bytes=0,
+        first_at=at, last_at=at, used_at=at,
+    ).on_conflict_do_nothing(index_elements=["study_uid", "hospital", "part"]))
+    return parts(unit, hospital, study_uid)
 
 
-def _columns(tags: dict[str, str], hospital: Hospital | None) -> dict[str, Any]:
-    return {
-        "patient_domain": hospital.domain if hospital else "", "patient_value": tags.get("PatientID", "")[:250],
-        "study_date": day_of(tags.get("StudyDate", "")), "accession": tags.get("AccessionNumber", "")[:64],
-        "facts": {keyword: tags[keyword] for keyword in FACTS if keyword in tags},
-    }
+def parts(unit: Unit, hospital: str, study_uid: str) -> list[Study]:
+    """Return all parts of a study in their order, kept from others' changes until the unit ends."""
+    mine = t.study.c.study_uid == study_uid, t.study.c.hospital == hospital
+    if sql(unit).dialect.name == "postgresql":      # a part that was made while we waited for the lock is seen after it
+        sql(unit).execute(sa.select(t.study.c.id).where(*mine, t.study.c.part == 0).with_for_update())
+    return [_study(row) for row in sql(unit).execute(sa.select(t.study).where(*mine).order_by(t.study.c.part))]
+
+
+def described(facts: dict[str, str]) -> dict[str, Any]:
+    """Return the columns of a study that follow from its facts."""
+    return {"study_date": day_of(facts.get("StudyDate", "")), "accession": facts.get("AccessionNumber", "")[:64], "facts": facts}
 
 
 def _add_series(
     unit: Unit, study_id: int, described: Iterable[tuple[str, dict[str, str]]], *, replace: bool = False,
 ) -> None:
-    rows = {
-        uid: {"study_id": study_id, "series_uid": uid, "modality": tags.get("Modality", "")[:16],
-              "body_part": tags.get("BodyPartExamined", "")[:64], "description": tags.get("SeriesDescription", "")[:250]}
-        for uid, tags in described
-    }
-    insert, key = _insert(unit, t.series), ["study_id", "series_uid"]
-    said = {     # what is left out does not undo what is known
-        name: sa.func.coalesce(sa.func.nullif(insert.excluded[name], ""), t.series.c[name])
-        for name in ("modality", "body_part", "description")}
+    """Add series, or complete what is known of them: of two texts the greater stays, so that the order does not matter.
+
+    With `replace` what is said now counts; what is left out does not undo what is known.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for uid, tags in described:
+        row = {"study_id": study_id, "series_uid": uid, **{
+            name: tags.get(keyword, "")[:most] for name, (keyword, most) in _SERIES.items()}}
+        known = rows.setdefault(uid, row)
+        known |= {name: max(known[name], row[name]) for name in _SERIES}
+    insert = _insert(unit, t.series)
+    new, old = insert.excluded, t.series.c
+    order = "C" if sql(unit).dialect.name == "postgresql" else "BINARY"
+    greater = {name: new[name].collate(order) > old[name] for name in _SERIES}
+    said = {
+        name: sa.func.coalesce(sa.func.nullif(new[name], ""), old[name]) if replace
+        else sa.case((greater[name], new[name]), else_=old[name]) for name in _SERIES}
+    changed = None if replace else sa.or_(*greater.values())
     sql(unit).execute(
-        insert.on_conflict_do_update(index_elements=key, set_=said) if replace
-        else insert.on_conflict_do_nothing(index_elements=key), list(rows.values()))
+        insert.on_conflict_do_update(index_elements=["study_id", "series_uid"], set_=said, where=changed), list(rows.values()))
 
 
 def _insert(unit: Unit, table: sa.Table) -> "postgresql.Insert | sqlite.Insert":

@@ -12,7 +12,7 @@ from broker.db import Database
 from broker.imaging.origin import Origins
 from broker.imaging.publish import FIRST_DELAY, Published, Publisher
 from broker.imaging.receiver import Receiver
-from broker.imaging.store import studies
+from broker.imaging.store import cases, studies
 from broker.model.errors import Rejected, Unavailable
 from broker.model.ids import PatientId
 from broker.model.imaging import InstanceRef, StudyFacts
@@ -134,13 +134,22 @@ def test_the_picture_also_tells_what_the_pacs_left_out_or_could_not_spell(scene:
     assert (facts.patient_name, facts.institution, facts.series[0].modality) == (NAME, "第一人民医院", "CT")
 
 
-def test_a_picture_of_another_patient_tells_only_its_class(scene: Scene) -> None:
+def test_pictures_of_another_patient_than_the_pacs_says_are_not_published(scene: Scene) -> None:
     scene.pacs.patient = "B-OLD"
     with working(scene.centre, scene.pacs):
-        assert scene.publish().state == "published"
-    assert set(scene.classes.values()) == {CT}
+        assert scene.publish().state == "due"
+    assert scene.outbound.sent == []
+    with scene.centre.database.read() as unit:
+        (case,) = cases.find(unit)
+        asides = cases.objects(unit, case.id)
+        study = studies.study(unit, "b", STUDY)
+    assert (case.kind, case.said, case.state) == ("patient", PatientId(LOCAL.domain, "B-OLD"), "open")
+    assert {aside.sop_uid for aside in asides} == {f"{STUDY}.1.1", f"{STUDY}.2.1"}
+    assert study is not None
+    assert (study.patient, study.objects) == (LOCAL, 0)
     facts = _facts(scene)
     assert (facts.patient, facts.patient_name, facts.birth_date) == (LOCAL, "Ye^XiaoDong=?^??", "")
+    assert [len(series.instances) for series in facts.series] == [2, 2], "what was sent for another patient is left out"
 
 
 def test_what_the_pacs_does_tell_is_believed(scene: Scene) -> None:

@@ -27,7 +27,7 @@ def stored(number: int, *, study: str = "1.2", series_uid: str = "1.2.1", job: i
     return StoredObject(
         hospital=hospital, study_uid=study, series_uid=series_uid, sop_uid=sop, sop_class=CT,
         transfer_syntax="1.2.840.10008.1.2.1", path=path or f"{hospital}/2025/03/01/{study}/{sop}", size=100 + number,
-        sha256=sha256 or f"{number:064x}", tags=TAGS, job=job)
+        sha256=sha256 or f"{number:064x}", tags={**TAGS, "PatientID": f"{hospital.upper()}-1"}, job=job)
 
 
 def test_a_batch_becomes_study_series_and_instances(database: Database, profile: Profile) -> None:
@@ -49,7 +49,7 @@ def test_a_batch_becomes_study_series_and_instances(database: Database, profile:
         assert other is not None
         assert other.patient.domain == "2.999.3.1"
         assert {found.study_uid for found in studies.find_studies(unit, hospital="a")} == {"1.2", "1.3"}
-        assert studies.find_studies(unit, patient=PatientId("2.999.3.1", "A-1")) == [other]
+        assert studies.find_studies(unit, patient=PatientId("2.999.3.1", "B-1")) == [other]
         assert studies.study(unit, "a", "9.9") is None
 
 
@@ -68,7 +68,8 @@ def test_the_first_copy_stays_when_other_bytes_come(database: Database, profile:
     with database.write() as unit:
         assert studies.record(unit, [stored(1), other], profile, 50.0).conflicts == [other]
         for _ in range(2):
-            studies.add_conflict(unit, dataclasses.replace(other, path=".conflict/a/1.2/1.2.9.1.ffffffffffff"), 51.0)
+            aside = dataclasses.replace(other, path=".conflict/a/1.2/1.2.9.1.ffffffffffff")
+            assert studies.set_aside(unit, aside, profile, 51.0) == 1
         rows = sql(unit).execute(sa.select(conflict)).all()
         assert [(row.sop_uid, row.sha256) for row in rows] == [("1.2.9.1", "f" * 64)]
         assert sql(unit).scalars(sa.select(instance.c.sha256)).all() == [stored(1).sha256]
