@@ -113,7 +113,8 @@ class Hospital(_Part):
     title: str = ""
     kind: Literal["sends", "origin", "hosted"]
     domain: Oid = Field(description="assigning authority of its DICOM Patient IDs")
-    source_uid: Oid | None = Field(None, description="Retrieve Location UID of what only its PACS keeps (kind origin)")
+    source_uid: Oid | None = Field(
+        None, description="Retrieve Location UID of what its PACS keeps (kind origin), or of what it sends; empty = the region's")
     source_id: Oid = Field(description="SubmissionSet.sourceId of what we publish for it")
     ae_title: str = Field(min_length=1, max_length=16)
     aliases: tuple[str, ...] = Field((), description="further calling AE titles that send for it")
@@ -124,6 +125,8 @@ class Hospital(_Part):
     charsets: dict[str, Charset] = Field({}, description="what a label in Specific Character Set really is, by label")
     sop_classes: tuple[Uid, ...] = Field((), description="further storage classes that it may send")
     accession_issuer: Oid | None = None
+    corrections: Literal["propose", "apply"] = Field(
+        "propose", description="its objects sent again with another patient or name: wait for an operator, or are taken at once")
     limits: Limits = Limits()
 
     @cached_property

@@ -125,7 +125,7 @@ class Fetch:
             elif stored or ref.study_uid in located.unread:
                 failed.append(ref)
             else:
-                gathered.missing[ref] = "it is not known here under this study, series and source"
+                gathered.missing[ref] = located.refused.get(ref, "it is not known here under this study, series and source")
         return failed
 
     def _open(self, ref: InstanceRef, place: Place, found: dict[InstanceRef, Found]) -> bool:

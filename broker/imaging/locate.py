@@ -1,5 +1,6 @@
 """Where a picture is: a file of the online tier, a record of a container, or only its hospital's PACS."""
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -8,11 +9,14 @@ import structlog
 from broker.archive.sdfo import Sdfo, archived
 from broker.archive.sdicom import Entry
 from broker.config.profile import Profile
-from broker.imaging.store import locations, studies
+from broker.imaging import maker
+from broker.imaging.store import cases, locations, studies
 from broker.imaging.store.locations import Holding
 from broker.model.errors import Unavailable
 from broker.model.imaging import InstanceRef, Location, Online, Origin
 from broker.model.ports import Unit
+
+_ASK_AGAIN = 3600.0     # seconds after which a PACS that sent something else is asked again: it may have mended it
 
 log = structlog.get_logger("broker.imaging")
 
@@ -31,16 +35,20 @@ class Located:
     """The places of every instance that was asked for, best first; an unknown one has none.
 
     `holdings` are the studies they may lie in; `unread` names the studies that have a container nobody could read now.
+    `refused` says of an instance why its PACS is not asked for it.
     """
 
     places: dict[InstanceRef, list[Place]]
     holdings: list[Holding] = field(default_factory=list)
     unread: set[str] = field(default_factory=set)
+    refused: dict[InstanceRef, str] = field(default_factory=dict)
 
 
 def sources(profile: Profile) -> set[str]:
-    """Give the Retrieve Location UIDs under which this broker answers: its own, and those of the origins behind it."""
-    return {profile.region.source_uid, *(h.source_uid for h in profile.hospitals if h.kind == "origin" and h.source_uid)}
+    """Give the Retrieve Location UIDs under which this broker answers: its own, and those of its hospitals."""
+    return {
+        profile.region.source_uid, *(h.source_uid for h in profile.hospitals if h.source_uid),
+        *(maker.second_location(h, profile) for h in profile.hospitals)}
 
 
 def locate(unit: Unit, refs: Iterable[InstanceRef], sdfo: Sdfo, profile: Profile) -> Located:
@@ -78,8 +86,9 @@ def _by_holding(located: Located, profile: Profile) -> Iterable[tuple[Holding, _
     by_study: dict[str, list[InstanceRef]] = {}
     for ref in located.places:
         by_study.setdefault(ref.study_uid, []).append(ref)
+    first: dict[str, str] = {}
     for holding in located.holdings:
-        names = _names(holding, profile)
+        names = _names(holding, profile, first)
         wanted: dict[tuple[str, str], list[InstanceRef]] = {}
         for ref in by_study[holding.study_uid]:
             if not ref.source_uid or ref.source_uid in names:
@@ -88,11 +97,29 @@ def _by_holding(located: Located, profile: Profile) -> Iterable[tuple[Holding, _
             yield holding, wanted
 
 
-def _names(holding: Holding, profile: Profile) -> set[str]:
-    """Give the source UIDs under which a study is retrieved: the origin's own, or ours for what we keep."""
+def is_first(unit: Unit, study_uid: str, hospital_key: str, profile: Profile) -> bool:
+    """Say whether no other hospital's study of this UID was kept here before: its manifest may name our own source UID."""
+    first: dict[str, str] = {}
+    for holding in locations.holdings(unit, [study_uid]):
+        _names(holding, profile, first)
+    return first.get(study_uid, hospital_key) == hospital_key
+
+
+def _names(holding: Holding, profile: Profile, first: dict[str, str]) -> set[str]:
+    """Give the source UIDs under which a study is retrieved: what its manifests name, or named before its hospital had one.
+
+    `first` collects by study which hospital is the first that keeps it here: only its pictures are had under our own UID,
+    so that no manifest leads to the object of another hospital. Ask in the order of the rows.
+    """
     hospital = profile.hospital(holding.hospital)
-    names = {hospital.source_uid} if hospital and hospital.kind == "origin" and hospital.source_uid else set()
-    return names if holding.tier == "origin" and names else names | {profile.region.source_uid}
+    own = hospital.source_uid if hospital and (hospital.kind != "origin" or not holding.part) else None
+    if own and holding.tier == "origin":
+        return {own}
+    if first.setdefault(holding.study_uid, holding.hospital) == holding.hospital:
+        ours = profile.region.source_uid
+    else:
+        ours = maker.second_location(hospital, profile) if hospital else ""
+    return {ours, own} if own else {ours}
 
 
 def _archive(unit: Unit, holding: Holding, wanted: _Wanted, located: Located, sdfo: Sdfo) -> None:
@@ -118,6 +145,11 @@ def _is_late(place: Place, holding: Holding, entry: Entry) -> bool:
 
 
 def _origin(unit: Unit, holding: Holding, wanted: _Wanted, located: Located) -> None:
+    aside = cases.withheld(unit, holding.id)
     for series_uid, sop_uid, _ in studies.origin_catalogue(unit, holding.id):
+        case_id, state, at = aside.get(sop_uid, (0, "", 0.0))
         for ref in wanted.get((series_uid, sop_uid), ()):
-            located.places[ref].append(Place(Origin(holding.hospital), "", holding))
+            if state == cases.OPEN and at > time.time() - _ASK_AGAIN:
+                located.refused[ref] = f"what its PACS sent does not agree with what it had said: conflict {case_id}"
+            else:
+                located.places[ref].append(Place(Origin(holding.hospital), "", holding))

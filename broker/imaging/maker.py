@@ -1,6 +1,7 @@
 """The Service Maker: which study is complete, and the manifest of one that is."""
 
 import hashlib
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -54,12 +55,13 @@ def whole(study: StudyFacts, packed: Iterable[Entry], described: Mapping[str, Se
 
 
 def draft(
-    study: StudyFacts, row: publications.Publication, patient: PatientId, profile: Profile, ae_title: str, now: float,
+    study: StudyFacts, row: publications.Publication, patient: PatientId, profile: Profile, ae_title: str, now: float, *,
+    first: bool = True,
 ) -> Draft:
     """Give the manifest of a study with fresh identifiers; it replaces the one published before.
 
-    `patient` is the affinity-domain id, `ae_title` our own: pictures are had from us wherever they are kept. Raise
-    `Rejected` when the study cannot have a manifest.
+    `patient` is the affinity-domain id, `ae_title` our own: pictures are had from us wherever they are kept. `first` is
+    false for a study whose UID another hospital used before. Raise `Rejected` when the study cannot have a manifest.
     """
     hospital = profile.hospital(row.hospital)
     if hospital is None:
@@ -70,7 +72,7 @@ def draft(
     at = datetime.fromtimestamp(int(now), _zone(profile.region.timezone))
     manifest_uid = new_oid()
     document = write_manifest(
-        study, retrieve_ae=ae_title, location_uid=location(hospital, row.tier, profile), sop_uid=manifest_uid,
+        study, retrieve_ae=ae_title, location_uid=location(hospital, row.tier, profile, first=first), sop_uid=manifest_uid,
         series_uid=new_oid(), now=at, issuer=(domain.namespace if domain else "", study.patient.domain),
         accession_issuer=hospital.accession_issuer)
     facts = ManifestFacts(
@@ -79,9 +81,24 @@ def draft(
     return Draft(document, submit_request(describe(study, facts, profile, hospital)))
 
 
-def location(hospital: Hospital, tier: str, profile: Profile) -> str:
-    """Give the Retrieve Location UID: the hospital's own for what only its PACS keeps, else ours."""
-    return hospital.source_uid if tier == "origin" and hospital.source_uid else profile.region.source_uid
+def location(hospital: Hospital, tier: str, profile: Profile, *, first: bool = True) -> str:
+    """Give the Retrieve Location UID: the hospital's own where it has one, else ours.
+
+    The same Study Instance UID may come from several hospitals, with the same SOP Instance UIDs and other bytes (a disc that
+    was imported, ids that were coerced). RAD-69 has nothing but this UID to tell them apart, so only the study that was
+    here `first` may use ours: the others have one that follows from ours and the hospital's key.
+    """
+    if hospital.source_uid and (tier == "origin" or hospital.kind != "origin"):
+        return hospital.source_uid
+    return profile.region.source_uid if first else second_location(hospital, profile)
+
+
+def second_location(hospital: Hospital, profile: Profile) -> str:
+    """Give the Retrieve Location UID of a hospital's studies whose UID another hospital used first.
+
+    An OID of a name-based UUID (X.667): the same in every process, and after every change of the profile's order.
+    """
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{profile.region.source_uid} {hospital.key}').int}"
 
 
 def manifest(made: Draft) -> Manifest:

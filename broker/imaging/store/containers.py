@@ -167,7 +167,8 @@ def unused(unit: Unit, hospitals: Collection[str], before: float) -> list[int]:
 def forget_cached(unit: Unit, study_id: int) -> list[str]:
     """Remove the instance rows that the origin's catalogue lists too; give the paths of their files, to be dropped.
 
-    What a decision shows stays: its PACS would send it with the other patient again. None while a fetch is open. Until `forgotten` is called the study is in state dropping.
+    What a decision shows stays: its PACS would send it with the other patient again. None while a fetch of the study is
+    open. Until `forgotten` is called the study is in state dropping.
     """
     found = subject(unit, study_id)
     if found is None or found.tier != "origin" or sql(unit).scalar(sa.select(sa.exists().where(

@@ -16,7 +16,7 @@ _BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """A study of one hospital: the tier of its owner copy, its patient's local id, when it was last retrieved."""
+    """A part of a study of one hospital: the tier of its owner copy, its patient's local id, when it was last retrieved."""
 
     id: int
     hospital: str
@@ -24,6 +24,7 @@ class Holding:
     tier: str
     patient: PatientId
     used_at: float
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +44,11 @@ def holdings(unit: Unit, study_uids: Collection[str]) -> list[Holding]:
     for batch in _batches(sorted(study_uids)):
         rows = sql(unit).execute(
             sa.select(study.c.id, study.c.hospital, study.c.study_uid, study.c.tier, study.c.patient_domain,
-                      study.c.patient_value, study.c.used_at)
+                      study.c.patient_value, study.c.used_at, study.c.part)
             .where(study.c.study_uid.in_(batch)).order_by(study.c.id))
         found += [
-            Holding(row.id, row.hospital, row.study_uid, row.tier, PatientId(row.patient_domain, row.patient_value), row.used_at)
-            for row in rows]
+            Holding(row.id, row.hospital, row.study_uid, row.tier, PatientId(row.patient_domain, row.patient_value), row.used_at,
+                    row.part) for row in rows]
     return found
 
 

@@ -7,6 +7,7 @@ import pytest
 from broker.config.profile import Profile
 from broker.coord.local import LocalCoord
 from broker.db import Database, sql
+from broker.imaging import maker
 from broker.imaging.locate import Located, locate, sources
 from broker.imaging.store import tables
 from broker.model.imaging import Archived, InstanceRef, Online, Origin
@@ -167,4 +168,4 @@ def test_unknown_everything(centre: Centre) -> None:
 
 
 def test_sources(profile: Profile) -> None:
-    assert sources(profile) == {OURS, THEIRS}
+    assert sources(profile) == {OURS, THEIRS, *(maker.second_location(hospital, profile) for hospital in profile.hospitals)}
