@@ -110,7 +110,7 @@ def _write(_submission: Submission, warnings: tuple[Problem, ...]) -> SoapReply:
 
 
 def _refuse(_raw: SoapRequest, error: BrokerError) -> SoapReply:
-    return SoapReply(fragments=(ebxml.registry_response(ebxml.problems_of(error, "registry")),))
+    return SoapReply(fragments=(ebxml.registry_response(ebxml.problems_of(error, "registry", metadata=True)),))
 
 
 ROW = Transaction(

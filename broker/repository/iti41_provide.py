@@ -69,12 +69,16 @@ def _surplus(raw: SoapRequest) -> list[Problem]:
 
 
 def _unfit(submission: Submission) -> list[Problem]:
-    """Give what stops us from storing; any other metadata is the registry's to judge (ITI TF-2 3.41.4.1.3)."""
+    """Return what stops us from storing; any other metadata is the registry's to judge (ITI TF-2 3.41.4.1.3)."""
     entries = submission.objects.documents
     repeats = Counter(entry.unique_id for entry in entries if entry.unique_id)
     return [
-        *(Problem(XdsCode.REPOSITORY_METADATA_ERROR, f"the entry {entry.id} has no uniqueId, or one or a mimeType too long")
-          for entry in entries if not 0 < len(entry.unique_id) <= _LONGEST or len(entry.mime_type) > _LONGEST),
+        *(Problem(XdsCode.REPOSITORY_METADATA_ERROR, f"the entry {entry.id}: uniqueId is missing")
+          for entry in entries if not entry.unique_id),
+        *(Problem(XdsCode.REPOSITORY_METADATA_ERROR,
+                  f"the entry {entry.id}: {name} has {len(value)} characters, {_LONGEST} are allowed")
+          for entry in entries for name, value in (("uniqueId", entry.unique_id), ("mimeType", entry.mime_type))
+          if len(value) > _LONGEST),
         *(Problem(XdsCode.REPOSITORY_DUPLICATE_UNIQUE_ID_IN_MESSAGE, unique_id)
           for unique_id, count in repeats.items() if count > 1),
     ]
@@ -154,7 +158,7 @@ def write(_request: Provided, warnings: tuple[Problem, ...]) -> SoapReply:
 
 def refuse(_raw: SoapRequest, error: BrokerError) -> SoapReply:
     """Give the RegistryResponse of a failure; there is no partial success (ITI TF-3 4.2.4.2)."""
-    return SoapReply(fragments=(registry_response(problems_of(error, "repository")),))
+    return SoapReply(fragments=(registry_response(problems_of(error, "repository", metadata=True)),))
 
 
 ROW = Transaction(

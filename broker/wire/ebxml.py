@@ -141,11 +141,16 @@ def read_object_refs(element: Element) -> tuple[str, ...]:
     return tuple(ref.get("id", "") for ref in element.iterfind(f"{_LISTING}/{tag('ObjectRef')}"))
 
 
-def problems_of(error: BrokerError, actor: Literal["registry", "repository"]) -> tuple[Problem, ...]:
-    """Give the registry errors of ITI TF-3 table 4.2.4.1-2 that tell `error` when `actor` answers."""
+def problems_of(
+    error: BrokerError, actor: Literal["registry", "repository"], *, metadata: bool = False,
+) -> tuple[Problem, ...]:
+    """Return the registry errors of ITI TF-3 table 4.2.4.1-2 that tell `error` when `actor` answers.
+
+    `metadata` says that the request was metadata: what is wrong with its form then has a code of its own.
+    """
     if isinstance(error, Rejected):
-        return tuple(
-            replace(problem, code=_CODES[actor]["wrong"]) if problem.code in _GENERAL else problem for problem in error.problems)
+        wrong = _CODES[actor]["metadata" if metadata else "wrong"]
+        return tuple(replace(problem, code=wrong) if problem.code in _GENERAL else problem for problem in error.problems)
     if isinstance(error, TooLarge) or (isinstance(error, Unavailable) and error.full):
         return (Problem(_CODES[actor]["large"], str(error)),)
     down = "registry" if isinstance(error, Unavailable) and error.what == "registry" else "other"
@@ -155,8 +160,10 @@ def problems_of(error: BrokerError, actor: Literal["registry", "repository"]) ->
 # What the layers below call wrong has no code of its own in the table.
 _GENERAL = frozenset(("SchemaInvalid", "NotXml"))
 _CODES: dict[str, dict[str, str]] = {
-    "registry": {"wrong": XdsCode.REGISTRY_ERROR, "large": XdsCode.REGISTRY_OUT_OF_RESOURCES,
+    "registry": {"wrong": XdsCode.REGISTRY_ERROR, "metadata": XdsCode.REGISTRY_METADATA_ERROR,
+                 "large": XdsCode.REGISTRY_OUT_OF_RESOURCES,
                  "registry": XdsCode.REGISTRY_BUSY, "other": XdsCode.REGISTRY_BUSY},
-    "repository": {"wrong": XdsCode.REPOSITORY_ERROR, "large": XdsCode.REPOSITORY_OUT_OF_RESOURCES,
+    "repository": {"wrong": XdsCode.REPOSITORY_ERROR, "metadata": XdsCode.REPOSITORY_METADATA_ERROR,
+                   "large": XdsCode.REPOSITORY_OUT_OF_RESOURCES,
                    "registry": XdsCode.REGISTRY_NOT_AVAILABLE, "other": XdsCode.REPOSITORY_BUSY},
 }

@@ -170,7 +170,7 @@ def test_a_request_of_nothing_but_schema_errors(row: str) -> None:
     body = xml.parse(
         f'<r:RetrieveImagingDocumentSetRequest xmlns:r="{xml.RAD}">\n<r:StudyRequest studyInstanceUID="1">{row * 60_000}'
         "</r:StudyRequest></r:RetrieveImagingDocumentSetRequest>".encode())
-    with pytest.raises(Rejected, match=r"SchemaInvalid: line 1: \w+ is not what rad69.xsd allows here"):
+    with pytest.raises(Rejected, match=r"SchemaInvalid: line 1: \w+: .* \(rad69.xsd\)"):
         schema.check("rad69.xsd", body)
 
 

@@ -35,7 +35,7 @@ class SoapApplication:
         self._gate, self._slots = gate, slots
         self._local_node = settings.public_url + bounds[0].row.endpoint
         operations = [
-            Operation(bound, message) for bound in map(_validated, bounds) for message in bound.row.messages]
+            Operation(bound, message) for bound in map(validated, bounds) for message in bound.row.messages]
         server = settings.server
         spool = settings.documents_folder / SPOOL if any(b.row.packaging is Packaging.MTOM for b in bounds) else None
         if spool is not None:
@@ -93,7 +93,7 @@ def _service(operations: Sequence[Operation], perform: Callable[[Any, Any], Soap
         name: method(name, operation) for name, operation in zip(names, operations, strict=True)})
 
 
-def _validated(bound: Bound) -> Bound:
+def validated(bound: Bound) -> Bound:
     """Give the row with the schema check as the first step of its reading, so that a refusal is audited like any other."""
     row = bound.row
     if not row.schema:

@@ -9,14 +9,42 @@ from lxml import etree
 
 from broker.config.data import data
 from broker.model.errors import Rejected
-from broker.wire.xml import Element
+from broker.wire.xml import Element, local_name
 from broker.wire.xop import INCLUDE
 
 INVALID = "SchemaInvalid"
 _LARGE = 5000       # elements
+_LONGEST = 80       # characters of an id or name that is repeated
 
-# libxml2 begins every message with the element; what follows may quote its value.
-_ELEMENT = re.compile(r"Element '(?:\{[^}']*\})?([^']*)'(?:, attribute '(?:\{[^}']*\})?([^']*)')?")
+# libxml2 begins every message with the element; what follows may quote its value, but for these.
+_ELEMENT = re.compile(r"Element '(?:\{[^}']*\})?([^']*)'(?:, attribute '(?:\{[^}']*\})?([^']*)')?: ")
+_NAMESPACE = re.compile(r"\{[^}]*\}")
+_TOO = r"has a length of '(\d+)'; this \w+ the allowed m\w+ length of '(\d+)'\.$"
+_EXPECTED = r"Expected is (?:one of )?\( (.*) \)\.$"
+# What is wrong, by libxml2's name of it: where in the message its particulars stand, and how to say it.
+_WRONG: dict[str, tuple[str, str]] = {
+    "CVC_COMPLEX_TYPE_4": (r"^The attribute '(.*)' is required", "attribute {} is missing"),
+    "CVC_COMPLEX_TYPE_3_2_1": (r"^()The attribute", "the attribute is not allowed here"),
+    "CVC_COMPLEX_TYPE_3_2_2": (r"^()The attribute", "the attribute is not allowed here"),
+    "CVC_COMPLEX_TYPE_2_1": (r"^()", "it must be empty"),
+    "CVC_COMPLEX_TYPE_2_2": (r"^()", "it must hold text only"),
+    "CVC_COMPLEX_TYPE_2_3": (r"^()", "it must not hold text"),
+    "CVC_MAXLENGTH_VALID": (_TOO, "it is too long: {} characters, {} are allowed"),
+    "CVC_MINLENGTH_VALID": (_TOO, "it is too short: {} characters, {} are needed"),
+    "CVC_ENUMERATION_VALID": (r".* of the set \{(.*)\}\.$", "it must be one of {}"),
+    "CVC_PATTERN_VALID": (r".* by the pattern '(.*)'\.$", "it must have the form {}"),
+    "CVC_DATATYPE_VALID_1_2_1": (r".* of the atomic type '(.*)'\.$", "it is no {}"),
+    "CVC_FACET_VALID": (r"^()", "it is out of bounds"),
+    "CVC_ELT_1": (r"^()", "it is not what is expected here"),
+    "CVC_ELT_3_1": (r"^()", "xsi:nil must be true or false"),
+    "CVC_ELT_4_2": (r"^()", "xsi:type does not name its type"),
+    "CVC_ELT_4_3": (r"^()", "xsi:type does not name its type"),
+}
+_CHILDREN = {"This element is not expected": "it is not allowed here", "Missing child element(s)": "a child is missing"}
+
+_XSI = "http://www.w3.org/2001/XMLSchema-instance"
+_NIL = f"{{{_XSI}}}nil"
+_HINTED = etree.XPath("descendant-or-self::*[@xsi:*]", namespaces={"xsi": _XSI})
 
 
 class _PerThread(threading.local):
@@ -39,15 +67,80 @@ def load(file: str) -> etree.XMLSchema:
 def check(file: str, element: Element) -> None:
     """Return when `element` is valid by wsdl/schema/`file`; XOP counts as the base64 it stands for.
 
-    Raise `Rejected` (SchemaInvalid) naming the first offending element and its line, never its value.
+    Attributes of XML Schema itself have said then what they had to say, and are gone: a nil element is not there, a type
+    is the declared one. Raise `Rejected` (SchemaInvalid) naming what is missing, too long or wrong, and where, never a value.
     """
+    hinted = _HINTED(element)
+    for one in hinted:
+        _take_nil(one)
     first = _first_error(load(file), _without_includes(element))
-    if first is None:
-        return
-    found = _ELEMENT.match(first.message)
-    name = "/@".join(part for part in found.groups() if part) if found else "?"
-    line = first.line or element.sourceline
-    raise Rejected(INVALID, f"line {line}: {name} is not what {file} allows here ({first.type_name})")
+    if first is not None:
+        raise Rejected(INVALID, _told(first, element, file))
+    for one in hinted:
+        for name in [name for name in one.attrib if name.startswith(f"{{{_XSI}}}")]:
+            del one.attrib[name]    # a prefix in a value is lost where its element is stored or quoted
+
+
+def _take_nil(element: Element) -> None:
+    """Take out an element that says that it is not there; one with attributes of its own stays (they may say why)."""
+    said = element.get(_NIL, "").strip()
+    if said in {"false", "0"}:
+        del element.attrib[_NIL]
+    elif said in {"true", "1"}:
+        if len(element) or element.text:
+            raise Rejected(INVALID, f"line {element.sourceline}: {local_name(element)}: xsi:nil says that it is empty")
+        parent = element.getparent()
+        bare = parent is not None and all(name.startswith(f"{{{_XSI}}}") for name in element.attrib)
+        if parent is not None and bare and not (element.tail or "").strip():
+            parent.remove(element)
+        else:
+            del element.attrib[_NIL]
+
+
+def _told(error: "etree._LogEntry", element: Element, file: str) -> str:
+    """Return an error of libxml2 without the values it quotes: where, and what is wrong there."""
+    found = _ELEMENT.match(error.message)
+    name, attribute = found.groups("") if found else ("?", "")
+    text = error.message[found.end():].strip() if found else ""
+    own, around = _place(element, error.path or "")
+    where = f"{name}{own}{attribute and f'/@{attribute}'}{around}"
+    return f"line {error.line or element.sourceline}: {where}: {_wrong(error.type_name, text)} ({file})"
+
+
+def _wrong(kind: str, text: str) -> str:
+    kind = kind.removeprefix("SCHEMAV_")
+    if kind == "ELEMENT_CONTENT":
+        told = next((told for said, told in _CHILDREN.items() if text.startswith(said)), "it does not fit")
+        expected = re.search(_EXPECTED, text)
+        return f"{told}; expected: {_NAMESPACE.sub('', expected[1])}" if expected else told
+    pattern, told = _WRONG.get(kind, ("", ""))
+    found = re.search(pattern, text, re.DOTALL) if pattern else None
+    return told.format(*(_NAMESPACE.sub("", part) for part in found.groups())) if found else "it is not valid"
+
+
+def _place(element: Element, path: str) -> tuple[str, str]:
+    """Return what the element at `path` below `element` is called, and where it stands: " c1", " in ExtrinsicObject Doc1"."""
+    place = element
+    for step in path.split("/")[2:]:
+        found = _child(place, step)
+        if found is None:
+            return "", ""
+        place = found
+    named = ((local_name(one), _called(one)) for one in place.iterancestors())
+    around = [f" in {kind}{called}" for kind, called in named if called]
+    return _called(place), "".join(around[:2])
+
+
+def _child(parent: Element, step: str) -> Element | None:
+    """Return the child that a step of libxml2's paths means: `*`, `*[3]`, `rim:Slot`, `rim:Slot[2]`."""
+    name, _, number = step.rstrip("]").partition("[")
+    alike = (one for one in parent if name in {"*", f"{one.prefix}:{local_name(one)}"})
+    return next(itertools.islice(alike, int(number or 1) - 1, None), None)
+
+
+def _called(element: Element) -> str:
+    text = element.get("id") or element.get("name")
+    return f" {text[:_LONGEST]}" if text else ""
 
 
 def _first_error(schema: etree.XMLSchema, element: Element) -> "etree._LogEntry | None":

@@ -14,6 +14,7 @@ from broker.config.profile import Profile
 from broker.config.settings import Settings
 from broker.db import Database
 from broker.edge import http
+from broker.edge.soap.application import validated
 from broker.model.caller import Caller
 from broker.model.errors import Problem, Rejected, TooLarge, Unavailable
 from broker.model.metadata import Association, DocumentEntry, RegistryObjects
@@ -59,9 +60,9 @@ class Bench:
     def repository(self) -> Repository:
         return Repository(self.database, self.folder / "documents", self.profile, self.registrar)
 
-    def perform(self, request: SoapRequest) -> RegistryResponse:
+    def perform(self, request: SoapRequest, bound: Bound | None = None) -> RegistryResponse:
         gate = Gate(Open(), AuditLog(self.folder / "audit", "broker", "demo"))
-        reply = gate.perform(Bound(iti41_provide.ROW, self.repository), request, CALLER)
+        reply = gate.perform(bound or Bound(iti41_provide.ROW, self.repository), request, CALLER)
         assert isinstance(reply, SoapReply)
         assert reply.parts == ()
         element = parse(b"".join(reply.fragments))
@@ -268,6 +269,25 @@ def test_a_refusal_names_what_is_wrong_and_leaves_nothing(bench: Bench, case: Ca
     event = bench.audited()[-1].find("EventIdentification")
     assert event is not None
     assert event.get("EventOutcomeIndicator") == "4"
+
+
+@pytest.mark.parametrize(("old", "new", "told"), [
+    (b"<Classification id=", b"<Classification lid=", "Classification in ExtrinsicObject "),
+    (b'<Slot name="languageCode">', b"<Slot>", "attribute name is missing"),
+    (b"<ValueList>", b"<ValueList><Value>" + b"x" * 300 + b"</Value>", "it is too long: 300 characters, 256 are allowed"),
+    (b"<ExtrinsicObject ", b"<ExtrinsicObject colour='red' ", "/@colour: the attribute is not allowed here"),
+])
+def test_a_schema_error_is_the_repositorys_metadata_error(bench: Bench, old: bytes, new: bytes, told: str) -> None:
+    objects = bench.objects()
+    text = submit_request(objects)
+    assert old in text
+    documents = [included(objects.documents[0].id, "cid:doc")]
+    attachments = {"doc": spooled(DOCUMENT, bench.folder / "spool", "doc")}
+    raw = provide(text.replace(old, new, 1), documents, attachments)
+    problem, = bench.perform(raw, validated(Bound(iti41_provide.ROW, bench.repository))).problems
+    assert problem.code == "XDSRepositoryMetadataError"
+    assert told in problem.context
+    assert bench.files() == []
 
 
 def test_other_bytes_under_a_stored_id_are_refused(bench: Bench) -> None:

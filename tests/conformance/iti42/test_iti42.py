@@ -16,6 +16,7 @@ from lxml import etree
 from broker.audit.spool import AuditLog
 from broker.config.profile import Profile
 from broker.db import Database
+from broker.edge.soap.application import validated
 from broker.model.caller import ANONYMOUS
 from broker.model.ids import PatientId
 from broker.model.metadata import APND, RPLC, SIGNS, XFRM, Code, RegistryObjects
@@ -221,6 +222,52 @@ def test_case(case: dict[str, Any], place: Place) -> None:
     assert 'csd-code="110107"' in record
     assert 'EventActionCode="C"' in record
     assert f'EventOutcomeIndicator="{"0" if case["expect"] == "Success" else "4"}"' in record
+
+
+SCHEMA_ERRORS: dict[str, tuple[dict[str, Any], str]] = {
+    # name: (the change, what the refusal names)
+    "classification without id": (
+        {"at": "//r:Classification[1]", "unset": ["id"]}, "Classification in ExtrinsicObject Doc1: attribute id is missing"),
+    "association without target": ({"at": "//r:Association[1]", "unset": ["targetObject"]}, "attribute targetObject is missing"),
+    "slot without values": ({"at": "//r:Slot[1]/r:ValueList", "remove": True}, "expected: ValueList"),
+    "value too long": ({"at": "//r:Slot[1]//r:Value", "text": "x" * 257}, "it is too long: 257 characters, 256 are allowed"),
+    "title too long": ({"at": "//r:LocalizedString", "set": {"value": "x" * 1025}}, "it is too long: 1025 characters, 1024 are"),
+    "unknown attribute": ({"at": "//r:ExtrinsicObject", "set": {"colour": "red"}}, "ExtrinsicObject Doc1/@colour"),
+    "unknown child": ({"at": "//r:ExtrinsicObject", "add": "<Colour/>"}, "Colour in ExtrinsicObject Doc1: it is not allowed"),
+}
+
+
+@pytest.mark.parametrize("name", SCHEMA_ERRORS)
+def test_a_schema_error_is_a_metadata_error(place: Place, name: str) -> None:
+    """ITI TF-3 table 4.2.4.1-2: the code of what is wrong with metadata, naming what it is."""
+    step, told = SCHEMA_ERRORS[name]
+    root = xml.parse(ebxml.submit_request(bundle([document()])))
+    _edit(root, step)
+    bound = validated(Bound(iti42_register.ROW, place.registry))
+    reply = place.gate.perform(bound, SoapRequest(body=root, message=iti42_register.ROW.messages[0]), ANONYMOUS)
+    problem, = ebxml.read_registry_response(element_of(reply)).problems
+    assert problem.code == "XDSRegistryMetadataError"
+    assert told in problem.context
+    assert rows(place.database) == 0
+
+
+def test_types_and_nil_of_xml_schema_are_not_kept(place: Place) -> None:
+    """What names the declared type, or an element that is not there, is taken; nothing of it is answered."""
+    objects = bundle([document(comments="")])
+    root = xml.parse(ebxml.submit_request(objects))
+    xsi = "http://www.w3.org/2001/XMLSchema-instance"
+    entry = root.find(f".//{{{RIM}}}ExtrinsicObject")
+    assert entry is not None
+    entry.set(f"{{{xsi}}}type", "ExtrinsicObjectType")
+    name = entry.find(f"{{{RIM}}}Name")
+    assert name is not None
+    name.addnext(etree.Element(f"{{{RIM}}}Description", {f"{{{xsi}}}nil": "true"}))
+    bound = validated(Bound(iti42_register.ROW, place.registry))
+    reply = place.gate.perform(bound, SoapRequest(body=root, message=iti42_register.ROW.messages[0]), ANONYMOUS)
+    assert ebxml.read_registry_response(element_of(reply)).problems == ()
+    found = answer(place.registry, request("GetDocuments", {"$XDSDocumentEntryUniqueId": [objects.documents[0].unique_id]}))
+    assert xsi.encode() not in xml.canonical(found)
+    assert found.find(f".//{{{RIM}}}ExtrinsicObject/{{{RIM}}}Description") is None
 
 
 def test_every_given_is_used() -> None:

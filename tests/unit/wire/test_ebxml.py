@@ -129,3 +129,10 @@ def test_a_failed_query_has_an_empty_list_and_may_come_without() -> None:
 def test_errors_as_registry_errors(error: BrokerError, registry: str, repository: str) -> None:
     assert [problem.code for problem in ebxml.problems_of(error, "registry")] == [registry]
     assert [problem.code for problem in ebxml.problems_of(error, "repository")] == [repository]
+
+
+@pytest.mark.parametrize("code", ["SchemaInvalid", "NotXml"])
+def test_wrong_metadata_has_its_own_code(code: str) -> None:
+    error = Rejected(code, "x")
+    assert [problem.code for problem in ebxml.problems_of(error, "registry", metadata=True)] == ["XDSRegistryMetadataError"]
+    assert [problem.code for problem in ebxml.problems_of(error, "repository", metadata=True)] == ["XDSRepositoryMetadataError"]
