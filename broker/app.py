@@ -242,7 +242,8 @@ def _receiver(app: App, stop: threading.Event) -> None:
 
 def _mllp(app: App, stop: threading.Event) -> None:
     bounds = [bound for bound in app.bounds if bound.row.endpoint == "mllp"]
-    MllpServer(bounds, app.gate, app.settings).serve(stop)
+    region = app.profile.region
+    MllpServer(bounds, app.gate, app.settings, (region.application, region.facility)).serve(stop)
 
 
 def _fetch(app: App, stop: threading.Event) -> None:

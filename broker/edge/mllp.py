@@ -2,7 +2,8 @@
 
 A connection that stays without a whole message for `idle_timeout` seconds, or is silent for `io_timeout` seconds in
 the middle of one, is closed; so is one that begins a message over `max_message` bytes, after its answer. Every other
-message is answered: what cannot be dispatched with AR, a bug with AE 207. An ACK is never answered.
+message is answered: what cannot be dispatched with AR, a bug with AE 207. An ACK is never answered. A block that never ends
+with FS CR is not: the log says so when its connection ends, or when the next block begins.
 
 A connection beyond `mllp_connections` takes the place of another that has no message at work: first of those that never
 had one, then of those that are served now and then; among them the one that waits longest.
@@ -24,7 +25,7 @@ from broker.model.caller import Caller
 from broker.model.errors import BrokerError, Hl7Code, Rejected, TooLarge
 from broker.model.stamp import Stamp
 from broker.model.transaction import Bound
-from broker.security.gate import Gate
+from broker.security.gate import Gate, reason
 from broker.wire.hl7v2 import Deframer, Message, frame, parse, parse_header, write_ack, write_broken, write_nack
 
 log = structlog.get_logger("broker.mllp")
@@ -32,6 +33,7 @@ log = structlog.get_logger("broker.mllp")
 _POLL = 0.2
 _PIECE = 1 << 16
 _PATIENCE = 2.0
+_SHOWN = 50     # characters of a control id in the log
 _VERSION = re.compile(r"2\.[0-9](\.[0-9])?")
 _PROCESSING = frozenset("PTD")
 
@@ -46,12 +48,12 @@ class _Standing:
 
 
 class MllpServer:
-    """Serves the HL7 v2 rows on one address."""
+    """Serves the HL7 v2 rows on one address, as the `node` (application, facility) that its answers come from."""
 
-    def __init__(self, bounds: Sequence[Bound], gate: Gate, settings: Settings) -> None:
+    def __init__(self, bounds: Sequence[Bound], gate: Gate, settings: Settings, node: tuple[str, str]) -> None:
         self._rows = {message.name: bound for bound in bounds for message in bound.row.messages}
         self._types = {name.split("^")[0] for name in self._rows}
-        self._gate, self._settings = gate, settings.server
+        self._gate, self._settings, self._node = gate, settings.server, node
         self._listener: socket.socket | None = None
         self._open: dict[socket.socket, _Standing] = {}
         self._guard = threading.Lock()
@@ -142,8 +144,11 @@ class MllpServer:
                 data = frames.take()
             except TooLarge as error:
                 log.warning("closed", reason=str(error))
-                self._last_word(connection, frame(_unread(frames.head, error)))
+                self._last_word(connection, frame(self._unread(frames.head, error)))
                 return
+            if frames.lost:
+                log.warning("message lost", reason="the next block began before its end (FS CR)", peer=address)
+                frames.lost = 0
             if data is not None:
                 standing.working = standing.served = True
                 reply = self.answer(data, address)
@@ -152,12 +157,23 @@ class MllpServer:
                     connection.sendall(frame(reply))
                 standing.since, standing.working = time.monotonic(), False
                 continue
-            left = standing.since + self._settings.idle_timeout - time.monotonic()
-            connection.settimeout(max(min(left, self._settings.io_timeout) if frames.inside else left, 0.001))
-            piece = connection.recv(_PIECE)
+            piece = self._receive(connection, frames, standing, address)
             if not piece:
                 return
             frames.feed(piece)
+
+    def _receive(self, connection: socket.socket, frames: Deframer, standing: _Standing, address: str) -> bytes:
+        """Return the next bytes, none when the peer has ended. Raise TimeoutError when it was silent for too long."""
+        left = standing.since + self._settings.idle_timeout - time.monotonic()
+        connection.settimeout(max(min(left, self._settings.io_timeout) if frames.inside else left, 0.001))
+        piece = b""
+        try:
+            piece = connection.recv(_PIECE)
+        finally:
+            if not piece and frames.inside:
+                why = "the block ends with FS, without the CR behind it" if frames.lacks_cr else "the block has no end"
+                log.warning("message lost", reason=why, peer=address)
+        return piece
 
     def _standing(self, connection: socket.socket) -> _Standing:
         with self._guard:
@@ -177,10 +193,14 @@ class MllpServer:
     def answer(self, data: bytes, address: str) -> bytes:
         """Give the reply to one unframed message; nothing to an acknowledgement."""
         try:
-            message = parse(data)
+            message = parse(data, self._node)
         except BrokerError as error:
-            log.info("refused", reason=type(error).__name__)
-            return _unread(data, error)
+            log.info("refused", reason=reason(error))
+            return self._unread(data, error)
+        if message.is_doubtful:
+            log.warning(
+                "doubtful character set", reason="the bytes are valid UTF-8, and were read as labelled",
+                charset=message.form.charset, control_id=message.control_id[:_SHOWN], peer=address)
         if message.msh.get(9) == "ACK":
             log.warning("an acknowledgement came where messages are taken")
             return b""
@@ -217,8 +237,7 @@ class MllpServer:
             raise Rejected(Hl7Code.UNSUPPORTED_VERSION, "version is not 2.x", "MSH^1^12")
         return bound
 
-
-def _unread(data: bytes, error: BrokerError) -> bytes:
-    """Give the answer to what is no message, or was not read to its end: to its control id where there is a header."""
-    header = parse_header(data)
-    return write_ack(header, Stamp.now(), error) if header else write_nack(Stamp.now(), error)
+    def _unread(self, data: bytes, error: BrokerError) -> bytes:
+        """Return the answer to what is no message, or was not read to its end: to its control id where there is a header."""
+        header = parse_header(data, self._node)
+        return write_ack(header, Stamp.now(), error) if header else write_nack(Stamp.now(), error, self._node)

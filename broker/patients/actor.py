@@ -94,7 +94,7 @@ class PixManager:
         found = self._authorities.domain(claim)
         if not lenient and (found is None or found.oid != patient.domain):
             cause = self._authorities.unknown(claim) or f"{claim.title} is of another domain than the surviving id"
-            raise Rejected(Hl7Code.UNKNOWN_KEY, f"{cause}; fed by {feed.sender.title}", feed.places.retired_authority)
+            raise Rejected(Hl7Code.UNKNOWN_KEY, f"{feed.sender.title}: {cause}", feed.places.retired_authority)
         retired = checked(patient.domain, claim)
         if retired == patient:
             raise Rejected(Hl7Code.DUPLICATE_KEY, "both ids are the same", feed.places.retired)

@@ -9,6 +9,7 @@ from broker.model.ids import PatientId
 
 _LONGEST = 250
 _SHOWN = 64     # characters of what a message said that a refusal repeats
+_NAMELESS = "a sender without a name"
 _TOLD = 3       # different causes that one refusal tells
 
 
@@ -26,8 +27,8 @@ class Sender:
     @property
     def title(self) -> str:
         """Return how a refusal names this source."""
-        parts = (self.device_oid,) if self.device_oid else tuple(part for part in (self.application, self.facility) if part)
-        return f"sender {' at '.join(map(_quoted, parts))}" if parts else "a sender that names itself nowhere"
+        parts = (self.device_oid,) if self.device_oid else (self.application, self.facility)
+        return " at ".join(brief(part) for part in parts if part) or _NAMELESS
 
     def is_feeder(self, feeder: Feeder) -> bool:
         """Say whether the profile's row means this source; what the row leaves empty is not compared."""
@@ -55,15 +56,14 @@ class Claim:
 
     @property
     def authority(self) -> str:
-        """Return the authority as it was given, in the form of HD."""
-        kind = "ISO" if self.oid else ""
-        return "&".join((self.namespace, self.oid or self.other, kind)).rstrip("&")
+        """Return how a refusal names the authority: the parts that were given, no longer than people need."""
+        return " ".join(brief(part) for part in (self.namespace, self.oid or self.other) if part)
 
     @property
     def title(self) -> str:
-        """Return how a refusal names this id and its authority: as they were given, no longer than people need."""
-        authority = f" of {_quoted(self.authority)}" if self.names_authority else ""
-        return f"id {_quoted(self.value)}{authority}" if self.value else f"an id{authority}"
+        """Return how a refusal names the id and its authority."""
+        authority = f" of {self.authority}" if self.names_authority else ""
+        return f"id {brief(self.value)}{authority}" if self.value else f"an id{authority}"
 
     @property
     def names_authority(self) -> bool:
@@ -88,7 +88,8 @@ class Authorities:
         """Return the domain a consumer may ask about; `asker` is how it names itself. Raise `Rejected` (204) for another."""
         found = self.domain(claim)
         if found is None or found.hidden:
-            raise Rejected(Hl7Code.UNKNOWN_KEY, f"{self._unknown(claim)}; asked by {_quoted(asker)}", claim.at_authority)
+            name = " at ".join(brief(part) for part in reversed(asker.split("|", 1)) if part) or _NAMELESS
+            raise Rejected(Hl7Code.UNKNOWN_KEY, f"{name}: {self._unknown(claim)}", claim.at_authority)
         return found
 
     def fed(self, claims: Sequence[Claim], sender: Sender, place: str) -> tuple[PatientId, Claim]:
@@ -114,12 +115,10 @@ class Authorities:
     def not_fed(self, claims: Sequence[Claim], sender: Sender) -> str:
         """Return for people why none of the ids is this sender's to feed: what was given, by whom, and the cause."""
         if not self._owned(sender):
-            return f"unknown sender: {sender.title} is a feeder of no domain"
-        causes = dict.fromkeys(self._cause(claim) for claim in claims if claim.value)
-        return f"{'; '.join([*causes][:_TOLD])}; fed by {sender.title}"
-
-    def _cause(self, claim: Claim) -> str:
-        return self.unknown(claim) or f"{claim.title} is of a domain this sender may not feed"
+            return f"{sender.title}: unknown sender, it may feed no domain"
+        causes = dict.fromkeys(
+            self.unknown(claim) or f"may not feed the domain of {claim.title}" for claim in claims if claim.value)
+        return f"{sender.title}: {'; '.join([*causes][:_TOLD])}"
 
     def unknown(self, claim: Claim) -> str:
         """Return for people why the authority of a claim is no domain of the region; nothing when it is one."""
@@ -127,12 +126,12 @@ class Authorities:
 
     def _unknown(self, claim: Claim) -> str:
         if not claim.names_authority:
-            return f"no assigning authority at all: {claim.title}"
+            return f"no assigning authority, {claim.title}"
         if claim.oid and claim.namespace and (
                 self.profile.domain(claim.oid) or self.profile.domain_by_namespace(claim.namespace)):
-            return f"namespace and OID of the assigning authority contradict each other: {claim.title}"
-        kind = "OID" if claim.oid else "namespace" if claim.namespace else "kind of id (no OID)"
-        return f"unknown {kind} of the assigning authority: {claim.title}"
+            return f"namespace and OID contradict each other, {claim.title}"
+        kind = "OID" if claim.oid else "namespace" if claim.namespace else "authority id (no OID)"
+        return f"unknown {kind}, {claim.title}"
 
     def hint(self, claim: Claim) -> tuple[str, str]:
         """Give (OID, value) of an id of any authority; the OID is empty when the authority is unknown."""
@@ -145,8 +144,9 @@ class Authorities:
         return [d for d in self.profile.domains if d.oid != ours and any(map(sender.is_feeder, d.feeders))]
 
 
-def _quoted(text: str) -> str:
-    return f"'{text}'" if len(text) <= _SHOWN else f"'{text[:_SHOWN]}…'"
+def brief(text: str) -> str:
+    """Return a value of a message as a refusal repeats it."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def checked(oid: str, claim: Claim) -> PatientId:

@@ -12,7 +12,7 @@ from broker.patients.actor import PixManager
 from broker.patients.claims import Claim, Sender
 from broker.patients.feed import Feed, Kind, Places, Receipt
 from broker.wire.hl7v2 import Message, Value, write_ack
-from broker.wire.hl7v2_pix import DELETED, read_person
+from broker.wire.hl7v2_pix import few, read_person
 
 KINDS = {
     "A01": Kind.ADD, "A04": Kind.ADD, "A05": Kind.ADD, "A28": Kind.ADD,
@@ -31,12 +31,15 @@ class Request:
     message: Message
 
 
-def read_claim(value: Value, place: str, *, authority: str = "") -> Claim:
-    """Give the patient id in a CX. Only an authority id of type ISO is an OID; any other is read by its namespace."""
-    authority_id, is_iso = value.get(4, 2), value.get(4, 3) == "ISO"
+def read_claim(value: Value, *, authority: str = "") -> Claim:
+    """Return the patient id in a CX; one of quotes alone is none. Only an authority id of type ISO is an OID, any other is
+    read by its namespace. Raise `Rejected` (102) for parts that are too long.
+    """
+    authority_id, is_iso, place = value.short(4, 2), value.short(4, 3) == "ISO", value.place
+    given = value.short(1)
     return Claim(
-        value=value.get(1), namespace=value.get(4, 1), oid=authority_id if is_iso else "", other="" if is_iso else authority_id,
-        at=f"{place}^1", at_authority=authority or f"{place}^4", at_whole=place)
+        value=given if given.strip('" ') else "", namespace=value.short(4, 1), oid=authority_id if is_iso else "",
+        other="" if is_iso else authority_id, at=f"{place}^1", at_authority=authority or f"{place}^4", at_whole=place)
 
 
 def read(message: Message) -> Request:
@@ -45,23 +48,23 @@ def read(message: Message) -> Request:
     pid = message.need("PID")
     if len(message.all("PID")) > 1 or len(message.all("MRG")) > 1:
         raise Rejected(Hl7Code.SEGMENT_SEQUENCE, "one message is about one patient", "PID^2")
-    national = pid.get(19)
+    national = pid.value(19).short()
     return Request(
         feed=Feed(
             kind=kind,
             sender=Sender(application=message.msh.get(3), facility=message.msh.get(4)),
             message_id=message.control_id,
-            claims=tuple(read_claim(value, f"PID^1^3^{n}") for n, value in enumerate(pid.values(3), 1)),
+            claims=tuple(map(read_claim, few(pid, 3))),
             places=_PLACES,
             retired=_retired(message) if kind is Kind.MERGE else (),
             changes=read_person(pid),
-            national=None if not national else "" if national == DELETED else national,
+            national=national if national or pid.deleted(19) else None,
         ),
         application=message.msh.get(5), facility=message.msh.get(6), message=message)
 
 
 def _retired(message: Message) -> tuple[Claim, ...]:
-    return tuple(read_claim(value, f"MRG^1^1^{n}") for n, value in enumerate(message.need("MRG").values(1), 1))
+    return tuple(map(read_claim, few(message.need("MRG"), 1)))
 
 
 def handle(manager: PixManager, request: Request, call: Call) -> bytes:

@@ -11,7 +11,7 @@ from broker.patients.actor import Named, PixManager
 from broker.patients.claims import Claim
 from broker.patients.iti8_feed import read_claim
 from broker.wire.hl7v2 import Message, write_ack
-from broker.wire.hl7v2_pix import write_pix_reply
+from broker.wire.hl7v2_pix import few, write_pix_reply
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,16 +26,15 @@ class Request:
 def read(message: Message) -> Request:
     """Read a QBP^Q23. Raise `Rejected` (100, 101) without QPD, its tag or its id; RCP is not asked for."""
     qpd = message.need("QPD")
-    if not qpd.get(2):
+    if not qpd.value(2).short():
         raise Rejected(Hl7Code.REQUIRED_FIELD_MISSING, "no query tag", "QPD^1^2")
-    ids = qpd.values(3)
-    if not ids or not ids[0].get(1):
+    ids = [claim for claim in map(read_claim, few(qpd, 3)) if claim.value]
+    if not ids:
         raise Rejected(Hl7Code.REQUIRED_FIELD_MISSING, "no patient id", "QPD^1^3")
     if len(ids) > 1:
-        raise Rejected(Hl7Code.DATA_TYPE, "one query translates one id", "QPD^1^3^2")
-    wanted = tuple(
-        read_claim(value, f"QPD^1^4^{n}", authority=f"QPD^1^4^{n}") for n, value in enumerate(qpd.values(4), 1))
-    return Request(claim=read_claim(ids[0], "QPD^1^3^1"), wanted=wanted, message=message)
+        raise Rejected(Hl7Code.DATA_TYPE, "one query translates one id", ids[1].at_whole)
+    wanted = tuple(read_claim(value, authority=value.place) for value in few(qpd, 4))
+    return Request(claim=ids[0], wanted=wanted, message=message)
 
 
 def handle(manager: PixManager, request: Request, call: Call) -> tuple[Named, ...]:

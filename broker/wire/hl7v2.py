@@ -3,34 +3,45 @@ r"""HL7 v2 messages over MLLP: frames, character sets, segments, acknowledgement
 Bytes are framed first (`Deframer`), decoded as MSH-18 says, and only then split at the delimiters: GB 18030 and Big5
 use delimiter bytes as second bytes of characters. An empty MSH-18 means ASCII; what is not ASCII is then read as
 UTF-8, strictly, because text in another character set hardly ever passes as UTF-8. What cannot be decoded is refused.
-Segments end with CR; LF around them is dropped, LF alone does not end one (HL7 v2.5 2.3).
 
-Of the escapes `\F\ \S\ \T\ \R\ \E\`, `\H\`, `\N\` and `\Xhh..\` (bytes of the message's character set) are resolved.
-The messages of the PIX profile are in `hl7v2_pix`.
+Segments end with CR (HL7 v2.5 2.3); CR LF, LF CR and, where no CR is in the message, LF are taken for it. A line that does
+not begin with the name of a segment is refused: it is the rest of one that was torn. In a message with CR a lone LF ends a
+segment where one that patients' messages have follows it, and stays text where no name follows; anything else is refused.
+
+What a message holds is read by `hl7v2_message`; the messages of the PIX profile are in `hl7v2_pix`.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import NamedTuple
 
 from broker.model.errors import BrokerError, Hl7Code, Problem, Rejected, TooLarge, Unavailable
 from broker.model.stamp import Stamp
+from broker.wire import hl7v2_charset as charsets
+from broker.wire.hl7v2_message import NOBODY, UTF8, Form, Message, Segment, Value
 
+__all__ = [
+    "NOBODY", "TEXTS", "UTF8", "Deframer", "Form", "Header", "Message", "Segment", "Value", "err_segment", "err_segments",
+    "frame", "is_old", "join", "msa_segment", "outcome", "parse", "parse_header", "reply_header", "write_ack", "write_broken",
+    "write_nack"]
 START, END = b"\x0b", b"\x1c\r"
-UTF8 = "UNICODE UTF-8"
+_WIDE_END = b"\x1c\0\r"     # the end in two bytes a character: such a block is taken, so that it can be answered
 _RESTART = START + b"MSH"
 _MAX_SEGMENTS = 10_000
-_MAX_REPETITIONS = 1_000
+_MAX_HEADER = 10_000        # bytes of MSH
 _NOISE = b" \t\r\n\0"
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
-_CODECS = {
-    **{f"8859{n}": f"iso8859-{n}" for n in (*range(1, 10), 15)},
-    **dict.fromkeys(("", "ASCII", "ISOIR6", "UNICODE", "UNICODEUTF8", "UTF8"), "utf-8"),
-    **dict.fromkeys(("GB180302000", "GB18030", "GBK", "GB2312"), "gb18030"),
-    "BIG5": "cp950",
-}
+_CONTROL_BYTES = bytes(code for code in range(32) if code not in b"\t\n\r")
+_NAME = re.compile(rb"[A-Z][A-Z0-9]{2}")
+# Segments of messages about patients, in any version: what a lone LF may stand before.
+_SEGMENTS = frozenset((
+    b"ACC", b"AL1", b"ARV", b"BHS", b"BTS", b"DB1", b"DG1", b"DRG", b"DSC", b"ERR", b"EVN", b"FHS", b"FTS", b"GT1", b"IAM",
+    b"IN1", b"IN2", b"IN3", b"MRG", b"MSA", b"MSH", b"NK1", b"NPU", b"NTE", b"OBX", b"PD1", b"PDA", b"PID", b"PR1", b"PRT",
+    b"PV1", b"PV2", b"QAK", b"QPD", b"RCP", b"ROL", b"SFT", b"UAC", b"UB1", b"UB2"))
+_BATCH = frozenset(("FHS", "BHS", "BTS", "FTS"))
+_BRIEF = 80                 # characters of MSA-3
+_CANDIDATES = 100           # fields of a header that are tried as MSH-18
+_SPARE = "\\&#$%@*!;:?+=<>"          # what stands for the marks that a short MSH-2 leaves out
 TEXTS = {
     Hl7Code.SEGMENT_SEQUENCE: "Segment sequence error",
     Hl7Code.REQUIRED_FIELD_MISSING: "Required field missing",
@@ -63,6 +74,7 @@ class Deframer:
     """
 
     def __init__(self, limit: int) -> None:
+        self.lost = 0       # blocks that were dropped because the next one began before they ended
         self._limit = limit
         self._buffer = bytearray()
         self._seen = 0
@@ -78,17 +90,25 @@ class Deframer:
             begin = buffer.find(START)
             del buffer[:begin if begin >= 0 else len(buffer)]
             self._seen = 0
-        end = buffer.find(END, max(self._seen, 1))
+        end, length = self._end(buffer)
         if end < 0:
-            self._seen = len(buffer) - 1
+            self._seen = len(buffer) - len(_WIDE_END) + 1
             self._check(len(buffer) - 1)
             return None
         begin = max(buffer.rfind(_RESTART, 0, end), 0) + 1
         self._check(end - begin)
-        message = bytes(buffer[begin:end])
-        del buffer[:end + len(END)]
+        self.lost += buffer.count(_RESTART, 1, end)
+        message = bytes(memoryview(buffer)[begin:end])
+        del buffer[:end + length]
         self._seen = 0
         return message
+
+    def _end(self, buffer: bytearray) -> tuple[int, int]:
+        """Return where the first block ends, and how long its mark is; a negative number when it has not ended."""
+        seen = max(self._seen, 1)
+        end = buffer.find(END, seen)
+        wide = buffer.find(_WIDE_END, seen, end if end >= 0 else len(buffer))
+        return (wide, len(_WIDE_END)) if wide >= 0 else (end, len(END))
 
     @property
     def inside(self) -> bool:
@@ -96,222 +116,187 @@ class Deframer:
         return bool(self._buffer)
 
     @property
+    def lacks_cr(self) -> bool:
+        """Say whether the unfinished block seems to have ended: with FS, but without the CR behind it."""
+        return self._buffer.find(END[:1]) >= 0
+
+    @property
     def head(self) -> bytes:
-        """The first segment of the unfinished block, as far as it came."""
-        return bytes(self._buffer[1:4096]).split(b"\r")[0]
+        """The unfinished block as far as it came, no more of it than a header has."""
+        return bytes(memoryview(self._buffer)[1:_MAX_HEADER])
 
     def _check(self, length: int) -> None:
         if length > self._limit:
             raise TooLarge(f"server.max_message = {self._limit} bytes")
 
 
-class Form(NamedTuple):
-    """How a message is written: MSH-1, the four characters of MSH-2, MSH-18 as declared, and the codec it means."""
+def parse(data: bytes, node: tuple[str, str] = NOBODY) -> Message:
+    """Read an unframed message that `node` answers.
 
-    field: str = "|"
-    component: str = "^"
-    repetition: str = "~"
-    escape: str = "\\"
-    subcomponent: str = "&"
-    charset: str = UTF8
-    codec: str = "utf-8"
-
-    @classmethod
-    def of(cls, charset: str) -> "Form":
-        """Give the usual delimiters with this MSH-18."""
-        return cls(charset=charset, codec=_codec(charset))
-
-    def quote(self, text: str) -> str:
-        """Write `text` so that no delimiter, CR or LF is left in it."""
-        e, codes = self.escape, {self.field: "F", self.component: "S", self.subcomponent: "T", self.repetition: "R",
-                                 self.escape: "E", "\r": "X0D", "\n": "X0A"}
-        return "".join(f"{e}{codes[c]}{e}" if c in codes else c for c in text)
-
-    def unquote(self, text: str) -> str:
-        """Resolve the escapes in `text`; an unknown one, or one that hides a control character, stays as it is."""
-        if self.escape not in text:
-            return text
-        return _escapes(self.escape).sub(lambda match: self._resolve(match.group(1), match.group()), text)
-
-    def _resolve(self, code: str, whole: str) -> str:
-        plain = {"F": self.field, "S": self.component, "T": self.subcomponent, "R": self.repetition, "E": self.escape,
-                 "H": "", "N": ""}.get(code)
-        if plain is not None:
-            return plain
-        if code[:1] != "X":
-            return whole
-        try:
-            text = bytes.fromhex(code[1:]).decode(self.codec)
-        except ValueError:
-            return whole
-        return text if text.isprintable() else whole
-
-
-@lru_cache(8)
-def _escapes(mark: str) -> "re.Pattern[str]":
-    return re.compile(f"{re.escape(mark)}([^{re.escape(mark)}]+){re.escape(mark)}")
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """One repetition of a field. Components and sub-components count from 1; what is absent is empty."""
-
-    text: str
-    form: Form
-
-    def component(self, number: int) -> str:
-        """Give a component as it is written, escapes and sub-components included."""
-        parts = self.text.split(self.form.component, number)
-        return parts[number - 1] if number <= len(parts) else ""
-
-    def get(self, component: int = 1, subcomponent: int = 1) -> str:
-        """Give a sub-component without escapes and surrounding blanks."""
-        parts = self.component(component).split(self.form.subcomponent, subcomponent)
-        return self.form.unquote(parts[subcomponent - 1]).strip() if subcomponent <= len(parts) else ""
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """One segment: its bytes as received, its decoded text. Fields count as the standard counts them, MSH too."""
-
-    raw: bytes
-    text: str
-    form: Form
-
-    @property
-    def name(self) -> str:
-        """PID, QPD, …"""
-        return self.text[:3]
-
-    def field(self, number: int) -> str:
-        """Give a field as it is written."""
-        index = number - 1 if self.name == "MSH" else number
-        parts = self.text.split(self.form.field, index + 1)
-        return parts[index] if index < len(parts) else ""
-
-    def values(self, number: int) -> tuple[Value, ...]:
-        """Give the repetitions of a field, none when it is empty."""
-        text = self.field(number)
-        parts = text.split(self.form.repetition, _MAX_REPETITIONS) if text else []
-        if len(parts) > _MAX_REPETITIONS:
-            raise Rejected(Hl7Code.DATA_TYPE, "too many repetitions", f"{self.name}^1^{number}")
-        return tuple(Value(part, self.form) for part in parts)
-
-    def get(self, number: int, component: int = 1, subcomponent: int = 1) -> str:
-        """Give a sub-component of the field's first repetition, without escapes."""
-        return Value(self.field(number).split(self.form.repetition, 1)[0], self.form).get(component, subcomponent)
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A decoded message: bytes as received, segments, and how it is written."""
-
-    raw: bytes
-    segments: tuple[Segment, ...]
-    form: Form
-
-    @property
-    def msh(self) -> Segment:
-        """The header."""
-        return self.segments[0]
-
-    @property
-    def name(self) -> str:
-        """Message type and trigger event: `ADT^A04`."""
-        return f"{self.msh.get(9)}^{self.msh.get(9, 2)}"
-
-    @property
-    def control_id(self) -> str:
-        """MSH-10."""
-        return self.msh.get(10)
-
-    def all(self, name: str) -> tuple[Segment, ...]:
-        """Give all segments of this name."""
-        return tuple(segment for segment in self.segments if segment.name == name)
-
-    def need(self, name: str) -> Segment:
-        """Give the first segment of this name. Raise `Rejected` (100) when there is none."""
-        found = self.all(name)
-        if not found:
-            raise Rejected(Hl7Code.SEGMENT_SEQUENCE, f"segment {name} is missing", name)
-        return found[0]
-
-
-def parse(data: bytes) -> Message:
-    """Read an unframed message. Raise `Rejected` when it has no MSH, a wrong one, or text its MSH-18 does not allow."""
-    body = data.lstrip(_NOISE).removeprefix(b"\xef\xbb\xbf")
+    Raise `Rejected` when it is none, more than one or a batch, has a wrong MSH, or text its MSH-18 does not allow.
+    """
+    body = charsets.without_mark(data.lstrip(_NOISE))
     if body[:3] != b"MSH" or len(body) < 9:
-        raise Rejected(Hl7Code.SEGMENT_SEQUENCE, "the message does not begin with MSH", "MSH^1")
-    lines = body.split(b"\r", _MAX_SEGMENTS)
+        raise _no_message(data, body)
+    lines = _lines(body)
+    form = _form(lines[0], body)
+    segments = tuple(_segment(line, form) for line in lines)
+    for segment in segments[1:]:
+        if segment.name == "MSH" or segment.name in _BATCH:
+            raise _several(segment.name)
+        if segment.name == "ADD":
+            raise Rejected(Hl7Code.SEGMENT_SEQUENCE, "a segment that goes on in ADD is not supported", "ADD")
+    return Message(data, segments, form, node)
+
+
+def parse_header(data: bytes, node: tuple[str, str] = NOBODY) -> Message | None:
+    """Return the header of a message that `parse` refuses, as far as it is ASCII, so that it can be answered; None without one.
+
+    It has the usual delimiters where MSH-2 is wrong, and is made of FHS or BHS where a batch was refused.
+    """
+    body = charsets.without_mark(data[:_MAX_HEADER].lstrip(_NOISE))
+    if codec := charsets.wide(data[:_MAX_HEADER]) or charsets.wide(body):
+        body = data[:_MAX_HEADER].decode(codec, "replace").encode().lstrip(_NOISE + "\ufeff\ufffd".encode())
+    line = re.split(rb"[\r\n]", body, maxsplit=1)[0]
+    separator = line[3:4]
+    if line[:3] not in (b"MSH", b"FHS", b"BHS") or not _is_mark(separator):
+        return None
+    fields = _plain_fields(line, separator)
+    if line[:3] != b"MSH":
+        fields = _of_batch(fields, data, separator)
+    try:
+        form = _form(separator.decode().join(fields[:17]).encode(), line)
+    except Rejected:
+        fields[1] = "".join(mark for mark in "^~\\&#" if mark != separator.decode())[:4]
+        form = Form(separator.decode(), *fields[1])._replace(charset="")
+    text = separator.decode().join(fields[:17])
+    return Message(data, (Segment(text.encode(), text, form),), form, node)
+
+
+def _plain_fields(line: bytes, separator: bytes) -> list[str]:
+    """Return the fields of a header, split after it was decoded where its character set is known, what is not ASCII as `?`."""
+    try:
+        codec = _form(line, line).codec
+    except Rejected:
+        codec = "ascii"
+    text = line.decode(codec, "replace").encode("ascii", "replace").decode()
+    fields = _CONTROLS.sub("?", text).split(separator.decode())
+    return [*fields, *[""] * (2 - len(fields))]
+
+
+def _of_batch(fields: list[str], data: bytes, separator: bytes) -> list[str]:
+    """Return the fields of an MSH with the nodes and the id of FHS or BHS; version and mode are those of its first message."""
+    found = re.search(rb"(?:^|[\r\n])(MSH" + re.escape(separator) + rb"[^\r\n]{0,5000})", data)
+    first = [*(_plain_fields(found.group(1), separator) if found else []), *[""] * 12]
+    given = [*fields, *[""] * 11]
+    return ["MSH", *given[1:7], "", "", given[10], first[10] or "P", first[11] or "2.5"]
+
+
+def _no_message(data: bytes, body: bytes) -> Rejected:
+    """Return why something that does not begin with MSH is not taken."""
+    if codec := charsets.wide(data) or charsets.wide(body):
+        return Rejected(
+            Hl7Code.TABLE_VALUE, f"the message is in {codec[:6].upper()}, which HL7 v2 over MLLP cannot be; send UNICODE UTF-8",
+            "MSH^1^18")
+    if body[:3] in (b"FHS", b"BHS"):
+        return _several(body[:3].decode())
+    return Rejected(Hl7Code.SEGMENT_SEQUENCE, "the message does not begin with MSH", "MSH^1")
+
+
+def _several(name: str) -> Rejected:
+    """Return the refusal of a block that holds more than one message, or a batch: none of them may vanish unanswered."""
+    what = "several messages in one block are" if name == "MSH" else "a batch (FHS, BHS) is"
+    return Rejected(
+        Hl7Code.SEGMENT_SEQUENCE, f"{what} not taken, nothing was carried out; send each message in a block of its own",
+        "MSH^2" if name == "MSH" else name)
+
+
+def _lines(body: bytes) -> list[bytes]:
+    """Return the segments. Raise `Rejected` (100) for a line that is none, `TooLarge` for too many."""
+    separator = body[3:4]
+    end = b"\r" if b"\r" in body.rstrip(_NOISE) else b"\n"
+    pieces = body.split(end, _MAX_SEGMENTS)
+    lines = [line.lstrip(_NOISE) for piece in pieces for line in _cut(piece.strip(b"\n"), separator)]
     if len(lines) > _MAX_SEGMENTS:
         raise TooLarge(f"segments of one message = {_MAX_SEGMENTS}")
-    lines = [line.strip(b"\n") for line in lines if line.strip(_NOISE)]
-    form = _form(lines[0])
-    return Message(data, tuple(_segment(line, form) for line in lines), form)
+    for number, line in enumerate(lines, 1):
+        if line and not (_NAME.match(line) and line[3:4] in (separator, b"")):
+            raise Rejected(
+                Hl7Code.SEGMENT_SEQUENCE, f"line {number} does not begin with the name of a segment: a segment ends with CR, and"
+                " text has a line end as \\X0D\\ or \\X0A\\")
+    return [line for line in lines if line]
 
 
-def parse_header(data: bytes) -> Message | None:
-    """Give the MSH alone, as far as it is ASCII, of a message `parse` refuses, so that it can be answered; None without one."""
-    line = data.lstrip(_NOISE).removeprefix(b"\xef\xbb\xbf").split(b"\r", 1)[0]
-    separator = line[3:4] or b"|"
-    plain = separator.join(line.split(separator)[:17]).decode("ascii", "replace").replace("\ufffd", "?")
-    try:
-        return parse(plain.encode())
-    except BrokerError:
-        return None
+def _cut(line: bytes, separator: bytes) -> list[bytes]:
+    """Return the segments in what stands between two ends: a lone LF ends one where another one follows.
+
+    Raise `Rejected` (100) where a name follows that no message about patients has: it may be text or a segment.
+    """
+    if b"\n" not in line:
+        return [line]
+    if line.count(b"\n") > _MAX_SEGMENTS:
+        raise TooLarge(f"line feeds of one segment = {_MAX_SEGMENTS}")
+    parts = re.split(rb"\n[ \t\0]*(?=[A-Z][A-Z0-9]{2}(?:" + re.escape(separator) + rb"|\n|\Z))", line)
+    for part in parts[1:]:
+        if part[:3] not in _SEGMENTS and part[:1] != b"Z":
+            raise Rejected(
+                Hl7Code.SEGMENT_SEQUENCE, f"a line feed stands before '{part[:3].decode()}': a segment ends with CR, and text"
+                " has a line feed as \\X0A\\")
+    return parts
 
 
 def _segment(line: bytes, form: Form) -> Segment:
     try:
         text = line.decode(form.codec)
     except UnicodeDecodeError as error:
-        raise Rejected(Hl7Code.DATA_TYPE, "the text is not in the character set that MSH-18 names", "MSH^1^18") from error
-    if _CONTROLS.search(text):
-        raise Rejected(Hl7Code.DATA_TYPE, "control characters in the text", text[:3] if text[:3].isalnum() else "")
+        named = f"that MSH-18 names ({form.charset})" if form.charset else "of a message without MSH-18 (ASCII, UTF-8)"
+        raise Rejected(Hl7Code.DATA_TYPE, f"the text is not in the character set {named}", "MSH^1^18") from error
+    # The bytes are looked at first: no byte of a longer character is a control, and the search of text is ten times slower.
+    plain = len(line.translate(None, _CONTROL_BYTES)) == len(line)
+    if not plain or (not line.isascii() and ("\ufffe" in text or "\uffff" in text)):
+        raise Rejected(Hl7Code.DATA_TYPE, "control characters in the text", text[:3])
     return Segment(line, text, form)
 
 
-def _form(line: bytes) -> Form:
+def _form(line: bytes, body: bytes) -> Form:
+    """Return how a message is written. What a short MSH-2 leaves out is not used: it gets marks the message does not hold."""
     separator = line[3:4]
     marks = line[4:line.find(separator, 4)] if separator in line[4:] else line[4:]
-    every = (separator + marks[:4]).decode("latin-1")
-    if len(marks) not in (4, 5) or len(set(every)) != 5 or not every.isascii() or any(c.isalnum() or c <= " " for c in every):
-        raise Rejected(Hl7Code.DATA_TYPE, "MSH-2 is not four different delimiters", "MSH^1^2")
+    if not 2 <= len(marks) <= 5 or not all(_is_mark(marks[n:n + 1]) for n in range(len(marks))) or not _is_mark(separator):
+        raise Rejected(Hl7Code.DATA_TYPE, "MSH-2 is not two to five delimiters", "MSH^1^2")
+    every = (separator + marks[:4]).decode()
+    spare = [mark for mark in _SPARE if mark not in every and mark.encode() not in body] if len(every) < 5 else []
+    every = (every + "".join(spare))[:5]
+    if len(set(every)) != 5:
+        raise Rejected(Hl7Code.DATA_TYPE, "the delimiters of MSH-1 and MSH-2 are not different", "MSH^1^2")
     charset = _charset(line, separator, every[2])
-    return Form(every[0], every[1], every[2], every[3], every[4], charset, _codec(charset))
+    form = Form(*every)._replace(charset=charset, codec=charsets.codec(charset))
+    if len(line) > _MAX_HEADER:
+        raise Rejected(Hl7Code.DATA_TYPE, f"MSH is longer than {_MAX_HEADER} bytes", "MSH^1")
+    return form
+
+
+def _is_mark(byte: bytes) -> bool:
+    """Say whether a byte can be a delimiter: of ASCII, and neither a letter, a digit, a blank nor a control."""
+    return byte.isascii() and byte > b" " and byte != b"\x7f" and not byte.isalnum()
 
 
 def _charset(line: bytes, separator: bytes, repetition: str) -> str:
-    """Give MSH-18: the first field from the 18th on which, taken as the character set, turns out to be MSH-18.
+    """Return MSH-18: the first field from the 18th on which, taken as the character set, turns out to be MSH-18.
 
     A header whose names hold delimiter bytes cannot be split before it is decoded, so the candidates are tried.
     """
-    plain = line.split(separator)
+    plain = line.split(separator, _CANDIDATES)[:_CANDIDATES]
     said: dict[str, str] = {}       # MSH-18 by codec: the line may be long, and a name may stand in it often
     for candidate in plain[17:]:
         name = candidate.decode("latin-1").strip()
-        codec = _CODECS.get(_plain(name)) if name else None
+        codec = charsets.known_codec(name) if name else None
         if codec is not None:
             if codec not in said:
                 said[codec] = "".join(line.decode(codec, "replace").split(separator.decode("latin-1"), 18)[17:18]).strip()
             if said[codec] == name:
                 return name
-    field = plain[17].decode("latin-1") if len(plain) > 17 else ""
-    declared = {part.strip() for part in field.split(repetition) if part.strip()}
-    if len(declared) > 1:
-        raise Rejected(Hl7Code.TABLE_VALUE, "more than one character set in a message is not supported", "MSH^1^18")
-    return declared.pop() if declared else ""
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[ /_-]", "", name).upper()
-
-
-def _codec(name: str) -> str:
-    codec = _CODECS.get(_plain(name))
-    if codec is None:
-        raise Rejected(Hl7Code.TABLE_VALUE, "character set is not supported", "MSH^1^18")
-    return codec
+    return charsets.declared(plain[17].decode("latin-1") if len(plain) > 17 else "", repetition)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -348,33 +333,35 @@ def join(segments: Iterable[str | Segment], form: Form) -> bytes:
 
 
 def reply_header(request: Message, name: str, stamp: Stamp) -> str:
-    """Give the MSH of a reply: nodes changed over, delimiters, version, processing id and character set as asked."""
-    msh, mark = request.msh, request.form.field
-    nodes = mark.join(msh.field(number) for number in (5, 6, 3, 4))
-    kind = name.replace("^", request.form.component)
-    version = msh.get(12) if re.fullmatch(r"2\.[0-9](\.[0-9])?", msh.get(12)) else "2.5"
-    start = f"MSH{mark}{msh.field(2)}{mark}{nodes}{mark}{stamp.when}{mark}{mark}{kind}{mark}{stamp.id}{mark}"
-    tail = mark * 6 + request.form.charset if request.form.charset else ""
-    return f"{start}{msh.field(11) or 'P'}{mark}{version}{tail}"
+    """Return the MSH of a reply: from us to whom the request names as sender; delimiters, version, mode and set as asked."""
+    msh, form, mark = request.msh, request.form, request.form.field
+    usual = form.component + form.repetition + form.escape + form.subcomponent
+    nodes = mark.join((*map(form.quote, request.node), msh.field(3), msh.field(4)))
+    kind = name.replace("^", form.component)
+    start = f"MSH{mark}{max(msh.field(2), usual, key=len)}{mark}{nodes}{mark}{stamp.when}{mark}{mark}{kind}{mark}{stamp.id}{mark}"
+    tail = mark * 6 + form.charset if form.charset else ""
+    return f"{start}{msh.field(11) or 'P'}{mark}{request.version}{tail}"
 
 
 def write_ack(request: Message, stamp: Stamp, error: BrokerError | None = None) -> bytes:
-    """Give the acknowledgement of a message: AA, or AE / AR with one ERR per problem in the v2.5 form (2.15.5)."""
-    form = request.form
-    event = form.quote(request.msh.get(9, 2)[:3])
+    """Return the acknowledgement of a message: AA, or AE / AR with its problems."""
+    event = request.form.quote(request.msh.get(9, 2)[:3])
     code, problems = outcome(error)
     return join([
         reply_header(request, f"ACK^{event}^ACK" if event else "ACK", stamp),
-        form.field.join(("MSA", code, request.msh.field(10))),
-        *(err_segment(form, problem.code, [problem.location], problem.context) for problem in problems),
-    ], form)
+        msa_segment(request, code, problems),
+        *err_segments(request.form, request.version, problems),
+    ], request.form)
 
 
-def write_nack(stamp: Stamp, error: BrokerError) -> bytes:
-    """Give the AR for something that is not a message: nobody is named in it, MSA-2 is empty."""
+def write_nack(stamp: Stamp, error: BrokerError, node: tuple[str, str] = NOBODY) -> bytes:
+    """Return the AR of `node` for something that is not a message: nobody is addressed, MSA-2 is empty."""
+    form = Form()
     _, problems = outcome(error)
-    errors = [err_segment(Form(), problem.code, [problem.location], problem.context) for problem in problems]
-    return join([f"MSH|^~\\&|||||{stamp.when}||ACK|{stamp.id}|P|2.5", "MSA|AR|", *errors], Form())
+    nodes = "|".join(map(form.quote, node))
+    return join([
+        f"MSH|^~\\&|{nodes}|||{stamp.when}||ACK|{stamp.id}|P|2.5", f"MSA|AR||{_brief(form, problems)}",
+        *err_segments(form, "2.5", problems)], form)
 
 
 def outcome(error: BrokerError | None) -> tuple[str, tuple[Problem, ...]]:
@@ -393,9 +380,47 @@ def write_broken(request: Message, stamp: Stamp) -> bytes:
     return write_ack(request, stamp, Rejected(Hl7Code.INTERNAL, "internal error"))
 
 
+def msa_segment(request: Message, code: str, problems: Sequence[Problem]) -> str:
+    """Return MSA: code, the request's control id as it was written, and in MSA-3 what was wrong first."""
+    form = request.form
+    fields = ["MSA", code, request.msh.field(10) if request.control_id else ""]
+    return form.field.join([*fields, _brief(form, problems)] if problems else fields)
+
+
+def _brief(form: Form, problems: Sequence[Problem]) -> str:
+    """Return the first problem's text, written in at most 80 characters (MSA-3, HL7 v2.5 2.15.8.3)."""
+    text = problems[0].context[:_BRIEF]
+    while len(form.quote(text)) > _BRIEF:
+        text = text[:-1]
+    return form.quote(text)
+
+
+def err_segments(form: Form, version: str, problems: Sequence[Problem]) -> list[str]:
+    """Return ERR as the version has it: one for each problem from 2.5 on (2.15.5), one with all of them in ERR-1 before."""
+    if not problems:
+        return []
+    if is_old(version):
+        return [form.field.join(("ERR", form.repetition.join(_old_error(form, problem) for problem in problems)))]
+    return [err_segment(form, problem.code, [problem.location], problem.context) for problem in problems]
+
+
+def is_old(version: str) -> bool:
+    """Say whether a version is older than 2.5: its ERR has one field, and no text for people."""
+    return version < "2.5"          # one digit before and behind the first dot
+
+
+def _old_error(form: Form, problem: Problem) -> str:
+    """Return an ELD (HL7 v2.4 2.16.5.1): segment, sequence, field, code."""
+    place = [*problem.location.split("^"), "", ""][:3]
+    return form.component.join((*place, form.subcomponent.join(_coded(problem.code))))
+
+
+def _coded(code: str) -> tuple[str, str, str]:
+    known = Hl7Code(code) if code in TEXTS else Hl7Code.INTERNAL
+    return known, TEXTS[known], "HL70357"
+
+
 def err_segment(form: Form, code: str, locations: Iterable[str], text: str) -> str:
     """Give an ERR segment (2.15.5): locations in ERR-2, table 0357 in ERR-3, severity E, `text` for people in ERR-8."""
-    known = Hl7Code(code) if code in TEXTS else Hl7Code.INTERNAL
     places = form.repetition.join(place.replace("^", form.component) for place in locations)
-    coded = form.component.join((known, TEXTS[known], "HL70357"))
-    return form.field.join(("ERR", "", places, coded, "E", "", "", "", form.quote(text)))
+    return form.field.join(("ERR", "", places, form.component.join(_coded(code)), "E", "", "", "", form.quote(text)))

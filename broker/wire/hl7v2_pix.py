@@ -9,9 +9,22 @@ from broker.model.errors import BrokerError, Hl7Code, Problem, Rejected
 from broker.model.ids import PatientId
 from broker.model.people import Address, Demographics, PersonName
 from broker.model.stamp import Stamp
-from broker.wire.hl7v2 import Form, Header, Message, Segment, Value, err_segment, join, outcome, reply_header
+from broker.wire.hl7v2 import (
+    Form,
+    Header,
+    Message,
+    Segment,
+    Value,
+    err_segment,
+    err_segments,
+    is_old,
+    join,
+    msa_segment,
+    outcome,
+    reply_header,
+)
 
-DELETED = '""'
+MOST = 100      # ids, names, addresses or telephones of one person
 SEXES = frozenset("FMOUAN")
 _STRUCTURES = {"A08": "ADT_A01", "A28": "ADT_A05", "A31": "ADT_A05", "A40": "ADT_A39"}
 
@@ -20,7 +33,8 @@ def read_person(pid: Segment) -> dict[str, Any]:
     """Give what PID says of a person, by attribute of `Demographics`; what is empty there is not in the answer.
 
     An empty field means no change, a field of two quotes means that the value is deleted (HL7 v2.5 2.10).
-    Identifiers (PID-3, PID-19) are left out. Raise `Rejected` for a birth date or sex that is none.
+    Identifiers (PID-3, PID-19) are left out. Raise `Rejected` for a birth date or sex that is none, and for what is longer,
+    or more often there, than anybody's data is.
     """
     found: dict[str, Any] = {}
     mothers = _read(pid, 6, read_name)
@@ -31,9 +45,9 @@ def read_person(pid: Segment) -> dict[str, Any]:
         if values is not None:
             found[key] = values
     for key, number, check in (("birth_date", 7, _birth_date), ("sex", 8, _sex)):
-        text = pid.get(number)
-        if text:
-            found[key] = "" if text == DELETED else check(text)
+        text = pid.value(number).short()
+        if text or pid.deleted(number):
+            found[key] = check(text) if text else ""
     phones = [values for values in (_read(pid, 13, _read_phone), _read(pid, 14, _read_phone)) if values is not None]
     if phones:
         found["phones"] = tuple(phone for values in phones for phone in values if phone)
@@ -41,31 +55,40 @@ def read_person(pid: Segment) -> dict[str, Any]:
 
 
 def _read(pid: Segment, number: int, read: Any) -> tuple[Any, ...] | None:
-    values = [value for value in pid.values(number) if value.text]
-    if not values:
-        return None
-    return () if values[0].text == DELETED else tuple(read(value) for value in values)
+    values = few(pid, number)
+    return tuple(read(value) for value in values) if values or pid.deleted(number) else None
+
+
+def few(segment: Segment, number: int) -> tuple[Value, ...]:
+    """Return the repetitions of a field of a person. Raise `Rejected` (102) when there are more than `MOST`."""
+    values = segment.values(number)
+    if len(values) > MOST:
+        raise Rejected(Hl7Code.DATA_TYPE, f"more than {MOST} repetitions", values[MOST].place)
+    return values
 
 
 def read_name(value: Value) -> PersonName:
     """Give an XPN; the surname is the first sub-component of the family name."""
     return PersonName(
-        family=value.get(1), given=value.get(2), middle=value.get(3), suffix=value.get(4), prefix=value.get(5), use=value.get(7))
+        family=value.short(1), given=value.short(2), middle=value.short(3), suffix=value.short(4), prefix=value.short(5),
+        use=value.short(7))
 
 
 def _read_address(value: Value) -> Address:
     return Address(
-        street=value.get(1), city=value.get(3), state=value.get(4), postcode=value.get(5), country=value.get(6))
+        street=value.short(1), city=value.short(3), state=value.short(4), postcode=value.short(5), country=value.short(6))
 
 
 def _read_phone(value: Value) -> str:
-    return value.get(1) or "".join(value.get(n) for n in (5, 6, 7))
+    return value.short(1) or "".join(value.short(n) for n in (5, 6, 7))
 
 
 def _birth_date(text: str) -> str:
-    if not is_date(text[:8]) or not re.fullmatch(r"\d{4,14}(\.\d+)?([+-]\d{4})?", text):
-        raise Rejected(Hl7Code.DATA_TYPE, "the birth date is not a date", "PID^1^7")
-    return text[:8]
+    given = re.fullmatch(r"(\d{4,14})(\.\d+)?([+-]\d{4})?", text)
+    day = given.group(1)[:8] if given else ""
+    if not is_date(day):
+        raise Rejected(Hl7Code.DATA_TYPE, "the birth date is not a date (YYYY, YYYYMM or YYYYMMDD, a time may follow)", "PID^1^7")
+    return day
 
 
 def is_date(text: str) -> bool:
@@ -146,18 +169,20 @@ def write_pix_reply(
     """Give the RSP^K23 (ITI TF-2 3.9.4.2): `ids` are (id, namespace), those of one domain adjacent; none = NF.
 
     QPD is the request's, byte for byte. The one ERR names the places of all problems that have the first one's code.
+    A problem is told in MSA-3 as well, and before version 2.5 in ERR-1.
     """
     form, qpd = request.form, request.need("QPD")
     code, problems = outcome(error)
     status = code if problems else "OK" if ids else "NF"
     lines: list[str | Segment] = [
         reply_header(request, "RSP^K23^RSP_K23", stamp),
-        form.field.join(("MSA", code, request.msh.field(10))),
+        msa_segment(request, code, problems),
     ]
-    if problems:
-        first = problems[0]
-        places = [problem.location for problem in problems if problem.code == first.code]
-        lines.append(err_segment(form, first.code, places, first.context))
+    same = [problem for problem in problems if problem.code == problems[0].code]
+    if same and is_old(request.version):
+        lines += err_segments(form, request.version, same)
+    elif same:
+        lines.append(err_segment(form, same[0].code, [problem.location for problem in same], same[0].context))
     lines += [form.field.join(("QAK", qpd.field(2), status)), qpd]
     if ids:
         cx = form.repetition.join(write_cx(form, patient, namespace) for patient, namespace in ids)
@@ -167,14 +192,21 @@ def write_pix_reply(
 
 
 def read_ack(message: Message) -> None:
-    """Return when the acknowledgement says AA. Raise `Rejected` with its problems when it does not."""
-    code = message.need("MSA").get(1)
-    if code == "AA":
+    """Return when the acknowledgement says AA. Raise `Rejected` with its problems, in whichever form of ERR, when it does not."""
+    msa = message.need("MSA")
+    if msa.get(1) == "AA":
         return
-    problems = [
-        Problem(err.get(3) or Hl7Code.INTERNAL, err.get(8) or err.get(3, 2), err.field(2)) for err in message.all("ERR")
-    ]
-    raise Rejected.of(problems or [Problem(Hl7Code.INTERNAL, f"the receiver answered {code}")])
+    text = msa.get(3) or f"the receiver answered {msa.get(1)}"
+    problems = [problem for err in message.all("ERR") for problem in _problems(err, text)]
+    raise Rejected.of(problems or [Problem(Hl7Code.INTERNAL, text)])
+
+
+def _problems(err: Segment, text: str) -> list[Problem]:
+    if err.get(3):
+        return [Problem(err.get(3), err.get(8) or err.get(3, 2), err.field(2))]
+    return [
+        Problem(value.get(4) or Hl7Code.INTERNAL, text, err.form.component.join(map(value.component, (1, 2, 3))))
+        for value in err.values(1)]
 
 
 def read_pix_answer(message: Message) -> tuple[PatientId, ...]:

@@ -99,7 +99,8 @@ def _mllp(scratch: Path) -> Reader:
     settings.data.mkdir()
     centre = broker_app.App(settings, profiles.load("demo"))
     database_schema.upgrade(centre.database)
-    server = MllpServer([bound for bound in centre.bounds if bound.row.endpoint == "mllp"], centre.gate, settings)
+    bounds = [bound for bound in centre.bounds if bound.row.endpoint == "mllp"]
+    server = MllpServer(bounds, centre.gate, settings, ("BROKER", "REGION"))
     count = itertools.count(1)
 
     def read(data: bytes) -> str:

@@ -71,7 +71,7 @@ class Bench:
         self.manager = PixManager(database, profile, self.coord, self.ports.on_arrived, self.ports.on_merged)
         self.gate = Gate(Open(), AuditLog(folder / "audit", "broker", "demo"))
         self.bounds = [Bound(row, self.manager) for row in (iti8_feed.ROW, iti9_query.ROW)]
-        self.mllp = MllpServer(self.bounds, self.gate, Settings())
+        self.mllp = MllpServer(self.bounds, self.gate, Settings(), (profile.region.application, profile.region.facility))
 
     def close(self) -> None:
         self.coord.close()

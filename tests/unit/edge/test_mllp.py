@@ -20,6 +20,7 @@ from broker.security.gate import Gate
 from broker.security.rules import Open
 from broker.wire.hl7v2 import Message, write_ack
 
+NODE = ("BROKER", "REGION")
 TRAPS = "葉^區瑋錦誠"
 
 
@@ -62,7 +63,7 @@ def message(control: str, name: str = "LI", kind: str = "ADT^A04") -> bytes:
 def serving(folder: Path, actor: Actor, **settings: Any) -> Iterator[int]:
     limits = {"mllp_port": 0, "io_timeout": 5.0, "idle_timeout": 10.0, **settings}
     gate = Gate(Open(), AuditLog(folder / "audit", "broker", "demo"))
-    server = MllpServer([Bound(ROW, actor)], gate, Settings(server=Server(**limits)))
+    server = MllpServer([Bound(ROW, actor)], gate, Settings(server=Server(**limits)), NODE)
     port, stop = server.listen(), threading.Event()
     thread = threading.Thread(target=server.serve, args=(stop,))
     thread.start()
@@ -94,14 +95,14 @@ def connected(port: int) -> Iterator[socket.socket]:
 
 
 def replies(connection: socket.socket, count: int) -> list[list[str]]:
-    """Give MSA of the next answers."""
+    """Give MSA-1 and MSA-2 of the next answers."""
     data = b""
     while data.count(b"\x1c\r") < count:
         piece = connection.recv(65536)
         assert piece, data
         data += piece
     texts = data.decode("gb18030").replace("\x0b", "").split("\x1c\r")[:-1]
-    return [text.split("\r")[1].split("|")[1:] for text in texts]
+    return [text.split("\r")[1].split("|")[1:3] for text in texts]
 
 
 def ends(connection: socket.socket) -> bool:
@@ -301,4 +302,4 @@ def test_a_slow_peer_does_not_hold_up_another(port: int, actor: Actor) -> None:
 def test_a_taken_port_is_told_at_once(tmp_path: Path, actor: Actor, port: int) -> None:
     gate = Gate(Open(), AuditLog(tmp_path / "audit", "broker", "demo"))
     with pytest.raises(OSError, match="in use"):
-        MllpServer([Bound(ROW, actor)], gate, Settings(server=Server(mllp_port=port))).listen()
+        MllpServer([Bound(ROW, actor)], gate, Settings(server=Server(mllp_port=port)), NODE).listen()
