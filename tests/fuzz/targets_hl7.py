@@ -115,7 +115,7 @@ def _mllp(scratch: Path) -> Reader:
         if not reply:
             return "an acknowledgement"
         answer = parse(reply)
-        codes = [segment.get(3) for segment in answer.all("ERR")]
+        codes = [segment.get(3) or segment.get(1, 4) for segment in answer.all("ERR")]
         return f"{answer.msh.get(9)} {answer.need('MSA').get(1)} {codes[:2]}"
     return read
 

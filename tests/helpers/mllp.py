@@ -16,6 +16,14 @@ def send(port: int, message: str, encoding: str = "gb18030") -> list[list[str]]:
     return [line.split("|") for line in answer[1:-2].decode(encoding).split("\r") if line]
 
 
+def codes(answer: list[list[str]]) -> list[str]:
+    """Give the codes of table 0357 in an answer: of ERR-3 (HL7 v2.5 2.15.5.3), in ERR-1 before version 2.5 (v2.4 2.16.5.1)."""
+    errors = [fields for fields in answer if fields[0] == "ERR"]
+    if segment(answer, "MSH")[11] >= "2.5":
+        return [fields[3].split("^")[0] for fields in errors]
+    return [error.split("^")[3].split("&")[0] for fields in errors for error in fields[1].split("~")]
+
+
 def segment(answer: list[list[str]], name: str) -> list[str]:
     """Give the first segment with this name."""
     return next(fields for fields in answer if fields[0] == name)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from broker.model.ids import PatientId
-from tests.helpers.mllp import segment
+from tests.helpers.mllp import codes, segment
 from tests.helpers.region import Region
 from tests.helpers.site import LIMITS, A, Site, adt, rest
 
@@ -40,9 +40,8 @@ def send(site: Site, *messages: str) -> list[list[list[str]]]:
 
 
 def outcome(answer: list[list[str]]) -> tuple[str, str]:
-    """Give MSA-1 and the code in ERR-3 (HL7 v2.5 2.15.5.3, table 0357)."""
-    errors = [fields[3].split("^")[0] for fields in answer if fields[0] == "ERR"]
-    return segment(answer, "MSA")[1], ",".join(errors)
+    """Give MSA-1 and the codes of ERR."""
+    return segment(answer, "MSA")[1], ",".join(codes(answer))
 
 
 REFUSED = {
