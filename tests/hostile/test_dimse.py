@@ -104,6 +104,46 @@ def test_a_bad_object_is_refused_and_the_association_goes_on(site: Site, name: s
     eventually(lambda: site.audited("C-STORE", "4") == refused + 1)
 
 
+# What the sender hears, as Error Comment and Offending Element (PS3.7 annex C), of the kinds above.
+REASONS = {
+    "no data set": ("no readable SOPInstanceUID", "(0008,0018)"),
+    "rubbish": ("no readable SOPInstanceUID", "(0008,0018)"),
+    "no Study Instance UID": ("no readable StudyInstanceUID", "(0020,000D)"),
+    "another instance than announced": ("SOP Class or Instance UID of data set and request differ", ""),
+    "an evil SOP UID": ("is not a UID", ""),
+    "an empty SOP UID": ("is not a UID", ""),
+    "a SOP UID of 70 digits": ("is not a UID", ""),
+}
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_a_refused_object_is_answered_and_logged_with_its_reason(site: Site, name: str) -> None:
+    sop, data, status = BAD[name]
+    words, offending = REASONS[name]
+    before = len(site.region.logs())
+    with Parrot(site.region.dicom_port) as peer:
+        assert peer.associate([(CT, EXPLICIT)])[0] == 2
+        peer.say(store_request(1, CT, sop, data))
+        answer = peer.answer()
+        peer.release()
+    assert (answer.number(pdata.STATUS), answer.tag(pdata.OFFENDING)) == (status, offending)
+    comment = answer.text(pdata.COMMENT)
+    assert len(comment) <= 64
+    assert words in comment or (comment.endswith("...") and comment[:-3] in _logged(site, before))
+    line = _logged(site, before)
+    assert words in line
+    assert (sop if sop == SOP else "(no UID)" if status == 0x0117 else sop) in line
+    assert A.value not in line
+    assert EVIL not in line or line.isascii()
+
+
+def _logged(site: Site, before: int) -> str:
+    """Give the one log line about a refused object since then."""
+    eventually(lambda: "object refused" in site.region.logs()[before:])
+    (line,) = [line for line in site.region.logs()[before:].splitlines() if "object refused" in line]
+    return line
+
+
 def test_an_evil_study_uid_stays_inside(site: Site) -> None:
     sop = new_oid()
     made = dataset(sop)

@@ -2,6 +2,7 @@
 
 import contextlib
 import struct
+import time
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from broker.edge.dimse import association
 from broker.edge.dimse.association import HEAD, Accept, Answered, Context, Head, Implementation
 from broker.edge.dimse.pdata import ProtocolError
+from broker.model.syntaxes import RECEIVED_SYNTAXES
 from tests.helpers.dimse import item
 
 US = Implementation("2.25.1", "BROKER", 131072)
@@ -82,6 +84,25 @@ ABSTRACT, SYNTAX = item(0x30, b"1.2.840.10008.1.1"), item(0x40, b"1.2.840.10008.
 def test_odd_requests_that_can_be_read(items: list[bytes], contexts: tuple[Context, ...], length: int) -> None:
     found = association.read_request(request(*items))
     assert (found.contexts, found.length) == (contexts, length)
+
+
+def test_what_hurts_costs_no_more_than_what_is_usual() -> None:
+    """The largest request that is read at all, and the most contexts, against one of a modality that offers everything."""
+    usual = association.write_request(
+        Head(1, "BROKER", "PACSA"), [Context(2 * n + 1, "1.2.840.10008.5.1.4.1.1.2", RECEIVED_SYNTAXES) for n in range(126)], US)
+    many = request(*[context(1)] * 30_000)
+    large = request(*[context(1, item(0x30, b""), item(0x40, b"") * 16_000)] * 4)
+    assert len(large) < association.LONGEST
+
+    def cost(data: bytes) -> float:
+        begun = time.process_time()
+        for _ in range(5):
+            with contextlib.suppress(ProtocolError):
+                association.read_request(data)
+        return time.process_time() - begun
+
+    assert cost(many) < cost(usual)
+    assert cost(large) < 20 * cost(usual)
 
 
 @pytest.mark.parametrize("items", [

@@ -14,6 +14,7 @@ from broker.db import Database
 from broker.edge.dimse import pdata
 from broker.edge.dimse.listener import ROWS, Listener
 from broker.model.errors import Unavailable
+from broker.model.syntaxes import RECEIVED_SYNTAXES
 from broker.wire import tags
 from tests.helpers import dicom, dimse
 from tests.helpers.dicom import CT, Broker, eventually
@@ -277,6 +278,55 @@ def test_a_retired_class_is_stored(start: Start) -> None:
         assert peer.answer().number(pdata.STATUS) == 0
         peer.release()
     assert len(broker.files()) == 1
+
+
+def test_objects_come_in_contexts_with_even_ids(start: Start) -> None:
+    broker = start()
+    data = encoded()
+    with Parrot(broker.port) as peer:
+        proposed = dimse.association(1, "PACSA", "BROKER", [(dimse.VERIFICATION, IMPLICIT), (CT, EXPLICIT)])
+        place = proposed.index(b"\x20\0", proposed.index(b"\x20\0", 74) + 1)
+        peer.say(proposed[:place + 4] + b"\2" + proposed[place + 5:])
+        assert peer.hear()[0] == 2
+        peer.say(store_request(2, CT, "1.2.9", data))
+        assert peer.answer().number(pdata.STATUS) == 0
+        peer.release()
+    assert [dicom.body(broker.online.path(path)) for path in broker.files()] == [data]
+
+
+@pytest.mark.parametrize("syntax", sorted({*RECEIVED_SYNTAXES} - {tags.IMPLICIT, tags.BIG_ENDIAN, tags.DEFLATED}))
+def test_an_object_of_any_transfer_syntax_is_kept(start: Start, syntax: str) -> None:
+    broker = start()
+    with Parrot(broker.port) as peer:
+        assert peer.associate([(CT, syntax)])[0] == 2
+        peer.say(store_request(1, CT, "1.2.9", encoded()))
+        assert peer.answer().number(pdata.STATUS) == 0
+        peer.release()
+    assert tags.read_meta(broker.online.path(broker.files()[0]).read_bytes()).transfer_syntax == syntax
+
+
+PRIVATE = "1.3.12.2.1107.5.9.1"
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_private_class_is_taken_when_the_profile_names_it(
+        tmp_path: Path, database: Database, profile: Profile, listed: bool) -> None:
+    named = profile.model_copy(update={"hospitals": tuple(
+        one.model_copy(update={"sop_classes": (PRIVATE,)}) if listed and one.key == "a" else one for one in profile.hospitals)})
+    data = encoded().replace(CT.encode() + b"\0", PRIVATE.encode().ljust(len(CT) + 1, b"\0"))
+    with dicom.broker(tmp_path, database, named, dicom.Board()) as broker, Parrot(broker.port) as peer:
+        kind, body = peer.associate([(PRIVATE, EXPLICIT), (CT, EXPLICIT)])
+        assert (kind, body.count(b"\x21\0\0\x1b\1\0\3")) == (2, 0 if listed else 1)
+        peer.say(store_request(1 if listed else 3, PRIVATE, "1.2.9", data))     # else in the context of another class
+        answer = peer.answer()
+        assert answer.number(pdata.STATUS) == (0 if listed else 0x0122)
+        assert (PRIVATE in answer.text(pdata.COMMENT)) is not listed
+        peer.release()
+        assert len(broker.files()) == listed
+        with Parrot(broker.port) as other:      # no other hospital's
+            other.associate([(PRIVATE, EXPLICIT), (CT, EXPLICIT)], "PACSB")
+            other.say(store_request(3, PRIVATE, "1.2.9", data))
+            assert other.answer().number(pdata.STATUS) == 0x0122
 
 
 def test_stopping_lets_the_object_under_way_finish(start: Start) -> None:

@@ -5,6 +5,7 @@ import io
 import os
 import random
 import resource
+import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -83,6 +84,16 @@ def test_one_too_many_closes_the_one_that_waits_longest(start: Start) -> None:
         assert guests[0].hear()[0] == 0
         guests[-1].say(REQUEST)
         assert guests[-1].hear()[0] == 2
+
+
+def test_the_address_with_most_waiting_connections_loses_one(start: Start) -> None:
+    broker = start(waiting_connections=16)
+    with ExitStack() as stack:
+        early = stack.enter_context(Parrot(connection=socket.create_connection(("127.0.0.1", broker.port), 10, ("127.0.0.2", 0))))
+        guests = silent(broker.port, stack, 30)
+        assert guests[0].hear()[0] == 0
+        early.say(REQUEST)
+        assert early.hear()[0] == 2
 
 
 def test_a_request_in_bits_is_one_request(start: Start) -> None:

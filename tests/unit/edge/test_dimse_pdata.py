@@ -171,6 +171,30 @@ def test_each_error_has_a_status(error: BrokerError, status: int) -> None:
     assert statuses.status_of(error) == status
 
 
+@pytest.mark.parametrize(("error", "comment", "offending"), [
+    (Rejected(DimseCode.CANNOT_UNDERSTAND, "no readable StudyInstanceUID", "StudyInstanceUID"),
+     "no readable StudyInstanceUID", 0x0020000D),
+    (Rejected(DimseCode.CANNOT_UNDERSTAND, "x" * 65), "x" * 61 + "...", None),
+    (Rejected(DimseCode.CANNOT_UNDERSTAND, "x" * 64, "no keyword"), "x" * 64, None),
+    (Rejected(DimseCode.CANNOT_UNDERSTAND, "a\\b\r\n葉\x1b"), "a?b????", None),
+    (Unavailable("online store", full=True), "online store is full", None),
+    (TooLarge("server.max_body (20 bytes)"), "limit exceeded: server.max_body (20 bytes)", None),
+])
+def test_a_refusal_fits_an_error_comment(error: BrokerError, comment: str, offending: int | None) -> None:
+    found = statuses.refusal(error)
+    assert (found.comment, found.offending) == (comment, offending)
+    request = Command.read(pdata.write_command(1, [(pdata.CLASS, CT), (pdata.FIELD, 1), (pdata.INSTANCE, "1.2")])[12:])
+    sent = response(1, request, found.status, found, 40)
+    parts, at = b"", 0
+    while at < len(sent):
+        size = int.from_bytes(sent[at + 2:at + 6], "big")
+        assert size <= 40
+        parts, at = parts + sent[at + 12:at + 6 + size], at + 6 + size
+    answer = Command.read(parts)
+    assert (answer.number(pdata.STATUS), answer.text(pdata.COMMENT)) == (found.status, comment)
+    assert answer.tag(pdata.OFFENDING) == ("(0020,000D)" if offending else "")
+
+
 @pytest.mark.parametrize(("status", "words"), [
     (0xA801, "it does not know the destination AE title, status 0xA801"),
     (0xC123, "it is unable to process, status 0xC123"),

@@ -15,7 +15,7 @@ from broker.edge.dimse.scu import Scu
 from broker.model.caller import Caller
 from broker.model.errors import Unavailable
 from broker.model.imaging import StoredObject
-from broker.model.ports import Want
+from broker.model.ports import RetrieveFailed, Want
 from broker.model.syntaxes import RECEIVED_SYNTAXES
 from broker.wire import tags
 from tests.helpers import dicom
@@ -483,6 +483,211 @@ def test_a_get_proposes_each_class_in_each_syntax_with_our_role(ask: Scu, profil
     assert seen[0][1] == GET
     assert {abstract for _, abstract, _ in seen[1:]} == {CT}
     assert {syntax for _, _, syntax in seen[1:]} == set(RECEIVED_SYNTAXES)
+
+
+UIDS = [f"1.2.9.{number}" for number in range(3)]
+LIST = b"\x08\0\x58\0" + len("\\".join(UIDS[:2]) + "\0").to_bytes(4, "little") + "\\".join(UIDS[:2]).encode() + b"\0"
+
+
+def ending(status: int, data: bytes = b"") -> Script:
+    """A PACS whose final response has this data set."""
+    def go(peer: Parrot) -> None:
+        command, _ = peer.request()
+        peer.respond(command, 0xFF00)
+        peer.respond(command, status, data)
+        peer.hear()
+        peer.say(RELEASE)
+
+    return accepting(go)
+
+
+@pytest.mark.parametrize("route", ["move", "get"])
+@pytest.mark.parametrize(("data", "failed"), [
+    (LIST, tuple(UIDS[:2])),
+    (b"", ()),
+    (b"\x08\0\x52\0\6\0\0\0IMAGE " + LIST, tuple(UIDS[:2])),
+    (LIST[:-3], ()),
+    (b"\x08\0\x58\0UI\2\x001\0", ()),
+    (b"\x08\0\x58\0\0\0\0\0", ()),
+    (b"\1", ()),
+])
+def test_what_a_pacs_could_not_send_is_told(
+        ask: Scu, profile: Profile, route: str, data: bytes, failed: tuple[str, ...]) -> None:
+    want = Want("1.2", sop_classes=(CT,))
+    with pacs(ending(0xB000, data), ending(0xA702, data)) as port:
+        done = ask.retrieve(at(profile, port, route), want, lambda: True)
+        assert (done.status, done.failed) == (0xB000, failed)
+        with pytest.raises(RetrieveFailed, match="could not send") as told:
+            ask.retrieve(at(profile, port, route), want, lambda: True)
+    assert (told.value.retrieved.status, told.value.retrieved.failed) == (0xA702, failed)
+
+
+@pytest.mark.parametrize("status", [0x0001, 0x0107, 0x0116, 0xB000, 0xB007])
+def test_a_warning_is_no_failure(ask: Scu, profile: Profile, status: int) -> None:
+    with pacs(ending(status)) as port:
+        assert ask.retrieve(at(profile, port), Want("1.2"), lambda: True).status == status
+
+
+def test_what_one_route_could_not_send_is_asked_for_by_the_next(ask: Scu, profile: Profile) -> None:
+    asked: list[str] = []
+
+    def move(peer: Parrot) -> None:
+        command, data = peer.request()
+        asked.append(tags.study_tags(tags.scan(data.replace(b"\\", b"/"), tags.IMPLICIT, whole=True))["SOPInstanceUID"])
+        peer.respond(command, 0)
+        peer.hear()
+        peer.say(RELEASE)
+
+    want = Want("1.2", ("1.2.1",), tuple(UIDS), (CT,))
+    with pacs(ending(0xB000, LIST), accepting(move)) as port:
+        assert ask.retrieve(at(profile, port, "get", "move"), want, lambda: True).status == 0
+    assert asked == ["/".join(UIDS[:2])]
+    with pacs(ending(0xB000, LIST)) as port:    # of a whole study the caller knows what is missing, and asks for it
+        assert ask.retrieve(at(profile, port, "get", "move"), Want("1.2", sop_classes=(CT,)), lambda: True).failed
+
+
+def foreign(peer: Parrot, command: pdata.Command, status: int, extra: bytes, data: bytes = b"") -> None:
+    """Answer with elements of other groups behind those of the command set."""
+    answer = bytearray(pdata.write_command(peer.context(command.text(pdata.CLASS)), [
+        (pdata.CLASS, command.text(pdata.CLASS)), (pdata.FIELD, command.number(pdata.FIELD) | pdata.RESPONSE),
+        (pdata.RESPONDED_TO, command.number(pdata.MESSAGE_ID)), (pdata.DATA_SET, 1 if data else pdata.NO_DATA_SET),
+        (pdata.STATUS, status)]))
+    answer += extra
+    answer[2:6], answer[6:10] = (len(answer) - 6).to_bytes(4, "big"), (len(answer) - 10).to_bytes(4, "big")
+    peer.say(bytes(answer))
+    if data:
+        peer.say(pdata.write_data_set(peer.context(command.text(pdata.CLASS)), data, 0))
+
+
+FOREIGN = [
+    b"\x08\0\x58\0\0\0\0\0",                   # what Orthanc says when a part of a C-GET failed
+    b"\x08\0\x58\0\x08\0\0\x001.2.9.1\0",
+    b"\x09\0\x10\0\4\0\0\0ACME\x09\0\1\x10\2\0\0\0xx",
+    b"\x08\0\x58\0\xff\xff\xff\xff\xfe\xff\xdd\xe0\0\0\0\0",     # longer than what is left
+    b"\x08\0\x58\0UI\0\0",                     # with a value representation
+    b"\x08\0\x58",
+]
+
+
+@pytest.mark.parametrize("extra", FOREIGN)
+def test_elements_of_other_groups_in_a_command_set_are_passed_over(
+        ask: Scu, profile: Profile, shelf: Shelf, extra: bytes) -> None:
+    rows = {"STUDY": STUDY, "SERIES": SERIES[:1], "IMAGE": images("1.2.1")}
+
+    def find(peer: Parrot) -> None:
+        for level in rows.values():
+            command, _ = peer.request()
+            for row in level:
+                foreign(peer, command, 0xFF00, extra, tags.write_identifier(row))
+            foreign(peer, command, 0, extra)
+        peer.hear()
+        peer.say(RELEASE)
+
+    def get(peer: Parrot) -> None:
+        command, _ = peer.request()
+        for sop_uid, data in objects().items():
+            request = bytearray(store_request(peer.context(CT), CT, sop_uid, data))
+            end = 6 + int.from_bytes(request[2:6], "big")
+            request[end:end] = extra
+            request[2:6], request[6:10] = (end - 6 + len(extra)).to_bytes(4, "big"), (end - 10 + len(extra)).to_bytes(4, "big")
+            peer.say(bytes(request))
+            assert peer.answer().number(pdata.STATUS) == 0
+            foreign(peer, command, 0xFF00, extra)
+        foreign(peer, command, 0xB000, extra, LIST)
+        peer.hear()
+        peer.say(RELEASE)
+
+    def move(peer: Parrot) -> None:
+        command, _ = peer.request()
+        foreign(peer, command, 0xFF00, extra)
+        foreign(peer, command, 0, extra)
+        peer.hear()
+        peer.say(RELEASE)
+
+    with pacs(accepting(find), accepting(get), accepting(move)) as port:
+        assert len(ask.find_study(at(profile, port), "1.2")) == 1
+        done = ask.retrieve(at(profile, port, "get"), Want("1.2", sop_classes=(CT,)), lambda: True)
+        assert (done.status, done.failed) == (0xB000, tuple(UIDS[:2]))
+        assert ask.retrieve(at(profile, port), Want("1.2"), lambda: True).status == 0
+    assert shelf.objects == objects()
+
+
+def test_a_find_names_a_character_set_only_where_it_needs_one(ask: Scu, profile: Profile) -> None:
+    asked: list[bytes] = []
+
+    def go(peer: Parrot) -> None:
+        for row in (STUDY[0], SERIES[0], images("1.2.1")[0]):
+            command, data = peer.request()
+            asked.append(data)
+            peer.respond(command, 0xFF00, tags.write_identifier(row))
+            peer.respond(command, 0)
+        peer.hear()
+
+    with pacs(accepting(go)) as port:
+        ask.find_study(at(profile, port), "1.2")
+    assert [data.count(b"\x08\0\x05\0") for data in asked] == [0, 0, 0]
+    assert scu._keys("STUDY", (), "检查").count(b"\x08\0\x05\0\x0a\0\0\0ISO_IR 192") == 1
+
+
+@pytest.mark.parametrize("by_series", [False, True])
+def test_instances_without_legal_uids_are_counted(ask: Scu, profile: Profile, by_series: bool) -> None:
+    bad = [{"SOPInstanceUID": "1.2.x"}, {}, {"SOPInstanceUID": "1." * 40}]
+    rows = [{**one, "SeriesInstanceUID": "1.2.1"} for one in bad]
+    found: dict[tuple[str, str], list[dict[str, str]] | int]
+    found = {("IMAGE", ""): [*images("1.2.1"), *rows, {"SOPInstanceUID": "1.2.5"}]}
+    if by_series:
+        found = {("IMAGE", ""): 0xA900, ("IMAGE", "1.2.1"): [*images("1.2.1"), *bad]}
+    with pacs(answers({("STUDY", ""): STUDY, ("SERIES", ""): SERIES, **found})) as port:
+        rows_found = ask.find_study(at(profile, port), "1.2")
+    assert (len(rows_found), rows_found.nameless) == (1, 3 if by_series else 4)
+
+
+def test_when_no_instance_has_a_legal_uid_that_is_counted_too(ask: Scu, profile: Profile) -> None:
+    with pacs(answers({("STUDY", ""): STUDY, ("SERIES", ""): SERIES, ("IMAGE", ""): [{"SOPInstanceUID": "x"}] * 5})) as port:
+        found = ask.find_study(at(profile, port), "1.2")
+    assert (list(found), found.nameless) == ([], 5)
+
+
+def test_a_get_tells_which_objects_we_refused_and_why(ask: Scu, profile: Profile, shelf: Shelf) -> None:
+    statuses: list[int] = []
+    shelf.full = True
+    with pacs(sending(objects(), statuses, 0xB000)) as port:
+        done = ask.retrieve(at(profile, port, "get"), Want("1.2", sop_classes=(CT,)), lambda: True)
+    assert done.refused == dict.fromkeys(objects(), "online store is not available")
+
+
+PRIVATE = "1.3.12.2.1107.5.9.1"
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_get_takes_private_classes_when_the_profile_names_them(
+        ask: Scu, profile: Profile, shelf: Shelf, listed: bool) -> None:
+    proposed: list[str] = []
+    statuses: list[int] = []
+
+    def go(peer: Parrot) -> None:
+        proposed.extend(abstract for _, abstract, _ in peer.proposed)
+        command, _ = peer.request()
+        peer.say(store_request(peer.context(CT), PRIVATE, "1.2.9.7", b"x" * 100))   # whatever its context
+        statuses.append(peer.answer().number(pdata.STATUS))
+        peer.respond(command, 0)
+        peer.hear()
+        peer.say(RELEASE)
+
+    with pacs(accepting(go)) as port:
+        hospital = at(profile, port, "get")
+        if listed:
+            hospital = hospital.model_copy(update={"sop_classes": (PRIVATE,)})
+        done = ask.retrieve(hospital, Want("1.2", sop_classes=(CT, PRIVATE)), lambda: True)
+    assert (PRIVATE in proposed) is listed
+    assert statuses == [0 if listed else 0x0122]
+    assert list(done.refused) == ([] if listed else ["1.2.9.7"])
+    assert list(shelf.objects) == (["1.2.9.7"] if listed else [])
+
+
+def test_a_get_of_nothing_but_classes_that_are_not_taken_says_so(ask: Scu, profile: Profile) -> None:
+    with pytest.raises(Unavailable, match="SOP classes that are not taken"):
+        ask.retrieve(at(profile, dicom.free_port(), "get"), Want("1.2", sop_classes=(PRIVATE,)), lambda: True)
 
 
 def test_nothing_but_requests_crosses_a_query_association(ask: Scu, profile: Profile) -> None:
