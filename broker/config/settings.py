@@ -34,6 +34,8 @@ class Server(_Section):
     retrieve_slots: int = Field(16, ge=1, le=512, description="retrieves at once in a web process; fewer than threads")
     plain_retrieve: bool = Field(
         default=False, description="take ITI-43 and RAD-69 requests that come as plain SOAP, too; answers stay MTOM")
+    uploads: int = Field(
+        16, ge=1, le=512, description="bodies over 256 KB that are read at once in a web process, in threads of their own")
     receivers: int = Field(1, ge=1, le=64, description="DICOM receiver processes on one port")
     max_associations: int = Field(64, ge=1, le=4096, description="DICOM associations of a receiver process")
     max_request: int = Field(16 << 20, ge=1024, description="bytes of one SOAP root part")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
-from gunicorn.http.message import Request
 
 from broker.config.settings import Settings
 from broker.edge.soap.application import SoapApplication
@@ -39,7 +38,7 @@ def build(bounds: Sequence[Bound], gate: Gate, settings: Settings, extra: Mappin
     routes |= extra
 
     def route(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        return routes.get(environ["PATH_INFO"], _not_found)(environ, _closing(start_response))
+        return routes.get(environ["PATH_INFO"], _not_found)(environ, start_response)
     return route
 
 
@@ -62,12 +61,11 @@ class _Server(BaseApplication):
         for name, value in {
             "bind": f"{_bracketed(server.host)}:{server.http_port}",
             "workers": server.web_workers, "worker_class": worker_for(server), "backlog": _BACKLOG,
-            "worker_connections": server.waiting_connections + server.threads,
+            "worker_connections": server.waiting_connections + server.threads + server.uploads,
             "threads": server.threads, "keepalive": max(1, int(server.idle_timeout)),
             "timeout": _SILENT_WORKER, "graceful_timeout": _GRACE,
             "worker_tmp_dir": str(self._settings.run_folder), "preload_app": False, "reuse_port": False, "accesslog": None,
-            "loglevel": "warning", "control_socket_disable": True, "pre_request": _remember,
-            "post_fork": _following(*os.pipe()),
+            "loglevel": "warning", "control_socket_disable": True, "post_fork": _following(*os.pipe()),
         }.items():
             self.cfg.set(name, value)
 
@@ -92,26 +90,6 @@ def _following(reader: int, writer: int) -> Callable[[Any, Any], None]:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-class _Current(threading.local):
-    request: Request | None = None
-
-
-# gunicorn drops a Connection header; what it closes after the answer is the request of this thread that says so.
-_current = _Current()
-
-
-def _remember(_worker: Any, request: Request) -> None:
-    _current.request = request
-
-
-def _closing(start_response: StartResponse) -> StartResponse:
-    def start(status: str, headers: list[tuple[str, str]]) -> Any:
-        if ("Connection", "close") in headers and _current.request is not None:
-            _current.request.force_close()
-        return start_response(status, headers)
-    return start
 
 
 def _document(body: bytes) -> Application:

@@ -1,121 +1,77 @@
-"""gunicorn's thread worker, hardened: a connection gets a thread when the head of its request is there, not before.
+"""gunicorn's thread worker, hardened: a request gets a thread when all of it is there, or when it is too long to wait for.
 
-The stock worker keeps a thread for seconds on each silent connection, for ever on half a head, and stands still while it
-closes. Here silent, slow and closing connections wait in the poller of the main thread; each has a deadline, and the one that
-waits longest makes room when there are too many. Whatever of gunicorn's inside this relies on is in the contract test;
-gunicorn is pinned to 27 for it.
+The stock worker keeps a thread for seconds on each silent connection, for ever on half a head or a slow body, and stands still
+while it closes. Here silent, slow and closing connections wait in the poller of the main thread; each has a deadline, and one
+of the peer that has most of them makes room when there are too many. Three kinds of work do not stand in each other's way:
+
+- requests that are here whole (`server.threads`), in turns between peers;
+- bodies too long to be gathered, read by threads of their own (`server.uploads`), of which a slow one gives way;
+- answers that their peer takes slowly, sent by one thread for all (`web_answer`).
+
+Whatever of gunicorn's inside this relies on is in the contract test; gunicorn is pinned to 27 for it.
 """
 
 import contextlib
+import math
 import socket
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from selectors import EVENT_READ
 from typing import Any
 
 import structlog
-from gunicorn.http.body import Body, LengthReader
-from gunicorn.http.unreader import SocketUnreader
-from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
+from gunicorn.http import wsgi
+from gunicorn.http.errors import ParseException
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from broker.config.settings import Server as ServerSettings
-from broker.edge.pace import Pace
+from broker.edge.shares import Lane, Shares
+from broker.edge.web_answer import Answer, HandedOver, SetAside, SlowAnswers
+from broker.edge.web_connection import Connection, Refused
 
-_LONGEST_HEAD = 64 << 10
+_READ = 64 << 10        # bytes taken from a connection at once
 _LEFTOVER = 64 << 10    # bytes taken from a peer that goes on sending after its answer
 _LINGER = 2.0           # seconds such a peer gets to see the answer and close (RFC 9112 9.6)
 _PAUSE = 0.05           # seconds without accepting when there are no descriptors left
 _AT_ONCE = 64           # connections accepted in a row
 _GENERATION = 2000      # requests answered by the same threads
+_GATHERED = 64 << 20    # bytes of all bodies that are being gathered in a process
+_LOOK = 0.25            # seconds between two looks at who waited too long
+_CHANCE = 1.0           # seconds a long body has to be quick, and then is read before it may have to give way
+_CRAWL = 4              # times `min_rate`: so slow a body gives way to any other
 
 log = structlog.get_logger("broker.http")
 
 
-class Unreader(SocketUnreader):
-    """Reads a request's body no slower than allowed; raises TimeoutError."""
-
-    def __init__(self, sock: socket.socket, pace: Pace) -> None:
-        super().__init__(sock)
-        self.pace = pace
-
-    def chunk(self, size_hint: int | None = None) -> bytes:
-        """Give what comes next."""
-        since = time.monotonic()
-        data: bytes = super().chunk(size_hint)
-        self.pace.heard(time.monotonic() - since, len(data))
-        return data
-
-    def some(self, size: int) -> bytes:
-        """Give up to `size` bytes as soon as there are any; nothing at the end."""
-        data: bytes = self.take_buffered() or self.chunk(size)
-        if len(data) > size:
-            self.unread(data[size:])
-        return data[:size]
-
-
-class Incoming(Body):
-    """A request's body that gives what is there, up to what is asked for. gunicorn's waits for all of it, in eight copies."""
-
-    def read(self, size: int | None = None) -> bytes:
-        """Give up to `size` bytes; nothing at the end."""
-        reader = self.reader
-        if size is None or self.buf.tell() or not isinstance(reader, LengthReader):
-            whole: bytes = super().read(size)
-            return whole
-        wanted = min(size, reader.length)
-        if wanted <= 0:
-            return b""
-        try:
-            data: bytes = reader.unreader.some(wanted)
-        except BaseException:
-            self.failed = True
-            raise
-        reader.length -= len(data)
-        return data
-
-
-class Connection(TConn):
-    """A connection with what came of the next head. `until` ends its waiting (monotonic seconds)."""
-
-    def __init__(self, settings: ServerSettings, cfg: Any, sock: socket.socket, client: Any, server: Any) -> None:
-        super().__init__(cfg, sock, client, server)
-        self.settings = settings
-        self.head = bytearray()
-        self.until = 0.0
-        self.leftover = 0
-
-    def init(self) -> None:
-        """Get ready for the request whose head is here: limits of time are on the socket from now on."""
-        super().init()
-        if not isinstance(self.parser.unreader, Unreader):
-            self.parser.unreader = Unreader(self.sock, Pace(self.settings.min_rate, self.settings.io_timeout))
-        self.parser.unreader.pace.begin()
-        self.parser.unreader.unread(bytes(self.head))
-        self.head.clear()
-        self.sock.settimeout(self.settings.io_timeout)
-
-    def take(self, data: bytes) -> bool:
-        """Add to the head; say whether it is complete. Empty lines before it do not count (RFC 9112 2.2)."""
-        start = max(0, len(self.head) - 3)
-        self.head += data
-        while self.head.startswith(b"\r\n"):
-            del self.head[:2]
-            start = 0
-        return self.head.find(b"\r\n\r\n", start) >= 0
-
-
 class WebWorker(ThreadWorker):
-    """Serves the HTTP port. `settings` come with the subclass `worker_for` makes."""
+    """Serves the HTTP port. `settings` come with the subclass `worker_for` makes.
+
+    What is not said to run in a thread of its own runs in the main thread, which alone knows who waits and who works.
+    """
 
     settings: ServerSettings
     tpool: ThreadPoolExecutor
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._waiting: dict[Connection, None] = {}
-        self._requests = 0
+        self._waiting: Shares[Connection] = Shares()        # in the poller, or in a queue
+        self._gathering: Shares[Connection] = Shares()      # of those, the ones whose body is on its way
+        self._requests: Lane[Connection] = Lane(self.settings.threads)
+        self._uploads: Lane[Connection] = Lane(self.settings.uploads)
+        self._slow = SlowAnswers(self.settings.min_rate, self.settings.io_timeout)
+        self._gathered = self._served = 0
+        self._looked = 0.0
+
+    def init_process(self) -> None:
+        """Begin; returns when the worker ends."""
+        self._uploaders = ThreadPoolExecutor(self.settings.uploads, "upload")
+        self._slow.start()
+        super().init_process()
+
+    # --- what gunicorn's loop calls
 
     def accept(self, listener: Any) -> None:
         """Accept what waits at the door; it costs a descriptor, no thread."""
@@ -135,31 +91,15 @@ class WebWorker(ThreadWorker):
             if self.nr_conns >= self.worker_connections:
                 self._evict()
 
-    def handle_request(self, req: Any, conn: Any) -> Any:
-        """Answer a request."""
-        req.body = Incoming(req.body.reader)
-        return super().handle_request(req, conn)
-
-    def finish_request(self, conn: Any, fs: "Future[Any]") -> None:
-        """Have an answered connection wait for its next request, or for its end."""
-        if fs.cancelled() or fs.exception() is not None or not fs.result():
-            self._linger(conn)
-            return
-        conn.data_ready = False
-        if conn.take(conn.parser.unreader.take_buffered()):
-            self._serve(conn)
-        else:
-            seconds = self.settings.io_timeout if conn.head else self.settings.idle_timeout
-            self._wait(conn, self._hear, seconds if self.alive else min(seconds, STOP_KEEPALIVE_LINGER))
-
     def murder_pending(self) -> None:
-        """Close what waited too long; gunicorn asks once a second."""
+        """End what waited too long; gunicorn asks after every look into the poller, at least once a second."""
         now = time.monotonic()
-        for conn in [conn for conn in self._waiting if conn.until <= now]:
-            if conn.head:
-                self._refuse(conn, b"408 Request Timeout")
-            else:
-                self._drop(conn)
+        if now - self._looked >= _LOOK:
+            self._looked = now
+            for conn in [conn for conn in self._waiting if conn.until <= now]:
+                self._late(conn)
+        if self._uploads.wanted:
+            self._make_way()
 
     def murder_keepalived(self, force: bool = False) -> None:
         """Close everything that waits, at the very end."""
@@ -168,40 +108,236 @@ class WebWorker(ThreadWorker):
 
     def _cap_keepalive(self, deadline: float) -> None:
         for conn in self._waiting:
-            conn.until = min(conn.until, deadline)
+            if conn.request is None:
+                conn.until = min(conn.until, deadline)
+
+    # --- a request on its way in
 
     def _hear(self, conn: Connection, _sock: Any) -> None:
         data = self._received(conn)
         if data is None:
             return
-        begun = bool(conn.head)
-        if not data:
+        if conn.request is not None:
+            self._gather(conn, data)
+        elif data:
+            self._take(conn, data)
+        else:
             self._drop(conn)
-        elif conn.take(data):
+
+    def _take(self, conn: Connection, data: bytes) -> None:
+        """Add to the head of a request."""
+        begun = bool(conn.head)
+        try:
+            complete = conn.take(data)
+            if complete:
+                self._leave(conn)
+                conn.begin()
+        except Refused as error:
+            self._refuse(conn, error)
+        except StopIteration:
+            self._linger(conn)
+        else:
+            if complete:
+                self._place(conn)
+            elif conn.head and not begun:
+                conn.until = time.monotonic() + self.settings.io_timeout
+
+    def _place(self, conn: Connection) -> None:
+        """Have a request answered, or its body gathered first."""
+        if conn.whole:
+            self._enqueue(self._requests, conn, math.inf)
+        elif conn.long and (conn.eager or conn.hesitant):
+            self._enqueue(self._uploads, conn, self.settings.io_timeout)
+        else:
+            self._wait(conn, self._hear, _CHANCE if conn.long else self.settings.io_timeout)
+            self._gathering.add(conn)
+            self._count(conn)
+            with contextlib.suppress(OSError):      # the poller will say that it is gone
+                conn.go_on()
+
+    def _gather(self, conn: Connection, data: bytes) -> None:
+        """Add to a body. One that ends early or comes too slowly is left to the application, which knows how to say so."""
+        try:
+            conn.gather(data)
+        except TimeoutError:
+            self._late(conn)
+            return
+        if not data:
             self._leave(conn)
-            self._serve(conn)
-        elif len(conn.head) > _LONGEST_HEAD:
-            self._refuse(conn, b"431 Request Header Fields Too Large")
-        elif conn.head and not begun:
-            conn.until = time.monotonic() + self.settings.io_timeout
+            self._enqueue(self._requests, conn, math.inf)
+        elif conn.whole or conn.eager:
+            self._leave(conn)
+            self._place(conn)
+        else:
+            if not conn.long:
+                conn.until = time.monotonic() + self.settings.io_timeout
+            self._count(conn)
 
-    def _serve(self, conn: Connection) -> None:
-        self._requests += 1
-        if self._requests % _GENERATION == 0:   # libxml2 forgets the names it was taught when the thread ends
-            before, self.tpool = self.tpool, self.get_thread_pool()
-            before.shutdown(wait=False)
-        conn.data_ready = True
-        self.enqueue_req(conn)
+    def _count(self, conn: Connection) -> None:
+        """Note how much a connection holds in memory; where all hold too much, the peer that has most gives some back."""
+        self._gathered += conn.unreader.held - conn.counted
+        conn.counted = conn.unreader.held
+        while self._gathered > _GATHERED:
+            self._turn_away(self._gathering.crowd()[0])
 
-    def _refuse(self, conn: Connection, status: bytes) -> None:
+    def _late(self, conn: Connection) -> None:
+        if conn.request is not None and conn.polled and conn.long:
+            self._leave(conn)
+            self._enqueue(self._uploads, conn, self.settings.io_timeout)
+        elif conn.request is not None and conn.polled:
+            self._leave(conn)
+            conn.unreader.end = "late"
+            self._enqueue(self._requests, conn, math.inf)
+        elif conn.request is not None:
+            self._turn_away(conn)
+        elif conn.head:
+            self._refuse(conn, Refused("408 Request Timeout", "the head of the request did not go on in time"))
+        else:
+            self._drop(conn)
+
+    # --- a request at work
+
+    def _enqueue(self, lane: Lane[Connection], conn: Connection, seconds: float) -> None:
+        conn.until = time.monotonic() + seconds
+        self._waiting.add(conn)
+        lane.queue.add(conn)
+        self._start(lane)
+
+    def _start(self, lane: Lane[Connection]) -> None:
+        """Have those work for whom there is a place."""
+        while (conn := lane.next()) is not None:
+            self._waiting.discard(conn)
+            self._served += 1
+            if self._served % _GENERATION == 0:     # libxml2 forgets the names it was taught when the thread ends
+                self._renew()
+            if lane is self._uploads:
+                conn.unreader.begin()
+            pool = self._uploaders if lane is self._uploads else self.tpool
+            pool.submit(self.handle, conn).add_done_callback(partial(self.method_queue.defer, self._done, lane, conn))
+
+    def _renew(self) -> None:
+        before = self.tpool, self._uploaders
+        self.tpool, self._uploaders = self.get_thread_pool(), ThreadPoolExecutor(self.settings.uploads, "upload")
+        for pool in before:
+            pool.shutdown(wait=False)
+
+    def _make_way(self) -> None:
+        """Have a slow body give way to one that queues.
+
+        Of the peer that has most places the slowest, where that is fairer; else the slowest of all, when it only crawls.
+        """
+        working, unfair = self._uploads.working, self._uploads.unfair
+        if sum(conn.unreader.end == "late" for conn in working) >= len(self._uploads.queue):
+            return
+        crowd = [conn for conn in (working.crowd() if unfair else working)
+                 if not conn.unreader.end and conn.unreader.age > _CHANCE]
+        slowest = min(crowd, key=lambda conn: conn.unreader.speed, default=None)
+        if slowest is not None and (unfair or slowest.unreader.speed < _CRAWL * self.settings.min_rate):
+            log.info("a slow body gives way", address=slowest.peer, rate=int(slowest.unreader.speed))
+            slowest.give_way()
+
+    def handle(self, conn: Connection) -> bool | None:
+        """Answer a request, in a thread of its own. Return whether the connection may be used again, None when not done."""
+        assert conn.request is not None
+        try:
+            conn.sock.settimeout(self.settings.io_timeout)
+            kept = self.handle_request(conn.request, conn)
+            return kept if kept is None else self._keepalive_after(conn, kept)
+        except (OSError, ParseException, StopIteration):    # the peer is gone, or its body is not what its head says
+            return False
+        except Exception as error:  # noqa: BLE001 - the edge's dispatch: a bug is logged once, here, without the peer's words
+            log.error("bug", error=type(error).__name__, frames="".join(traceback.format_tb(error.__traceback__)))
+            return False
+
+    def handle_request(self, req: Any, conn: Connection) -> bool | None:
+        """Run the application and send its answer. Return as `handle` does."""
+        answer, environ = wsgi.create(
+            req, conn.sock, conn.client, conn.server, self.cfg, response_class=Answer,
+            response_args=(self.settings.io_timeout, self._is_wanted))
+        environ["wsgi.multithread"] = True
+        if not self.alive:
+            answer.force_close()
+        try:
+            body = self.wsgi(environ, answer.start_response)
+        except BaseException:
+            if answer.status is None:
+                answer.start_response("500 Internal Server Error", [("Content-Length", "0"), ("Connection", "close")])
+                answer.close()
+            raise
+        pieces = iter(body)
+        try:
+            for piece in pieces:
+                answer.write(piece)
+            answer.close()
+        except HandedOver as over:
+            self._hand_over(conn, answer, body, pieces, over.rest)
+            return None
+        except BaseException:
+            _close(body)
+            raise
+        _close(body)
+        return not answer.should_close()
+
+    def _is_wanted(self) -> bool:
+        return self._requests.wanted or self._uploads.wanted
+
+    def _hand_over(self, conn: Connection, answer: Answer, body: Any, pieces: Iterator[bytes], rest: memoryview) -> None:
+        if isinstance(body, SetAside):
+            body.set_aside()
+        kept = conn.is_read and not answer.should_close()
+
+        def ended(whole: bool) -> None:
+            try:
+                _close(body)
+            finally:
+                self.method_queue.defer(self._answered, conn, whole and kept)
+        self._slow.take(answer, conn.peer, rest, pieces, ended)
+
+    def _done(self, lane: Lane[Connection], conn: Connection, future: "Future[bool | None]") -> None:
+        """Take a thread back; the connection too, unless its answer goes on without one."""
+        lane.working.discard(conn)
+        kept = False if future.cancelled() or future.exception() is not None else future.result()
+        if kept is not None:
+            self._answered(conn, kept)
+        self._start(lane)
+
+    def _answered(self, conn: Connection, kept: bool) -> None:
+        """Have an answered connection wait for its next request, or for its end."""
+        conn.request = None
+        if not kept:
+            self._linger(conn)
+            return
+        seconds = self.settings.idle_timeout
+        self._wait(conn, self._hear, seconds if self.alive else min(seconds, STOP_KEEPALIVE_LINGER))
+        ahead = conn.unreader.take_buffered()
+        if ahead:
+            self._take(conn, ahead)
+
+    # --- a connection's end
+
+    def _refuse(self, conn: Connection, refused: Refused) -> None:
         self._leave(conn)
-        with contextlib.suppress(OSError):
-            conn.sock.send(b"HTTP/1.1 " + status + b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        self._say(conn, refused)
         self._linger(conn)
+
+    def _turn_away(self, conn: Connection) -> None:
+        """End a request that there is no room for; at once, that is what it is for."""
+        self._say(conn, Refused("503 Service Unavailable", "there are too many at work; come again"), "Retry-After: 5\r\n")
+        self._drop(conn)
+
+    @staticmethod
+    def _say(conn: Connection, refused: Refused, more: str = "") -> None:
+        log.info("request refused", address=conn.peer, status=int(refused.status[:3]), reason=refused.why)
+        text = (f"HTTP/1.1 {refused.status}\r\nConnection: close\r\n{more}Content-Type: text/plain; charset=utf-8\r\n"
+                f"Content-Length: {len(refused.why) + 1}\r\n\r\n{refused.why}\n")
+        with contextlib.suppress(OSError):
+            conn.sock.setblocking(False)
+            conn.sock.send(text.encode())
 
     def _linger(self, conn: Connection) -> None:
         """Close the sending side and let the peer finish: closing on unread bytes would take the answer back."""
         conn.head.clear()
+        conn.request = None
         try:
             conn.sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -219,19 +355,32 @@ class WebWorker(ThreadWorker):
     def _wait(self, conn: Connection, heard: Callable[[Connection, Any], None], seconds: float) -> None:
         conn.sock.setblocking(False)
         conn.until = time.monotonic() + seconds
-        self._waiting[conn] = None
+        conn.polled = True
+        self._waiting.add(conn)
         self.poller.register(conn.sock, EVENT_READ, partial(heard, conn))
 
     def _leave(self, conn: Connection) -> None:
-        del self._waiting[conn]
-        self.poller.unregister(conn.sock)
+        """Take a connection out of whatever it waits in."""
+        self._waiting.discard(conn)
+        self._gathering.discard(conn)
+        self._gathered -= conn.counted
+        conn.counted = 0
+        for lane in (self._requests, self._uploads):
+            lane.queue.discard(conn)
+        if conn.polled:
+            conn.polled = False
+            self.poller.unregister(conn.sock)
 
     def _evict(self) -> bool:
-        """Close the connection that waits longest; False when none does."""
-        longest = next(iter(self._waiting), None)
-        if longest is not None:
-            self._drop(longest)
-        return longest is not None
+        """Close the connection that waits longest, of the peer that has most of those that wait; False when none does."""
+        crowd = self._waiting.crowd()
+        if not crowd:
+            return False
+        if crowd[0].request is None:
+            self._drop(crowd[0])
+        else:
+            self._turn_away(crowd[0])
+        return True
 
     def _drop(self, conn: Connection) -> None:
         self._leave(conn)
@@ -243,9 +392,9 @@ class WebWorker(ThreadWorker):
 
     @staticmethod
     def _received(conn: Connection) -> bytes | None:
-        """Give what came, empty at the end; None when nothing is there yet."""
+        """Return what came, empty at the end; None when nothing is there yet."""
         try:
-            data: bytes = conn.sock.recv(_LONGEST_HEAD)
+            data: bytes = conn.sock.recv(_READ)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError:
@@ -253,6 +402,12 @@ class WebWorker(ThreadWorker):
         return data
 
 
+def _close(body: Any) -> None:
+    close = getattr(body, "close", None)
+    if close is not None:
+        close()
+
+
 def worker_for(settings: ServerSettings) -> type[WebWorker]:
-    """Give the worker class of an installation."""
+    """Return the worker class of an installation."""
     return type("WebWorker", (WebWorker,), {"settings": settings})

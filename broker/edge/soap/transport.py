@@ -148,10 +148,16 @@ class _Answer:
         yield from self._body
         self._whole = True
 
+    def set_aside(self) -> None:
+        """Give the slot back: the rest is sent without a thread of its own."""
+        exchange = self._context.transport
+        release, exchange.release = exchange.release, None
+        if release is not None:
+            release()
+
     def close(self) -> None:
         exchange, context = self._context.transport, self._context
-        if exchange.release is not None:
-            exchange.release()
+        self.set_aside()
         for spooled in exchange.intake.attachments.values():
             with contextlib.suppress(FileNotFoundError):  # renamed by the one who keeps it
                 os.unlink(spooled.path)
