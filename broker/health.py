@@ -12,6 +12,7 @@ from typing import Any
 
 from broker.config.settings import Settings
 from broker.model.errors import BrokerError
+from broker.model.modes import FILE, PRIVATE, make_file, make_folder
 from broker.model.transaction import Transaction, Wire
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
@@ -33,8 +34,8 @@ class Heartbeat:
 
     def start(self) -> None:
         """Begin."""
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        self._handle = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        make_folder(self._file.parent, PRIVATE)
+        self._handle = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE)
         fcntl.flock(self._handle, fcntl.LOCK_EX)
         self._file.touch()
         self._thread.start()
@@ -88,7 +89,7 @@ def answers(address: tuple[str, int]) -> None:
 def writable(folder: Path) -> None:
     """Return when a file can be made in `folder`, else raise OSError."""
     file = folder / ".probe"    # one name for all: what a killed process leaves, the next one removes
-    file.touch()
+    make_file(file)
     file.unlink(missing_ok=True)
 
 

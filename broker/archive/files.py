@@ -11,6 +11,7 @@ import structlog
 
 from broker.model.blob import CHUNK, fsync_folder
 from broker.model.errors import Unavailable
+from broker.model.modes import FILE, FOLDER, make_folder
 
 _REMEMBERED = 4096
 
@@ -44,7 +45,9 @@ class Folders:
         if folder != self.root:
             self.ensure(folder.parent)
         try:
-            folder.mkdir(parents=folder == self.root)
+            if folder == self.root:
+                make_folder(folder.parent)
+            folder.mkdir(FOLDER)
         except FileExistsError:
             if folder in self._durable:
                 return
@@ -110,7 +113,7 @@ def create(file: Path, buffer: int = CHUNK) -> BinaryIO:
 
     Pieces larger than `buffer` bytes go to the system as they are, smaller ones are gathered.
     """
-    return open(file, "xb", buffering=buffer, opener=lambda path, flags: os.open(path, flags, 0o640))
+    return open(file, "xb", buffering=buffer, opener=lambda path, flags: os.open(path, flags, FILE))
 
 
 def sha256_of(file: Path) -> str:

@@ -11,6 +11,7 @@ import structlog
 
 from broker.audit.message import write_messages
 from broker.model.caller import Caller, Facts
+from broker.model.modes import FILE, make_folder
 from broker.model.transaction import Outcome, Transaction
 
 log = structlog.get_logger("broker.audit")
@@ -41,11 +42,11 @@ class AuditLog:
     def _append(self, day: date, data: bytes) -> None:
         with self._guard:
             if day != self._day:
-                self._folder.mkdir(parents=True, exist_ok=True)
+                make_folder(self._folder)
                 if self._handle >= 0:
                     last, self._handle = self._handle, -1
                     os.close(last)
-                self._handle = os.open(self._folder / f"audit-{day:%Y%m%d}.xml", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+                self._handle = os.open(self._folder / f"audit-{day:%Y%m%d}.xml", os.O_WRONLY | os.O_APPEND | os.O_CREAT, FILE)
                 self._day = day
             fcntl.flock(self._handle, fcntl.LOCK_EX)
             try:

@@ -5,12 +5,14 @@ that no command waits for what only others need.
 """
 
 import importlib
+import os
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 import broker
+from broker.model.modes import UMASK
 
 COMMANDS = ("serve", "demo", "check", "publish", "migrate", "fetch", "query", "db")
 _LOOKS: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False}
@@ -54,5 +56,6 @@ def root(
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line. What any process of the broker makes is for its user, and for its group to read."""
+    os.umask(UMASK)
     cli()

@@ -16,6 +16,7 @@ import typer
 from broker.app import ROLES, App
 from broker.cli import _log
 from broker.cli._config import ConfigFile, load
+from broker.cli._kept import kept
 from broker.cli.supervisor import supervise
 from broker.config.settings import Settings
 from broker.db import Database, schema
@@ -58,8 +59,9 @@ def _raise_descriptor_limit() -> None:
 
 
 def _prepare(settings: Settings, *, upgrade: bool) -> None:
-    for folder in (settings.online_folder, settings.archive_folder, settings.documents_folder, settings.run_folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    for one in kept(settings):
+        if not one.prepare():
+            log.warning("others may read this, and that cannot be changed", what=one.name, path=str(one.path))
     database = Database(settings.database_url)
     try:
         if upgrade:

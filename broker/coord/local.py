@@ -13,7 +13,6 @@ import os
 import secrets
 import select
 import socket
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from pathlib import Path
 import structlog
 
 from broker.coord.base import Body, Subscription, read_json
+from broker.model.modes import PRIVATE, make_folder
 
 MAX_MESSAGE = 60_000
 _LONGEST_NAME = 48
@@ -36,7 +36,8 @@ class LocalCoord:
     """Announcements and locks between the processes that share a run folder."""
 
     def __init__(self, run_folder: Path) -> None:
-        self._folder = _meeting_place(run_folder)
+        self._folder = run_folder / "coord"
+        make_folder(self._folder, PRIVATE)
         self._locks = run_folder / "locks"
         self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sender.setblocking(False)
@@ -51,16 +52,18 @@ class LocalCoord:
             names = os.listdir(self._folder)
         except OSError:
             return
-        for name in names:
-            if _listens(name, channel):
-                self._send(self._folder / name, data)
+        listening = [name for name in names if _listens(name, channel)]
+        if listening:
+            with contextlib.suppress(FileNotFoundError), _short(self._folder) as short:
+                for name in listening:
+                    self._send(f"{short}/{name}", data)
 
-    def _send(self, path: Path, data: bytes) -> None:
+    def _send(self, path: str, data: bytes) -> None:
         try:
-            self._sender.sendto(data, str(path))
+            self._sender.sendto(data, path)
         except ConnectionRefusedError:
             with contextlib.suppress(OSError):
-                path.unlink()
+                os.unlink(path)
         except OSError as error:
             log.debug("announcement lost", reason=error.strerror)
 
@@ -75,7 +78,7 @@ class LocalCoord:
     @contextlib.contextmanager
     def lock(self, name: str, ttl: float) -> Iterator[bool]:  # noqa: ARG002 - the kernel frees it, no clock needed
         """Try to be the only one on this machine; freed at once when the holder dies."""
-        self._locks.mkdir(parents=True, exist_ok=True)
+        make_folder(self._locks, PRIVATE)
         path = self._locks / hashlib.sha256(name.encode()).hexdigest()[:32]
         handle = _take(path)
         try:
@@ -149,25 +152,31 @@ class _Deaf:
         """Do nothing."""
 
 
-def _meeting_place(run_folder: Path) -> Path:
-    """Make and give the folder of the sockets: in the run folder, or a short one when a path there would be too long."""
-    folder = run_folder / "coord"
-    if len(os.fsencode(folder)) + 1 + _LONGEST_NAME > _LONGEST_PATH:
-        key = hashlib.sha256(os.fsencode(run_folder.resolve())).hexdigest()[:16]
-        folder = Path(tempfile.gettempdir()) / f"broker-{os.getuid()}-{key}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise PermissionError(f"{folder} belongs to another user")
-    return folder
+@contextlib.contextmanager
+def _short(folder: Path) -> Iterator[str]:
+    """Give a path of `folder` that is short enough for the name of a socket in it: its own, or that of a handle on it.
+
+    Raise OSError when the folder is gone.
+    """
+    if len(os.fsencode(folder)) + 1 + _LONGEST_NAME <= _LONGEST_PATH:
+        yield str(folder)
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{handle}"
+    finally:
+        os.close(handle)
 
 
 def _bind(listener: socket.socket, folder: Path, channels: tuple[str, ...]) -> Path:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(folder, PRIVATE)
     tail = f"@{os.getpid()}-{secrets.token_hex(4)}"
     head = "+".join(channels)
     path = folder / ((head if len(head + tail) <= _LONGEST_NAME else _ALL) + tail)
     # Bound under a name nobody sends to, then renamed: a half-made socket would refuse and be taken for a dead one.
-    listener.bind(str(folder / tail))
+    with _short(folder) as short:
+        listener.bind(f"{short}/{tail}")
+    (folder / tail).chmod(0o600)
     (folder / tail).rename(path)
     return path
 

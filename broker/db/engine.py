@@ -17,6 +17,7 @@ from sqlalchemy import event
 from broker.db.errors import DRIVER_ERRORS, unavailable
 from broker.db.shared_commit import PATIENCE, SharedWriter
 from broker.db.unit import SqlUnit
+from broker.model.modes import make_file, make_folder
 
 _LITE: dict[str, Any] = {"timeout": PATIENCE, "check_same_thread": False}
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={PATIENCE * 1000:.0f}", "cache_size=-65536")
@@ -67,7 +68,7 @@ class Database:
         self.url = url
         self.is_sqlite = url.startswith("sqlite")
         if self.is_sqlite:
-            Path(str(sa.make_url(url).database)).parent.mkdir(parents=True, exist_ok=True)
+            _make_private(Path(str(sa.make_url(url).database)))
             self.engine = _lite(url)
             self._reader = _lite(url, "query_only=ON")
             self._idle = _Idle(self._reader.connect)
@@ -111,6 +112,13 @@ class Database:
             self._writer.close()
         self._reader.dispose()
         self.engine.dispose()
+
+
+def _make_private(file: Path) -> None:
+    """Make the database's file before SQLite does: its journals have the mode of the file, whatever the umask is."""
+    make_folder(file.parent)
+    with contextlib.suppress(OSError):      # SQLite says what is wrong, when it opens it
+        make_file(file)
 
 
 @contextlib.contextmanager

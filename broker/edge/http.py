@@ -1,16 +1,19 @@
 """The HTTP server: routes by path, serves WSDL and schemas, runs on gunicorn's threads."""
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
 
 from broker.config.settings import Settings
 from broker.edge.soap.application import SoapApplication
 from broker.edge.soap.wsdl import schemas, wsdl
 from broker.edge.web_worker import worker_for
+from broker.model.modes import PRIVATE, UMASK, make_folder
 from broker.model.transaction import Bound, Wire
 from broker.security.gate import Gate
 
@@ -47,8 +50,19 @@ def serve(app_factory: Callable[[], Application], settings: Settings) -> None:
 
     `app_factory` is called once in each worker process, after its fork. Call from the main thread.
     """
-    settings.run_folder.mkdir(parents=True, exist_ok=True)
+    make_folder(settings.run_folder, PRIVATE)
     _Server(app_factory, settings).run()
+
+
+class _Log(Logger):
+    """gunicorn's own log: what it says of itself goes the way of all libraries' lines, of requests it says nothing."""
+
+    def setup(self, cfg: Any) -> None:
+        self.cfg, self._access_log_enabled = cfg, False
+        for own in (self.error_log, self.access_log):
+            own.handlers.clear()
+            own.propagate = True
+            own.setLevel(logging.WARNING)
 
 
 class _Server(BaseApplication):
@@ -58,14 +72,18 @@ class _Server(BaseApplication):
 
     def load_config(self) -> None:
         server = self._settings.server
+        # No header may say where a request came from or which path it is for: what stands before us is nobody we know.
+        for name in ("forwarded_allow_ips", "forwarder_headers", "proxy_allow_ips"):
+            self.cfg.set(name, "")
         for name, value in {
+            "secure_scheme_headers": {}, "header_map": "drop", "umask": UMASK,
             "bind": f"{_bracketed(server.host)}:{server.http_port}",
             "workers": server.web_workers, "worker_class": worker_for(server), "backlog": _BACKLOG,
             "worker_connections": server.waiting_connections + server.threads + server.uploads,
             "threads": server.threads, "keepalive": max(1, int(server.idle_timeout)),
             "timeout": _SILENT_WORKER, "graceful_timeout": _GRACE,
             "worker_tmp_dir": str(self._settings.run_folder), "preload_app": False, "reuse_port": False, "accesslog": None,
-            "loglevel": "warning", "control_socket_disable": True, "post_fork": _following(*os.pipe()),
+            "logger_class": _Log, "control_socket_disable": True, "post_fork": _following(*os.pipe()),
         }.items():
             self.cfg.set(name, value)
 

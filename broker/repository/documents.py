@@ -30,6 +30,7 @@ import structlog
 from broker.db import Database, Lock, lock
 from broker.model.blob import FileSlice, Spooled, fsync_folder
 from broker.model.errors import Problem, Rejected, Unavailable, XdsCode
+from broker.model.modes import make_file, make_folder
 from broker.model.ports import Unit
 from broker.repository import store
 from broker.repository.store import Document
@@ -68,7 +69,7 @@ class Documents:
         """Give the folder for files that are no documents yet; it is on the same disk as the documents."""
         folder = self._folder / _INCOMING
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         except OSError as error:
             raise Unavailable.store("document store", error) from error
         return folder
@@ -181,7 +182,7 @@ class Documents:
     def _place(self, source: str, target: Path) -> None:
         """Give the file its second name, or copy it where the disk is another; durable when this returns."""
         if not target.parent.is_dir():
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             fsync_folder(str(self._folder))
         _fsync(source)
         try:
@@ -190,6 +191,7 @@ class Documents:
             if error.errno not in _NO_LINK:
                 raise
             near = self.incoming() / target.name
+            make_file(near)
             shutil.copyfile(source, near)
             _fsync(str(near))
             os.rename(near, target)

@@ -15,6 +15,7 @@ from broker.edge.soap.transport import SoapTransport, StartResponse, internal_er
 from broker.edge.soap.wsdl import documents
 from broker.model.caller import Caller
 from broker.model.errors import BrokerError, Unavailable
+from broker.model.modes import make_folder
 from broker.model.transaction import Bound, Packaging
 from broker.security.gate import Gate
 from broker.wire.soap import SoapReply, SoapRequest
@@ -39,7 +40,7 @@ class SoapApplication:
         server = settings.server
         spool = settings.documents_folder / SPOOL if any(b.row.packaging is Packaging.MTOM for b in bounds) else None
         if spool is not None:
-            spool.mkdir(parents=True, exist_ok=True)
+            make_folder(spool)
             sweep(spool)
         application = Application(
             [_service(operations, self._perform)], tns=f"urn:broker{bounds[0].row.endpoint}", out_protocol=BrokerSoap12(),
