@@ -1,80 +1,124 @@
-"""`broker check`: what a configuration means, and whether it can run."""
+"""`broker check`: what a configuration means, whether it can run, and what it leaves open to others."""
 
+import ipaddress
 import json
 import os
+import stat
 from pathlib import Path
+from typing import NamedTuple
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from broker.cli._config import AsJson, ConfigFile, load
+from broker.cli._kept import kept
 from broker.config.profile import Profile
 from broker.config.settings import Settings
 from broker.db import Database, schema
 from broker.model.errors import Unavailable
+from broker.model.modes import FILE, too_loose
+
+
+class Row(NamedTuple):
+    """One line. Not `ok`: it would stop the start. With `warning` it starts, and somebody should know."""
+
+    what: str
+    value: str
+    ok: bool = True
+    warning: bool = False
+
+    @property
+    def mark(self) -> str:
+        """What stands before it."""
+        return "[red]!!" if not self.ok else "[yellow]! " if self.warning else "ok"
 
 
 def check(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Explain a configuration: region, hospitals, addresses, folders; exit status 1 when something would stop the start."""
     settings, profile = load(config)
-    rows = [*_facts(settings, profile), *_findings(settings)]
+    rows = [*_facts(settings, profile), _security(settings), *_findings(settings), *_loose(settings, config)]
     if as_json:
-        typer.echo(json.dumps([{"what": what, "value": value, "ok": ok} for what, value, ok in rows], ensure_ascii=False))
+        typer.echo(json.dumps([row._asdict() for row in rows], ensure_ascii=False))
     else:
         table = Table("", "what", "value", show_header=False, box=None)
-        for what, value, ok in rows:
-            table.add_row("ok" if ok else "[red]!!", what, value)
+        for row in rows:
+            table.add_row(row.mark, row.what, row.value)
         Console().print(table)
-    raise typer.Exit(0 if all(ok for *_rest, ok in rows) else 1)
-
-
-Row = tuple[str, str, bool]
+    raise typer.Exit(0 if all(row.ok for row in rows) else 1)
 
 
 def _facts(settings: Settings, profile: Profile) -> list[Row]:
     server = settings.server
     return [
-        ("region", f"{profile.region.name} ({profile.region.title}), profile {profile.folder}", True),
-        ("affinity domain", profile.region.affinity_domain, True),
-        ("repository / imaging source", f"{profile.region.repository_uid} / {profile.region.source_uid}", True),
+        Row("region", f"{profile.region.name} ({profile.region.title}), profile {profile.folder}"),
+        Row("affinity domain", profile.region.affinity_domain),
+        Row("repository / imaging source", f"{profile.region.repository_uid} / {profile.region.source_uid}"),
         *(
-            (f"hospital {h.key}", f"{h.title}: {h.kind}, AE {h.ae_title}" + (f" at {h.host}:{h.port}" if h.port else ""), True)
+            Row(f"hospital {h.key}", f"{h.title}: {h.kind}, AE {h.ae_title}" + (f" at {h.host}:{h.port}" if h.port else ""))
             for h in profile.hospitals
         ),
-        ("SOAP and HTTP", settings.public_url, True),
-        ("HL7 v2 (MLLP)", f"{server.host}:{server.mllp_port}", True),
-        ("DICOM", f"{server.ae_title} at {server.host}:{server.dicom_port}", True),
-        ("coordination", "Redis" if settings.redis.url else "inside this machine", True),
-        ("security", "off: every caller is anonymous" if settings.security.mode == "off" else settings.security.mode, True),
+        Row("SOAP and HTTP", settings.public_url),
+        Row("HL7 v2 (MLLP)", f"{server.host}:{server.mllp_port}"),
+        Row("DICOM", f"{server.ae_title} at {server.host}:{server.dicom_port}"),
+        Row("coordination", "Redis" if settings.redis.url else "inside this machine"),
     ]
 
 
+def _security(settings: Settings) -> Row:
+    if settings.security.mode != "off":
+        return Row("security", settings.security.mode)
+    if _stays_here(settings.server.host):
+        return Row("security", "off: every caller is anonymous")
+    text = f"off, and others reach {settings.server.host}: whoever does reads and changes everything"
+    return Row("security", text, warning=True)
+
+
+def _stays_here(host: str) -> bool:
+    """Whether only programs of this machine reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _findings(settings: Settings) -> list[Row]:
-    folders = {
-        "online pictures": settings.online_folder, "archive": settings.archive_folder,
-        "documents": settings.documents_folder, "audit spool": settings.audit_folder,
-    }
-    return [*(_folder(name, path) for name, path in folders.items()), _store(settings)]
+    return [*(_folder(one.name, one.path) for one in kept(settings) if one.mode != FILE), _store(settings)]
 
 
 def _folder(name: str, path: Path) -> Row:
     nearest = next(p for p in (path, *path.parents) if p.exists())
     writable = nearest.is_dir() and os.access(nearest, os.W_OK)
-    return name, f"{path}" if writable else f"{path}: {nearest} cannot be written", writable
+    return Row(name, f"{path}" if writable else f"{path}: {nearest} cannot be written", writable)
+
+
+def _loose(settings: Settings, config: Path | None) -> list[Row]:
+    """Return what others on this machine may read or write and should not."""
+    found = [
+        Row(one.name, f"{one.path} has mode {_mode(one.path)}, it should have {one.mode:04o}: others may read patient data",
+            warning=True)
+        for one in kept(settings) if one.is_loose]
+    secret = any(":" in url.partition("://")[2].rpartition("@")[0] for url in (settings.database.url, settings.redis.url))
+    if config is not None and secret and too_loose(config, FILE):
+        found.append(Row("configuration", f"{config} has mode {_mode(config)} and holds a password", warning=True))
+    return found
+
+
+def _mode(path: Path) -> str:
+    return f"{stat.S_IMODE(path.stat().st_mode):04o}"
 
 
 def _store(settings: Settings) -> Row:
     kind = "SQLite" if settings.database_url.startswith("sqlite") else "database"
     path = settings.data / "broker.db"
     if not settings.database.url and not path.exists():
-        return "durable store", f"{kind}, {path} will be made", True
+        return Row("durable store", f"{kind}, {path} will be made")
     database = Database(settings.database_url)
     try:
         found = schema.current(database)
     except Unavailable as error:
-        return "durable store", f"{kind}: {error}", False
+        return Row("durable store", f"{kind}: {error}", ok=False)
     finally:
         database.close()
     ready = found == schema.head() or not settings.database.url
-    return "durable store", f"{kind}, schema {found or 'none'}" + ("" if ready else "; run `broker db upgrade`"), ready
+    return Row("durable store", f"{kind}, schema {found or 'none'}" + ("" if ready else "; run `broker db upgrade`"), ready)

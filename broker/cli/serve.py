@@ -1,5 +1,6 @@
 """`broker serve`: everything on one machine, or one role of it."""
 
+import errno
 import os
 import resource
 import signal
@@ -43,6 +44,9 @@ def serve(
     except Unavailable as error:
         typer.echo(f"broker: {error}", err=True)
         raise typer.Exit(1) from error
+    except OSError as error:
+        typer.echo(f"broker: {error.filename}: {error.strerror}", err=True)
+        raise typer.Exit(1) from error
     if role is None:
         _refuse_taken_ports(settings)
         base = [sys.executable, "-m", "broker", "serve", *(["--config", str(config)] if config else []), "--supervised", "--role"]
@@ -59,9 +63,13 @@ def _raise_descriptor_limit() -> None:
 
 
 def _prepare(settings: Settings, *, upgrade: bool) -> None:
+    """Make folders and schema ready. Raise OSError where a folder is not ours, `Unavailable` for the database."""
     for one in kept(settings):
         if not one.prepare():
             log.warning("others may read this, and that cannot be changed", what=one.name, path=str(one.path))
+    meeting = settings.run_folder
+    if meeting.stat().st_uid != os.getuid():
+        raise PermissionError(errno.EPERM, "it belongs to another user", str(meeting))
     database = Database(settings.database_url)
     try:
         if upgrade:

@@ -182,11 +182,11 @@ _T = TypeVar("_T", bound=BaseModel)
 
 def load(name: str, base: Path | None = None) -> Profile:
     """Read the profile called `name` (or at that path, relative to `base`). Raise `ConfigError` with one clear line."""
-    folder = (base or Path.cwd()) / name
-    if not (folder / "region.toml").is_file():
-        folder = data("profiles") / name
-    if not (folder / "region.toml").is_file():
-        raise ConfigError(f"profile: there is no profile {name!r} (looked for {folder / 'region.toml'})")
+    places = (base or Path.cwd()) / name, data("profiles") / name
+    folder = next((place for place in places if (place / "region.toml").is_file()), None)
+    if folder is None:
+        looked = " and ".join(str(place / "region.toml") for place in places)
+        raise ConfigError(f"profile: there is no profile {name!r} (looked for {looked})")
     profile = Profile(
         region=_read(folder, "region", Region),
         codes=_read(folder, "codes", Codes),
@@ -206,7 +206,15 @@ def _read(folder: Path, stem: str, kind: type[_T]) -> _T:
 def _rows(folder: Path, stem: str, key: str, kind: type[_T]) -> list[_T]:
     file = folder / f"{stem}.toml"
     rows = _toml(file).get(key, [])
-    return [_build(kind, row, str(file), f"{key}[{n}].") for n, row in enumerate(rows)]
+    if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
+        raise ConfigError(f"{file}: {key}: must be tables, each headed [[{key}]]")
+    return [_build(kind, row, str(file), _named(key, row, n)) for n, row in enumerate(rows, 1)]
+
+
+def _named(key: str, row: dict[str, Any], number: int) -> str:
+    """Return how people call a row, with a dot: by what it is named in the file, by its number only where it has no name."""
+    name = next((row[field] for field in ("key", "namespace", "oid") if isinstance(row.get(field), str) and row[field]), None)
+    return f"{key} {name}." if name else f"{key} number {number}."
 
 
 def _toml(file: Path) -> dict[str, Any]:

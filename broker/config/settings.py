@@ -42,6 +42,8 @@ class Server(_Section):
     max_body: int = Field(8 << 30, ge=1024, description="bytes of one HTTP request body")
     mllp_connections: int = Field(64, ge=1, le=4096, description="MLLP connections at once")
     max_parts: int = Field(10_000, ge=2, description="parts of one multipart request")
+    max_listed: int = Field(
+        10_000, ge=1, description="instances, documents or registry objects that one request lists (RAD-69, ITI-41, 42, 43)")
     max_message: int = Field(4 << 20, ge=1024, description="bytes of one MLLP frame")
     waiting_connections: int = Field(
         2000, ge=16, description="connections of a web or receiver process that have not asked for anything yet")
@@ -201,7 +203,7 @@ def load(file: Path | None) -> Settings:
 def first_problem(error: ValidationError) -> str:
     """Give `key: what is wrong` of the first problem."""
     first = error.errors()[0]
-    what = "there is no such key" if first["type"] == "extra_forbidden" else first["msg"]
+    what = "there is no such key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
     return f"{'.'.join(map(str, first['loc'])) or 'file'}: {what}"
 
 

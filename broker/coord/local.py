@@ -6,6 +6,7 @@ removed. Locks are `flock`s, which the kernel frees when their holder dies.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -21,7 +22,7 @@ from pathlib import Path
 import structlog
 
 from broker.coord.base import Body, Subscription, read_json
-from broker.model.modes import PRIVATE, make_folder
+from broker.model.modes import PRIVATE, make_folder, tighten
 
 MAX_MESSAGE = 60_000
 _LONGEST_NAME = 48
@@ -38,6 +39,9 @@ class LocalCoord:
     def __init__(self, run_folder: Path) -> None:
         self._folder = run_folder / "coord"
         make_folder(self._folder, PRIVATE)
+        if self._folder.stat().st_uid != os.getuid():
+            raise PermissionError(errno.EPERM, "belongs to another user", str(self._folder))
+        tighten(self._folder, PRIVATE)
         self._locks = run_folder / "locks"
         self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sender.setblocking(False)

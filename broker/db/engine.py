@@ -68,7 +68,9 @@ class Database:
         self.url = url
         self.is_sqlite = url.startswith("sqlite")
         if self.is_sqlite:
-            _make_private(Path(str(sa.make_url(url).database)))
+            file = sa.make_url(url).database
+            if file:
+                _make_private(Path(file))
             self.engine = _lite(url)
             self._reader = _lite(url, "query_only=ON")
             self._idle = _Idle(self._reader.connect)

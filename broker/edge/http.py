@@ -10,6 +10,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from broker.config.settings import Settings
+from broker.edge.shares import Slots
 from broker.edge.soap.application import SoapApplication
 from broker.edge.soap.wsdl import schemas, wsdl
 from broker.edge.web_worker import worker_for
@@ -30,7 +31,7 @@ def build(bounds: Sequence[Bound], gate: Gate, settings: Settings, extra: Mappin
 
     Rows of other wires are left alone. Build it in the process that serves it, never before a fork.
     """
-    slots = threading.Semaphore(settings.server.retrieve_slots)
+    slots = Slots(settings.server.retrieve_slots)
     endpoints: dict[str, list[Bound]] = {}
     for bound in bounds:
         if bound.row.wire is Wire.SOAP:

@@ -4,7 +4,10 @@ Knows no wire. A peer is an address: an IPv4 address, or an IPv6 network of 64 b
 """
 
 import ipaddress
-from collections.abc import Iterator
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 
@@ -91,6 +94,31 @@ class Shares(Generic[T]):
         """Return the members of the peer that has most, in the order they came; nothing when there are none."""
         peer = max(self._peers, key=self.count, default=None)
         return [] if peer is None else list(self._peers[peer])
+
+
+class Slots:
+    """So many slots, an eighth of them only for peers that have none. Safe to share between threads."""
+
+    def __init__(self, count: int) -> None:
+        self._free, self._kept = count, count // 8
+        self._taken: Counter[str] = Counter()
+        self._guard = threading.Lock()
+
+    def take(self, peer: str) -> Callable[[], None] | None:
+        """Return what gives the slot back, to be called once; None when there is no slot for this peer."""
+        with self._guard:
+            if self._free <= (self._kept if self._taken[peer] else 0):
+                return None
+            self._free -= 1
+            self._taken[peer] += 1
+        return partial(self._give, peer)
+
+    def _give(self, peer: str) -> None:
+        with self._guard:
+            self._free += 1
+            self._taken[peer] -= 1
+            if not self._taken[peer]:
+                del self._taken[peer]
 
 
 class Lane(Generic[W]):

@@ -173,4 +173,5 @@ ROW = Transaction(
     may_be_plain=True,
     schema="rad69.xsd",
     takes_slot=True,
+    listed=(f"{{{XDS}}}DocumentRequest",),
 )

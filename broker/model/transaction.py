@@ -77,6 +77,7 @@ class Transaction:
     `visible(caller, result)`, `reply = write(request, result)`. A `BrokerError` anywhere becomes `refuse(raw, error)`.
     A row we initiate has none of the four.
     `may_be_plain` marks an MTOM row whose requests carry nothing: settings may let them come as plain SOAP.
+    `listed` are the elements (Clark names) of which a request may hold so many as the settings say.
     `read`, `write` and `refuse` are pure; `raw` and the reply are the wire's own types (`wire.soap.SoapRequest`, …).
     """
 
@@ -94,6 +95,7 @@ class Transaction:
     may_be_plain: bool = False
     schema: str = ""
     takes_slot: bool = False
+    listed: tuple[str, ...] = ()
     subject: Callable[[Any], PatientId | None] = lambda _request: None
 
 

@@ -15,7 +15,7 @@ from broker.registry import references, rules, store
 from broker.registry.references import Setting
 from broker.registry.store import FOLDER, Known
 from broker.wire import ebxml, ebxml_stored
-from broker.wire.ebxml import Submission
+from broker.wire.ebxml import OBJECTS, Submission
 from broker.wire.ebxml_stored import Final
 from broker.wire.soap import SoapReply, SoapRequest
 from broker.wire.xml import LCM
@@ -120,6 +120,7 @@ ROW = Transaction(
     endpoint="/xds/registry",
     messages=(Message(name=f"{{{LCM}}}SubmitObjectsRequest", action=ACTION, reply_action=f"{ACTION}Response"),),
     schema="lcm.xsd",
+    listed=OBJECTS,
     audit=AuditEvent(
         event_code="110107", event_text="Import", action="C", type_code="ITI-42", type_text="Register Document Set-b"),
     read=_read,

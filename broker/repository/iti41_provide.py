@@ -14,7 +14,7 @@ from broker.model.metadata import DocumentEntry
 from broker.model.transaction import AuditEvent, Message, Packaging, Transaction, Wire
 from broker.repository.actor import Repository
 from broker.repository.documents import Offer
-from broker.wire.ebxml import Submission, problems_of, read_submission, registry_response, with_slots
+from broker.wire.ebxml import OBJECTS, Submission, problems_of, read_submission, registry_response, with_slots
 from broker.wire.ebxml_rim import first, read_slots, tag
 from broker.wire.soap import SoapReply, SoapRequest
 from broker.wire.xml import LCM, XDS, Element
@@ -180,5 +180,6 @@ ROW = Transaction(
     refuse=refuse,
     packaging=Packaging.MTOM,
     schema="xds.xsd",
+    listed=OBJECTS,
     subject=subject,
 )

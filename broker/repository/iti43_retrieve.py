@@ -105,4 +105,5 @@ ROW = Transaction(
     packaging=Packaging.MTOM,
     may_be_plain=True,
     schema="xds.xsd",
+    listed=(f"{{{XDS}}}DocumentRequest",),
 )

@@ -20,6 +20,8 @@ from broker.wire.xml import LCM, QUERY, RIM, RS, Element
 SUCCESS = "urn:oasis:names:tc:ebxml-regrep:ResponseStatusType:Success"
 PARTIAL_SUCCESS = "urn:ihe:iti:2007:ResponseStatusType:PartialSuccess"
 FAILURE = "urn:oasis:names:tc:ebxml-regrep:ResponseStatusType:Failure"
+# The elements a submission lists: its documents, its sets and folders, and what ties them together.
+OBJECTS = tuple(tag(name) for name in ("ExtrinsicObject", "RegistryPackage", "Association"))
 
 _ERROR = "urn:oasis:names:tc:ebxml-regrep:ErrorSeverityType:Error"
 _WARNING = "urn:oasis:names:tc:ebxml-regrep:ErrorSeverityType:Warning"

@@ -1,11 +1,12 @@
 """Builds a SOAP endpoint from rows: one spyne Application, its operations generated from `row.messages`."""
 
 import dataclasses
-import threading
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from broker.config.settings import Settings
+from broker.edge.shares import Slots, peer_of
 from broker.edge.soap import faults, schema
 from broker.edge.soap.compat import AnyXml, Application, Service, ServiceMeta, rpc
 from broker.edge.soap.faults import SoapFault
@@ -14,7 +15,7 @@ from broker.edge.soap.protocol import BrokerSoap12, Operation, operation_of
 from broker.edge.soap.transport import SoapTransport, StartResponse, internal_error
 from broker.edge.soap.wsdl import documents
 from broker.model.caller import Caller
-from broker.model.errors import BrokerError, Unavailable
+from broker.model.errors import BrokerError, TooLarge, Unavailable
 from broker.model.modes import make_folder
 from broker.model.transaction import Bound, Packaging
 from broker.security.gate import Gate
@@ -31,13 +32,14 @@ class SoapApplication:
     """
 
     def __init__(
-        self, bounds: Sequence[Bound], gate: Gate, settings: Settings, wsdl: bytes, slots: threading.Semaphore,
+        self, bounds: Sequence[Bound], gate: Gate, settings: Settings, wsdl: bytes, slots: Slots,
     ) -> None:
         self._gate, self._slots = gate, slots
+        server = settings.server
         self._local_node = settings.public_url + bounds[0].row.endpoint
         operations = [
-            Operation(bound, message) for bound in map(validated, bounds) for message in bound.row.messages]
-        server = settings.server
+            Operation(bound, message) for bound in (validated(one, server.max_listed) for one in bounds)
+            for message in bound.row.messages]
         spool = settings.documents_folder / SPOOL if any(b.row.packaging is Packaging.MTOM for b in bounds) else None
         if spool is not None:
             make_folder(spool)
@@ -56,9 +58,8 @@ class SoapApplication:
         operation = operation_of(context.descriptor)
         bound, exchange = operation.bound, context.transport
         if bound.row.takes_slot:
-            if self._slots.acquire(blocking=False):
-                exchange.release = self._slots.release
-            else:
+            exchange.release = self._slots.take(peer_of(exchange.address))
+            if exchange.release is None:
                 bound = _without_slot(bound)
         if exchange.intake.full is not None:
             bound = _failing(bound, exchange.intake.full)
@@ -94,14 +95,19 @@ def _service(operations: Sequence[Operation], perform: Callable[[Any, Any], Soap
         name: method(name, operation) for name, operation in zip(names, operations, strict=True)})
 
 
-def validated(bound: Bound) -> Bound:
-    """Give the row with the schema check as the first step of its reading, so that a refusal is audited like any other."""
+def validated(bound: Bound, most: int) -> Bound:
+    """Return the row with two checks as the first steps of its reading, so that a refusal is audited like any other:
+
+    that it lists no more than `most` of what it lists, and that it agrees with its schema.
+    """
     row = bound.row
     if not row.schema:
         return bound
     schema.load(row.schema)  # a schema that does not load stops the start, not the first request
 
     def read(raw: SoapRequest) -> Any:
+        if row.listed and next(itertools.islice(raw.body.iter(*row.listed), most, None), None) is not None:
+            raise TooLarge(f"server.max_listed = {most} in one request")
         schema.check(row.schema, raw.body)
         return row.read(raw)
     return dataclasses.replace(bound, row=dataclasses.replace(row, read=read))

@@ -284,7 +284,7 @@ def test_a_schema_error_is_the_repositorys_metadata_error(bench: Bench, old: byt
     documents = [included(objects.documents[0].id, "cid:doc")]
     attachments = {"doc": spooled(DOCUMENT, bench.folder / "spool", "doc")}
     raw = provide(text.replace(old, new, 1), documents, attachments)
-    problem, = bench.perform(raw, validated(Bound(iti41_provide.ROW, bench.repository))).problems
+    problem, = bench.perform(raw, validated(Bound(iti41_provide.ROW, bench.repository), 100)).problems
     assert problem.code == "XDSRepositoryMetadataError"
     assert told in problem.context
     assert bench.files() == []

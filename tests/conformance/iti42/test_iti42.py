@@ -243,7 +243,7 @@ def test_a_schema_error_is_a_metadata_error(place: Place, name: str) -> None:
     step, told = SCHEMA_ERRORS[name]
     root = xml.parse(ebxml.submit_request(bundle([document()])))
     _edit(root, step)
-    bound = validated(Bound(iti42_register.ROW, place.registry))
+    bound = validated(Bound(iti42_register.ROW, place.registry), 100)
     reply = place.gate.perform(bound, SoapRequest(body=root, message=iti42_register.ROW.messages[0]), ANONYMOUS)
     problem, = ebxml.read_registry_response(element_of(reply)).problems
     assert problem.code == "XDSRegistryMetadataError"
@@ -262,7 +262,7 @@ def test_types_and_nil_of_xml_schema_are_not_kept(place: Place) -> None:
     name = entry.find(f"{{{RIM}}}Name")
     assert name is not None
     name.addnext(etree.Element(f"{{{RIM}}}Description", {f"{{{xsi}}}nil": "true"}))
-    bound = validated(Bound(iti42_register.ROW, place.registry))
+    bound = validated(Bound(iti42_register.ROW, place.registry), 100)
     reply = place.gate.perform(bound, SoapRequest(body=root, message=iti42_register.ROW.messages[0]), ANONYMOUS)
     assert ebxml.read_registry_response(element_of(reply)).problems == ()
     found = answer(place.registry, request("GetDocuments", {"$XDSDocumentEntryUniqueId": [objects.documents[0].unique_id]}))

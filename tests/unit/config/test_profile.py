@@ -49,7 +49,7 @@ def test_an_unknown_profile_is_named() -> None:
     ("region.toml", 'language = "zh-CN"', 'lagnuage = "zh-CN"', "region.toml: lagnuage"),
     ("region.toml", '"2.999.1.1"', '"2.999.77"', "the affinity domain 2.999.77"),
     ("domains.toml", '"HOSPB"', '"HOSPA"', "namespace: HOSPA is used twice"),
-    ("hospitals.toml", 'kind = "origin"', 'kind = "orgin"', "hospitals.toml: hospital[1].kind"),
+    ("hospitals.toml", 'kind = "origin"', 'kind = "orgin"', "hospitals.toml: hospital b.kind"),
     ("hospitals.toml", 'ae_title = "PACSB"', 'ae_title = "PACSA"', "ae_title: PACSA is used twice"),
     ("hospitals.toml", "port = 11113\n", "", "hospital b: kind origin needs source_uid and port"),
     ("hospitals.toml", 'domain = "2.999.3.1"', 'domain = "2.999.8"', "hospital b.domain: 2.999.8"),
