@@ -129,7 +129,8 @@ class App:
         outbound = SoapOutbound(submit, self.audit, self.settings.public_url, self._patience)
         origins = Origins(self.database, self.profile, self.mover, self.fetch)
         return Publisher(
-            self.database, self.profile, self.patients, outbound, origins, self.coord, self.settings.server.ae_title, self.sdfo)
+            self.database, self.profile, self.patients, outbound, origins, self.coord, self.settings.server.ae_title, self.sdfo,
+            self.withdraw if self._is_our_registry else None)
 
     @cached_property
     def migrator(self) -> Migrator:
@@ -179,6 +180,7 @@ class App:
         self.publisher.patient_arrived(unit, local)
 
     def _merged(self, unit: Unit, retired: PatientId, survivor: PatientId) -> None:
+        self.publisher.patient_merged(unit, retired, survivor)     # rows of publications before those of the registry
         self.registry.merged(unit, retired, survivor)
 
     def withdraw(self, unit: Unit, entry_uuid: str, caller: Caller) -> None:
@@ -186,6 +188,11 @@ class App:
         facts = Facts()
         self.registry.deprecate(unit, entry_uuid, Call(caller=caller, facts=facts))
         unit.after_commit(lambda: self.audit.record(deprecate.ROW, caller, facts, Outcome.SUCCESS))
+
+    @property
+    def _is_our_registry(self) -> bool:
+        """Whether our manifests are registered here."""
+        return not (self.settings.repository.submit_url or self.settings.repository.registry_url)
 
     @property
     def _patience(self) -> Patience:

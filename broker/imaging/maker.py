@@ -107,11 +107,12 @@ def manifest(made: Draft) -> Manifest:
 
 
 def outcome(made: Draft) -> dict[str, str]:
-    """Give what is to be remembered of a draft that was accepted: its ids and the digest of its instances."""
+    """Give what is to be remembered of a draft that was accepted: its ids, its patient, the digest of its instances."""
     read = read_manifest(made.document)
     entry = manifest(made).submission.objects.documents[0]
     listed = ((ref.series_uid, ref.sop_uid, ref.sop_class) for ref in read.instances)
-    return {"manifest_uid": read.sop_uid, "entry_uuid": entry.id, "digest": _digest(listed)}
+    return {
+        "manifest_uid": read.sop_uid, "entry_uuid": entry.id, "digest": _digest(listed), "entry_patient": entry.patient_id}
 
 
 def digest(study: StudyFacts) -> str:

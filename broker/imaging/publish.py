@@ -5,6 +5,7 @@ sent again byte for byte: the repository knows the document, and a registry that
 its SubmissionSet.uniqueId, which then means that it is published.
 """
 
+import contextlib
 import time
 from dataclasses import dataclass, replace
 
@@ -15,13 +16,15 @@ from broker.config.profile import Hospital, Profile
 from broker.coord.base import Coord
 from broker.db import Database
 from broker.imaging import maker
+from broker.imaging.locate import is_first
 from broker.imaging.origin import Origins, unnamed
 from broker.imaging.store import locations, publications, studies
 from broker.imaging.store.publications import DUE, FAILED, PUBLISHED, Draft, Publication
+from broker.model.caller import Caller
 from broker.model.errors import BrokerError, Problem, Rejected, Unavailable, XdsCode, place_of
 from broker.model.ids import PatientId
 from broker.model.imaging import SeriesFacts, StudyFacts
-from broker.model.ports import Outbound, PatientDirectory, Unit
+from broker.model.ports import Outbound, PatientDirectory, Unit, Withdraw
 from broker.security.gate import reason
 
 log = structlog.get_logger("broker.publish")
@@ -46,27 +49,38 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """A claimed study and what its manifest is made of; `patient` is its affinity-domain id."""
+    """A claimed study and what its manifest is made of; `patient` is its affinity-domain id.
+
+    `first` says that no other hospital used its Study Instance UID before.
+    """
 
     row: Publication
     facts: StudyFacts
     patient: PatientId | None
     containers: list[str]
     series: dict[str, SeriesFacts]
+    first: bool
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the study has no image, anywhere."""
+        return not self.containers and not maker.size(self.facts)
 
 
 class Publisher:
     """Publishes studies. Safe in several processes at once: a study is tried by one at a time.
 
-    `ae_title` is our own; `sdfo` is needed for studies that are in the archive already: without it they wait.
+    `ae_title` is our own; `sdfo` is needed for studies that are in the archive already: without it they wait. `withdraw`
+    takes back what must not be replaced; without it, as where the registry is another's, such a publication fails.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - one argument per neighbour
         self, database: Database, profile: Profile, patients: PatientDirectory, outbound: Outbound, origins: Origins,
-        coord: Coord, ae_title: str, sdfo: Sdfo | None = None,
+        coord: Coord, ae_title: str, sdfo: Sdfo | None = None, withdraw: Withdraw | None = None,
     ) -> None:
         self._database, self._profile, self._patients, self._sdfo = database, profile, patients, sdfo
         self._outbound, self._origins, self._coord, self._ae_title = outbound, origins, coord, ae_title
+        self._withdraw = withdraw
 
     def run_once(self, now: float) -> int:
         """Find what is complete, try what is due, and give how many manifests were accepted."""
@@ -100,21 +114,32 @@ class Publisher:
         return Published(state=row.state, instances=instances, manifest_uid=row.manifest_uid, reason=row.reason)
 
     def patient_arrived(self, unit: Unit, local: PatientId) -> None:
-        """Let go on what waited for this patient; part of the feed's unit of work (`PatientArrived`)."""
-        if publications.arrived(unit, local):
+        """Let go on what waited for this patient; part of the feed's unit of work (`PatientArrived`).
+
+        What is published is published anew when the patient is another person now than it was registered for.
+        """
+        affinity = self._patients.affinity_id(unit, local)
+        woken = publications.arrived(unit, local)
+        if affinity is not None:
+            woken += publications.strayed(unit, local, affinity)
+        if woken:
             unit.after_commit(lambda: self._coord.publish("publish", {}))
+
+    def patient_merged(self, unit: Unit, retired: PatientId, survivor: PatientId) -> None:
+        """Remember whose the registry's entries are now; part of the merge's unit of work (`PatientMerged`)."""
+        publications.merged(unit, retired, survivor)
 
     def _request(self, hospital: Hospital, study_uid: str, now: float) -> int:
         found = self._origins.ask(hospital, study_uid) if hospital.kind == "origin" else []
         with self._database.write() as unit:
-            if found:
-                studies.record_origin(unit, hospital, found, now)
-            study = studies.study(unit, hospital.key, study_uid)
-            if study is None:
+            main = studies.record_origin(unit, hospital, found, now, self._profile) if found else 0
+            parts = [part for part in studies.parts(unit, hospital.key, study_uid) if part.state != "moved"]
+            if not parts:
                 raise Rejected("UnknownStudy", f"hospital {hospital.key} has sent no study {study_uid}")
-            studies.mark(unit, study.id, "complete", was="receiving")
-            publications.request(unit, study.id, study.patient, now, at_once=True)
-        return study.id
+            for part in parts:
+                studies.mark(unit, part.id, "complete", was="receiving")
+                publications.request(unit, part.id, part.patient, now, at_once=True)
+        return main if main in {part.id for part in parts} else parts[0].id
 
     def _attempt_alone(self, study_id: int, now: float) -> bool:
         """Try one study; whatever goes wrong with it, it waits longer each time, with the reason, and no other one does."""
@@ -150,34 +175,57 @@ class Publisher:
             if row is None:
                 return None
             facts = studies.facts(unit, study_id)
-            patient = self._patients.affinity_id(unit, facts.patient) if facts.patient.value else None
-            if patient is None and row.draft is None and facts.patient.value:
+            case = self._case(unit, row, facts, self._patients.affinity_id(unit, facts.patient) if facts.patient.value else None)
+            if case.patient is None and row.draft is None and facts.patient.value and not case.is_empty:
                 publications.wait(unit, study_id, facts.patient, now + LOOK_AGAIN)
                 return None
-            return self._case(unit, row, facts, patient)
+            return case
 
-    @staticmethod
-    def _case(unit: Unit, row: Publication, facts: StudyFacts, patient: PatientId | None) -> _Case:
+    def _case(self, unit: Unit, row: Publication, facts: StudyFacts, patient: PatientId | None) -> _Case:
         return _Case(
-            row, facts, patient, locations.containers(unit, row.study_id), publications.described(unit, row.study_id))
+            row, facts, patient, locations.containers(unit, row.study_id), publications.described(unit, row.study_id),
+            is_first(unit, facts.uid, row.hospital, self._profile))
 
     def _make(self, case: _Case, now: float) -> Draft | None:
         """Give a new manifest, saved; None when the one in the registry still tells the truth."""
+        row, facts = self._without_strayed(case), case.facts
+        if case.is_empty:
+            with self._database.write() as unit:
+                publications.withdraw(unit, row.study_id)
+            return None
         if case.patient is None:
             raise Rejected("MissingPatientId", "the images hold no Patient ID")
-        row, facts = case.row, case.facts
         if unnamed(facts):
             facts = self._origins.look(row.study_id, row.hospital, facts, now)
         facts = self._whole(replace(case, facts=facts))
         if row.entry_uuid and row.digest == maker.digest(facts):
             with self._database.write() as unit:
                 publications.publish(
-                    unit, row.study_id, manifest_uid=row.manifest_uid, entry_uuid=row.entry_uuid, digest=row.digest)
+                    unit, row.study_id, manifest_uid=row.manifest_uid, entry_uuid=row.entry_uuid, digest=row.digest,
+                    entry_patient=row.entry_patient)
             return None
-        made = maker.draft(facts, row, case.patient, self._profile, self._ae_title, now)
+        made = maker.draft(facts, row, case.patient, self._profile, self._ae_title, now, first=case.first)
         with self._database.write() as unit:
             publications.save(unit, row.study_id, made)
         return made
+
+    def _without_strayed(self, case: _Case) -> Publication:
+        """Take back a manifest that no other may replace: the study has no images, or they are another person's now.
+
+        A replacement needs one patient on both sides (ITI TF-3 4.2.2.2).
+        """
+        row = case.row
+        same = row.entry_patient in {"", str(case.patient)} and not case.is_empty
+        if not row.entry_uuid or same:
+            return row
+        if self._withdraw is None:
+            raise Rejected("ForeignRegistry", "the manifest is to be deprecated in a registry that is not ours")
+        with self._database.write() as unit:
+            publications.take_back(unit, row.study_id)
+            with contextlib.suppress(Rejected):     # it is not there: there is nothing to take back
+                self._withdraw(unit, row.entry_uuid, Caller(node=self._ae_title))
+        log.info("manifest withdrawn", study=row.study_id)
+        return replace(row, manifest_uid="", entry_uuid="", digest="", entry_patient="")
 
     def _whole(self, case: _Case) -> StudyFacts:
         if case.containers and self._sdfo is None:
@@ -191,7 +239,9 @@ class Publisher:
             row = publications.get(unit, study_id)
             assert row is not None
             case = self._case(unit, row, studies.facts(unit, study_id), None)
-        if row.state == PUBLISHED and row.study_state != "receiving" and maker.digest(self._whole(case)) != row.digest:
+            patient = self._patients.affinity_id(unit, case.facts.patient)
+        changed = maker.digest(self._whole(case)) != row.digest or (patient and str(patient) != row.entry_patient)
+        if row.state == PUBLISHED and row.study_state != "receiving" and changed:
             with self._database.write() as unit:
                 publications.request(unit, study_id, row.patient, now)
 

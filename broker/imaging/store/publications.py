@@ -4,8 +4,10 @@
     waiting_patient   no feed has named the patient yet; looked at again when one does, and at `next_at`
     published         `manifest_uid`, `entry_uuid` and `digest` are those of the manifest that is in the registry
     failed            refused for good; `reason` holds the error codes. New images or an operator make it due again
+    withdrawn         the study has no images any more; what was registered for it is deprecated
 
-`manifest_uid`, `entry_uuid` and `digest` always tell of the last manifest that was accepted, in whatever state the row is.
+`manifest_uid`, `entry_uuid`, `entry_patient` (an affinity-domain id as CX) and `digest` always tell of the last manifest that was
+accepted, in whatever state the row is.
 """
 
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from broker.model.ids import PatientId
 from broker.model.imaging import SeriesFacts
 from broker.model.ports import Unit
 
-DUE, WAITING, PUBLISHED, FAILED = "due", "waiting_patient", "published", "failed"
+DUE, WAITING, PUBLISHED, FAILED, WITHDRAWN = "due", "waiting_patient", "published", "failed", "withdrawn"
 
 _OPEN = publication.c.state.in_((DUE, WAITING))
 
@@ -115,10 +117,37 @@ def fail(unit: Unit, study_id: int, reason: str) -> None:
     _set(unit, study_id, state=FAILED, reason=reason, **_NO_DRAFT)
 
 
-def publish(unit: Unit, study_id: int, *, manifest_uid: str, entry_uuid: str, digest: str) -> None:
+def publish(
+    unit: Unit, study_id: int, *, manifest_uid: str, entry_uuid: str, digest: str, entry_patient: str,
+) -> None:
     """Note the manifest that the registry now has."""
-    _set(unit, study_id, state=PUBLISHED, manifest_uid=manifest_uid, entry_uuid=entry_uuid, digest=digest, attempts=0,
-         reason="", **_NO_DRAFT)
+    _set(unit, study_id, state=PUBLISHED, manifest_uid=manifest_uid, entry_uuid=entry_uuid, digest=digest,
+         entry_patient=entry_patient, attempts=0, reason="", **_NO_DRAFT)
+
+
+def take_back(unit: Unit, study_id: int) -> None:
+    """Note that the registered manifest is deprecated: the next one replaces nothing."""
+    _set(unit, study_id, manifest_uid="", entry_uuid="", digest="", entry_patient="")
+
+
+def withdraw(unit: Unit, study_id: int) -> None:
+    """Note that there is nothing to publish of a study."""
+    _set(unit, study_id, state=WITHDRAWN, attempts=0, reason="", **_NO_DRAFT)
+
+
+def strayed(unit: Unit, patient: PatientId, affinity: PatientId) -> int:
+    """Make due what is registered for another person than this patient now is; return how many studies that are."""
+    return sql(unit).execute(
+        sa.update(publication)
+        .where(publication.c.state == PUBLISHED, publication.c.patient_domain == patient.domain,
+               publication.c.patient_value == patient.value, publication.c.entry_patient.not_in(("", str(affinity))))
+        .values(state=DUE, attempts=0, next_at=0.0)).rowcount
+
+
+def merged(unit: Unit, retired: PatientId, survivor: PatientId) -> None:
+    """Note that the registry gives everything of `retired` to `survivor`."""
+    sql(unit).execute(
+        sa.update(publication).where(publication.c.entry_patient == str(retired)).values(entry_patient=str(survivor)))
 
 
 def arrived(unit: Unit, patient: PatientId) -> int:

@@ -119,7 +119,7 @@ publication = sa.Table(
     sa.Column("manifest_uid", sa.String(64), nullable=False),
     sa.Column("entry_uuid", sa.String(64), nullable=False),
     sa.Column("digest", sa.String(64), nullable=False),     # of the instance list that was published
-    sa.Column("entry_patient", sa.Text, nullable=False, server_default=""),     # the local id the entry is about (CX)
+    sa.Column("entry_patient", sa.Text, nullable=False, server_default=""),     # whom it is registered for (CX)
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("next_at", sa.Float, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
@@ -127,6 +127,7 @@ publication = sa.Table(
     sa.Column("submission", sa.LargeBinary),                # and the SubmitObjectsRequest it went with
     sa.Index("ix_publication_state_next_at", "state", "next_at"),
     sa.Index("ix_publication_patient", "patient_domain", "patient_value"),
+    sa.Index("ix_publication_entry_patient", "entry_patient"),
 )
 
 fetch_job = sa.Table(

@@ -20,10 +20,12 @@ from broker.imaging.publish import FIRST_DELAY, LEASE, LOOK_AGAIN, Published, Pu
 from broker.imaging.store import publications, studies, tables
 from broker.imaging.store.publications import Publication
 from broker.model.blob import Octets
+from broker.model.caller import Caller
 from broker.model.errors import Problem, Rejected, TooLarge, Unavailable
 from broker.model.ids import PatientId
 from broker.model.imaging import StoredObject, StudyFacts
 from broker.model.metadata import RPLC, RegistryObjects
+from broker.model.ports import Unit
 from broker.wire.kos import read_manifest
 from tests.helpers.manifests import CT, LOCAL, PATIENT, SR, FakeCoord, FakeDirectory, FakeMover, FakeOutbound, NoFetch
 
@@ -55,12 +57,21 @@ class Bench:
     mover: FakeMover = field(default_factory=FakeMover)
     coord: FakeCoord = field(default_factory=FakeCoord)
     sdfo: Sdfo | None = None
+    is_ours: bool = True
+    withdrawn: list[str] = field(default_factory=list)
 
     @property
     def publisher(self) -> Publisher:
         origins = Origins(self.database, self.profile, self.mover, NoFetch())
         return Publisher(
-            self.database, self.profile, self.patients, self.outbound, origins, self.coord, "OURS", self.sdfo)
+            self.database, self.profile, self.patients, self.outbound, origins, self.coord, "OURS", self.sdfo,
+            self.withdraw if self.is_ours else None)
+
+    def withdraw(self, unit: Unit, entry_uuid: str, caller: Caller) -> None:
+        self.withdrawn.append(entry_uuid)
+
+    def entry(self, number: int = -1) -> str:
+        return self.sent[number].documents[0].id
 
     def receive(self, *objects: StoredObject, at: float = 0.0) -> None:
         with self.database.write() as unit:
@@ -292,6 +303,78 @@ def test_two_workers_try_a_study_once(bench: Bench) -> None:
     assert len(bench.outbound.sent) == 1
 
 
+# manifests that no other may replace
+
+def test_a_study_that_lost_its_images_is_withdrawn_and_published_anew_when_some_come(bench: Bench) -> None:
+    bench.receive(stored(1))
+    bench.publisher.run_once(QUIET)
+    with bench.database.write() as unit:
+        found = studies.study(unit, "a", STUDY)
+        assert found is not None
+        sql(unit).execute(tables.instance.delete())
+        publications.request(unit, found.id, found.patient, QUIET)
+    assert bench.publisher.run_once(QUIET + 1) == 0
+    row = bench.row()
+    assert row is not None
+    assert (row.state, row.entry_uuid, row.digest, bench.withdrawn) == ("withdrawn", "", "", [bench.entry()])
+    bench.receive(stored(2), at=QUIET + 1)
+    assert bench.publisher.run_once(2 * QUIET + 2) == 1
+    assert not [link for link in bench.sent[1].associations if link.type == RPLC]
+    assert len(bench.withdrawn) == 1
+
+
+def test_a_patient_who_is_another_person_now_takes_the_pictures_along(bench: Bench) -> None:
+    other = PatientId("2.999.1.1", "P-2")
+    bench.receive(stored(1))
+    bench.publisher.run_once(QUIET)
+    bench.patients.known[LOCAL] = other
+    with bench.database.write() as unit:
+        bench.publisher.patient_arrived(unit, LOCAL)
+    assert bench.publisher.run_once(QUIET + 1) == 1
+    assert bench.withdrawn == [bench.entry(0)]
+    assert [objects.documents[0].patient_id for objects in bench.sent] == [str(PATIENT), str(other)]
+    assert not [link for link in bench.sent[1].associations if link.type == RPLC], "a replacement keeps the patient"
+
+
+def test_a_merge_moves_what_is_registered_and_nothing_is_sent_again(bench: Bench) -> None:
+    survivor = PatientId("2.999.1.1", "P-2")
+    bench.receive(stored(1))
+    bench.publisher.run_once(QUIET)
+    bench.patients.known[LOCAL] = survivor
+    with bench.database.write() as unit:
+        bench.publisher.patient_arrived(unit, LOCAL)
+        bench.publisher.patient_merged(unit, PATIENT, survivor)
+    assert bench.publisher.run_once(QUIET + 1) == 0
+    assert (bench.state, bench.withdrawn, len(bench.outbound.sent)) == ("published", [], 1)
+    bench.receive(stored(2), at=QUIET + 1)
+    assert bench.publisher.run_once(2 * QUIET + 2) == 1
+    assert [link.target for link in bench.sent[1].associations if link.type == RPLC] == [bench.entry(0)]
+
+
+def test_a_person_who_changes_while_a_manifest_is_on_its_way(bench: Bench) -> None:
+    other = PatientId("2.999.1.1", "P-2")
+    bench.receive(stored(1))
+    bench.outbound.during = lambda: bench.patients.known.update({LOCAL: other})
+    assert bench.publisher.run_once(QUIET) == 1
+    assert bench.publisher.run_once(QUIET) == 1
+    assert bench.withdrawn == [bench.entry(0)]
+    assert bench.sent[1].documents[0].patient_id == str(other)
+
+
+def test_a_manifest_in_the_registry_of_others_cannot_be_withdrawn_and_that_is_said(bench: Bench) -> None:
+    bench.receive(stored(1))
+    bench.publisher.run_once(QUIET)
+    bench.is_ours = False
+    bench.patients.known[LOCAL] = PatientId("2.999.1.1", "P-2")
+    with bench.database.write() as unit:
+        bench.publisher.patient_arrived(unit, LOCAL)
+    bench.publisher.run_once(QUIET + 1)
+    row = bench.row()
+    assert row is not None
+    assert (row.state, row.entry_uuid, len(bench.outbound.sent)) == ("failed", bench.entry(), 1)
+    assert row.reason.startswith("ForeignRegistry")
+
+
 # late images
 
 def test_late_images_replace_the_manifest(bench: Bench) -> None:
@@ -467,10 +550,10 @@ def test_a_study_whose_manifest_cannot_be_made_waits_alone(bench: Bench, monkeyp
     bench.receive(other, at=1.0)
     made = maker.draft
 
-    def draft(study: StudyFacts, *rest: Any) -> Any:
+    def draft(study: StudyFacts, *rest: Any, **named: Any) -> Any:
         if study.uid == STUDY:
             raise LookupError("patient 葉^曉東")
-        return made(study, *rest)
+        return made(study, *rest, **named)
 
     monkeypatch.setattr(maker, "draft", draft)
     with structlog.testing.capture_logs() as logs:
