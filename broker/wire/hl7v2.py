@@ -22,7 +22,7 @@ from broker.wire.hl7v2_message import NOBODY, UTF8, Form, Message, Segment, Valu
 
 __all__ = [
     "NOBODY", "TEXTS", "UTF8", "Deframer", "Form", "Header", "Message", "Segment", "Value", "err_segment", "err_segments",
-    "frame", "is_old", "join", "msa_segment", "outcome", "parse", "parse_header", "reply_header", "write_ack", "write_broken",
+    "frame", "join", "msa_segment", "outcome", "parse", "parse_header", "reply_header", "write_ack", "write_broken",
     "write_nack"]
 START, END = b"\x0b", b"\x1c\r"
 _WIDE_END = b"\x1c\0\r"     # the end in two bytes a character: such a block is taken, so that it can be answered
@@ -346,9 +346,10 @@ def reply_header(request: Message, name: str, stamp: Stamp) -> str:
 def write_ack(request: Message, stamp: Stamp, error: BrokerError | None = None) -> bytes:
     """Return the acknowledgement of a message: AA, or AE / AR with its problems."""
     event = request.form.quote(request.msh.get(9, 2)[:3])
+    kind = f"ACK^{event}^ACK" if request.version >= "2.3.1" else f"ACK^{event}"     # MSH-9 has a structure from 2.3.1 on
     code, problems = outcome(error)
     return join([
-        reply_header(request, f"ACK^{event}^ACK" if event else "ACK", stamp),
+        reply_header(request, kind if event else "ACK", stamp),
         msa_segment(request, code, problems),
         *err_segments(request.form, request.version, problems),
     ], request.form)
@@ -381,10 +382,10 @@ def write_broken(request: Message, stamp: Stamp) -> bytes:
 
 
 def msa_segment(request: Message, code: str, problems: Sequence[Problem]) -> str:
-    """Return MSA: code, the request's control id as it was written, and in MSA-3 what was wrong first."""
+    """Return MSA: code, the request's control id as it was written, and in MSA-3 what was wrong first (withdrawn in 2.7)."""
     form = request.form
     fields = ["MSA", code, request.msh.field(10) if request.control_id else ""]
-    return form.field.join([*fields, _brief(form, problems)] if problems else fields)
+    return form.field.join([*fields, _brief(form, problems)] if problems and request.version < "2.7" else fields)
 
 
 def _brief(form: Form, problems: Sequence[Problem]) -> str:
@@ -399,14 +400,9 @@ def err_segments(form: Form, version: str, problems: Sequence[Problem]) -> list[
     """Return ERR as the version has it: one for each problem from 2.5 on (2.15.5), one with all of them in ERR-1 before."""
     if not problems:
         return []
-    if is_old(version):
+    if version < "2.5":             # one digit before and behind the first dot
         return [form.field.join(("ERR", form.repetition.join(_old_error(form, problem) for problem in problems)))]
-    return [err_segment(form, problem.code, [problem.location], problem.context) for problem in problems]
-
-
-def is_old(version: str) -> bool:
-    """Say whether a version is older than 2.5: its ERR has one field, and no text for people."""
-    return version < "2.5"          # one digit before and behind the first dot
+    return [err_segment(form, version, [problem]) for problem in problems]
 
 
 def _old_error(form: Form, problem: Problem) -> str:
@@ -420,7 +416,15 @@ def _coded(code: str) -> tuple[str, str, str]:
     return known, TEXTS[known], "HL70357"
 
 
-def err_segment(form: Form, code: str, locations: Iterable[str], text: str) -> str:
-    """Give an ERR segment (2.15.5): locations in ERR-2, table 0357 in ERR-3, severity E, `text` for people in ERR-8."""
-    places = form.repetition.join(place.replace("^", form.component) for place in locations)
-    return form.field.join(("ERR", "", places, form.component.join(_coded(code)), "E", "", "", "", form.quote(text)))
+def err_segment(form: Form, version: str, problems: Sequence[Problem]) -> str:
+    """Return the ERR of problems with one code, from version 2.5 on (2.15.5).
+
+    Places are in ERR-2, table 0357 in ERR-3, severity E, the first one's text for people in ERR-8. From 2.6 on a place that
+    names a segment says which one of them.
+    """
+    places = [problem.location for problem in problems]
+    whole = [f"{place}^1" if place and "^" not in place and version >= "2.6" else place for place in places]
+    first = problems[0]
+    return form.field.join((
+        "ERR", "", form.repetition.join(place.replace("^", form.component) for place in whole),
+        form.component.join(_coded(first.code)), "E", "", "", "", form.quote(first.context)))

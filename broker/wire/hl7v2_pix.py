@@ -17,7 +17,6 @@ from broker.wire.hl7v2 import (
     Value,
     err_segment,
     err_segments,
-    is_old,
     join,
     msa_segment,
     outcome,
@@ -179,10 +178,10 @@ def write_pix_reply(
         msa_segment(request, code, problems),
     ]
     same = [problem for problem in problems if problem.code == problems[0].code]
-    if same and is_old(request.version):
+    if same and request.version >= "2.5":
+        lines.append(err_segment(form, request.version, same))
+    else:
         lines += err_segments(form, request.version, same)
-    elif same:
-        lines.append(err_segment(form, same[0].code, [problem.location for problem in same], same[0].context))
     lines += [form.field.join(("QAK", qpd.field(2), status)), qpd]
     if ids:
         cx = form.repetition.join(write_cx(form, patient, namespace) for patient, namespace in ids)
