@@ -141,7 +141,8 @@ class App:
     def bounds(self) -> tuple[Bound, ...]:
         """Every transaction we serve, with its actor."""
         return (
-            *(Bound(module.ROW, self.patients) for module in (iti8_feed, iti9_query, iti44_feed, iti45_query)),
+            *(Bound(module.ROW, self.patients) for module in (iti8_feed, iti9_query)),
+            *(Bound(module.row(self.profile.region.device_oid), self.patients) for module in (iti44_feed, iti45_query)),
             *(Bound(module.ROW, self.registry) for module in (iti18_query, iti42_register)),
             *(Bound(module.ROW, self.repository) for module in (iti41_provide, iti43_retrieve)),
             Bound(rad69_retrieve.ROW, ImagingSource(self.fetch, self.profile)),

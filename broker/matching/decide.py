@@ -6,7 +6,7 @@ part or a contradiction never links.
 
 from enum import StrEnum
 
-from broker.matching.normalise import full_date, is_placeholder, name_keys, own_numbers, telling_date
+from broker.matching.normalise import dates_agree, is_placeholder, name_keys, own_numbers, telling_date
 from broker.model.people import Demographics
 
 _KNOWN = frozenset("MF")
@@ -23,9 +23,10 @@ class Verdict(StrEnum):
 def same_person(a: Demographics, b: Demographics) -> Verdict:
     """Compare two records; the order does not matter.
 
-    SAME by number: an equal valid resident number of their own and an equal birth date. SAME by name: an equal name,
-    birth date and sex. Where both have names in characters, these decide and equal letters do not: many names share a
-    spelling. DIFFERENT: sex (F, M), birth date or resident number contradict.
+    SAME by number: an equal valid resident number of their own and birth dates that agree. SAME by name: an equal name,
+    whole birth date and sex. Where both have names in characters, these decide and equal letters do not: many names share a
+    spelling. DIFFERENT: sex (F, M), birth date or resident number contradict. Birth dates of unequal precision are compared
+    as far as both go.
     """
     if _contradict(a, b):
         return Verdict.DIFFERENT
@@ -37,10 +38,15 @@ def same_person(a: Demographics, b: Demographics) -> Verdict:
     return Verdict.SAME if together and _names_agree(a, b) else Verdict.UNKNOWN
 
 
+def disagree(a: Demographics, b: Demographics) -> bool:
+    """Say whether two records speak against being one person: they contradict each other, or bear other names."""
+    return _contradict(a, b) or bool(name_keys(a) and name_keys(b) and not _names_agree(a, b))
+
+
 def _contradict(a: Demographics, b: Demographics) -> bool:
     if a.sex in _KNOWN and b.sex in _KNOWN and a.sex != b.sex:
         return True
-    if full_date(a) and full_date(b) and full_date(a) != full_date(b):
+    if not dates_agree(a.birth_date, b.birth_date):
         return True
     return bool(own_numbers(a) and own_numbers(b) and not own_numbers(a) & own_numbers(b))
 

@@ -40,14 +40,15 @@ def _fold(text: str) -> str:
     return unicodedata.normalize("NFKC", text).casefold()
 
 
-def full_date(person: Demographics) -> str:
-    """Give the birth date when it is given to the day, else nothing."""
-    return person.birth_date if len(person.birth_date) == 8 else ""
+def dates_agree(one: str, other: str) -> bool:
+    """Say whether two birth dates can be one: compared as far as both are given; nothing contradicts nothing."""
+    common = min(len(one), len(other))
+    return one[:common] == other[:common]
 
 
 def telling_date(person: Demographics) -> str:
-    """Give the birth date when it can tell people apart: 1 January is what is entered for an unknown day."""
-    return "" if person.birth_date.endswith("0101") else full_date(person)
+    """Return the birth date when it can tell people apart: a whole one; 1 January is what is entered for an unknown day."""
+    return "" if person.birth_date.endswith("0101") or len(person.birth_date) != 8 else person.birth_date
 
 
 def resident_number(text: str) -> str:
@@ -70,11 +71,15 @@ def _check(number: str) -> str:
 
 
 def own_numbers(person: Demographics) -> frozenset[str]:
-    """Give the person's valid resident numbers that agree with birth date and sex: not a mother's at her newborn."""
+    """Return the person's valid resident numbers that agree with birth date and sex: not a mother's at her newborn.
+
+    A birth date that is given to the month or year agrees as far as it goes; one that is not given proves nothing.
+    """
     numbers = (resident_number(value) for _, value in person.other_ids)
     return frozenset(number for number in numbers if number and _agrees(number, person))
 
 
 def _agrees(number: str, person: Demographics) -> bool:
     sex = "M" if int(number[16]) % 2 else "F"
-    return number[6:14] == full_date(person) and person.sex in (sex, "", "U", "O", "A", "N")
+    born = bool(person.birth_date) and dates_agree(number[6:14], person.birth_date)
+    return born and person.sex in (sex, "", "U", "O", "A", "N")

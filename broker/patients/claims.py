@@ -15,14 +15,14 @@ _TOLD = 3       # different causes that one refusal tells
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sender:
-    """How a source names itself: MSH-3 and MSH-4, or the OID of its device."""
+    """How a source names itself: MSH-3 and MSH-4, or the OIDs of its device; it is known by any of these."""
 
     application: str = ""
     facility: str = ""
-    device_oid: str = ""
+    device_oids: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return self.device_oid or f"{self.facility}|{self.application}"
+        return self.device_oids[0] if self.device_oids else f"{self.facility}|{self.application}"
 
     @property
     def title(self) -> str:
@@ -32,8 +32,8 @@ class Sender:
 
     def is_feeder(self, feeder: Feeder) -> bool:
         """Say whether the profile's row means this source; what the row leaves empty is not compared."""
-        if self.device_oid:
-            return feeder.device_oid == self.device_oid
+        if self.device_oids:
+            return feeder.device_oid in self.device_oids
         named = feeder.application or feeder.facility
         return bool(named) and feeder.application in ("", self.application) and feeder.facility in ("", self.facility)
 

@@ -34,7 +34,7 @@ def read(request: SoapRequest) -> tuple[Element, Feed]:
         raise Rejected(Hl7Code.REQUIRED_FIELD_MISSING, "no message id", hl7v3.location(request.body, "id"))
     return request.body, Feed(
         kind=kind,
-        sender=Sender(device_oid=found.wrapper.sender),
+        sender=Sender(device_oids=tuple(ii.root for ii in found.wrapper.senders)),
         message_id=str(found.wrapper.message_id),
         claims=tuple(map(claim, found.ids)),
         places=Places(
@@ -51,28 +51,26 @@ def handle(manager: PixManager, request: tuple[Element, Feed], call: Call) -> No
     manager.feed(request[1], call)
 
 
-def write(request: tuple[Element, Feed], _result: None) -> SoapReply:
-    """Give the CA."""
-    return SoapReply(fragments=(hl7v3.write_ack(request[0], Stamp.now()),))
+def row(device_oid: str) -> Transaction:
+    """Return the row of a manager that answers as this device."""
+    def write(request: tuple[Element, Feed], _result: None) -> SoapReply:
+        return SoapReply(fragments=(hl7v3.write_ack(request[0], Stamp.now(), manager=device_oid),))
 
+    def refuse(request: SoapRequest, error: BrokerError) -> SoapReply:
+        return SoapReply(fragments=(hl7v3.write_ack(request.body, Stamp.now(), error, manager=device_oid),))
 
-def refuse(request: SoapRequest, error: BrokerError) -> SoapReply:
-    """Give the CE or CR."""
-    return SoapReply(fragments=(hl7v3.write_ack(request.body, Stamp.now(), error),))
-
-
-ROW = Transaction(
-    code="ITI-44",
-    name="Patient Identity Feed HL7 V3",
-    wire=Wire.SOAP,
-    endpoint="/pix",
-    messages=tuple(
-        Message(name=f"{{{HL7}}}{name}", action=f"{HL7}:{name}", reply_action=f"{HL7}:{hl7v3.ACK}") for name in KINDS),
-    audit=AuditEvent(
-        event_code="110110", event_text="Patient Record", action="C", type_code="ITI-44", type_text="Patient Identity Feed"),
-    read=read,
-    handle=handle,
-    write=write,
-    refuse=refuse,
-    schema="hl7v3.xsd",
-)
+    return Transaction(
+        code="ITI-44",
+        name="Patient Identity Feed HL7 V3",
+        wire=Wire.SOAP,
+        endpoint="/pix",
+        messages=tuple(
+            Message(name=f"{{{HL7}}}{name}", action=f"{HL7}:{name}", reply_action=f"{HL7}:{hl7v3.ACK}") for name in KINDS),
+        audit=AuditEvent(
+            event_code="110110", event_text="Patient Record", action="C", type_code="ITI-44", type_text="Patient Identity Feed"),
+        read=read,
+        handle=handle,
+        write=write,
+        refuse=refuse,
+        schema="hl7v3.xsd",
+    )

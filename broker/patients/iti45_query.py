@@ -22,50 +22,38 @@ class Request:
     body: Element
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The ids found, and the OID of the manager that found them."""
-
-    ids: tuple[Named, ...]
-    custodian: str
-
-
 def read(request: SoapRequest) -> Request:
     """Read a 201309. Raise `Rejected` (101, 102) when it does not have exactly one patient id."""
     return Request(hl7v3.read_pix_query(request.body), request.body)
 
 
-def handle(manager: PixManager, request: Request, call: Call) -> Answer:
-    """Give the other ids of the person."""
+def handle(manager: PixManager, request: Request, call: Call) -> tuple[Named, ...]:
+    """Return the other ids of the person."""
     query = request.query
     call.facts.message_id, call.facts.query = str(query.wrapper.message_id), query.parameters
     call.facts.query_id = query.query_id.extension or query.query_id.root
-    ids = manager.query(claim(query.patient), [claim(domain) for domain in query.domains], call)
-    return Answer(ids, manager.profile.region.device_oid)
+    return manager.query(claim(query.patient), [claim(domain) for domain in query.domains], call)
 
 
-def write(request: Request, answer: Answer) -> SoapReply:
-    """Give the 201310."""
-    return SoapReply(fragments=(
-        hl7v3.write_pix_answer(request.body, Stamp.now(), answer.ids, custodian=answer.custodian),))
+def row(device_oid: str) -> Transaction:
+    """Return the row of a manager that answers as this device."""
+    def write(request: Request, ids: tuple[Named, ...]) -> SoapReply:
+        return SoapReply(fragments=(hl7v3.write_pix_answer(request.body, Stamp.now(), ids, manager=device_oid),))
 
+    def refuse(request: SoapRequest, error: BrokerError) -> SoapReply:
+        return SoapReply(fragments=(hl7v3.write_pix_answer(request.body, Stamp.now(), manager=device_oid, error=error),))
 
-def refuse(request: SoapRequest, error: BrokerError) -> SoapReply:
-    """Give the 201310 with its error."""
-    return SoapReply(fragments=(hl7v3.write_pix_answer(request.body, Stamp.now(), error=error),))
-
-
-ROW = Transaction(
-    code="ITI-45",
-    name="PIXV3 Query",
-    wire=Wire.SOAP,
-    endpoint="/pix",
-    messages=(Message(
-        name=f"{{{HL7}}}{hl7v3.QUERY}", action=f"{HL7}:{hl7v3.QUERY}", reply_action=f"{HL7}:{hl7v3.ANSWER}"),),
-    audit=AuditEvent(event_code="110112", event_text="Query", action="E", type_code="ITI-45", type_text="PIX Query"),
-    read=read,
-    handle=handle,
-    write=write,
-    refuse=refuse,
-    schema="hl7v3.xsd",
-)
+    return Transaction(
+        code="ITI-45",
+        name="PIXV3 Query",
+        wire=Wire.SOAP,
+        endpoint="/pix",
+        messages=(Message(
+            name=f"{{{HL7}}}{hl7v3.QUERY}", action=f"{HL7}:{hl7v3.QUERY}", reply_action=f"{HL7}:{hl7v3.ANSWER}"),),
+        audit=AuditEvent(event_code="110112", event_text="Query", action="E", type_code="ITI-45", type_text="PIX Query"),
+        read=read,
+        handle=handle,
+        write=write,
+        refuse=refuse,
+        schema="hl7v3.xsd",
+    )

@@ -1,14 +1,13 @@
 """The HL7 v2 messages of the PIX profile: patient identity feed (ITI TF-2 3.8) and PIX query (ITI TF-2 3.9)."""
 
-import re
 from collections.abc import Sequence
-from datetime import date
 from typing import Any
 
 from broker.model.errors import BrokerError, Hl7Code, Problem, Rejected
 from broker.model.ids import PatientId
 from broker.model.people import Address, Demographics, PersonName
 from broker.model.stamp import Stamp
+from broker.wire.birth_date import read_birth_date
 from broker.wire.hl7v2 import (
     Form,
     Header,
@@ -83,22 +82,10 @@ def _read_phone(value: Value) -> str:
 
 
 def _birth_date(text: str) -> str:
-    given = re.fullmatch(r"(\d{4,14})(\.\d+)?([+-]\d{4})?", text)
-    day = given.group(1)[:8] if given else ""
-    if not is_date(day):
+    found = read_birth_date(text)
+    if found is None:
         raise Rejected(Hl7Code.DATA_TYPE, "the birth date is not a date (YYYY, YYYYMM or YYYYMMDD, a time may follow)", "PID^1^7")
-    return day
-
-
-def is_date(text: str) -> bool:
-    """Say whether `text` is YYYY, YYYYMM or YYYYMMDD and such a day exists."""
-    if not re.fullmatch(r"[0-9]{4}([0-9]{2}){0,2}", text):
-        return False
-    try:
-        date.fromisoformat(text + "00000101"[len(text):])
-    except ValueError:
-        return False
-    return True
+    return found
 
 
 def _sex(text: str) -> str:

@@ -4,9 +4,9 @@ The readers take the SOAP Body child, the writers give it as bytes in the defaul
 fail on prefixes. What the schema does not force but IHE needs is checked here. Locations in errors are XPaths.
 """
 
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 from xml.sax.saxutils import escape
 from xml.sax.saxutils import quoteattr as q
@@ -15,7 +15,7 @@ from broker.model.errors import BrokerError, Hl7Code, Problem, Rejected
 from broker.model.ids import PatientId
 from broker.model.people import Address, Demographics, PersonName
 from broker.model.stamp import Stamp
-from broker.wire.hl7v2_pix import is_date
+from broker.wire.birth_date import read_birth_date
 from broker.wire.xml import HL7, Element, in_default_namespace, local_name
 
 ADD, REVISE, MERGE, QUERY = (f"PRPA_IN2013{n}UV02" for n in ("01", "02", "04", "09"))
@@ -24,6 +24,8 @@ ADMINISTRATIVE, INTERACTIONS = "2.16.840.1.113883.5.1100", "2.16.840.1.113883.1.
 ERRORS = "2.16.840.1.113883.12.357"
 INTERNAL = "INTERR"
 _MOST = 1_000           # repetitions of one element
+_MOST_DEVICE_IDS = 16   # by which a sender is known; all of them come back in the answer
+_DELETED = '""'         # HL7 v2's null, which converters bring along
 _N = {"h": HL7}
 _EVENT = "h:controlActProcess/h:subject/h:registrationEvent"
 _PATIENT = f"{_EVENT}/h:subject1/h:patient"
@@ -31,6 +33,7 @@ _PERSON = f"{_PATIENT}/h:patientPerson"
 _RETIRED = f"{_EVENT}/h:replacementOf/h:priorRegistration/h:subject1/h:priorRegisteredRole/h:id"
 _QUERY = "h:controlActProcess/h:queryByParameter"
 _PARAMETERS = f"{_QUERY}/h:parameterList"
+_NIL = "{http://www.w3.org/2001/XMLSchema-instance}nil"
 _SEX = {"M": "M", "F": "F", "UN": "A"}
 _SEX_CODES = {"M": "M", "F": "F", "A": "UN"}
 
@@ -49,12 +52,11 @@ class Ii:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wrapper:
-    """The transmission wrapper: interaction id, message id, OIDs of the two devices."""
+    """The transmission wrapper: interaction id, message id, the ids of the sending device in their order."""
 
     interaction: str
     message_id: Ii
-    sender: str
-    receiver: str
+    senders: tuple[Ii, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,12 +82,12 @@ class PixQuery:
 
 
 def read_wrapper(message: Element) -> Wrapper:
-    """Give the wrapper; what is missing is empty, so that any message can be acknowledged."""
+    """Return the wrapper; what is missing is empty, so that any message can be acknowledged."""
     return Wrapper(
         interaction=local_name(message),
         message_id=_ii(message.find("h:id", _N)),
-        sender=_ii(message.find("h:sender/h:device/h:id", _N)).root,
-        receiver=_ii(message.find("h:receiver/h:device/h:id", _N)).root,
+        senders=tuple(ii for element in islice(message.iterfind("h:sender/h:device/h:id", _N), _MOST_DEVICE_IDS)
+                      if (ii := _ii(element)).root),
     )
 
 
@@ -128,9 +130,9 @@ def location(message: Element, path: str) -> str:
 
 
 def _ii(element: Element | None, place: str = "") -> Ii:
-    if element is None:
+    if element is None or _is_null(element):
         return Ii()
-    return Ii((element.get("root") or "").strip(), (element.get("extension") or "").strip(), place)
+    return Ii(_value(element, "root"), _value(element, "extension"), place)
 
 
 def _iis(message: Element, path: str) -> tuple[Ii, ...]:
@@ -141,7 +143,7 @@ def _iis(message: Element, path: str) -> tuple[Ii, ...]:
 
 def _some(message: Element, within: Element, path: str) -> list[Element]:
     """Give the elements at a path. Raise `Rejected` (102) for more of them than anybody has names, ids or addresses."""
-    found = list(itertools.islice(within.iterfind(path, _N), _MOST + 1))
+    found = list(islice(within.iterfind(path, _N), _MOST + 1))
     if len(found) > _MOST:
         raise Rejected(Hl7Code.DATA_TYPE, "too many repetitions", f"/{local_name(message)}//{path.replace('h:', '')}")
     return found
@@ -151,32 +153,53 @@ def _person(message: Element, person: Element) -> dict[str, Any]:
     patient = person.getparent()
     holders = [person] if patient is None else [patient, person]
     mother = [
-        _name(name) for relation in _some(message, person, "h:personalRelationship")
+        name for relation in _some(message, person, "h:personalRelationship")
         if _attribute(relation, "h:code", "code") == "MTH"
-        for name in _some(message, relation, "h:relationshipHolder1/h:name")
+        for name in _names(message, relation, "h:relationshipHolder1/h:name")
     ]
-    names = tuple(_name(name) for name in _some(message, person, "h:name") if name.get("nullFlavor") is None)
     return {
-        "names": tuple(name for name in names if name != PersonName(use=name.use)),
+        "names": _names(message, person, "h:name"),
         "birth_date": _birth_date(message, _attribute(person, "h:birthTime", "value")),
         "sex": _sex(message, _attribute(person, "h:administrativeGenderCode", "code")),
         "mother": mother[0] if mother else None,
-        "addresses": tuple(_address(addr) for holder in holders for addr in _some(message, holder, "h:addr") if len(addr)),
+        "addresses": tuple(
+            address for holder in holders for addr in _some(message, holder, "h:addr")
+            if not _is_null(addr) and (address := _address(addr)) != Address()),
         "phones": tuple(
-            value.removeprefix("tel:") for holder in holders for telecom in _some(message, holder, "h:telecom")
-            if (value := (telecom.get("value") or "").strip())),
+            phone for holder in holders for telecom in _some(message, holder, "h:telecom")
+            if not _is_null(telecom) and (phone := _present(_value(telecom, "value").removeprefix("tel:")))),
     }
+
+
+def _is_null(element: Element) -> bool:
+    """Say whether an element stands for a value that is not there: `nullFlavor` or `xsi:nil` (HL7 V3 data types, ANY)."""
+    return bool(element.get("nullFlavor")) or (element.get(_NIL) or "").strip() in {"true", "1"}
+
+
+def _names(message: Element, within: Element, path: str) -> tuple[PersonName, ...]:
+    """Return the names that say anything."""
+    found = (_name(name) for name in _some(message, within, path) if not _is_null(name))
+    return tuple(name for name in found if name != PersonName(use=name.use))
 
 
 def _attribute(element: Element, path: str, name: str) -> str:
     found = element.find(path, _N)
-    return "" if found is None else (found.get(name) or "").strip()
+    return "" if found is None or _is_null(found) else _value(found, name)
+
+
+def _value(element: Element, name: str) -> str:
+    return _present((element.get(name) or "").strip())
+
+
+def _present(text: str) -> str:
+    return "" if text == _DELETED else text
 
 
 def _birth_date(message: Element, text: str) -> str:
-    if text and not (text[:8].isdecimal() and is_date(text[:8])):
+    found = read_birth_date(text) if text else ""
+    if found is None:
         raise Rejected(Hl7Code.DATA_TYPE, "the birth time is not a date", location(message, f"{_PERSON}/birthTime"))
-    return text[:8]
+    return found
 
 
 def _sex(message: Element, code: str) -> str:
@@ -203,24 +226,27 @@ def _address(addr: Element) -> Address:
 
 
 def _parts(element: Element, name: str) -> list[str]:
-    return [text for part in element.iterfind(f"h:{name}", _N) if (text := _text(part))]
+    return [text for part in element.iterfind(f"h:{name}", _N) if not _is_null(part) and (text := _text(part))]
 
 
 def _text(element: Element) -> str:
-    return " ".join("".join(str(part) for part in element.itertext()).split())
+    return _present(" ".join("".join(str(part) for part in element.itertext()).split()))
 
 
-def write_ack(request: Element, stamp: Stamp, error: BrokerError | None = None) -> bytes:
-    """Give the accept acknowledgement of a feed: CA, CE for the sender's fault, CR where it was not processed."""
+def write_ack(request: Element, stamp: Stamp, error: BrokerError | None = None, *, manager: str) -> bytes:
+    """Return the accept acknowledgement of a feed: CA, CE for the sender's fault, CR where it was not processed.
+
+    `manager` is the device OID of the one who answers, whomever the request was addressed to.
+    """
     code = "CA" if error is None else "CE" if isinstance(error, Rejected) else "CR"
-    return _reply(request, ACK, stamp, _acknowledgement(request, code, error))
+    return _reply(request, ACK, stamp, manager, _acknowledgement(request, code, error))
 
 
 def write_pix_answer(
-    request: Element, stamp: Stamp, ids: Sequence[tuple[PatientId, str]] = (), *, custodian: str = "",
+    request: Element, stamp: Stamp, ids: Sequence[tuple[PatientId, str]] = (), *, manager: str,
     error: BrokerError | None = None,
 ) -> bytes:
-    """Give the 201310 (ITI TF-2 3.45.4.2): `ids` are (id, namespace); none = NF. `custodian` is the manager's OID.
+    """Return the 201310 (ITI TF-2 3.45.4.2): `ids` are (id, namespace); none = NF. `manager` is its device OID.
 
     Unknown ids and domains answer AE, a request that could not be used QE; both are `aborted`.
     """
@@ -235,32 +261,33 @@ def write_pix_answer(
         f"<id root={q(i.domain)} extension={q(i.value)} assigningAuthorityName={q(namespace)}/>" for i, namespace in ids)
     subject = _subject(
         f'{patient}<statusCode code="active"/><patientPerson classCode="PSN" determinerCode="INSTANCE">'
-        '<name nullFlavor="NA"/></patientPerson>', custodian) if ids else ""
+        '<name nullFlavor="NA"/></patientPerson>', manager) if ids else ""
     return _reply(
-        request, ANSWER, stamp, _acknowledgement(request, "AA" if error is None else "AE", error),
+        request, ANSWER, stamp, manager, _acknowledgement(request, "AA" if error is None else "AE", error),
         _control_act(ANSWER, f'{subject}<queryAck>{query_id}<statusCode code="{status}"/>'
                              f'<queryResponseCode code="{response}"/></queryAck>{parameters.decode()}'))
 
 
-def _reply(request: Element, interaction: str, stamp: Stamp, *parts: str) -> bytes:
-    wrapper = read_wrapper(request)
+def _reply(request: Element, interaction: str, stamp: Stamp, manager: str, *parts: str) -> bytes:
     processing = _attribute(request, "h:processingCode", "code")
-    return _message(interaction, stamp, wrapper.receiver, wrapper.sender, "NE", parts, processing or "P")
+    return _message(interaction, stamp, manager, read_wrapper(request).senders, "NE", parts, processing or "P")
 
 
 def _message(
-    interaction: str, stamp: Stamp, sender: str, receiver: str, accept: str, parts: Iterable[str], processing: str = "P",
+    interaction: str, stamp: Stamp, sender: str, receivers: Sequence[Ii], accept: str, parts: Iterable[str],
+    processing: str = "P",
 ) -> bytes:
     return (
         f'<{interaction} xmlns="{HL7}" ITSVersion="XML_1.0">{_id("id", Ii(sender, stamp.id))}'
         f'<creationTime value="{stamp.when}"/><interactionId root="{INTERACTIONS}" extension="{interaction}"/>'
         f'<processingCode code={q(processing)}/><processingModeCode code="T"/><acceptAckCode code="{accept}"/>'
-        f"{_device('receiver', 'RCV', receiver)}{_device('sender', 'SND', sender)}{''.join(parts)}</{interaction}>"
+        f"{_device('receiver', 'RCV', receivers)}{_device('sender', 'SND', [Ii(sender)])}{''.join(parts)}</{interaction}>"
     ).encode()
 
 
-def _device(element: str, kind: str, oid: str) -> str:
-    return (f'<{element} typeCode="{kind}"><device classCode="DEV" determinerCode="INSTANCE">{_id("id", Ii(oid))}</device>'
+def _device(element: str, kind: str, ids: Sequence[Ii]) -> str:
+    written = "".join(_id("id", ii) for ii in ids or [Ii()])
+    return (f'<{element} typeCode="{kind}"><device classCode="DEV" determinerCode="INSTANCE">{written}</device>'
             f"</{element}>")
 
 
@@ -333,7 +360,8 @@ def write_merge_patient(
 
 
 def _feed(interaction: str, subject: str, sender: str, receiver: str, stamp: Stamp | None) -> bytes:
-    return _message(interaction, stamp or Stamp.now(), sender, receiver, "AL", [_control_act(interaction, subject)])
+    act = _control_act(interaction, subject)
+    return _message(interaction, stamp or Stamp.now(), sender, [Ii(receiver)], "AL", [act])
 
 
 def _provider(domain: str) -> str:
@@ -387,7 +415,7 @@ def write_pix_query(
         f'<queryByParameter>{_id("queryId", Ii(sender, moment.id))}<statusCode code="new"/><responsePriorityCode code="I"/>'
         f"<parameterList>{sources}<patientIdentifier>{value}<semanticsText>Patient.id</semanticsText></patientIdentifier>"
         "</parameterList></queryByParameter>")
-    return _message(QUERY, moment, sender, receiver, "AL", [_control_act(QUERY, query)])
+    return _message(QUERY, moment, sender, [Ii(receiver)], "AL", [_control_act(QUERY, query)])
 
 
 def read_ack(message: Element) -> None:

@@ -26,6 +26,7 @@ from tests.fuzz.targets_soap import XML_WORDS, cut
 
 _LIMIT = 1 << 15
 _STAMP = Stamp("20260301101501+0800", "r1")
+OURS = "2.999.1.4"
 _IDS = ((PatientId("2.999.1.1", "区^1"), "REGION"), (PatientId("2.999.2.1", "A&1"), ""))
 V2_WORDS = (
     b"MSH|^~\\&|", b"\rPID|", b"\rMRG|", b"\rQPD|", b"\rEVN|", b"^^^HOSPA&2.999.2.1&ISO", b"\x1c\r\x0bMSH", b"\x0bMSH",
@@ -123,7 +124,7 @@ def _mllp(scratch: Path) -> Reader:
 def _v3(_scratch: Path) -> Reader:
     """Where a request is valid by its schema its answer must be, too."""
     rows = {local_name(parse_xml(f"<a:{name} xmlns:a='urn:hl7-org:v3'/>".encode())): row for row, names in (
-        (iti44_feed.ROW, iti44_feed.KINDS), (iti45_query.ROW, (hl7v3.QUERY,))) for name in names}
+        (iti44_feed.row(OURS), iti44_feed.KINDS), (iti45_query.row(OURS), (hl7v3.QUERY,))) for name in names}
 
     def read(data: bytes) -> str:
         body = parse_xml(data)
@@ -149,8 +150,8 @@ def _v3_request(row: Transaction, request: SoapRequest) -> str:
     replies = [row.refuse(request, error) for error in (Rejected("204", "unknown", "/x[1]"), Rejected("101", "<&>\u533a"))]
     try:
         found = row.read(request)
-        if row is iti45_query.ROW:
-            replies.append(row.write(found, iti45_query.Answer(_IDS, "2.999.1.4")))
+        if row.code == "ITI-45":
+            replies.append(row.write(found, _IDS))
         else:
             replies.append(row.write(found, None))
         outcome = "read"

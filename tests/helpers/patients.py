@@ -92,7 +92,7 @@ class Bench:
 
     def v3(self, message: bytes) -> Element:
         """Send a V3 message that is valid by its schema; give the answer, valid as well."""
-        row = next(row for row in (iti44_feed.ROW, iti45_query.ROW) for m in row.messages if m.name == parse(message).tag)
+        row = next(row for row in (iti44_feed.row(OURS), iti45_query.row(OURS)) for m in row.messages if m.name == parse(message).tag)
         return self.perform(row, message)
 
     def perform(self, row: Transaction, message: bytes) -> Element:

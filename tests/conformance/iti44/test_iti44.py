@@ -13,12 +13,13 @@ from broker.model.ids import PatientId
 from broker.model.people import PersonName
 from broker.model.stamp import Stamp
 from broker.model.transaction import Packaging, Wire
-from broker.patients.iti44_feed import ROW
+from broker.patients import iti44_feed
 from broker.wire import hl7v3
-from tests.helpers.patients import DEVICE_B, HOSPB, OURS, WEI, Bench, ack, attribute, details, region
+from tests.helpers.patients import DEVICE_B, HOSPB, NS, OURS, WEI, Bench, ack, attribute, details, region
 
 CASES: list[dict[str, Any]] = tomllib.loads((Path(__file__).parent / "cases.toml").read_text("utf-8"))["case"]
 HAN = replace(WEI, names=WEI.names[:1])
+ROW = iti44_feed.row(OURS)
 
 
 @pytest.fixture
@@ -69,6 +70,82 @@ def test_case(case: dict[str, Any], bench: Bench) -> None:
     for record in records:
         assert (record["event"], record["type"]) == ("110110", "ITI-44")
         assert record["message"] == (f"{case.get('sender', DEVICE_B)}.m-1" if record["patient"] else "")
+
+
+SENDER = '<sender typeCode="SND"><device classCode="DEV" determinerCode="INSTANCE"><id root="2.999.3.9"/>'
+RECEIVER = '<receiver typeCode="RCV"><device classCode="DEV" determinerCode="INSTANCE"><id root="2.999.1.4"/>'
+
+
+@pytest.mark.parametrize("ids", [
+    '<id root="2.999.88.1"/><id root="2.999.3.9"/>',
+    '<id root="2.999.3.9"/><id root="2.999.88.1"/>',
+    '<id nullFlavor="NI"/><id root="2.999.88.1" extension="HIS"/><id root="2.999.3.9" assigningAuthorityName="HIS-B"/>',
+])
+def test_a_sender_is_known_by_any_of_its_ids(bench: Bench, ids: str) -> None:
+    answer = bench.v3(message({"send": "add", "old": '<id root="2.999.3.9"/>', "new": ids}))
+    assert (ack(answer), bench.who("B5", HOSPB)) == ("CA", {"A1", "B1", "B5"})
+    told = answer.findall("h:receiver/h:device/h:id", NS)
+    assert {(ii.get("root"), ii.get("extension")) for ii in told} == (
+        {("2.999.88.1", "HIS"), ("2.999.3.9", None)} if "HIS" in ids else {("2.999.88.1", None), ("2.999.3.9", None)})
+
+
+@pytest.mark.parametrize("ids", ['<id root="2.999.88.1"/><id root="2.999.88.2"/>', '<id nullFlavor="NI"/>'])
+def test_a_sender_none_of_whose_ids_is_known_feeds_nothing(bench: Bench, ids: str) -> None:
+    answer = bench.v3(message({"send": "add", "old": SENDER, "new": SENDER.replace('<id root="2.999.3.9"/>', ids)}))
+    assert (ack(answer), [code for code, _ in details(answer)], bench.who("B5", HOSPB)) == ("CE", ["204"], set())
+
+
+@pytest.mark.parametrize("given", ['<id root="2.999.77"/>', '<id nullFlavor="NI"/>', "<id/>", '<id root=""/>'])
+@pytest.mark.parametrize("patient", ["2.999.3.1", "2.999.77"])
+def test_the_answer_is_ours_whomever_the_message_was_sent_to(bench: Bench, given: str, patient: str) -> None:
+    text = message({"send": "add", "old": RECEIVER, "new": RECEIVER.replace('<id root="2.999.1.4"/>', given)}).decode()
+    answer = bench.v3(text.replace('<id root="2.999.3.1"', f'<id root="{patient}"').encode())
+    assert ack(answer) == ("CA" if patient == HOSPB else "CE")
+    assert [ii.attrib for ii in answer.findall("h:sender/h:device/h:id", NS)] == [{"root": OURS}]
+    assert attribute(answer, "h:id", "root") == OURS
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    ("<given>伟</given>", '<given>伟</given><given nullFlavor="NI"/>'),
+    ("<given>伟</given>", '<given>伟</given><given>""</given>'),
+    ("<given>伟</given>", '<given>伟</given><given nullFlavor="MSK">芳</given>'),
+    ("<given>伟</given>", '<given>伟</given><suffix>""</suffix><prefix>""</prefix>'),
+    ("<family>张</family><given>伟</given>", '<family>张伟</family><given nullFlavor="UNK"/>'),
+    ("</patientPerson>", '<personalRelationship classCode="PRS"><code code="MTH"/><relationshipHolder1 classCode="PSN" '
+     'determinerCode="INSTANCE"><name><family>""</family></name></relationshipHolder1></personalRelationship></patientPerson>'),
+    ('<statusCode code="active"/><patientPerson', '<addr><city>""</city></addr><telecom nullFlavor="NI"/>'
+     '<statusCode code="active"/><patientPerson'),
+    ('<statusCode code="active"/><patientPerson', '<addr nullFlavor="NI"/><telecom value="&quot;&quot;"/><telecom value="tel:"/>'
+     '<statusCode code="active"/><patientPerson'),
+])
+def test_a_null_inside_a_component_is_an_empty_component(bench: Bench, old: str, new: str) -> None:
+    answer = bench.v3(message({"send": "add", "old": old, "new": new}))
+    assert (ack(answer), bench.who("B5", HOSPB)) == ("CA", {"A1", "B1", "B5"})
+    with bench.database.read() as unit:
+        found = bench.manager.demographics(unit, PatientId(HOSPB, "B5"))
+    assert found is not None
+    assert (found.mother, found.addresses, found.phones) == (None, (), ())
+    assert (found.names[0].middle, found.names[0].suffix, found.names[0].prefix) == ("", "", "")
+
+
+@pytest.mark.parametrize("given", ['root="2.999.3.1" extension="&quot;&quot;"', 'root="2.999.3.1" extension="B5" nullFlavor="MSK"',
+                                   'root="2.999.3.1" nullFlavor="UNK"', 'root="2.999.3.1" extension=" "'])
+def test_a_null_is_no_id(bench: Bench, given: str) -> None:
+    answer = bench.v3(message({"send": "add", "old": 'root="2.999.3.1" extension="B5"', "new": given}))
+    assert (ack(answer), [code for code, _ in details(answer)]) == ("CE", ["101"])
+    assert bench.who("B5", HOSPB) == bench.who('""', HOSPB) == set()
+
+
+@pytest.mark.parametrize(("given", "stored"), [
+    ("1979", "1979"), ("197902", "197902"), ("19790200", "197902"), ("19790000", "1979"), ("1979+0800", "1979"),
+    ("19790214103000.000+0800", "19790214"), ("&quot;&quot;", ""), ("", ""),
+])
+def test_a_birth_date_has_the_precision_it_is_given_with(bench: Bench, given: str, stored: str) -> None:
+    assert ack(bench.v3(message({"send": "add", "old": 'value="19790214"', "new": f'value="{given}"'}))) == "CA"
+    with bench.database.read() as unit:
+        found = bench.manager.demographics(unit, PatientId(HOSPB, "B5"))
+    assert found is not None
+    assert found.birth_date == stored
 
 
 @pytest.mark.parametrize("send", ["add", "revise", "merge"])

@@ -11,13 +11,14 @@ from broker.db import Database
 from broker.model.ids import PatientId
 from broker.model.people import PersonName
 from broker.model.stamp import Stamp
-from broker.patients.iti45_query import ROW
+from broker.patients import iti45_query
 from broker.wire import hl7v3
 from tests.helpers.patients import HOSPA, HOSPC, NS, OURS, WEI, XAD, Bench, ack, attribute, details, region
 
 CASES: list[dict[str, Any]] = tomllib.loads((Path(__file__).parent / "cases.toml").read_text("utf-8"))["case"]
 VIEWER = "2.999.5.9"
 PLACE = "/PRPA_IN201309UV02/controlActProcess/queryByParameter/parameterList"
+ROW = iti45_query.row(OURS)
 
 
 @pytest.fixture

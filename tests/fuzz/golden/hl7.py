@@ -61,8 +61,8 @@ def v3_messages() -> Files:
         "201302.xml": (OURS, hl7v3.write_add_patient(LOCAL_B, PERSON, revise=True, **_NODES)),
         "201304.xml": (OURS, hl7v3.write_merge_patient(LOCAL_B, RETIRED_B, PERSON.names, **_NODES)),
         "201309.xml": (OURS, query),
-        "201310.xml": (OURS, hl7v3.write_pix_answer(element, STAMP, [(LOCAL_B, "HOSPB")], custodian="2.999.1.4")),
-        "ack.xml": (OURS, hl7v3.write_ack(element, STAMP)),
+        "201310.xml": (OURS, hl7v3.write_pix_answer(element, STAMP, [(LOCAL_B, "HOSPB")], manager="2.999.1.4")),
+        "ack.xml": (OURS, hl7v3.write_ack(element, STAMP, manager="2.999.1.4")),
         "201301-hand.xml": (f"{HAND}: prefixes, a comment, blanks", _HAND_201301.encode()),
     }
 

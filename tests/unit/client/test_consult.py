@@ -180,7 +180,7 @@ def test_ids_of_a_patient_are_asked_in_the_wanted_domains(profile: Profile) -> N
         read = hl7v3.read_pix_query(query[0])
         assert (read.patient.root, read.patient.extension) == (local.domain, local.value)
         assert [domain.root for domain in read.domains] == ["2.999.1.1"]
-        answer = hl7v3.write_pix_answer(query[0], Stamp("20260301101500+0800", "r1"), [(wanted, "REGION")], custodian="2.999.1.4")
+        answer = hl7v3.write_pix_answer(query[0], Stamp("20260301101500+0800", "r1"), [(wanted, "REGION")], manager="2.999.1.4")
         return Reply(200, {"Content-Type": "application/soap+xml"}, envelope(answer.decode(), got.message_id))
 
     with peer(script) as other, Consultation(other.url, profile, LIMITS) as client:
@@ -254,7 +254,7 @@ def test_a_patient_without_an_affinity_id_is_told_apart(profile: Profile) -> Non
     def script(got: Got) -> Reply:
         query = xml.parse(got.body).find(f"{{{xml.SOAP}}}Body")
         assert query is not None
-        answer = hl7v3.write_pix_answer(query[0], Stamp("20260301101500+0800", "r1"), custodian="2.999.1.4")
+        answer = hl7v3.write_pix_answer(query[0], Stamp("20260301101500+0800", "r1"), manager="2.999.1.4")
         return Reply(200, {"Content-Type": "application/soap+xml"}, envelope(answer.decode(), got.message_id))
 
     none = pytest.raises(Rejected, match="NoAffinityId")
