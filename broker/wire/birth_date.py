@@ -26,7 +26,5 @@ def read_birth_date(text: str) -> str | None:
     found = _TIME.fullmatch(text)
     if found is None:
         return None
-    day = found[1][:8]
-    if len(day) == 8:
-        day = day[:4] + _UNKNOWN.sub("", day[4:])
+    day = found[1][:4] + _UNKNOWN.sub("", found[1][4:8])
     return day if is_date(day) else None

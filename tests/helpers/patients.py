@@ -92,7 +92,8 @@ class Bench:
 
     def v3(self, message: bytes) -> Element:
         """Send a V3 message that is valid by its schema; give the answer, valid as well."""
-        row = next(row for row in (iti44_feed.row(OURS), iti45_query.row(OURS)) for m in row.messages if m.name == parse(message).tag)
+        rows, name = (iti44_feed.row(OURS), iti45_query.row(OURS)), parse(message).tag
+        row = next(row for row in rows for m in row.messages if m.name == name)
         return self.perform(row, message)
 
     def perform(self, row: Transaction, message: bytes) -> Element:

@@ -101,7 +101,7 @@ def test_the_answer_is_ours_whomever_the_message_was_sent_to(bench: Bench, given
     text = message({"send": "add", "old": RECEIVER, "new": RECEIVER.replace('<id root="2.999.1.4"/>', given)}).decode()
     answer = bench.v3(text.replace('<id root="2.999.3.1"', f'<id root="{patient}"').encode())
     assert ack(answer) == ("CA" if patient == HOSPB else "CE")
-    assert [ii.attrib for ii in answer.findall("h:sender/h:device/h:id", NS)] == [{"root": OURS}]
+    assert [dict(ii.attrib) for ii in answer.findall("h:sender/h:device/h:id", NS)] == [{"root": OURS}]
     assert attribute(answer, "h:id", "root") == OURS
 
 
@@ -128,8 +128,9 @@ def test_a_null_inside_a_component_is_an_empty_component(bench: Bench, old: str,
     assert (found.names[0].middle, found.names[0].suffix, found.names[0].prefix) == ("", "", "")
 
 
-@pytest.mark.parametrize("given", ['root="2.999.3.1" extension="&quot;&quot;"', 'root="2.999.3.1" extension="B5" nullFlavor="MSK"',
-                                   'root="2.999.3.1" nullFlavor="UNK"', 'root="2.999.3.1" extension=" "'])
+@pytest.mark.parametrize("given", [
+    'root="2.999.3.1" extension="&quot;&quot;"', 'root="2.999.3.1" extension="B5" nullFlavor="MSK"',
+    'root="2.999.3.1" nullFlavor="UNK"', 'root="2.999.3.1" extension=" "'])
 def test_a_null_is_no_id(bench: Bench, given: str) -> None:
     answer = bench.v3(message({"send": "add", "old": 'root="2.999.3.1" extension="B5"', "new": given}))
     assert (ack(answer), [code for code, _ in details(answer)]) == ("CE", ["101"])

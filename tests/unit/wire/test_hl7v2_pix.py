@@ -8,7 +8,6 @@ from broker.model.people import Address, Demographics, PersonName
 from broker.model.stamp import Stamp
 from broker.wire.hl7v2 import Header, parse, write_ack
 from broker.wire.hl7v2_pix import (
-    is_date,
     read_ack,
     read_person,
     read_pix_answer,
@@ -74,11 +73,6 @@ def test_a_wrong_birth_date_or_sex_is_refused(pid: str, code: str, location: str
     with pytest.raises(Rejected) as caught:
         person(pid)
     assert [(p.code, p.location) for p in caught.value.problems] == [(code, location)]
-
-
-def test_dates() -> None:
-    assert [is_date(text) for text in ("1979", "197912", "19790229", "20000229", "1979021", "")] == [
-        True, True, False, True, False, False]
 
 
 def test_a_query_and_its_answers() -> None:
