@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -93,7 +93,7 @@ class App:
     @cached_property
     def patients(self) -> PixManager:
         """The PIX manager."""
-        return PixManager(self.database, self.profile, self.coord, self._arrived, self._merged)
+        return PixManager(self.database, self.profile, self.coord, self._arrived, self._merged, self._moved)
 
     @cached_property
     def registry(self) -> Registry:
@@ -183,6 +183,9 @@ class App:
     def _merged(self, unit: Unit, retired: PatientId, survivor: PatientId) -> None:
         self.publisher.patient_merged(unit, retired, survivor)     # rows of publications before those of the registry
         self.registry.merged(unit, retired, survivor)
+
+    def _moved(self, unit: Unit, local: Collection[PatientId], before: PatientId, now: PatientId) -> None:
+        self.registry.moved(unit, local, before, now)
 
     def withdraw(self, unit: Unit, entry_uuid: str, caller: Caller) -> None:
         """Deprecate a DocumentEntry of our registry inside `unit`, and audit it once that is durable (`ports.Withdraw`)."""

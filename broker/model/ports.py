@@ -1,6 +1,6 @@
 """The protocols in which actors and edges meet; `app.py` connects them. No actor imports another."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -29,6 +29,13 @@ class PatientDirectory(Protocol):
         """Say whether this affinity-domain id is known and not merged away."""
         ...
 
+    def registered(self, unit: Unit, local: PatientId, patient: PatientId) -> None:
+        """Learn that a document of the local id was registered for the affinity-domain id `patient`, found earlier.
+
+        Where the person of the local id became another meanwhile, the document follows inside `unit`.
+        """
+        ...
+
 
 class PatientArrived(Protocol):
     """Told inside the feed's unit of work that a local id now has an affinity-domain id: waiting publications go on."""
@@ -40,6 +47,12 @@ class PatientMerged(Protocol):
     """Told inside the merge's unit of work that the affinity-domain id `retired` lives on as `survivor`."""
 
     def __call__(self, unit: Unit, retired: PatientId, survivor: PatientId) -> None: ...
+
+
+class PatientMoved(Protocol):
+    """Told inside the feed's unit of work that these local ids belong to another person: what is `before`'s of them is `now`'s."""
+
+    def __call__(self, unit: Unit, local: Collection[PatientId], before: PatientId, now: PatientId) -> None: ...
 
 
 class Withdraw(Protocol):

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from broker.config.profile import Profile
 from broker.coord.base import Coord
@@ -12,7 +12,7 @@ from broker.model.caller import Call
 from broker.model.errors import Hl7Code, Problem, Rejected
 from broker.model.ids import PatientId
 from broker.model.people import Demographics
-from broker.model.ports import PatientArrived, PatientMerged, Unit
+from broker.model.ports import PatientArrived, PatientMerged, PatientMoved, Unit
 from broker.patients import store
 from broker.patients.claims import Authorities, Claim, checked
 from broker.patients.feed import Feed, Kind
@@ -22,17 +22,29 @@ from broker.patients.store import Event, Identity
 Named = tuple[PatientId, str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Two ids of one domain that become one: the id that stays and the id that retires, each with the claim it came from."""
+
+    survivor: PatientId
+    key: Claim
+    retired: PatientId
+    retired_claim: Claim
+
+
 class PixManager:
     """One cross-reference of patient ids; safe to share between threads. Implements `PatientDirectory`."""
 
     def __init__(
         self, database: Database, profile: Profile, coord: Coord, arrived: PatientArrived, merged: PatientMerged,
+        moved: PatientMoved,
     ) -> None:
         self.profile = profile
         self._database, self._coord = database, coord
         self._affinity = profile.region.affinity_domain
         self._authorities = Authorities(profile)
-        self._linker = Linker(self._affinity, arrived, merged)
+        self._linker = Linker(self._affinity, arrived, merged, moved)
+        self._moved = moved
 
     # -- feeds
 
@@ -42,23 +54,29 @@ class PixManager:
         Raise `Rejected` (101, 102, 204, 205) and leave nothing changed.
         """
         call.facts.message_id, call.facts.action = feed.message_id, "C" if feed.kind is Kind.ADD else "U"
-        patient, key = self._authorities.fed(feed.claims, feed.sender, feed.places.ids)
-        call.facts.patients.append(patient)
-        retired = self._retired(feed, patient) if feed.kind is Kind.MERGE else None
-        if retired is not None:
-            call.facts.patients.append(retired)
-            call.facts.actions[retired] = "D"
+        own = self._own(feed)
+        call.facts.patients.append(own[0][0])
+        pairs = self._pairs(feed, own) if feed.kind is Kind.MERGE else []
+        call.facts.patients[:] = [pair.survivor for pair in pairs] or [patient for patient, _ in own]
+        for pair in pairs:
+            call.facts.patients.append(pair.retired)
+            call.facts.actions[pair.retired] = "D"
         with self._database.write() as unit:
             lock(unit, Lock.PATIENT_INDEX)      # one feed at a time decides who is who
             again = self._answered(unit, feed)
             if again is not None:
                 return again
-            if retired is None:
-                self._fed(unit, feed, patient, key)
+            if feed.kind is Kind.MERGE:
+                self._merged(unit, feed, pairs)
             else:
-                self._merge(unit, feed, patient, key, retired)
+                self._fed(unit, feed, own)
             unit.after_commit(lambda: self._coord.publish("patients", {}))
             return self._kept(unit, feed)
+
+    def _own(self, feed: Feed) -> list[tuple[PatientId, Claim]]:
+        """Return the ids that are the sender's to feed: the one the feed is about, then those of its further domains."""
+        patient, key = self._authorities.fed(feed.claims, feed.sender, feed.places.ids)
+        return [(patient, key), *self._authorities.beside(feed.named, feed.sender, patient.domain)]
 
     def _answered(self, unit: Unit, feed: Feed) -> bytes | None:
         receipt = feed.receipt
@@ -71,61 +89,84 @@ class PixManager:
         store.keep_answer(unit, str(feed.sender), receipt.control_id, receipt.digest, receipt.reply)
         return receipt.reply
 
-    def _fed(self, unit: Unit, feed: Feed, patient: PatientId, key: Claim) -> None:
-        known = store.find(unit, patient)
-        if known is not None and not known.active:
-            raise Rejected(Hl7Code.UNKNOWN_KEY, f"{key.title} was merged away", key.at)
-        self._linker.place(unit, self._save(unit, feed, patient, key, known))
+    def _fed(self, unit: Unit, feed: Feed, own: Sequence[tuple[PatientId, Claim]]) -> None:
+        """Keep what is said of every id named; one of a further domain that was merged away is left to its survivor."""
+        records = []
+        for patient, claim in own:
+            known = store.find(unit, patient)
+            if known is None or known.active:
+                records.append(self._save(unit, feed, patient, claim, known))
+            elif not records:
+                raise Rejected(Hl7Code.UNKNOWN_KEY, f"{claim.title} was merged away", claim.at)
+        self._linker.place(unit, records)
 
     def _save(self, unit: Unit, feed: Feed, patient: PatientId, key: Claim, known: Identity | None) -> Identity:
         person = feed.person(known.person if known else Demographics(), key, self._authorities)
         self._tell(unit, feed, "fed", patient, {"event": feed.kind, "demographics": asdict(person)})
         return store.save(unit, patient, person, block_keys(person), feed.message_id)
 
-    def _retired(self, feed: Feed, patient: PatientId) -> PatientId:
-        """Give the id a merge retires: another one of the same domain."""
-        claims = [claim for claim in feed.retired if claim.value]
-        if not claims:
-            raise Rejected(Hl7Code.REQUIRED_FIELD_MISSING, "no retired patient id", feed.places.retired)
-        if len(claims) > 1:
-            raise Rejected(Hl7Code.DATA_TYPE, "one merge retires one id", claims[1].at_whole)
-        claim = claims[0]
-        lenient = self.profile.region.unknown_authority == "sender" and not claim.names_authority
-        found = self._authorities.domain(claim)
-        if not lenient and (found is None or found.oid != patient.domain):
-            cause = self._authorities.unknown(claim) or f"{claim.title} is of another domain than the surviving id"
-            raise Rejected(Hl7Code.UNKNOWN_KEY, f"{feed.sender.title}: {cause}", feed.places.retired_authority)
-        retired = checked(patient.domain, claim)
-        if retired == patient:
-            raise Rejected(Hl7Code.DUPLICATE_KEY, "both ids are the same", feed.places.retired)
-        return retired
+    def _pairs(self, feed: Feed, own: Sequence[tuple[PatientId, Claim]]) -> list[_Pair]:
+        """Return what is to be merged: a pair for each domain of the sender in which the message names both.
 
-    def _merge(self, unit: Unit, feed: Feed, patient: PatientId, key: Claim, retired_id: PatientId) -> None:
+        Ids of other domains, and empty repetitions, are passed over. Raise `Rejected`: 101 without any retired id, 204 when
+        none is of a survivor's domain, 102 for two of one domain, 205 for an id that would be merged with itself.
+        """
+        named = [claim for claim in feed.retired if claim.value]
+        if not named:
+            raise Rejected(Hl7Code.REQUIRED_FIELD_MISSING, "no retired patient id", feed.places.retired)
+        survivors = {patient.domain: (patient, key) for patient, key in own}
+        pairs: dict[str, _Pair] = {}
+        for claim in named:
+            domain = self._retired_domain(claim, own[0][0])
+            if domain not in survivors:
+                continue
+            pair = _Pair(*survivors[domain], checked(domain, claim), claim)
+            if pairs.setdefault(domain, pair).retired != pair.retired:
+                raise Rejected(Hl7Code.DATA_TYPE, "a merge retires one id of a domain", claim.at_whole)
+        if not pairs:
+            cause = self._authorities.unknown(named[0]) or f"{named[0].title} is of another domain than the surviving id"
+            raise Rejected(Hl7Code.UNKNOWN_KEY, f"{feed.sender.title}: {cause}", feed.places.retired_authority)
+        if any(pair.survivor == pair.retired for pair in pairs.values()):
+            raise Rejected(Hl7Code.DUPLICATE_KEY, "both ids are the same", feed.places.retired)
+        return list(pairs.values())
+
+    def _retired_domain(self, claim: Claim, patient: PatientId) -> str:
+        if self.profile.region.unknown_authority == "sender" and not claim.names_authority:
+            return patient.domain
+        found = self._authorities.domain(claim)
+        return found.oid if found else ""
+
+    def _merged(self, unit: Unit, feed: Feed, pairs: Sequence[_Pair]) -> None:
+        for pair in pairs:
+            self._merge(unit, feed, pair)
+        if len(pairs) > 1:
+            found = (store.find(unit, pair.survivor) for pair in pairs)
+            self._linker.place(unit, [identity for identity in found if identity is not None])
+
+    def _merge(self, unit: Unit, feed: Feed, pair: _Pair) -> None:
         """ITI TF-2 3.8.4.2: demographics in a merge are not an update; they serve only for an id never seen before."""
-        survivor, retired = store.find(unit, patient), store.find(unit, retired_id)
+        survivor, retired = store.find(unit, pair.survivor), store.find(unit, pair.retired)
         if retired is not None and not retired.active:
             if survivor is not None and self._leads_to(unit, retired, survivor):
                 return
-            raise Rejected(Hl7Code.UNKNOWN_KEY, f"{feed.retired[0].title} was merged into another id", feed.places.retired)
+            raise Rejected(Hl7Code.UNKNOWN_KEY, f"{pair.retired_claim.title} was merged into another id", feed.places.retired)
         if survivor is not None and not survivor.active:
             if retired is not None and store.survivor(unit, survivor).id == retired.id:
                 raise Rejected(Hl7Code.DUPLICATE_KEY, "the merge would close a circle", feed.places.retired)
-            raise Rejected(Hl7Code.UNKNOWN_KEY, f"the surviving {key.title} was merged away", key.at)
+            raise Rejected(Hl7Code.UNKNOWN_KEY, f"the surviving {pair.key.title} was merged away", pair.key.at)
         if survivor is None:
-            survivor = self._first_seen(unit, feed, patient, key, retired)
+            survivor = self._first_seen(unit, feed, pair, retired)
         if retired is None:
             retired = store.save(unit, retired_id, Demographics(), (), feed.message_id)
         self._tell(unit, feed, "merged", retired_id, {"survivor": patient.value})
         self._linker.merge(unit, retired, survivor)
 
-    def _first_seen(self, unit: Unit, feed: Feed, patient: PatientId, key: Claim, retired: Identity | None) -> Identity:
+    def _first_seen(self, unit: Unit, feed: Feed, pair: _Pair, retired: Identity | None) -> Identity:
         if retired is None:
-            survivor = self._save(unit, feed, patient, key, None)
-            self._linker.place(unit, survivor)
-            return store.get(unit, survivor.id)
+            return self._save(unit, feed, pair.survivor, pair.key, None)
         person = retired.person
-        self._tell(unit, feed, "fed", patient, {"event": feed.kind, "demographics": asdict(person)})
-        return store.save(unit, patient, person, block_keys(person), feed.message_id)
+        self._tell(unit, feed, "fed", pair.survivor, {"event": feed.kind, "demographics": asdict(person)})
+        return store.save(unit, pair.survivor, person, block_keys(person), feed.message_id)
 
     @staticmethod
     def _leads_to(unit: Unit, retired: Identity, survivor: Identity) -> bool:
@@ -203,6 +244,12 @@ class PixManager:
         found = store.find(unit, local)
         number = store.survivor(unit, found).group if found else None
         return PatientId(self._affinity, store.get_group(unit, number).value) if number is not None else None
+
+    def registered(self, unit: Unit, local: PatientId, patient: PatientId) -> None:
+        """Tell the registry when the person of a local id is no longer `patient`, for whom a document was just registered."""
+        now = self.affinity_id(unit, local)
+        if now is not None and now != patient:
+            self._moved(unit, (local,), patient, now)
 
     def is_active(self, unit: Unit, patient: PatientId) -> bool:
         """Say whether this affinity-domain id is known and not merged away."""

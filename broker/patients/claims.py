@@ -27,8 +27,8 @@ class Sender:
     @property
     def title(self) -> str:
         """Return how a refusal names this source."""
-        parts = (self.device_oid,) if self.device_oid else (self.application, self.facility)
-        return " at ".join(brief(part) for part in parts if part) or _NAMELESS
+        parts = self.device_oids[:_TOLD] or (self.application, self.facility)
+        return (" or " if self.device_oids else " at ").join(brief(part) for part in parts if part) or _NAMELESS
 
     def is_feeder(self, feeder: Feeder) -> bool:
         """Say whether the profile's row means this source; what the row leaves empty is not compared."""
@@ -132,6 +132,19 @@ class Authorities:
             return f"namespace and OID contradict each other, {claim.title}"
         kind = "OID" if claim.oid else "namespace" if claim.namespace else "authority id (no OID)"
         return f"unknown {kind}, {claim.title}"
+
+    def beside(self, claims: Sequence[Claim], sender: Sender, domain: str) -> list[tuple[PatientId, Claim]]:
+        """Return the ids of other domains than `domain` that the sender may feed too, the first of each, and their claims.
+
+        Raise `Rejected` (102) for one that cannot be kept.
+        """
+        others = {owned.oid for owned in self._owned(sender)} - {domain}
+        named: dict[str, Claim] = {}
+        for claim in claims if others else ():
+            found = self.domain(claim)
+            if claim.value and found is not None and found.oid in others:
+                named.setdefault(found.oid, claim)
+        return [(checked(oid, claim), claim) for oid, claim in named.items()]
 
     def hint(self, claim: Claim) -> tuple[str, str]:
         """Give (OID, value) of an id of any authority; the OID is empty when the authority is unknown."""

@@ -54,6 +54,11 @@ class Feed:
     national: str | None = None
     receipt: Receipt | None = None
 
+    @property
+    def named(self) -> tuple[Claim, ...]:
+        """Every id that the feed gives for the patient, in whatever place."""
+        return (*self.claims, *(self.hints or ()))
+
     def person(self, old: Demographics, key: Claim, authorities: Authorities) -> Demographics:
         """Give the demographics after this feed; `key` is the claim the feed is about, the other ones are hints."""
         given = [*(self.hints or ()), *(claim for claim in self.claims if claim is not key)]

@@ -23,7 +23,7 @@ def claim(ii: Ii) -> Claim:
 
 
 def read(request: SoapRequest) -> tuple[Element, Feed]:
-    """Read the message. Raise `Rejected` (101, 102, 103) for what the schema leaves to us.
+    """Read the message. Raise `Rejected` (101, 102, 103) for what the schema leaves to us; whom it is about is not judged here.
 
     Add and revise carry everything known of the person; a merge carries a name that is not an update.
     """

@@ -1,8 +1,9 @@
 """Patients in SQL: what happened (events), the source records with their demographics, links, groups, answered messages.
 
 The event log holds everything needed to rebuild the other tables as they were at any moment; they are its present state:
-`fed` demographics, `linked` all that is linked to a record by comparison from then on, `merged` a retired id (its links
-move on), `grouped` the affinity-domain id of a record, `joined` an affinity-domain id that lives on as another.
+`fed` demographics, `linked` all that is linked to a record by comparison from then on, `stated` all that is linked to it
+explicitly, because a source named both ids in one feed, `merged` a retired id (its explicit links move on), `grouped` the
+affinity-domain id of a record, `joined` an affinity-domain id that lives on as another.
 Times are seconds since the epoch. A group's value is the person's id in the affinity domain; `patient_message` keeps the
 answers to the last `KEPT_MESSAGES` feeds, so that a feed sent again is not worked off again.
 """
@@ -49,6 +50,7 @@ identity = sa.Table(
     sa.Column("updated_at", sa.Float, nullable=False),
     sa.UniqueConstraint("domain", "value"),
     sa.Index("ix_patient_identity_group_id", "group_id"),
+    sa.Index("ix_patient_identity_survivor_id", "survivor_id"),
 )
 
 key = sa.Table(                                                 # blocking keys of active identities
@@ -72,7 +74,7 @@ event = sa.Table(
     "patient_event", metadata,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("at", sa.Float, nullable=False),
-    sa.Column("kind", sa.String(12), nullable=False),           # fed | linked | merged | grouped | joined
+    sa.Column("kind", sa.String(12), nullable=False),           # fed | linked | stated | merged | grouped | joined
     sa.Column("domain", sa.String(64), nullable=False),
     sa.Column("value", sa.String(250), nullable=False),
     sa.Column("sender", sa.Text, nullable=False),
@@ -181,16 +183,28 @@ def save(unit: Unit, patient: PatientId, person: Demographics, keys: Iterable[tu
     return get(unit, number)
 
 
-def retire(unit: Unit, retired: Identity, into: Identity) -> None:
-    """Retire a record in favour of another; its keys end, its links move to the survivor and are explicit from then on:
+def retired_into(unit: Unit, number: int) -> list[PatientId]:
+    """Return the ids merged into this record, one after the other and through each other."""
+    found: list[PatientId] = []
+    wave = [number]
+    while wave:
+        columns = sa.select(identity.c.id, identity.c.domain, identity.c.value).where(identity.c.survivor_id.in_(wave))
+        rows = sql(unit).execute(columns).all()
+        found += [PatientId(row.domain, row.value) for row in rows]
+        wave = [row.id for row in rows]
+    return found
 
-    the source said that both are one person, so whoever was linked to the one is linked to the other.
+
+def retire(unit: Unit, retired: Identity, into: Identity) -> None:
+    """Retire a record in favour of another; its keys end, its explicit links move to the survivor.
+
+    What comparison found of the retired one is no evidence about the survivor, whose own record is compared.
     """
     connection = sql(unit)
     values = {"state": RETIRED, "survivor_id": into.id, "group_id": None, "updated_at": time.time()}
     connection.execute(sa.update(identity).where(identity.c.id == retired.id).values(values))
     connection.execute(sa.delete(key).where(key.c.identity_id == retired.id))
-    inherited = [other for other in _linked_to(unit, retired.id) if other != into.id]
+    inherited = explicit_links(unit, retired.id) - {into.id}
     connection.execute(sa.delete(link).where(_touches(retired.id)))
     for other in inherited:
         set_link(unit, into.id, other, EXPLICIT)
@@ -200,17 +214,23 @@ def _touches(number: int) -> sa.ColumnElement[bool]:
     return (link.c.a_id == number) | (link.c.b_id == number)
 
 
-def _linked_to(unit: Unit, number: int) -> list[int]:
-    rows = sql(unit).execute(sa.select(link.c.a_id, link.c.b_id).where(_touches(number)))
-    return [row.a_id + row.b_id - number for row in rows]
+def explicit_links(unit: Unit, number: int) -> set[int]:
+    """Return the records to which this one is linked explicitly."""
+    rows = sql(unit).execute(sa.select(link.c.a_id, link.c.b_id).where(_touches(number), link.c.kind == EXPLICIT))
+    return {row.a_id + row.b_id - number for row in rows}
 
 
 def drop_automatic_links(unit: Unit, number: int) -> set[int]:
-    """Take back what was linked to this record by comparison; give the records at the other ends."""
+    """Take back what was linked to this record by comparison; return the records at the other ends."""
     where = sa.and_(_touches(number), link.c.kind == AUTOMATIC)
     rows = sql(unit).execute(sa.select(link.c.a_id, link.c.b_id).where(where)).all()
     sql(unit).execute(sa.delete(link).where(where))
     return {row.a_id + row.b_id - number for row in rows}
+
+
+def drop_link(unit: Unit, one: int, other: int) -> None:
+    """Take back the link of two records, of whatever kind."""
+    sql(unit).execute(sa.delete(link).where(link.c.a_id == min(one, other), link.c.b_id == max(one, other)))
 
 
 def set_link(unit: Unit, one: int, other: int, kind: str) -> None:

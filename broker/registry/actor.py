@@ -1,6 +1,6 @@
 """The Document Registry as the rest of the broker sees it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 
 from broker.config.profile import Profile
@@ -13,6 +13,7 @@ from broker.registry import store
 from broker.registry.deprecate import deprecate
 from broker.registry.iti18_query import Answer, Limits, StoredQueries
 from broker.registry.iti42_register import Registration
+from broker.registry.relink import relink
 from broker.wire.ebxml import Submission
 from broker.wire.ebxml_query import QueryRequest
 
@@ -22,14 +23,15 @@ def _now() -> datetime:
 
 
 class Registry:
-    """Document Registry (ITI TF-1 10.1.1.3). Serves the rows of ITI-18 and ITI-42; a `Registrar` and a `PatientMerged`."""
+    """Document Registry (ITI TF-1 10.1.1.3). Serves the rows of ITI-18 and ITI-42; a `Registrar`, a `PatientMerged` and a `PatientMoved`."""
 
     def __init__(
         self, database: Database, patients: PatientDirectory, profile: Profile, *,
         limits: Limits = Limits(), clock: Callable[[], datetime] = _now,  # noqa: B008 - frozen
     ) -> None:
         self._registration = Registration(database, patients, profile, clock)
-        self._queries = StoredQueries(database, profile.codes.scheme_aliases, limits)
+        self._aliases = profile.codes.scheme_aliases
+        self._queries = StoredQueries(database, self._aliases, limits)
 
     def register(self, submission: Submission, call: Call) -> tuple[Problem, ...]:
         """Register durably; give the warnings, of which there are none: everything submitted is kept.
@@ -50,6 +52,11 @@ class Registry:
         (UnresolvedReferenceException) when no such entry is registered here.
         """
         deprecate(unit, entry_uuid, call.facts)
+
+    def moved(self, unit: Unit, local: Collection[PatientId], before: PatientId, now: PatientId) -> None:
+        """Give what is registered for `before` under one of these source patient ids to `now`, inside the feed's unit."""
+        lock(unit, Lock.REGISTRY_PATIENT, (str(before), str(now)))
+        relink(unit, local, before, now, self._aliases)
 
     def merged(self, unit: Unit, retired: PatientId, survivor: PatientId) -> None:
         """Give all objects of `retired` to `survivor` inside the merge's unit; nothing is registered for `retired` any more."""

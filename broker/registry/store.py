@@ -226,6 +226,46 @@ def move(unit: Unit, patient: PatientId, survivor: PatientId) -> None:
     sql(unit).execute(sa.update(table).where(table.c.patient == str(patient)).values(patient=str(survivor)))
 
 
+def documents_of(unit: Unit, patient: PatientId) -> list[DocumentEntry]:
+    """Return every DocumentEntry of a patient, whatever its status."""
+    wanted = sa.select(_object.body).where(_object.patient == str(patient), _object.kind == DOCUMENT)
+    return [ebxml_stored.read_entry(body) for body in sql(unit).scalars(wanted)]
+
+
+def submission_set(unit: Unit, uuid: str) -> SubmissionSet:
+    """Return a registered SubmissionSet."""
+    return ebxml_stored.read_submission_set(sql(unit).execute(sa.select(_object.body).where(_object.uuid == uuid)).scalar_one())
+
+
+def links_of(unit: Unit, uuids: Iterable[str]) -> list[Association]:
+    """Return the associations that have one of these objects as an end: id, type and ends."""
+    found: dict[str, Association] = {}
+    for batch in batches(uuids):
+        ends = _link.source.in_(batch) | _link.target.in_(batch)
+        rows = sql(unit).execute(
+            sa.select(_object.uuid, _link.type, _link.source, _link.target).join_from(registry_association, registry_object).where(ends))
+        found |= {row.uuid: Association(id=row.uuid, type=row.type, source=row.source, target=row.target) for row in rows}
+    return list(found.values())
+
+
+def give(unit: Unit, uuids: Iterable[str], patient: PatientId) -> None:
+    """Give objects to another patient, whom they then show as theirs; an association shows nobody."""
+    for batch in batches(uuids):
+        here = _object.uuid.in_(batch)
+        for row in sql(unit).execute(sa.select(_object.id, _object.body).where(here, _object.kind != ASSOCIATION)).all():
+            body = ebxml_stored.restamp(row.body, patient_id=str(patient))
+            sql(unit).execute(sa.update(registry_object).where(_object.id == row.id).values(body=body))
+        sql(unit).execute(sa.update(registry_object).where(here).values(patient=str(patient)))
+
+
+def remove_links(unit: Unit, uuids: Iterable[str]) -> None:
+    """Take associations out of the registry."""
+    for batch in batches(uuids):
+        keys = sa.select(_object.id).where(_object.uuid.in_(batch), _object.kind == ASSOCIATION)
+        sql(unit).execute(sa.delete(registry_association).where(_link.object_id.in_(keys)))
+        sql(unit).execute(sa.delete(registry_object).where(_object.uuid.in_(batch), _object.kind == ASSOCIATION))
+
+
 def insert(
     unit: Unit, objects: RegistryObjects, bodies: Mapping[str, bytes], patient: PatientId, aliases: Mapping[str, str],
 ) -> None:

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from broker.model.metadata import APPROVED, Association, DocumentEntry, RegistryObjects
+from broker.model.metadata import APPROVED, Association, DocumentEntry, RegistryObjects, SubmissionSet
 from broker.wire.ebxml import Submission, listing_of, read_submission, submit_request
 from broker.wire.ebxml_objects import from_rim, object_elements
 from broker.wire.ebxml_rim import HEADS, OBJECT_TYPE, local_name, nested, read_object, set_slot, tag
@@ -50,8 +50,12 @@ def assign(submission: Submission, new_id: Callable[[], str], now: str) -> Final
 
 def link(associations: tuple[Association, ...], new_id: Callable[[], str]) -> Final:
     """Give associations the registry itself makes, in the form `assign` gives to submitted ones."""
-    written = parse(submit_request(RegistryObjects(associations=associations)))
-    return assign(read_submission(written), new_id, "")
+    return made(RegistryObjects(associations=associations), new_id)
+
+
+def made(objects: RegistryObjects, new_id: Callable[[], str]) -> Final:
+    """Return objects the registry itself makes, but no folders, in the form `assign` gives to submitted ones."""
+    return assign(read_submission(parse(submit_request(objects))), new_id, "")
 
 
 def restamp(body: bytes, *, status: str = "", last_update_time: str = "", patient_id: str = "") -> bytes:
@@ -71,6 +75,11 @@ def restamp(body: bytes, *, status: str = "", last_update_time: str = "", patien
 def read_entry(body: bytes) -> DocumentEntry:
     """Return a stored DocumentEntry."""
     return from_rim([read_object(parse(body))]).documents[0]
+
+
+def read_submission_set(body: bytes) -> SubmissionSet:
+    """Return a stored SubmissionSet."""
+    return from_rim([read_object(parse(body))]).submission_sets[0]
 
 
 def _renamed(objects: RegistryObjects, names: Mapping[str, str], now: str) -> RegistryObjects:

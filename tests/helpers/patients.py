@@ -2,6 +2,7 @@
 
 import base64
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,11 @@ class Ports:
 
     arrived: list[PatientId] = field(default_factory=list)
     merged: list[tuple[PatientId, PatientId]] = field(default_factory=list)
+    moved: list[tuple[set[PatientId], PatientId, PatientId]] = field(default_factory=list)
     failing: bool = False
+
+    def on_moved(self, unit: Unit, local: Collection[PatientId], before: PatientId, now: PatientId) -> None:
+        self.moved.append((set(local), before, now))
 
     def on_arrived(self, unit: Unit, local: PatientId) -> None:
         self.arrived.append(local)
@@ -68,7 +73,7 @@ class Bench:
     def __init__(self, database: Database, profile: Profile, folder: Path) -> None:
         self.database, self.ports, self.folder = database, Ports(), folder
         self.coord = LocalCoord(folder / "run")
-        self.manager = PixManager(database, profile, self.coord, self.ports.on_arrived, self.ports.on_merged)
+        self.manager = PixManager(database, profile, self.coord, self.ports.on_arrived, self.ports.on_merged, self.ports.on_moved)
         self.gate = Gate(Open(), AuditLog(folder / "audit", "broker", "demo"))
         self.bounds = [Bound(row, self.manager) for row in (iti8_feed.ROW, iti9_query.ROW)]
         self.mllp = MllpServer(self.bounds, self.gate, Settings(), (profile.region.application, profile.region.facility))
