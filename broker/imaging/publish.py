@@ -257,14 +257,17 @@ class Publisher:
             if XdsCode.DUPLICATE_UNIQUE_ID_IN_REGISTRY not in codes:
                 self._note_refused_draft(study_id, error, codes, attempts, now)
                 return False
+        entry = maker.manifest(made).submission.objects.documents[0]
         with self._database.write() as unit:
+            self._patients.registered(unit, PatientId.parse(entry.source_patient_id), PatientId.parse(entry.patient_id))
             publications.publish(unit, study_id, **maker.outcome(made))
         log.info("published", study=study_id)
         self._look_again(study_id, now)
         return True
 
     def _note_refused_draft(self, study_id: int, error: BrokerError, codes: set[str], attempts: int, now: float) -> None:
-        if XdsCode.UNKNOWN_PATIENT_ID in codes:     # merged since we asked: the next attempt finds the survivor
+        if XdsCode.UNKNOWN_PATIENT_ID in codes or codes == {XdsCode.PATIENT_ID_DOES_NOT_MATCH}:
+            # Merged since we asked, or what is to be replaced was moved: the next attempt finds whose it is now.
             self._note_retry(study_id, now + _delay(attempts), reason(error), forget=True)
         else:
             problems = error.problems if isinstance(error, Rejected) else (Problem(type(error).__name__, ""),)

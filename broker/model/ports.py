@@ -50,7 +50,7 @@ class PatientMerged(Protocol):
 
 
 class PatientMoved(Protocol):
-    """Told inside the feed's unit of work that these local ids belong to another person: what is `before`'s of them is `now`'s."""
+    """Told inside the feed's unit of work that these local ids are another person's: what `before` has of them is `now`'s."""
 
     def __call__(self, unit: Unit, local: Collection[PatientId], before: PatientId, now: PatientId) -> None: ...
 

@@ -157,8 +157,8 @@ class PixManager:
         if survivor is None:
             survivor = self._first_seen(unit, feed, pair, retired)
         if retired is None:
-            retired = store.save(unit, retired_id, Demographics(), (), feed.message_id)
-        self._tell(unit, feed, "merged", retired_id, {"survivor": patient.value})
+            retired = store.save(unit, pair.retired, Demographics(), (), feed.message_id)
+        self._tell(unit, feed, "merged", pair.retired, {"survivor": pair.survivor.value})
         self._linker.merge(unit, retired, survivor)
 
     def _first_seen(self, unit: Unit, feed: Feed, pair: _Pair, retired: Identity | None) -> Identity:

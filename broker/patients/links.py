@@ -8,7 +8,7 @@ ids in one feed; taken back when it names one of them otherwise, without the oth
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -39,20 +39,19 @@ class Linker:
 
         Several are ids of one person, because their source named them together.
         """
-        for record in records:
-            self._state(unit, record, records)
-        for record in records:
-            self._place(unit, record if record is records[0] else store.get(unit, record.id), ())
+        ties = [self._state(unit, record, records) for record in records]
+        for record, tied in zip(records, ties, strict=True):
+            self._place(unit, record if record is records[0] else store.get(unit, record.id), tied, ())
 
     def merge(self, unit: Unit, retired: Identity, survivor: Identity) -> None:
         """Retire a record in favour of another of its domain, whose group is found anew."""
         store.retire(unit, retired, survivor)
-        self._place(unit, survivor, (retired,))
+        self._place(unit, survivor, store.explicit_links(unit, survivor.id), (retired,))
 
-    def _state(self, unit: Unit, record: Identity, records: Sequence[Identity]) -> None:
-        """Link a record explicitly to those named with it, and take back the links its source has gone away from.
+    def _state(self, unit: Unit, record: Identity, records: Sequence[Identity]) -> set[int]:
+        """Link a record explicitly to those named with it, take back what its source has gone away from, return what is left.
 
-        Those are links to another id of a domain it now names another one of, and to a record that the feed did not name and
+        Taken back are links to another id of a domain it now names another one of, and to a record that the feed did not name and
         that speaks against being the same person.
         """
         together = {other.id for other in records} - {record.id}
@@ -68,19 +67,20 @@ class Linker:
         after = (before - gone) | together
         if after != before:
             self._tell(unit, "stated", record, [store.get(unit, number) for number in sorted(after)])
+        return after
 
-    def _place(self, unit: Unit, moved: Identity, retired: Sequence[Identity]) -> None:
-        groups = {record.group for record in (moved, *retired) if record.group is not None}
+    def _place(self, unit: Unit, moved: Identity, ties: Collection[int], retired: Sequence[Identity]) -> None:
+        tied = [store.get(unit, number) for number in ties]
+        groups = {record.group for record in (moved, *tied, *retired) if record.group is not None}
         before = store.drop_automatic_links(unit, moved.id)
         found = store.candidates(unit, block_keys(moved.person))
         matches = [other for other in found if other.id != moved.id and _same(moved, other)]
         allowed = self._compatible(unit, moved, groups, matches)
-        linked = [other for other in matches if other.group in allowed]
-        for other in linked:
-            store.set_link(unit, moved.id, other.id, store.AUTOMATIC)
+        linked = [other for other in matches if other.group in allowed
+                  and store.set_link(unit, moved.id, other.id, store.AUTOMATIC) == store.AUTOMATIC]
         if before != {other.id for other in linked}:
             self._tell(unit, "linked", moved, linked)
-        self._regroup(unit, allowed | groups, moved, retired)
+        self._regroup(unit, allowed | groups, (moved, *tied), retired)
 
     @staticmethod
     def _tell(unit: Unit, kind: str, record: Identity, to: Sequence[Identity]) -> None:
@@ -102,12 +102,14 @@ class Linker:
                 together += people
         return allowed
 
-    def _regroup(self, unit: Unit, groups: set[int], moved: Identity, retired: Sequence[Identity]) -> None:
-        """Give every component of the people in `groups` one id: the oldest it may claim, else a new one.
+    def _regroup(self, unit: Unit, groups: set[int], fed: Sequence[Identity], retired: Sequence[Identity]) -> None:
+        """Give every component of `fed` and the people in `groups` one id: the oldest it may claim, else a new one.
 
+        The first of `fed` is the one that changed, into which `retired` were merged.
         What the other actors have of a record goes along with it, also when its former id stays with others.
         """
-        people = {person.id: person for person in (moved, *store.members(unit, groups))}
+        moved = fed[0]
+        people = {person.id: person for person in (*fed, *store.members(unit, groups))}
         parts = _components(people, store.links_between(unit, list(people)))
         claims: dict[int, list[int]] = {}
         for number in sorted(groups):

@@ -233,8 +233,8 @@ def drop_link(unit: Unit, one: int, other: int) -> None:
     sql(unit).execute(sa.delete(link).where(link.c.a_id == min(one, other), link.c.b_id == max(one, other)))
 
 
-def set_link(unit: Unit, one: int, other: int, kind: str) -> None:
-    """Link two records. An explicit link stays explicit."""
+def set_link(unit: Unit, one: int, other: int, kind: str) -> str:
+    """Link two records and return the kind of their link: an explicit one stays explicit."""
     connection, pair = sql(unit), {"a_id": min(one, other), "b_id": max(one, other)}
     where = (link.c.a_id == pair["a_id"]) & (link.c.b_id == pair["b_id"])
     known = connection.execute(sa.select(link.c.kind).where(where)).scalar()
@@ -242,6 +242,7 @@ def set_link(unit: Unit, one: int, other: int, kind: str) -> None:
         connection.execute(sa.insert(link).values(**pair, kind=kind, at=time.time()))
     elif kind == EXPLICIT != known:
         connection.execute(sa.update(link).where(where).values(kind=kind, at=time.time()))
+    return EXPLICIT if known == EXPLICIT else kind
 
 
 def links_between(unit: Unit, numbers: Sequence[int]) -> list[tuple[int, int]]:

@@ -23,7 +23,10 @@ def _now() -> datetime:
 
 
 class Registry:
-    """Document Registry (ITI TF-1 10.1.1.3). Serves the rows of ITI-18 and ITI-42; a `Registrar`, a `PatientMerged` and a `PatientMoved`."""
+    """Document Registry (ITI TF-1 10.1.1.3). Serves the rows of ITI-18 and ITI-42.
+
+    A `Registrar`, a `PatientMerged` and a `PatientMoved`.
+    """
 
     def __init__(
         self, database: Database, patients: PatientDirectory, profile: Profile, *,

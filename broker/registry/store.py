@@ -242,8 +242,8 @@ def links_of(unit: Unit, uuids: Iterable[str]) -> list[Association]:
     found: dict[str, Association] = {}
     for batch in batches(uuids):
         ends = _link.source.in_(batch) | _link.target.in_(batch)
-        rows = sql(unit).execute(
-            sa.select(_object.uuid, _link.type, _link.source, _link.target).join_from(registry_association, registry_object).where(ends))
+        columns = sa.select(_object.uuid, _link.type, _link.source, _link.target)
+        rows = sql(unit).execute(columns.join_from(registry_association, registry_object).where(ends))
         found |= {row.uuid: Association(id=row.uuid, type=row.type, source=row.source, target=row.target) for row in rows}
     return list(found.values())
 

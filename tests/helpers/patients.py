@@ -32,7 +32,7 @@ from broker.wire.hl7v2_pix import write_adt
 from broker.wire.soap import SoapReply, SoapRequest
 from broker.wire.xml import Element, parse
 
-XAD, HOSPA, HOSPB, HOSPC = "2.999.1.1", "2.999.2.1", "2.999.3.1", "2.999.4.1"
+XAD, HOSPA, HOSPB, HOSPC, CLINIC = "2.999.1.1", "2.999.2.1", "2.999.3.1", "2.999.4.1", "2.999.6.1"
 OURS, DEVICE_B, DEVICE_C = "2.999.1.4", "2.999.3.9", "2.999.4.9"
 NS = {"h": "urn:hl7-org:v3"}
 WEI = Demographics(names=(PersonName("张", "伟"), PersonName("ZHANG", "WEI")), birth_date="19790214", sex="M")
@@ -40,10 +40,15 @@ DOMAINS = {HOSPA: "HOSPA", HOSPB: "HOSPB", HOSPC: "HOSPC"}
 
 
 def region(profile: Profile, **changes: Any) -> Profile:
-    """Give the demonstration region with a third hospital that feeds by V3; `changes` are keys of region.toml."""
+    """Give the demonstration region with a third hospital that feeds by V3, and a domain that hospitals A and B both feed.
+
+    `changes` are keys of region.toml.
+    """
     third = Domain(oid=HOSPC, namespace="HOSPC", feeders=(Feeder(device_oid=DEVICE_C),))
+    clinic = Domain(oid=CLINIC, namespace="CLINIC", feeders=(
+        Feeder(application="HIS-A", facility="HOSPA"), Feeder(device_oid=DEVICE_B)))
     return profile.model_copy(update={
-        "domains": (*profile.domains, third), "region": profile.region.model_copy(update=changes)})
+        "domains": (*profile.domains, third, clinic), "region": profile.region.model_copy(update=changes)})
 
 
 @dataclass

@@ -46,6 +46,9 @@ def message(case: dict[str, Any]) -> bytes:
     if "old" in case:
         assert case["old"] in text
         text = text.replace(case["old"], case["new"])
+    if "old2" in case:
+        assert case["old2"] in text
+        text = text.replace(case["old2"], case["new2"])
     return text.encode()
 
 

@@ -18,7 +18,7 @@ CAUSES = {
         [claim(oid="2.999.2.1")], Sender(application="X", facility="Y"),
         "X at Y: unknown sender, it may feed no domain"),
     "a device nobody knows": (
-        [claim(oid="2.999.2.1")], Sender(device_oid="2.999.5"), "2.999.5: unknown sender, it may feed no domain"),
+        [claim(oid="2.999.2.1")], Sender(device_oids=("2.999.5",)), "2.999.5: unknown sender, it may feed no domain"),
     "a sender without a name": (
         [claim(oid="2.999.2.1")], Sender(), "a sender without a name: unknown sender, it may feed no domain"),
     "not its domain": (

@@ -113,12 +113,53 @@ def test_a_merge_joins_the_groups_and_its_replay_changes_nothing(bench: Bench) -
     bench.ports.arrived.clear()
     for _ in range(2):
         assert bench.feed("A40", "A1", OTHER, retired="A9") == "AA"
-        assert bench.who("A1") == {"A1", "B7"}
-        assert (bench.affinity("A1"), bench.affinity("A9"), bench.affinity("B7", HOSPB)) == (older, older, older)
-        assert bench.ports.merged == [(PatientId(XAD, younger), PatientId(XAD, older))]
-    assert bench.ports.arrived == [PatientId(HOSPB, "B7")]
+        assert (bench.who("A1"), bench.who("B7", HOSPB)) == ({"A1"}, {"B7"}), "nobody said that B7 is the survivor"
+        assert (bench.affinity("A1"), bench.affinity("A9"), bench.affinity("B7", HOSPB)) == (older, older, younger)
+        assert bench.ports.merged == []
+        assert bench.ports.moved == [({PatientId(HOSPA, "A9")}, PatientId(XAD, younger), PatientId(XAD, older))]
+    assert bench.ports.arrived == []
+    bench.feed("A08", "A1", WEI)
+    assert (bench.who("A1"), bench.affinity("A9")) == ({"A1", "B7"}, older)
+
+
+def test_a_merge_does_not_freeze_what_comparison_found(bench: Bench) -> None:
+    for value in ("A1", "A9"):
+        bench.feed("A04", value)
+    bench.add("B7")
+    person = bench.affinity("A1")
+    assert bench.feed("A40", "A1", retired="A9") == "AA"
+    assert (bench.who("A1"), bench.ports.moved, bench.ports.merged) == ({"A1", "B7"}, [], [])
+    bench.add("B7", replace(OTHER, birth_date="19620301", sex="F"), revise=True)
+    assert (bench.who("A1"), bench.who("B7", HOSPB)) == ({"A1"}, {"B7"})
+    assert (bench.affinity("A1"), bench.affinity("A9")) == (person, person)
+    assert bench.ports.moved == [({PatientId(HOSPB, "B7")}, PatientId(XAD, person), PatientId(XAD, bench.affinity("B7", HOSPB)))]
+
+
+def test_who_leaves_takes_the_ids_merged_into_it_along(bench: Bench) -> None:
+    for value in ("A1", "A8", "A9"):
+        bench.feed("A04", value)
+    bench.add("B7")
+    bench.feed("A40", "A9", retired="A8")
+    bench.feed("A40", "A1", retired="A9")
+    before = bench.affinity("A1")
     bench.feed("A08", "A1", OTHER)
-    assert bench.who("A1") == {"A1", "B7"}, "what the hospital said by merging is not taken back by comparing"
+    moved = {PatientId(HOSPA, value) for value in ("A1", "A8", "A9")}
+    assert bench.ports.moved == [(moved, PatientId(XAD, before), PatientId(XAD, bench.affinity("A1")))]
+    assert bench.affinity("A8") == bench.affinity("A1") != before
+
+
+def test_a_document_registered_while_its_patient_left_follows(bench: Bench) -> None:
+    bench.feed("A04", "A1")
+    bench.add("B1")
+    old = PatientId(XAD, bench.affinity("A1"))
+    bench.feed("A08", "A1", OTHER)
+    new = PatientId(XAD, bench.affinity("A1"))
+    bench.ports.moved.clear()
+    with bench.database.write() as unit:
+        bench.manager.registered(unit, PatientId(HOSPA, "A1"), old)
+        bench.manager.registered(unit, PatientId(HOSPA, "A1"), new)
+        bench.manager.registered(unit, PatientId(HOSPA, "nobody"), old)
+    assert bench.ports.moved == [({PatientId(HOSPA, "A1")}, old, new)]
 
 
 def test_the_survivor_keeps_the_older_id_even_when_it_was_the_retired_ones(bench: Bench) -> None:

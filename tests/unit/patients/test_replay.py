@@ -13,12 +13,12 @@ from broker.config.profile import Profile
 from broker.db import Database, sql
 from broker.model.people import PersonName
 from broker.patients import store
-from tests.helpers.patients import HOSPA, HOSPB, WEI, XAD, Bench, region
+from tests.helpers.patients import CLINIC, HOSPA, HOSPB, WEI, XAD, Bench, region
 
 Id = tuple[str, str]
 FACES = ("张伟", "ZHANG WEI", "张伟|ZHANG WEI", "李雷")
 STEPS = st.lists(st.tuples(
-    st.sampled_from(["feed", "feed", "merge"]), st.sampled_from([HOSPA, HOSPB]), st.integers(0, 3), st.integers(0, 3),
+    st.sampled_from(["feed", "feed", "both", "merge"]), st.sampled_from([HOSPA, HOSPB]), st.integers(0, 3), st.integers(0, 3),
     st.sampled_from(FACES)), min_size=4, max_size=14)
 
 
@@ -28,8 +28,8 @@ class Replayed:
 
     people: dict[Id, Any] = field(default_factory=dict)
     survivors: dict[Id, str] = field(default_factory=dict)
-    links: set[frozenset[Id]] = field(default_factory=set)
-    moved: set[frozenset[Id]] = field(default_factory=set)
+    links: set[frozenset[Id]] = field(default_factory=set)      # found by comparison
+    stated: set[frozenset[Id]] = field(default_factory=set)
     groups: dict[Id, str] = field(default_factory=dict)
     joined: dict[str, str] = field(default_factory=dict)
 
@@ -37,8 +37,10 @@ class Replayed:
         if kind == "fed":
             self.people[key] = body["demographics"]
         elif kind == "linked":
-            self.links = {pair for pair in self.links if key not in pair or pair in self.moved}
-            self.links |= {frozenset((key, (domain, value))) for domain, value in body["to"]}
+            self.links = {pair for pair in self.links if key not in pair} | _pairs(key, body)
+        elif kind == "stated":
+            self.stated = {pair for pair in self.stated if key not in pair} | _pairs(key, body)
+            self.links -= self.stated
         elif kind == "merged":
             self._merge(key, (key[0], body["survivor"]))
         elif kind == "grouped":
@@ -48,11 +50,15 @@ class Replayed:
 
     def _merge(self, retired: Id, survivor: Id) -> None:
         self.survivors[retired] = survivor[1]
-        theirs = {pair for pair in self.links if retired in pair}
+        theirs = {pair for pair in self.stated if retired in pair}
         carried = {frozenset(other if other != retired else survivor for other in pair) for pair in theirs}
-        self.links = (self.links - theirs) | {pair for pair in carried if len(pair) == 2}
-        self.moved |= {pair for pair in carried if len(pair) == 2}
+        self.stated = (self.stated - theirs) | {pair for pair in carried if len(pair) == 2}
+        self.links = {pair for pair in self.links if retired not in pair} - self.stated
         self.groups.pop(retired, None)
+
+
+def _pairs(key: Id, body: dict[str, Any]) -> set[frozenset[Id]]:
+    return {frozenset((key, (domain, value))) for domain, value in body["to"]}
 
 
 def read(bench: Bench) -> tuple[Replayed, list[Any]]:
@@ -71,13 +77,15 @@ def read(bench: Bench) -> tuple[Replayed, list[Any]]:
             found.survivors[key] = identities[row.survivor_id].value
         else:
             found.groups[key] = groups[row.group_id].value
-    found.links = {frozenset((identities[i].domain, identities[i].value) for i in (row.a_id, row.b_id)) for row in links}
+    for row in links:
+        of_kind = found.links if row.kind == store.AUTOMATIC else found.stated
+        of_kind.add(frozenset((identities[i].domain, identities[i].value) for i in (row.a_id, row.b_id)))
     return found, events
 
 
 def components(state: Replayed) -> set[frozenset[Id]]:
     parts = {key: {key} for key in state.groups}
-    for one, other in map(tuple, state.links):
+    for one, other in map(tuple, state.links | state.stated):
         whole = parts[one] | parts[other]
         for key in whole:
             parts[key] = whole
@@ -98,7 +106,13 @@ def test_the_event_log_gives_the_tables_back(
     for kind, domain, one, other, face in steps:
         names = tuple(PersonName(f"{name}{run}") for name in face.split("|"))
         person, ids = replace(WEI, names=names), (f"{run}-{one}", f"{run}-{other}")
-        if domain == HOSPA:
+        if kind == "both":
+            clinic = replace(person, other_ids=((CLINIC, ids[1]),))
+            if domain == HOSPA:
+                bench.feed("A08", ids[0], clinic)
+            else:
+                bench.add(ids[0], clinic, revise=True)
+        elif domain == HOSPA:
             bench.feed("A04" if kind == "feed" else "A40", ids[0], person, retired=ids[1] if kind == "merge" else "")
         elif kind == "feed":
             bench.add(ids[0], person)
@@ -108,7 +122,7 @@ def test_the_event_log_gives_the_tables_back(
     replayed = Replayed()
     for event in events:
         replayed.apply(event.kind, (event.domain, event.value), event.body)
-    assert replayed.links == state.links
+    assert (replayed.links, replayed.stated) == (state.links, state.stated)
     assert replayed.groups == state.groups
     assert (replayed.survivors, replayed.joined) == (state.survivors, state.joined)
     assert replayed.people == {key: value for key, value in state.people.items() if key in replayed.people}
