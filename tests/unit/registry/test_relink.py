@@ -117,7 +117,8 @@ def test_a_correction_at_the_hospital_takes_the_documents_out_of_the_other_perso
     config = tmp_path / "broker.toml"
     config.write_text('data = "data"\n', "utf-8")
     with scene.parts(load(config)) as app:
-        door = MllpServer([bound for bound in app.bounds if bound.row.endpoint == "mllp"], app.gate, app.settings)
+        mllp = [bound for bound in app.bounds if bound.row.endpoint == "mllp"]
+        door = MllpServer(mllp, app.gate, app.settings, ("BROKER", "REGION"))
 
         def feed(event: str, value: str, person: Demographics, retired: str = "") -> None:
             header = Header(sender=("HIS-A", "HOSPA"), receiver=("BROKER", "REGION"), stamp=Stamp.now())
