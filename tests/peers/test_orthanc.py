@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from pydicom.encaps import encapsulate
+from pydicom.uid import UID
 
 from broker.config.profile import Profile
 from broker.db import Database
@@ -68,3 +70,44 @@ def test_a_move_to_a_destination_orthanc_does_not_know_says_so(
     ask = Scu(at, dicom.short_settings(ae_title="NOBODY"), broker.receiver, broker.gate.audit)
     with pytest.raises(Unavailable, match="0xC000"):
         ask.retrieve(dicom.hospital(at, "b"), Want(uid), lambda: True)
+
+
+def mixed(folder: Path, sop_class: str = dicom.CT, syntax: str = "1.2.840.10008.1.2.1") -> tuple[str, list[Path], str]:
+    """Give a study of four images, its files and the one that differs: of another class, or in a syntax that is not read."""
+    uid = new_oid()
+    files = dicom.ct_study(folder, 4, 16, uid, series=2)
+    odd = pydicom.dcmread(files[1])
+    odd.SOPClassUID = odd.file_meta.MediaStorageSOPClassUID = UID(sop_class)
+    if syntax != odd.file_meta.TransferSyntaxUID:
+        odd.file_meta.TransferSyntaxUID = UID(syntax)
+        odd.PixelData = encapsulate([b"\0" * 100])
+        odd["PixelData"].is_undefined_length = True
+    odd.save_as(files[1], enforce_file_format=True)
+    return uid, files, str(odd.SOPInstanceUID)
+
+
+def test_what_orthanc_cannot_send_by_get_is_named_and_the_others_come(
+        broker: Broker, orthanc: Orthanc, profile: Profile, tmp_path: Path) -> None:
+    uid, files, odd = mixed(tmp_path / "in", syntax="1.2.840.10008.1.2.4.202")
+    orthanc.upload(files)
+    at = dicom.hospital_at(profile, "b", orthanc.port, routes=["get"])
+    ask = Scu(at, dicom.short_settings(), broker.receiver, broker.gate.audit)
+    done = ask.retrieve(dicom.hospital(at, "b"), Want(uid), lambda: True)
+    assert (done.status, done.failed) == (0xB000, (odd,))
+    eventually(lambda: held(broker) == {tags.read_meta(file.read_bytes()).sop_uid for file in files} - {odd})
+
+
+@pytest.mark.parametrize("route", ["move", "get"])
+def test_a_private_class_of_the_profile_comes_from_orthanc(
+        tmp_path: Path, database: Database, profile: Profile, route: str) -> None:
+    private = "1.3.12.2.1107.5.9.1"
+    uid, files, _ = mixed(tmp_path / "in", sop_class=private)
+    named = profile.model_copy(update={"hospitals": tuple(
+        hospital.model_copy(update={"sop_classes": (private,)}) for hospital in profile.hospitals)})
+    with dicom.broker(tmp_path, database, named, dicom.Board()) as broker, \
+            Orthanc(tmp_path / "orthanc", "PACSB", broker.port) as orthanc:
+        orthanc.upload(files)
+        at = dicom.hospital_at(named, "b", orthanc.port, routes=[route])
+        ask = Scu(at, dicom.short_settings(), broker.receiver, broker.gate.audit)
+        assert ask.retrieve(dicom.hospital(at, "b"), Want(uid), lambda: True).status == 0
+        eventually(lambda: held(broker) == {tags.read_meta(file.read_bytes()).sop_uid for file in files})

@@ -14,6 +14,8 @@ REQUEST, ACCEPT, REJECT, ABORT = 1, 2, 3, 7
 HEAD = 74                   # bytes of the fixed part of an A-ASSOCIATE-RQ, with its PDU header: up to the first item
 MAX_CONTEXTS = 128          # PS3.8 9.3.2.2: as many odd ids are there
 LONGEST = 1 << 18           # bytes of an A-ASSOCIATE-RQ or -AC; 128 contexts with every syntax there is take 220 KB
+_MOST_ITEMS = 1000          # beside the contexts there are two in the standard
+_MOST_SYNTAXES = 10_000     # 128 contexts with every syntax of the standard have 7 680
 DEFAULT_LENGTH = 16384      # of a peer that does not say what it takes
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
@@ -90,11 +92,17 @@ def read_request(data: bytes) -> Request:
     view = memoryview(data)
     application, length = "", DEFAULT_LENGTH
     contexts: list[Context] = []
-    for kind, value in _items(view[HEAD:]):
+    left = _MOST_SYNTAXES
+    for number, (kind, value) in enumerate(_items(view[HEAD:])):
+        if number >= _MOST_ITEMS:
+            raise ProtocolError(f"more than {_MOST_ITEMS} items")
         if kind == _PROPOSED:
             if len(contexts) == MAX_CONTEXTS:
                 raise ProtocolError(f"more than {MAX_CONTEXTS} presentation contexts are proposed")
             contexts.append(_read_context(value))
+            left -= len(contexts[-1].syntaxes)
+            if left < 0:
+                raise ProtocolError(f"more than {_MOST_SYNTAXES} transfer syntaxes are proposed")
         elif kind == _APPLICATION:
             application = _uid(value)
         elif kind == _USER:

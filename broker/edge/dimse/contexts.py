@@ -8,6 +8,7 @@ from pynetdicom import AllStoragePresentationContexts
 from broker.config.profile import Hospital
 from broker.edge.dimse import association
 from broker.edge.dimse.association import Answered, Context
+from broker.model.ids import is_uid
 from broker.model.syntaxes import EXPLICIT, IMPLICIT, RECEIVED_SYNTAXES
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -82,7 +83,7 @@ def answer(proposed: Context, classes: frozenset[str]) -> Answered:
     An even id, or 0, is against PS3.8 9.3.2.2 but harmless; stgcmtscu of dcm4che proposes 1 and 2, dcmtk and Orthanc take
     them. A context without an abstract syntax is none.
     """
-    refused = proposed.syntaxes[0] if proposed.syntaxes and proposed.syntaxes[0].isascii() else IMPLICIT
+    refused = next(filter(is_uid, proposed.syntaxes), IMPLICIT)     # it is there, without a meaning (PS3.8 9.3.3.2)
     if proposed.abstract not in classes and proposed.abstract != VERIFICATION:
         result = association.NO_ABSTRACT_SYNTAX if proposed.abstract else association.NO_REASON
         return Answered(proposed.number, result, refused)

@@ -24,6 +24,7 @@ RESPONSE = 0x8000
 TICK = 1.0                  # seconds of silence after which `patience` is asked
 _BUFFER = 1 << 18
 _COMMAND_LIMIT = 1 << 16    # bytes of a command set; real ones stay below one KB
+_LAST_COMMAND = 0x0000FFFF
 _BLANK_PADDED = frozenset((DESTINATION, COMMENT))
 _RELEASE_RQ, _RELEASE_RP = b"\5\0\0\0\0\4\0\0\0\0", b"\6\0\0\0\0\4\0\0\0\0"
 _ABORT = b"\7\0\0\0\0\4\0\0\0\0"
@@ -51,13 +52,14 @@ class Command:
     def read(cls, data: bytes) -> "Command":
         """Read a complete command set. Raise `ProtocolError` when an element of it is cut short.
 
-        Elements of other groups are passed over: Orthanc puts such behind the response to a C-GET of which a part failed.
+        Elements of other groups are passed over, but for the Failed SOP Instance UID List: Orthanc puts it here.
         """
         elements: dict[int, bytes] = {}
         for tag, value in _elements(data):
-            if tag <= 0xFFFF:
-                if value is None:
+            if value is None:
+                if tag <= _LAST_COMMAND:
                     raise ProtocolError("a command set is damaged")
+            elif tag <= _LAST_COMMAND or tag == FAILED_LIST:
                 elements.setdefault(tag, value)
         return cls(elements)
 
@@ -75,6 +77,12 @@ class Command:
         value = self._elements.get(element, b"")
         return "({:04X},{:04X})".format(*struct.unpack_from("<HH", value)) if len(value) >= 4 else ""
 
+    def failed(self, data: bytes = b"") -> tuple[str, ...]:
+        """Return the Failed SOP Instance UID List of a response from its data set, else from here; empty when there is none."""
+        listed = next((value for tag, value in _elements(data) if tag == FAILED_LIST and value), None)
+        text = (listed or self._elements.get(FAILED_LIST, b"")).decode("latin-1")
+        return tuple(uid for part in text.split("\\") if (uid := part.strip("\0 ")))
+
     @property
     def has_data_set(self) -> bool:
         """Whether a data set follows."""
@@ -91,14 +99,6 @@ def _elements(data: bytes) -> Iterator[tuple[int, bytes | None]]:
         group, element, size = _ELEMENT.unpack_from(data, at)
         at += 8 + size
         yield group << 16 | element, data[at - size:at] if at <= end else None
-
-
-def failed_uids(data: bytes) -> tuple[str, ...]:
-    """Return the Failed SOP Instance UID List of a response's data set, empty when there is none that can be read."""
-    for tag, value in _elements(data):
-        if tag == FAILED_LIST and value is not None:
-            return tuple(uid for part in value.decode("latin-1").split("\\") if (uid := part.strip("\0 ")))
-    return ()
 
 
 class Piece(NamedTuple):

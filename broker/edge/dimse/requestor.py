@@ -25,11 +25,15 @@ _CANCELLING = 5.0   # seconds a peer gets to end what was cancelled
 
 
 class Answer(NamedTuple):
-    """A response of the peer: its status, its data set (empty when it has none) and the element it complains of, as a tag."""
+    """A response of the peer: its status, its data set (empty when it has none), and what its command set says beside.
+
+    `offending` is the element it complains of, as a tag; `failed` are the SOP Instance UIDs it could not send.
+    """
 
     status: int
     data: bytes
     offending: str
+    failed: tuple[str, ...]
 
     @property
     def words(self) -> str:
@@ -119,7 +123,8 @@ def _answer(message: Message, field: int) -> Answer:
     status = command.number(pdata.STATUS)
     if status < 0:
         raise ProtocolError("an answer without a status")
-    return Answer(status, message.data, command.tag(pdata.OFFENDING))
+    failed = () if status in statuses.PENDING else command.failed(message.data)
+    return Answer(status, message.data, command.tag(pdata.OFFENDING), failed)
 
 
 def _nothing(_request: StoreRequest) -> Reception:

@@ -245,7 +245,7 @@ def _judge(
         for answer in answers:
             if answer.status in statuses.PENDING:
                 continue
-            last = Retrieved(answer.status, answer.words, pdata.failed_uids(answer.data), refused)
+            last = Retrieved(answer.status, answer.words, answer.failed, refused)
             if statuses.is_failure(answer.status) and not patience.cancelled:
                 raise RetrieveFailed(pacs(hospital, answer.words), last)
     except pdata.PeerGone:

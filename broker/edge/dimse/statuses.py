@@ -16,6 +16,7 @@ _COMMENT = 64       # characters of an LO
 
 _DEFAULT = {True: DimseCode.CANNOT_UNDERSTAND, False: DimseCode.OUT_OF_RESOURCES}
 _MEANINGS = {   # PS3.7 annex C; PS3.4 C.4.1.1.4, C.4.2.1.5, C.4.3.1.4
+    SUCCESS: "success", SOME_FAILED: "done but for some objects",
     0x0105: "no such attribute", 0x0110: "processing failure", 0x0111: "duplicate instance", 0x0112: "no such instance",
     0x0117: "invalid instance", 0x0118: "no such SOP class", 0x0119: "class and instance conflict",
     0x0122: "SOP class not supported", 0x0124: "not authorised", 0x0210: "duplicate invocation",

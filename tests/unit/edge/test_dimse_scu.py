@@ -505,6 +505,7 @@ def ending(status: int, data: bytes = b"") -> Script:
 @pytest.mark.parametrize(("data", "failed"), [
     (LIST, tuple(UIDS[:2])),
     (b"", ()),
+    (LIST[:4] + b"\0" * 4 + LIST, tuple(UIDS[:2])),
     (b"\x08\0\x52\0\6\0\0\0IMAGE " + LIST, tuple(UIDS[:2])),
     (LIST[:-3], ()),
     (b"\x08\0\x58\0UI\2\x001\0", ()),
@@ -567,6 +568,19 @@ FOREIGN = [
     b"\x08\0\x58\0UI\0\0",                     # with a value representation
     b"\x08\0\x58",
 ]
+
+
+def test_orthanc_names_what_it_could_not_send_in_the_command_set(ask: Scu, profile: Profile) -> None:
+    def get(peer: Parrot) -> None:
+        command, _ = peer.request()
+        foreign(peer, command, 0xFF00, LIST)
+        foreign(peer, command, 0xB000, LIST)
+        peer.hear()
+        peer.say(RELEASE)
+
+    with pacs(accepting(get)) as port:
+        done = ask.retrieve(at(profile, port, "get"), Want("1.2", sop_classes=(CT,)), lambda: True)
+    assert (done.status, done.failed) == (0xB000, tuple(UIDS[:2]))
 
 
 @pytest.mark.parametrize("extra", FOREIGN)
