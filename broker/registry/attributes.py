@@ -198,7 +198,7 @@ def _author_problems(where: str, slots: Slots) -> Iterator[Problem]:
 
 def _service_problems(where: str, slots: Slots) -> Iterator[Problem]:
     start, stop = first(slots, "serviceStartTime"), first(slots, "serviceStopTime")
-    if start and stop and form.is_dtm(start) and form.is_dtm(stop) and form.pad_dtm(start) > form.pad_dtm(stop):
+    if start and stop and form.is_dtm(start) and form.is_dtm(stop) and form.is_later(start, stop):
         yield problem(where, "serviceStartTime is later than serviceStopTime")
     fields = [field.split("|")[0] for field in values(slots, "sourcePatientInfo")]
     for single in ("PID-7", "PID-8"):

@@ -14,7 +14,7 @@ from broker.model.ids import PatientId
 from broker.model.metadata import APPROVED, DEPRECATED
 from broker.registry.store import nfc
 from broker.wire.ebxml_rim import Slots
-from broker.wire.ebxml_types import is_cx, is_dtm, pad_dtm
+from broker.wire.ebxml_types import is_cx, is_dtm, pad_dtm, shorten_dtm
 
 Groups = tuple[tuple[str, ...], ...]
 Values = dict[str, Groups]
@@ -30,7 +30,11 @@ class Form(Enum):
     PATIENT = "patient id"
     STATUS = "status"
     CODE = "code"
-    TIME = "time"
+    SINCE = "first second of a time"
+    UNTIL = "end of a time, not included"
+
+
+_TIMES = {Form.SINCE: pad_dtm, Form.UNTIL: shorten_dtm}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +122,7 @@ def _items(parameter: Parameter, text: str) -> Iterator[str]:
 def _unquoted(parameter: Parameter, match: re.Match[str]) -> str:
     """Give the text of an item. Only a time may come as a bare number."""
     text = match["text"]
-    if text is None and parameter.form is not Form.TIME:
+    if text is None and parameter.form not in _TIMES:
         raise _malformed(parameter)
     return match["number"] if text is None else text.replace("''", "'")
 
@@ -138,10 +142,10 @@ def _meaning(parameter: Parameter, text: str, aliases: Mapping[str, str]) -> str
         if not code or middle or not scheme or "^" in scheme:
             raise Rejected(XdsCode.REGISTRY_ERROR, f"{parameter.name} must be coded as 'code^^scheme'")
         return nfc(f"{code}^^{aliases.get(scheme, scheme)}")
-    if form is Form.TIME:
+    if form in _TIMES:
         if not is_dtm(text):
             raise Rejected(XdsCode.REGISTRY_ERROR, f"{parameter.name} is not a time YYYY[MM[DD[hh[mm[ss]]]]]")
-        return pad_dtm(text)
+        return _TIMES[form](text)
     if not is_cx(text):
         raise Rejected(XdsCode.REGISTRY_ERROR, f"{parameter.name} is not of the form 'id^^^&oid&ISO'")
     return str(PatientId.parse(text))

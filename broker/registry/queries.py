@@ -90,11 +90,16 @@ def _referenced() -> Filter:
 
 
 def _from(column: sa.ColumnElement[str]) -> Filter:
-    return Filter(single=True, clause=lambda binds, _sqlite: sa.or_(column == "", column >= binds[0]))
+    """A time of lower precision than the bound meets it where the bound is in it: the end of a day is its last second.
+
+    An object without the time, whose empty text any bound begins with, is not filtered out.
+    """
+    return Filter(single=True, clause=lambda binds, _sqlite: sa.or_(
+        column >= binds[0], sa.func.substr(binds[0], 1, sa.func.length(column)) == column))
 
 
 def _to(column: sa.ColumnElement[str]) -> Filter:
-    """An object without the time is not filtered out; the bound itself is outside."""
+    """The bound, in its shortest form, is outside. An object without the time is not filtered out."""
     return Filter(single=True, clause=lambda binds, _sqlite: column < binds[0])
 
 
@@ -360,7 +365,8 @@ def _patient(name: str) -> Parameter:
 
 
 def _times(*names: str) -> tuple[Parameter, ...]:
-    return tuple(Parameter(name=f"{name}{bound}", form=Form.TIME) for name in names for bound in ("From", "To"))
+    bounds = (("From", Form.SINCE), ("To", Form.UNTIL))
+    return tuple(Parameter(name=f"{name}{bound}", form=form) for name in names for bound, form in bounds)
 
 
 _MEMBERS: Values = {_TYPE: ((HAS_MEMBER,),)}

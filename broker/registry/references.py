@@ -146,10 +146,15 @@ def _transformed(setting: Setting) -> Iterator[Problem]:
     """An addendum belongs to an original, not to a transformation of it (ITI TF-3 4.2.2.2)."""
     links = setting.request.objects.associations
     targets = {link.target for link in links if link.type == APND}
-    results = store.transformations(setting.unit, targets & setting.registered.keys())
-    results |= {link.source for link in links if link.type == XFRM}
-    for target in sorted(targets & results):
+    relations = store.relations_of(setting.unit, targets & setting.registered.keys())
+    relations += [(link.source, link.type) for link in links if link.source in targets]
+    for target in sorted({source for source, kind in relations if _makes_a_transformation(kind)}):
         yield problem(f"APND to {target}", "the target is a transformation")
+
+
+def _makes_a_transformation(kind: str) -> bool:
+    """Say whether what a relationship of this type leads from is a transformation: XFRM_RPLC makes it the new original."""
+    return kind == XFRM
 
 
 def _approved(setting: Setting) -> Iterator[Problem]:

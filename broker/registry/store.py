@@ -1,6 +1,6 @@
 """Registry objects in SQL: each object's canonical XML as bytes, beside the columns stored queries search.
 
-Search columns: codes are `code^^scheme`, times are padded to 14 digits (`ebxml_types.pad_dtm`), a patient is the CX text
+Search columns: codes are `code^^scheme`, times are as submitted, at any precision, a patient is the CX text
 of `PatientId`, text that people wrote is in Unicode NFC. Callers of a writing function hold
 the locks of the patient and of the uniqueIds and entryUUIDs they bring (`broker.db.Lock`).
 """
@@ -18,7 +18,6 @@ from broker.model.metadata import (
     APPROVED,
     HAS_MEMBER,
     XFRM,
-    XFRM_RPLC,
     Association,
     Code,
     DocumentEntry,
@@ -28,7 +27,6 @@ from broker.model.metadata import (
 )
 from broker.model.ports import Unit
 from broker.wire import ebxml_stored
-from broker.wire.ebxml_types import pad_dtm
 
 DOCUMENT, SUBMISSION, FOLDER, ASSOCIATION = "document", "submission", "folder", "association"
 
@@ -120,7 +118,7 @@ _KNOWN = Prepared(sa.select(
 _USED = Prepared(sa.select(_object.unique_id).where(_object.unique_id.in_(_keys)))
 _FINGERPRINTS = Prepared(sa.select(_object.unique_id, registry_entry.c.hash, registry_entry.c.size).join_from(
     registry_object, registry_entry).where(_object.unique_id.in_(_keys)))
-_TRANSFORMED = Prepared(sa.select(_link.source).where(_link.type.in_((XFRM, XFRM_RPLC)), _link.source.in_(_keys)))
+_RELATIONS = Prepared(sa.select(_link.source, _link.type).where(_link.type != HAS_MEMBER, _link.source.in_(_keys)))
 _ATTACHED = Prepared(sa.select(_link.source).where(_link.type.in_((XFRM, APND)), _link.target.in_(_keys)))
 _HOLDING = Prepared(sa.select(_link.source, _link.target).where(_link.type == HAS_MEMBER, _link.target.in_(_keys)))
 _RETIRED = Prepared(sa.select(patient_alias.c.retired).where(
@@ -167,9 +165,9 @@ def entry(unit: Unit, uuid: str) -> DocumentEntry | None:
     return None if body is None else ebxml_stored.read_entry(body)
 
 
-def transformations(unit: Unit, uuids: Iterable[str]) -> set[str]:
-    """Give those of these entries that are the result of a transformation."""
-    return {row[0] for row in _TRANSFORMED.rows_of(unit, "keys", uuids)}
+def relations_of(unit: Unit, uuids: Iterable[str]) -> list[tuple[str, str]]:
+    """Return (entryUUID, associationType) for every relationship that leads from one of these entries."""
+    return [(row[0], row[1]) for row in _RELATIONS.rows_of(unit, "keys", uuids)]
 
 
 def attached(unit: Unit, uuids: Iterable[str]) -> set[str]:
@@ -294,8 +292,8 @@ class _Inserter:
         key = self._object(entry.id, DOCUMENT, entry.unique_id, confidentiality)
         self._add(
             registry_entry, key, object_type=entry.object_type, hash=entry.hash.lower(), size=entry.size or 0,
-            creation_time=pad_dtm(entry.creation_time), service_start_time=pad_dtm(entry.service_start_time),
-            service_stop_time=pad_dtm(entry.service_stop_time))
+            creation_time=entry.creation_time, service_start_time=entry.service_start_time,
+            service_stop_time=entry.service_stop_time)
         for attribute, codes in entry.codes.items():
             self._codes(key, attribute, codes)
         self._authors(key, entry)
@@ -304,13 +302,13 @@ class _Inserter:
 
     def submission_set(self, ss: SubmissionSet) -> None:
         key = self._object(ss.id, SUBMISSION, ss.unique_id)
-        self._add(registry_submission, key, source_id=ss.source_id, submission_time=pad_dtm(ss.submission_time))
+        self._add(registry_submission, key, source_id=ss.source_id, submission_time=ss.submission_time)
         self._codes(key, "contentTypeCode", (ss.content_type,) if ss.content_type else ())
         self._authors(key, ss)
 
     def folder(self, folder: Folder) -> None:
         key = self._object(folder.id, FOLDER, folder.unique_id)
-        self._add(registry_folder, key, last_update_time=pad_dtm(folder.last_update_time))
+        self._add(registry_folder, key, last_update_time=folder.last_update_time)
         self._codes(key, "codeList", folder.codes)
 
     def association(self, link: Association) -> None:

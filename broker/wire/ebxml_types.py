@@ -25,8 +25,23 @@ def is_dtm(text: str) -> bool:
 
 
 def pad_dtm(text: str) -> str:
-    """Give a DTM at full precision, what is missing at its lowest: times of different precision then sort as text."""
+    """Return a DTM at full precision, what is missing at its lowest: the first second it can mean."""
     return text + _LOWEST[len(text):] if text else ""
+
+
+def shorten_dtm(text: str) -> str:
+    """Return a DTM without what is at its lowest at the end: the shortest one that begins at the same second.
+
+    A DTM of any precision begins before it exactly when its text sorts before.
+    """
+    padded = pad_dtm(text)
+    return next((padded[:length] for length in range(4, len(padded), 2) if pad_dtm(padded[:length]) == padded), padded)
+
+
+def is_later(one: str, other: str) -> bool:
+    """Say whether a DTM is later than another one at the precision both have: a day is not later than an hour of it."""
+    common = min(len(one), len(other))
+    return one[:common] > other[:common]
 
 
 def is_sha1(text: str) -> bool:

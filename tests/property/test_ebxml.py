@@ -139,4 +139,4 @@ def test_any_value_is_read_or_refused(form: Form, many: bool, text: str) -> None
     except Rejected:
         return
     quotes = text.count("'")
-    assert all(quotes >= 2 or form is Form.TIME for group in found.get("$p", ()) for _ in group)
+    assert all(quotes >= 2 or form in {Form.SINCE, Form.UNTIL} for group in found.get("$p", ()) for _ in group)

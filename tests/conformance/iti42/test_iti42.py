@@ -19,7 +19,7 @@ from broker.db import Database
 from broker.edge.soap.application import validated
 from broker.model.caller import ANONYMOUS
 from broker.model.ids import PatientId
-from broker.model.metadata import APND, RPLC, SIGNS, XFRM, Code, RegistryObjects
+from broker.model.metadata import APND, RPLC, SIGNS, XFRM, XFRM_RPLC, Code, RegistryObjects
 from broker.model.transaction import Bound
 from broker.registry import iti42_register
 from broker.registry.actor import Registry
@@ -72,9 +72,9 @@ class Prior(NamedTuple):
     def submission_set(self) -> str:
         return ask(self.registry, "GetSubmissionSets", {"$uuid": [self.document()]}).submission_sets[0].id
 
-    def transformed(self) -> str:
+    def transformed(self, kind: str = XFRM) -> str:
         entry = document()
-        register(self.registry, bundle([entry], links=[link("Doc1", self.document(), XFRM)]))
+        register(self.registry, bundle([entry], links=[link("Doc1", self.document(), kind)]))
         return ask(self.registry, "GetDocuments", {"$XDSDocumentEntryUniqueId": [entry.unique_id]}).documents[0].id
 
 
@@ -101,6 +101,10 @@ def _documented(prior: Prior) -> RegistryObjects:
     objects = _related(RPLC, prior.document())
     *members, relation = objects.associations
     return replace(objects, associations=(*members, replace(relation, documentation=Code("R1", "2.999.1.92", "corrected"))))
+
+
+def _addendum_within(prior: Prior, kind: str) -> RegistryObjects:
+    return bundle([document("Doc1"), document("Doc2")], links=[link("Doc1", prior.document(), kind), link("Doc2", "Doc1", APND)])
 
 
 def _merged(prior: Prior) -> RegistryObjects:
@@ -130,8 +134,13 @@ GIVEN: dict[str, Given] = {
     "replacement with documentation": _documented,
     "addendum": lambda p: _related(APND, p.document()),
     "addendum to a transformation": lambda p: _related(APND, p.transformed()),
+    "addendum to a transforming replacement": lambda p: _related(APND, p.transformed(XFRM_RPLC)),
+    "addendum to a transformation within": lambda p: _addendum_within(p, XFRM),
+    "addendum to a transforming replacement within": lambda p: _addendum_within(p, XFRM_RPLC),
+    "addendum to a transformation and an original": lambda p: bundle(
+        [document()], links=[link("Doc1", p.transformed(), APND), link("Doc1", p.document(), APND)]),
     "transformation": lambda p: _related(XFRM, p.document()),
-    "transformation and replacement": lambda p: _related("urn:ihe:iti:2007:AssociationType:XFRM_RPLC", p.document()),
+    "transformation and replacement": lambda p: _related(XFRM_RPLC, p.document()),
     "signature": lambda p: _related(SIGNS, p.document()),
     "addendum within": lambda _: bundle([document("Doc1"), document("Doc2")], links=[link("Doc2", "Doc1", APND)]),
     "replacement within": lambda _: bundle([document("Doc1"), document("Doc2")], links=[link("Doc2", "Doc1", RPLC)]),

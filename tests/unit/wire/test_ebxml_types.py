@@ -43,3 +43,30 @@ def test_forms(good: Callable[[str], bool], text: str, expected: bool) -> None:
 ])
 def test_times_are_padded_with_lowest_values(text: str, padded: str) -> None:
     assert form.pad_dtm(text) == padded
+
+
+@pytest.mark.parametrize(("text", "short"), [
+    ("", ""), ("2024", "2024"), ("20240101000000", "2024"), ("202401", "2024"), ("20240501", "202405"),
+    ("2024050600", "20240506"), ("202405060700", "2024050607"), ("20240506070800", "202405060708"),
+    ("20240506070809", "20240506070809"), ("20241001", "202410"), ("20240110", "20240110"), ("20240506000001", "20240506000001"),
+])
+def test_the_shortest_time_begins_at_the_same_second(text: str, short: str) -> None:
+    assert form.shorten_dtm(text) == short
+    assert form.pad_dtm(short) == form.pad_dtm(text)
+
+
+MOMENTS = ("20231231235959", "20240101000000", "20240506000000", "20240506070809", "20241010101010")
+PARTIAL = sorted({moment[:length] for moment in MOMENTS for length in (4, 6, 8, 10, 12, 14)})
+
+
+@pytest.mark.parametrize("bound", PARTIAL)
+def test_a_time_begins_before_a_bound_when_its_text_sorts_before_the_shortest(bound: str) -> None:
+    for time in PARTIAL:
+        assert (time < form.shorten_dtm(bound)) is (form.pad_dtm(time) < form.pad_dtm(bound)), time
+
+
+@pytest.mark.parametrize("one", PARTIAL)
+def test_later_is_what_is_later_whatever_is_left_out(one: str) -> None:
+    for other in PARTIAL:
+        last = other + "9" * (14 - len(other))      # no digit of a time is larger
+        assert form.is_later(one, other) is (form.pad_dtm(one) > last), other
