@@ -135,7 +135,7 @@ def parse(data: bytes, node: tuple[str, str] = NOBODY) -> Message:
 
     Raise `Rejected` when it is none, more than one or a batch, has a wrong MSH, or text its MSH-18 does not allow.
     """
-    body = charsets.without_mark(data.lstrip(_NOISE))
+    body = charsets.without_mark(data.lstrip(_NOISE)).rstrip(b"\0")     # a string of C brings its end along
     if body[:3] != b"MSH" or len(body) < 9:
         raise _no_message(data, body)
     lines = _lines(body)
@@ -189,7 +189,7 @@ def _of_batch(fields: list[str], data: bytes, separator: bytes) -> list[str]:
     found = re.search(rb"(?:^|[\r\n])(MSH" + re.escape(separator) + rb"[^\r\n]{0,5000})", data)
     first = [*(_plain_fields(found.group(1), separator) if found else []), *[""] * 12]
     given = [*fields, *[""] * 11]
-    return ["MSH", *given[1:7], "", "", given[10], first[10] or "P", first[11] or "2.5"]
+    return ["MSH", *given[1:7], "", "", given[10] or first[9], first[10] or "P", first[11] or "2.5"]
 
 
 def _no_message(data: bytes, body: bytes) -> Rejected:
@@ -267,7 +267,7 @@ def _form(line: bytes, body: bytes) -> Form:
     every = (separator + marks[:4]).decode()
     spare = [mark for mark in _SPARE if mark not in every and mark.encode() not in body] if len(every) < 5 else []
     every = (every + "".join(spare))[:5]
-    if len(set(every)) != 5:
+    if len(set(every)) != 5 or len(set(marks)) != len(marks):
         raise Rejected(Hl7Code.DATA_TYPE, "the delimiters of MSH-1 and MSH-2 are not different", "MSH^1^2")
     charset = _charset(line, separator, every[2])
     form = Form(*every)._replace(charset=charset, codec=charsets.codec(charset))
