@@ -1,6 +1,8 @@
 """HL7 v2 as hospitals' programs really write it: nulls, empty repetitions, line ends, short headers, several messages at once."""
 
 import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from broker.config.profile import Profile
-from broker.db import Database, sql
+from broker.db import Database, Lock, lock, sql
 from broker.patients import store
 from tests.helpers.mllp import codes, segment
 from tests.helpers.patients import Bench, region
@@ -274,6 +276,52 @@ def test_values_of_a_person_are_bounded(bench: Bench, name: str) -> None:
     assert segment(answer, "ERR")[1].startswith(f"PID^1^{number}^")
     assert segment(answer, "MSA")[3] in {"a value has more than 250 characters", "more than 100 repetitions"}
     assert stored(bench) == {}
+
+
+BIG = 4_000_000 - 1000
+# PID-5 and what follows the sex, or the segments behind PID.
+EVIL = {
+    "backslashes": ("\\" * BIG, ""), "escapes": ("\\F\\" * (BIG // 3), ""), "one long name": ("A " * (BIG // 2), ""),
+    "characters": ("葉" * (BIG // 3), ""), "a thousand long names": ("~".join(["test " * 800] * 999), ""),
+    "repetitions": ("~" * BIG, ""), "components": ("^" * BIG, ""), "sub-components": ("&" * BIG, ""),
+    "nulls": ('""^' * (BIG // 3), ""), "telephones": ("Hu", "|||||" + "~".join(["1" * 4000] * 999)), "fields": ("Hu", "|" * BIG),
+    "line feeds": ("\n" * BIG, ""), "segments behind line feeds": ("Hu", "\nZZZ" * (BIG // 4)),
+    "segments": ("Hu", "\rZZZ" * (BIG // 4)), "national number": ("Hu", "|" * 11 + "9" * BIG),
+    "nearly segments": ("Hu", "\nABC" * 9000 + " \n" * 900),
+}
+
+
+def evil(name: str) -> str:
+    pid5, more = EVIL[name]
+    return f"{FEED}PID|||{A.format('E1')}||{pid5}||19810101|F{more}\r"
+
+
+def cost(bench: Bench, message: bytes) -> float:
+    """Give the processor time of one message, the best of three."""
+    def once() -> float:
+        begun = time.process_time()
+        bench.mllp.answer(message, "10.0.0.7")
+        return time.process_time() - begun
+    return min(once() for _ in range(3))
+
+
+@pytest.mark.parametrize("name", EVIL)
+def test_no_message_costs_more_than_its_size(bench: Bench, name: str) -> None:
+    """What is measured against is a feed with an attachment of the same size, which is taken."""
+    plain = f"{FEED}PID|||{A.format('E0')}||Hu^Di||19810101|F\rOBX|1|ED|1||{'A' * BIG}\r".encode()
+    assert verdict(say(bench, plain)) == ("AA",)
+    assert cost(bench, evil(name).encode()) < 12 * cost(bench, plain)
+
+
+@pytest.mark.parametrize("name", ["backslashes", "one long name", "a thousand long names", "telephones", "national number"])
+def test_a_message_that_is_refused_for_its_values_waits_for_no_lock(bench: Bench, name: str) -> None:
+    with bench.database.write() as unit:
+        lock(unit, Lock.PATIENT_INDEX)
+        answers: list[list[list[str]]] = []
+        thread = threading.Thread(target=lambda: answers.append(say(bench, evil(name))))
+        thread.start()
+        thread.join(30)
+        assert [verdict(answer) for answer in answers] == [("AE", "102")]
 
 
 @pytest.mark.parametrize("name", ["x" * 250, "葉" * 250, "\\F\\" * 250, "~".join(["葉" * 250] * 100)])

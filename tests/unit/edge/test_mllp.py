@@ -197,6 +197,77 @@ def test_a_frame_without_an_end_is_given_up(tmp_path: Path, actor: Actor) -> Non
     assert actor.names == []
 
 
+def lost(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [line for line in capsys.readouterr().out.splitlines() if "message lost" in line]
+
+
+@pytest.mark.parametrize("end", [b"\x1c", b"\x1c\n", b"\x1c\x1c", b"\x1c \r"])
+def test_a_block_that_ends_with_fs_alone_is_given_up_and_the_log_says_why(
+    tmp_path: Path, actor: Actor, capsys: pytest.CaptureFixture[str], end: bytes,
+) -> None:
+    with serving(tmp_path, actor, io_timeout=0.2) as port, connected(port) as connection:
+        connection.sendall(message("m1")[:-2] + end)
+        assert ends(connection)
+    assert actor.names == []
+    (line,) = lost(capsys)
+    assert "ends with FS, without the CR behind it" in line
+    assert "127.0.0.1" in line
+
+
+@pytest.mark.parametrize(("sent", "why"), [
+    (message("m1")[:-2] + b"\x1c", "ends with FS, without the CR behind it"), (message("m1")[:-2], "has no end"),
+])
+def test_a_peer_that_leaves_in_a_block_is_logged(
+    port: int, capsys: pytest.CaptureFixture[str], sent: bytes, why: str,
+) -> None:
+    with connected(port) as connection:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        assert ends(connection)
+    until(lambda: threads() == 0)
+    (line,) = lost(capsys)
+    assert why in line
+
+
+@pytest.mark.parametrize("end", [b"", b"\x1c"])
+def test_a_block_that_the_next_one_cut_off_is_logged(
+    port: int, actor: Actor, capsys: pytest.CaptureFixture[str], end: bytes,
+) -> None:
+    with connected(port) as connection:
+        connection.sendall(message("m1", "A")[:-2] + end + message("m2", "B"))
+        assert replies(connection, 1) == [["AA", "m2"]]
+    assert actor.names == ["B"]
+    (line,) = lost(capsys)
+    assert "the next block began" in line
+
+
+@pytest.mark.parametrize(("encoding", "doubtful"), [("utf-8", True), ("gb18030", False)])
+def test_utf8_labelled_gb18030_is_taken_as_labelled_and_logged_with_its_control_id(
+    port: int, actor: Actor, capsys: pytest.CaptureFixture[str], encoding: str, doubtful: bool,
+) -> None:
+    text = message("m7", "张伟").decode("gb18030")
+    with connected(port) as connection:
+        connection.sendall(text.encode(encoding))
+        assert replies(connection, 1) == [["AA", "m7"]]
+    assert actor.names == ["张伟".encode(encoding).decode("gb18030")]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "doubtful character set" in line]
+    assert len(lines) == doubtful
+    assert all("m7" in line and "GB 18030-2000" in line and "张" not in line and actor.names[0] not in line for line in lines)
+
+
+@pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("framed", [True, False])
+def test_utf16_is_answered_with_a_reason_and_the_connection_lives_on(
+    port: int, actor: Actor, codec: str, framed: bool,
+) -> None:
+    text = message("m1", "张").decode("gb18030")
+    data = text.encode(codec) if framed else b"\x0b" + text[1:-2].encode(codec) + b"\x1c\r"
+    with connected(port) as connection:
+        connection.sendall(data + message("m2"))
+        assert replies(connection, 2) == [["AE", "m1"], ["AA", "m2"]]
+    assert actor.names == ["LI"]
+
+
 def test_a_frame_that_drips_is_given_up(tmp_path: Path, actor: Actor) -> None:
     with serving(tmp_path, actor, io_timeout=5, idle_timeout=0.4) as port, connected(port) as connection:
         connection.settimeout(0.02)
