@@ -185,7 +185,7 @@ class App:
         self.registry.merged(unit, retired, survivor)
 
     def _moved(self, unit: Unit, local: Collection[PatientId], before: PatientId, now: PatientId) -> None:
-        self.registry.moved(unit, local, before, now)
+        self.publisher.patient_moved(unit, self.registry.moved(unit, local, before, now), now)
 
     def withdraw(self, unit: Unit, entry_uuid: str, caller: Caller) -> None:
         """Deprecate a DocumentEntry of our registry inside `unit`, and audit it once that is durable (`ports.Withdraw`)."""

@@ -7,6 +7,7 @@ its SubmissionSet.uniqueId, which then means that it is published.
 
 import contextlib
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import structlog
@@ -128,6 +129,11 @@ class Publisher:
     def patient_merged(self, unit: Unit, retired: PatientId, survivor: PatientId) -> None:
         """Remember whose the registry's entries are now; part of the merge's unit of work (`PatientMerged`)."""
         publications.merged(unit, retired, survivor)
+
+    @staticmethod
+    def patient_moved(unit: Unit, entries: Collection[str], patient: PatientId) -> None:
+        """Remember whose these entries of the registry are now; part of the feed's unit of work (`PatientMoved`)."""
+        publications.moved(unit, entries, patient)
 
     def _request(self, hospital: Hospital, study_uid: str, now: float) -> int:
         found = self._origins.ask(hospital, study_uid) if hospital.kind == "origin" else []
@@ -257,9 +263,7 @@ class Publisher:
             if XdsCode.DUPLICATE_UNIQUE_ID_IN_REGISTRY not in codes:
                 self._note_refused_draft(study_id, error, codes, attempts, now)
                 return False
-        entry = maker.manifest(made).submission.objects.documents[0]
         with self._database.write() as unit:
-            self._patients.registered(unit, PatientId.parse(entry.source_patient_id), PatientId.parse(entry.patient_id))
             publications.publish(unit, study_id, **maker.outcome(made))
         log.info("published", study=study_id)
         self._look_again(study_id, now)

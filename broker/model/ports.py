@@ -29,13 +29,6 @@ class PatientDirectory(Protocol):
         """Say whether this affinity-domain id is known and not merged away."""
         ...
 
-    def registered(self, unit: Unit, local: PatientId, patient: PatientId) -> None:
-        """Learn that a document of the local id was registered for the affinity-domain id `patient`, found earlier.
-
-        Where the person of the local id became another meanwhile, the document follows inside `unit`.
-        """
-        ...
-
 
 class PatientArrived(Protocol):
     """Told inside the feed's unit of work that a local id now has an affinity-domain id: waiting publications go on."""

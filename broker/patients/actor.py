@@ -44,7 +44,6 @@ class PixManager:
         self._affinity = profile.region.affinity_domain
         self._authorities = Authorities(profile)
         self._linker = Linker(self._affinity, arrived, merged, moved)
-        self._moved = moved
 
     # -- feeds
 
@@ -244,12 +243,6 @@ class PixManager:
         found = store.find(unit, local)
         number = store.survivor(unit, found).group if found else None
         return PatientId(self._affinity, store.get_group(unit, number).value) if number is not None else None
-
-    def registered(self, unit: Unit, local: PatientId, patient: PatientId) -> None:
-        """Tell the registry when the person of a local id is no longer `patient`, for whom a document was just registered."""
-        now = self.affinity_id(unit, local)
-        if now is not None and now != patient:
-            self._moved(unit, (local,), patient, now)
 
     def is_active(self, unit: Unit, patient: PatientId) -> bool:
         """Say whether this affinity-domain id is known and not merged away."""

@@ -116,9 +116,10 @@ class Linker:
             claims.setdefault(_claimant(number, parts, people, moved.id), []).append(number)
         heirs: dict[int, int] = {}
         homes: list[tuple[Identity, int]] = []
+        arrivals: list[PatientId] = []
         for index, part in enumerate(parts):
             kept, *others = claims.get(index) or [store.new_group(unit).id]
-            self._settle(unit, [people[i] for i in part if people[i].group != kept], kept)
+            arrivals += self._settle(unit, [people[i] for i in part if people[i].group != kept], kept)
             for other in others:
                 self._join(unit, other, kept)
             heirs |= dict.fromkeys((kept, *others), kept)
@@ -126,13 +127,16 @@ class Linker:
         for record, home in homes:
             if record.group is not None and heirs[record.group] != home:
                 self._move(unit, record, heirs[record.group], home)
+        for local in arrivals:      # once everything that is registered for them has gone along
+            self.arrived(unit, local)
 
-    def _settle(self, unit: Unit, people: Sequence[Identity], number: int) -> None:
+    @staticmethod
+    def _settle(unit: Unit, people: Sequence[Identity], number: int) -> list[PatientId]:
         store.put_in_group(unit, [person.id for person in people], number)
         value = store.get_group(unit, number).value
         for person in people:
             store.tell(unit, Event(at=time.time(), kind="grouped", patient=person.patient, body={"affinity": value}))
-            self.arrived(unit, person.patient)
+        return [person.patient for person in people]
 
     def _move(self, unit: Unit, record: Identity, before: int, now: int) -> None:
         left, home = (PatientId(self.affinity_domain, store.get_group(unit, number).value) for number in (before, now))

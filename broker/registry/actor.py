@@ -56,10 +56,13 @@ class Registry:
         """
         deprecate(unit, entry_uuid, call.facts)
 
-    def moved(self, unit: Unit, local: Collection[PatientId], before: PatientId, now: PatientId) -> None:
-        """Give what is registered for `before` under one of these source patient ids to `now`, inside the feed's unit."""
+    def moved(self, unit: Unit, local: Collection[PatientId], before: PatientId, now: PatientId) -> set[str]:
+        """Give what is registered for `before` under one of these source patient ids to `now`, inside the feed's unit.
+
+        Return the entryUUIDs of the documents.
+        """
         lock(unit, Lock.REGISTRY_PATIENT, (str(before), str(now)))
-        relink(unit, local, before, now, self._aliases)
+        return relink(unit, local, before, now, self._aliases)
 
     def merged(self, unit: Unit, retired: PatientId, survivor: PatientId) -> None:
         """Give all objects of `retired` to `survivor` inside the merge's unit; nothing is registered for `retired` any more."""

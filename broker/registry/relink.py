@@ -18,16 +18,16 @@ from broker.wire import ebxml_stored
 
 def relink(
     unit: Unit, local: Collection[PatientId], before: PatientId, now: PatientId, aliases: Mapping[str, str],
-) -> None:
-    """Give to `now` what is registered for `before` with one of these source patient ids. The caller holds the locks of both.
+) -> set[str]:
+    """Give to `now` what is registered for `before` with one of these source patient ids; return which documents went.
 
-    `aliases` maps designators of coding schemes to their OIDs.
+    The caller holds the locks of both patients. `aliases` maps designators of coding schemes to their OIDs.
     """
     wanted = set(map(str, local))
-    going = {entry.id for entry in store.documents_of(unit, before) if entry.source_patient_id in wanted}
-    if not going:
-        return
-    going |= _whole(unit, going, FOLDER)
+    documents = {entry.id for entry in store.documents_of(unit, before) if entry.source_patient_id in wanted}
+    if not documents:
+        return documents
+    going = documents | _whole(unit, documents, FOLDER)
     for uuid, members in _holders(unit, going, SUBMISSION).items():
         going = going | {uuid if members <= going else _divide(unit, uuid, members & going, now, aliases)}
     links = {link.id: link for link in store.links_of(unit, going)}
@@ -36,6 +36,7 @@ def relink(
     inside |= {link.id for link in links.values() if link.source in going and link.target in inside}
     store.give(unit, going | inside, now)
     store.remove_links(unit, links.keys() - inside)
+    return documents
 
 
 def _holders(unit: Unit, uuids: Collection[str], kind: str) -> dict[str, set[str]]:

@@ -131,16 +131,12 @@ class FakeDirectory:
     """Who is known to the index."""
 
     known: dict[PatientId, PatientId] = field(default_factory=dict)
-    told: list[tuple[PatientId, PatientId]] = field(default_factory=list)
 
     def affinity_id(self, unit: Unit, local: PatientId) -> PatientId | None:
         return self.known.get(local)
 
     def is_active(self, unit: Unit, patient: PatientId) -> bool:
         return patient in self.known.values()
-
-    def registered(self, unit: Unit, local: PatientId, patient: PatientId) -> None:
-        self.told.append((local, patient))
 
 
 @dataclass

@@ -59,9 +59,6 @@ class Directory:
     def is_active(self, unit: Unit, patient: PatientId) -> bool:
         return patient in self.active
 
-    def registered(self, unit: Unit, local: PatientId, patient: PatientId) -> None:
-        raise AssertionError("a registry registers, it is not told")
-
 
 def number() -> int:
     """Give a number not used before in this run, for uniqueIds."""

@@ -10,12 +10,13 @@
 accepted, in whatever state the row is.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from broker.db import sql
+from broker.db import batches, sql
 from broker.imaging.store.tables import publication, series, study
 from broker.model.ids import PatientId
 from broker.model.imaging import SeriesFacts
@@ -148,6 +149,12 @@ def merged(unit: Unit, retired: PatientId, survivor: PatientId) -> None:
     """Note that the registry gives everything of `retired` to `survivor`."""
     sql(unit).execute(
         sa.update(publication).where(publication.c.entry_patient == str(retired)).values(entry_patient=str(survivor)))
+
+
+def moved(unit: Unit, entries: Collection[str], patient: PatientId) -> None:
+    """Note that the registry gave these entries to `patient`."""
+    for batch in batches(entries):
+        sql(unit).execute(sa.update(publication).where(publication.c.entry_uuid.in_(batch)).values(entry_patient=str(patient)))
 
 
 def arrived(unit: Unit, patient: PatientId) -> int:

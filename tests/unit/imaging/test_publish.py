@@ -336,6 +336,21 @@ def test_a_patient_who_is_another_person_now_takes_the_pictures_along(bench: Ben
     assert not [link for link in bench.sent[1].associations if link.type == RPLC], "a replacement keeps the patient"
 
 
+def test_what_the_registry_moved_by_itself_is_not_sent_again(bench: Bench) -> None:
+    other = PatientId("2.999.1.1", "P-2")
+    bench.receive(stored(1))
+    bench.publisher.run_once(QUIET)
+    bench.patients.known[LOCAL] = other
+    with bench.database.write() as unit:
+        bench.publisher.patient_moved(unit, [bench.entry(0)], other)
+        bench.publisher.patient_arrived(unit, LOCAL)
+    assert (bench.publisher.run_once(QUIET + 1), bench.withdrawn, len(bench.sent)) == (0, [], 1)
+    bench.receive(stored(2))
+    bench.publisher.run_once(QUIET + 200)
+    assert bench.sent[1].documents[0].patient_id == str(other)
+    assert [link.target for link in bench.sent[1].associations if link.type == RPLC] == [bench.entry(0)]
+
+
 def test_a_merge_moves_what_is_registered_and_nothing_is_sent_again(bench: Bench) -> None:
     survivor = PatientId("2.999.1.1", "P-2")
     bench.receive(stored(1))

@@ -148,20 +148,6 @@ def test_who_leaves_takes_the_ids_merged_into_it_along(bench: Bench) -> None:
     assert bench.affinity("A8") == bench.affinity("A1") != before
 
 
-def test_a_document_registered_while_its_patient_left_follows(bench: Bench) -> None:
-    bench.feed("A04", "A1")
-    bench.add("B1")
-    old = PatientId(XAD, bench.affinity("A1"))
-    bench.feed("A08", "A1", OTHER)
-    new = PatientId(XAD, bench.affinity("A1"))
-    bench.ports.moved.clear()
-    with bench.database.write() as unit:
-        bench.manager.registered(unit, PatientId(HOSPA, "A1"), old)
-        bench.manager.registered(unit, PatientId(HOSPA, "A1"), new)
-        bench.manager.registered(unit, PatientId(HOSPA, "nobody"), old)
-    assert bench.ports.moved == [({PatientId(HOSPA, "A1")}, old, new)]
-
-
 def test_the_survivor_keeps_the_older_id_even_when_it_was_the_retired_ones(bench: Bench) -> None:
     bench.feed("A04", "A9")
     older = bench.affinity("A9")
