@@ -100,10 +100,12 @@ class Limits(_Part):
     idle_seconds: float = Field(30.0, gt=0, description="silence after which a retrieve is given up")
     total_seconds: float = Field(600.0, gt=0, description="longest retrieve")
     hours: str = Field("00:00-24:00", pattern=r"^\d\d:\d\d-\d\d:\d\d$")
-    back_off_seconds: float = Field(10.0, ge=0, description="how long a PACS that does not answer is left alone")
     incoming: int | None = Field(
         None, ge=1, le=4096, description="associations of a receiver process that stay its own when places are short; "
         "empty = an equal part")
+    back_off_seconds: float = Field(
+        10.0, ge=0, description="how long a PACS that does not answer is left alone, and not asked for what it could not send")
+    requests: int = Field(100, ge=0, description="further requests of one fetch, in smaller pieces, after one that failed")
 
 
 class Hospital(_Part):

@@ -44,10 +44,14 @@ class Found:
 
 @dataclass(slots=True)
 class Gathered:
-    """What became of each instance asked for: found, or missing with a reason for people. Together they are all of them."""
+    """What became of each instance asked for: found, or missing with a reason for people. Together they are all of them.
+
+    `impossible` are those of the missing ones that the PACS was asked for and cannot give; others may come next time.
+    """
 
     found: dict[InstanceRef, Found] = field(default_factory=dict)
     missing: dict[InstanceRef, str] = field(default_factory=dict)
+    impossible: set[InstanceRef] = field(default_factory=set)
     patients: set[PatientId] = field(default_factory=set)
 
 
@@ -197,6 +201,7 @@ class Fetch:
         with self._database.read() as unit:
             # First the jobs, then the rows: what a job that has ended brought is on record.
             jobs = {job_id: fetches.state(unit, job_id) for job_id in flights}
+            reasons = {job_id: fetches.reasons(unit, job_id) for job_id in flights}
             located = online(unit, [ref for flight in flights.values() for ref in flight.waiting], self._profile)
         for job_id, flight in list(flights.items()):
             flight.announced.clear()
@@ -204,6 +209,10 @@ class Fetch:
                 if any(self._open(ref, place, gathered.found) for place in located.places[ref]):
                     flight.waiting.discard(ref)
             reason = self._over(jobs[job_id], flight)
+            impossible = {ref for ref in flight.waiting if ref.sop_uid in reasons[job_id]}
+            gathered.impossible |= impossible
+            gathered.missing |= {ref: reasons[job_id][ref.sop_uid] for ref in impossible}
+            flight.waiting -= impossible
             if reason:
                 gathered.missing.update(dict.fromkeys(flight.waiting, reason))
             if reason or not flight.waiting:

@@ -1,8 +1,8 @@
 """Runs fetch jobs: the only caller of the Mover for pictures, and the holder of the hospitals' limits.
 
-A job asks for the whole study when all its catalogue is wanted, else for instances by UID; what did not come is asked
-for once more by UID. Completeness is counted from what landed, never taken from a final status: a PACS may say
-success and send nothing.
+What a job asks for, and in which pieces when a request fails, is decided in `asking`. Completeness is counted from what
+landed, never taken from a final status: a PACS may say success and send nothing. What cannot be had has its own reason
+on record, which the waiters are told and later jobs know for the hospital's `back_off_seconds`.
 """
 
 import contextlib
@@ -11,8 +11,7 @@ import secrets
 import socket
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -21,19 +20,18 @@ import structlog
 from broker.config.profile import Hospital, Profile
 from broker.coord.base import Coord
 from broker.db import Database
+from broker.imaging.asking import Asking, Ended, Listed, Request
 from broker.imaging.store import fetches, studies
 from broker.imaging.store.fetches import Job, Wanted
 from broker.model.errors import Unavailable
-from broker.model.ids import is_uid
-from broker.model.ports import Mover, Unit, Want
+from broker.model.ports import Mover, Retrieved, RetrieveFailed, Unit
 
 _TICK = 1.0                 # seconds between two looks into SQL
 _PATIENCE = 10.0            # seconds without a beat after which a job's owner counts as dead
 _GRACE = 2.0                # seconds without a landing after which a final response is believed
 _GRACE_FAILED = 0.5         # the same after a failure: nobody shall wait longer for a PACS that is down
 _POLL = 0.1
-_UIDS = 200                 # instances of one series asked for at once
-_ATTEMPTS = 2
+_BREAKS = 3                 # times in a row a PACS that sent something may fall silent or away before it is given up
 _STALE = 2.0                # times `total_seconds` in the queue, after which nobody waits any more
 _KEPT = 7 * 86400.0         # seconds an ended job stays on record
 
@@ -42,14 +40,20 @@ log = structlog.get_logger("broker.fetch")
 
 @dataclass(slots=True)
 class _Run:
-    """A job in our hands: until when (monotonic seconds), and how often each instance was asked for."""
+    """A job in our hands, and until when (monotonic seconds)."""
 
     job: Job
     hospital: Hospital
     stop: threading.Event
     until: float
     lost: threading.Event = field(default_factory=threading.Event)
-    asked: Counter[str] = field(default_factory=Counter)
+    came: bool = False
+    breaks: int = 0
+
+    def broke(self, *, landed: bool) -> bool:
+        """Note that the PACS fell silent or away; say whether the rest is worth another try."""
+        self.breaks = 0 if landed else self.breaks + 1
+        return self.came and self.breaks < _BREAKS
 
     def goes_on(self) -> bool:
         """Say whether the job is still ours and in time."""
@@ -169,7 +173,7 @@ class FetchWorker:
 
     def _work(self, run: _Run) -> None:
         try:
-            if self._fetch(run) is not None:
+            if self._fetch(run):
                 self._probe(run)
         except Unavailable as error:
             # Only the database gets here. Without our beats the job is reaped and run again.
@@ -182,8 +186,9 @@ class FetchWorker:
             self._threads.discard(threading.current_thread())
         self._coord.publish("fetch", {"job": None})
 
-    def _fetch(self, run: _Run) -> Unavailable | None:
-        """Ask until everything landed or was asked for twice, then end the job. Give the failure that ended it early."""
+    def _fetch(self, run: _Run) -> bool:
+        """Ask until what can be had landed, then end the job. Return whether the PACS may be down."""
+        asking = self._begin(run)
         failed: Unavailable | None = None
         last = ""
         while True:
@@ -191,18 +196,41 @@ class FetchWorker:
                 # Inside the flight's lock: what joined until now is asked for, what joins later finds the job ended.
                 fetches.alone(unit, run.job.hospital, run.job.study_uid)
                 missing = fetches.missing(unit, run.job.id)
-                todo = [want for want in missing if run.asked[want.sop_uid] < _ATTEMPTS]
                 if missing and run.gone:
-                    return None
-                if failed is not None or not todo or not run.goes_on():
-                    fetches.finish(unit, run.job, self._verdict(run, missing, last), time.time())
-                    self._announce(unit, run.job)
-                    return failed
-            failed = self._ask(run, todo)
+                    return False
+                requests = asking.more(missing) if failed is None and run.goes_on() else []
+                fetches.will_not_come(unit, run.job.id, self._worded(run, asking.reasons))
+                if not requests:
+                    self._end(unit, run, asking, last if failed else "")
+                    return failed is not None or asking.in_vain
+            failed = self._ask(run, asking, requests)
+            landed = len(self._missing(run)) < len(missing)
+            run.came = run.came or landed
             if failed is not None:
                 last = str(failed)
-                if self._count_missing(run) < len(missing):
-                    failed = None           # it broke on the way: the rest is worth another try
+                if run.broke(landed=landed):
+                    failed = None
+
+    def _begin(self, run: _Run) -> Asking:
+        """Return what there is to ask, without what an earlier job found to be impossible just now."""
+        job, limits = run.job, run.hospital.limits
+        with self._database.write() as unit:
+            known = fetches.known_reasons(unit, job, time.time() - limits.back_off_seconds)
+            fetches.will_not_come(unit, job.id, {sop_uid: fetches.AGAIN + why for sop_uid, why in known.items()})
+            study = studies.study(unit, job.hospital, job.study_uid)
+            rows = studies.origin_catalogue(unit, study.id) if study else []
+        return Asking(job.study_uid, {sop: Listed(series, kind) for series, sop, kind in rows}, limits.requests)
+
+    def _worded(self, run: _Run, reasons: dict[str, str]) -> dict[str, str]:
+        return {sop_uid: f"the PACS of {run.hospital.key} did not send it: {why}" for sop_uid, why in reasons.items()}
+
+    def _end(self, unit: Unit, run: _Run, asking: Asking, last: str) -> None:
+        missing, known = fetches.missing(unit, run.job.id), fetches.reasons(unit, run.job.id)
+        verdict = self._verdict(run, missing, known, last)
+        exhausted = [want.sop_uid for want in missing if asking.exhausted(want.sop_uid)]
+        fetches.will_not_come(unit, run.job.id, dict.fromkeys(exhausted, verdict))
+        fetches.finish(unit, run.job, verdict, time.time())
+        self._announce(unit, run.job)
 
     def _give_up(self, run: _Run) -> None:
         with contextlib.suppress(Unavailable), self._database.write() as unit:
@@ -210,81 +238,66 @@ class FetchWorker:
             fetches.finish(unit, run.job, "an error of the broker itself", time.time())
             self._announce(unit, run.job)
 
-    def _verdict(self, run: _Run, missing: Sequence[Wanted], last: str) -> str:
-        """Say why a job failed; empty when nothing is missing."""
+    def _verdict(self, run: _Run, missing: Sequence[Wanted], known: dict[str, str], last: str) -> str:
+        """Return why a job failed; empty when nothing is missing."""
         if not missing:
-            return ""
+            return f"{len(known)} of the instances cannot be had: {next(iter(known.values()))}" if known else ""
         if last:
             return f"the PACS of {run.hospital.key} failed: {last}"
         if not run.goes_on():
             return f"the PACS of {run.hospital.key} was not done within {run.hospital.limits.total_seconds:.0f} seconds"
         return f"the PACS of {run.hospital.key} did not send {len(missing)} of the instances"
 
-    def _ask(self, run: _Run, wanted: Sequence[Wanted]) -> Unavailable | None:
-        """Retrieve once; return when nothing more lands. Give the failure of the PACS, if any."""
+    def _ask(self, run: _Run, asking: Asking, requests: Sequence[Request]) -> Unavailable | None:
+        """Carry out the requests; return when nothing more lands. Return the failure after which none was made, if any."""
         failed: Unavailable | None = None
-        for want, sop_uids in self._plan(run, wanted):
+        doubtful: set[str] = set()
+        for number, request in enumerate(requests):
             if not run.goes_on():
                 break
-            run.asked.update(sop_uids)
             try:
-                self._retrieve(run, want)
+                one = self._retrieve(run, request)
             except Unavailable as error:
                 log.warning("retrieve failed", job=run.job.id, hospital=run.hospital.key, reason=str(error))
-                failed = error
+                failed, one = error, Ended(request, Retrieved(words=str(error)), failed=True)
+                asking.postpone(requests[number + 1:])
+            asking.ended(one)
+            doubtful |= one.doubtful
+            if failed is not None:
                 break
-        self._settle(run, min(self._grace, _GRACE_FAILED) if failed else self._grace)
+        self._settle(run, doubtful)
         return failed
 
-    def _retrieve(self, run: _Run, want: Want) -> None:
-        """Retrieve; a PACS that cannot take a list of instances (pynetdicom's qrscp) is asked for their series instead."""
-        missing = self._count_missing(run)
+    def _retrieve(self, run: _Run, request: Request) -> Ended:
+        """Ask once. What was asked for before goes by the hospital's next route, where it has several."""
+        routes = run.hospital.routes
+        turn = request.want.attempt % len(routes)
+        hospital = run.hospital.model_copy(update={"routes": (*routes[turn:], *routes[:turn])}) if turn else run.hospital
         try:
-            self._mover.retrieve(run.hospital, want, run.goes_on)
-        except Unavailable as error:
-            if len(want.sop_uids) < 2:
-                raise
-            self._settle(run, min(self._grace, _GRACE_FAILED))
-            if not run.goes_on() or self._count_missing(run) < missing:
-                raise
-            log.info("a list of instances failed, their series is asked for", job=run.job.id, reason=str(error))
-            self._mover.retrieve(run.hospital, replace(want, sop_uids=(), sop_classes=()), run.goes_on)
+            return Ended(request, self._mover.retrieve(hospital, request.want, run.goes_on))
+        except RetrieveFailed as error:
+            log.info("a part of a study could not be had", job=run.job.id, hospital=run.hospital.key,
+                     instances=len(request.sop_uids), reason=str(error))
+            return Ended(request, replace(error.retrieved, words=error.retrieved.words or str(error)), failed=True)
 
-    def _plan(self, run: _Run, wanted: Sequence[Wanted]) -> Iterator[tuple[Want, Sequence[str]]]:
-        """Give the requests to make, each with the instances it is for. One names one series (PS3.4 C.4.2.2.1)."""
-        study_uid, sop_uids = run.job.study_uid, [want.sop_uid for want in wanted]
-        listed = self._listed(run)
-        if not run.asked and listed and listed.keys() <= set(sop_uids):
-            yield Want(study_uid, sop_classes=_classes(listed, sop_uids)), sop_uids
-            return
-        series: dict[str, list[str]] = {}
-        for want in wanted:
-            series.setdefault(want.series_uid, []).append(want.sop_uid)
-        for series_uid, uids in series.items():
-            for start in range(0, len(uids), _UIDS):
-                batch = uids[start:start + _UIDS]
-                yield Want(study_uid, (series_uid,), tuple(batch), _classes(listed, batch)), batch
+    def _settle(self, run: _Run, doubtful: Collection[str]) -> None:
+        """Return when all landed, or nothing did for a while: rows follow their objects within a second.
 
-    def _listed(self, run: _Run) -> dict[str, str]:
-        """Give what the origin lists of the study: SOP class (may be empty) by SOP Instance UID."""
-        with self._database.read() as unit:
-            study = studies.study(unit, run.job.hospital, run.job.study_uid)
-            return {sop: kind for _, sop, kind in studies.origin_catalogue(unit, study.id)} if study else {}
-
-    def _settle(self, run: _Run, grace: float) -> None:
-        """Return when all landed, or nothing did for `grace` seconds: rows follow their objects within a second."""
+        The while is shorter where nothing is left that the PACS may have sent.
+        """
         before, until = -1, 0.0
         while not run.gone:
-            left = self._count_missing(run)
-            if left != before:
-                before, until = left, time.monotonic() + grace
+            left = self._missing(run)
+            if len(left) != before:
+                grace = self._grace if left & set(doubtful) else min(self._grace, _GRACE_FAILED)
+                before, until = len(left), time.monotonic() + grace
             if not left or time.monotonic() >= until:
                 return
             run.stop.wait(_POLL)
 
-    def _count_missing(self, run: _Run) -> int:
+    def _missing(self, run: _Run) -> set[str]:
         with self._database.read() as unit:
-            return len(fetches.missing(unit, run.job.id))
+            return {want.sop_uid for want in fetches.missing(unit, run.job.id)}
 
     def _announce(self, unit: Unit, job: Job) -> None:
         unit.after_commit(lambda: self._coord.publish("fetch_done", {"job": job.id}))
@@ -304,12 +317,6 @@ class FetchWorker:
             self._down[key] = time.monotonic() + run.hospital.limits.back_off_seconds
         finally:
             self._probed.discard(key)
-
-
-def _classes(listed: Mapping[str, str], sop_uids: Iterable[str]) -> tuple[str, ...]:
-    """Give the SOP classes of these instances, sorted; none when that of one is not known."""
-    classes = {listed.get(sop_uid, "") for sop_uid in sop_uids}
-    return tuple(sorted(classes)) if all(is_uid(uid) for uid in classes) else ()
 
 
 def is_open(hours: str, now: datetime) -> bool:

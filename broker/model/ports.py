@@ -87,13 +87,15 @@ class Outbound(Protocol):
 class Want:
     """What a fetch asks of a PACS: a study, narrowed to series and instances when they are given.
 
-    `sop_classes` is not asked for: it says which classes will come, where that is known.
+    `sop_classes` is not asked for: it says which classes will come, where that is known. `attempt` counts how often the
+    PACS was asked for these before and did not send them.
     """
 
     study_uid: str
     series_uids: tuple[str, ...] = ()
     sop_uids: tuple[str, ...] = ()
     sop_classes: tuple[str, ...] = field(default=(), compare=False)
+    attempt: int = field(default=0, compare=False)
 
 
 class StudyRows(list[dict[str, str]]):
@@ -123,7 +125,7 @@ class Retrieved:
 
 
 class RetrieveFailed(Unavailable):
-    """A retrieve whose final status is a failure; `retrieved` is what the PACS said of it."""
+    """A retrieve whose final status is a failure, or that the PACS broke off; `retrieved` is what it said of it."""
 
     def __init__(self, what: str, retrieved: Retrieved) -> None:
         super().__init__(what)
@@ -145,7 +147,7 @@ class Mover(Protocol):
         """C-GET where the hospital's routes say so, else C-MOVE to our own AE title; return what the final response says.
 
         `progress()` is asked at least once a second and gives False to cancel. Raise `RetrieveFailed` for a failed final
-        status, `Unavailable` for a refused, silent or broken association.
+        status and an association that breaks off, `Unavailable` for one that is refused or silent.
         """
         ...
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -188,3 +189,40 @@ def dies(pacs: BadPacs, _peer: Parrot, _command: Command, wanted: Sequence[Path]
     """It sends one object and is gone."""
     pacs.send(wanted[:1])
     pacs.die()
+
+
+def stops_at(sop_uid: str) -> Callable[[BadPacs, Parrot, Command, Sequence[Path]], None]:
+    """It fails the whole request at an object that it cannot send, as Orthanc does."""
+    def script(pacs: BadPacs, peer: Parrot, command: Command, wanted: Sequence[Path]) -> None:
+        names = [_ids(file)["SOPInstanceUID"] for file in wanted]
+        pacs.send(wanted[:names.index(sop_uid)] if sop_uid in names else wanted)
+        peer.respond(command, 0xC000 if sop_uid in names else SUCCESS)
+    return script
+
+
+def aborts_at(sop_uid: str) -> Callable[[BadPacs, Parrot, Command, Sequence[Path]], None]:
+    """It breaks off the association at an object that it cannot send."""
+    def script(pacs: BadPacs, peer: Parrot, command: Command, wanted: Sequence[Path]) -> None:
+        names = [_ids(file)["SOPInstanceUID"] for file in wanted]
+        pacs.send(wanted[:names.index(sop_uid)] if sop_uid in names else wanted)
+        if sop_uid in names:
+            peer.say(b"\7\0\0\0\0\4\0\0\2\0")
+            peer.socket.close()
+        else:
+            peer.respond(command, SUCCESS)
+    return script
+
+
+def skips(sop_uid: str) -> Callable[[BadPacs, Parrot, Command, Sequence[Path]], None]:
+    """It goes on after an object that it cannot send, and names it at the end, as dcmtk's dcmqrscp does."""
+    value = sop_uid.encode() + b"\0" * (len(sop_uid) % 2)
+    failed = struct.pack("<HHL", 0x0008, 0x0058, len(value)) + value    # Failed SOP Instance UID List
+
+    def script(pacs: BadPacs, peer: Parrot, command: Command, wanted: Sequence[Path]) -> None:
+        good = [file for file in wanted if _ids(file)["SOPInstanceUID"] != sop_uid]
+        pacs.send(good)
+        if len(good) < len(wanted):
+            peer.respond(command, 0xB000 if good else 0xA702, failed)
+        else:
+            peer.respond(command, SUCCESS)
+    return script

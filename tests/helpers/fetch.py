@@ -153,12 +153,12 @@ def build(database: Database, folder: Path, profile: Profile) -> Centre:
 class Pacs:
     """An origin's PACS behind the Mover port. `script` says what one request delivers; None = everything it asks for.
 
-    A script may raise `Unavailable`, and may deliver before it does.
+    A script may raise `Unavailable` or `RetrieveFailed`, and may deliver before it does.
     """
 
     centre: Centre
     holds: list[InstanceRef] = field(default_factory=list)
-    script: Callable[["Pacs", Want, Callable[[], bool]], None] | None = None
+    script: Callable[["Pacs", Want, Callable[[], bool]], Retrieved | None] | None = None
     answers: bool = True
     slow: float = 0.0
     asked: list[Want] = field(default_factory=list)
@@ -178,7 +178,7 @@ class Pacs:
         raise AssertionError
 
     def retrieve(self, hospital: Hospital, want: Want, progress: Callable[[], bool]) -> Retrieved:
-        """C-MOVE."""
+        """C-MOVE. A script that returns nothing ends with success."""
         with self._guard:
             self.asked.append(want)
             self.at_once += 1
@@ -188,9 +188,8 @@ class Pacs:
             if not self.answers:
                 raise Unavailable(f"PACS {hospital.key}")
             if self.script is not None:
-                self.script(self, want, progress)
-            else:
-                self.deliver(self.matching(want))
+                return self.script(self, want, progress) or Retrieved()
+            self.deliver(self.matching(want))
             return Retrieved()
         finally:
             with self._guard:

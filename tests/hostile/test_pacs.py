@@ -13,7 +13,7 @@ from broker.model.imaging import InstanceRef
 from tests.helpers import bad_pacs, dicom
 from tests.helpers.bad_pacs import BadPacs
 from tests.helpers.dimse import Parrot
-from tests.helpers.site import THEIRS, Site, eventually, ref
+from tests.helpers.site import THEIRS, A, Site, eventually, ref
 
 pytestmark = [pytest.mark.peer("dcmtk")]
 
@@ -58,7 +58,7 @@ class Study:
 
 @pytest.fixture
 def study(site: Site, pacs: BadPacs, tmp_path: Path) -> Iterator[Study]:
-    found = Study(site, pacs, tmp_path, dicom.ct_study(tmp_path / "pacs", 4))
+    found = Study(site, pacs, tmp_path, dicom.ct_study(tmp_path / "pacs", 4, patient=dicom.Patient(id=A.value)))
     pacs.behave()
     pacs.holds += found.files
     site.catalogue(found.refs())
@@ -110,6 +110,23 @@ def test_a_pacs_that_sends_nothing(study: Study, script: Script, words: str, sec
     study.comes()
 
 
+@pytest.mark.parametrize("way", [bad_pacs.stops_at, bad_pacs.aborts_at, bad_pacs.skips], ids=["stops", "aborts", "skips"])
+def test_what_a_pacs_cannot_send_keeps_nothing_else_away(study: Study, way: Callable[[str], Script]) -> None:
+    bad = study.refs()[1].sop_uid
+    study.pacs.move = way(bad)
+    got, took = study.fetch()
+    assert took < 2 * TOTAL
+    assert missing(got) == [bad]
+    assert "the PACS of b did not send it: " in got.missing[0].context
+    asked = len(study.pacs.asked)
+    assert asked < 10
+    again, _ = study.fetch("again")
+    if len(study.pacs.asked) == asked:      # within the back-off, half a second here
+        assert "not asked for again so soon" in again.missing[0].context
+    assert (len(again.pictures), missing(again)) == (3, [bad])
+    study.comes()
+
+
 @pytest.mark.parametrize(("greet", "words"), [
     (greeting_refusal, "(refused: Called AE title not recognised)"),
     (greeting_silence, "(no answer to the request for an association)"),
@@ -131,7 +148,7 @@ def test_a_pacs_that_sends_half_and_aborts(study: Study) -> None:
     study.pacs.move = bad_pacs.half_and_abort
     got, took = study.fetch()
     assert took < 2 * TOTAL
-    assert [len(asked) for asked in study.pacs.asked] == [0, 2]     # asked again for the rest, it gave half of that
+    assert [len(asked) for asked in study.pacs.asked] == [0, 2, 1]  # asked again for the rest, it gave half of that; then nothing
     assert (len(got.pictures), len(missing(got))) == (3, 1)
     study.comes()
 

@@ -99,14 +99,17 @@ def plain(sop_class: str) -> list[Proposal]:
     return [(sop_class, (IMPLICIT,))]
 
 
-def wanted(sop_classes: Sequence[str], hospital: Hospital) -> list[Proposal]:
+def wanted(sop_classes: Sequence[str], hospital: Hospital, attempt: int = 0) -> list[Proposal]:
     """Return the storage contexts to propose with a C-GET of objects of these classes (empty = unknown).
+
+    Of unknown ones the likeliest are proposed, at a further attempt the others.
 
     Each class gets the transfer syntaxes that are received. Each syntax has a context of its own while the room lasts;
     else the likeliest have, and the others share. Classes that are not taken from the hospital are left out.
     """
-    listed, here = sop_classes or [*hospital.sop_classes, *_COMMON, *STORAGE][:_ROOM // 2], taken(hospital)
-    classes = [uid for uid in dict.fromkeys(listed) if uid in here][:_ROOM]
+    here, known = taken(hospital), list(dict.fromkeys((*hospital.sop_classes, *_COMMON, *STORAGE)))
+    guessed = known[_ROOM // 2:] if attempt else known[:_ROOM // 2]
+    classes = [uid for uid in dict.fromkeys(sop_classes or guessed) if uid in here][:_ROOM]
     groups = _groups(_ROOM // max(len(classes), 1))
     return [(uid, group) for uid in classes for group in groups]
 

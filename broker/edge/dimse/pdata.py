@@ -39,7 +39,11 @@ class ProtocolError(Exception):
 
 
 class PeerGone(Exception):
-    """The peer aborted or closed the connection."""
+    """The peer aborted or closed the connection, or is silent for too long."""
+
+
+class PeerBroke(PeerGone):
+    """The peer aborted or closed the connection: it may do better with another request."""
 
 
 class Command:
@@ -190,7 +194,7 @@ class Link:
             if kind == _RELEASE:
                 return
             if kind != _P_DATA:
-                raise (PeerGone if kind == _ABORTED else ProtocolError)(f"PDU of type {kind}")
+                raise PeerBroke("association aborted") if kind == _ABORTED else ProtocolError(f"PDU of type {kind}")
             while size:
                 length, context, control = _PDV.unpack(self._exactly(6))
                 left = length - 2
@@ -285,9 +289,9 @@ class Link:
                 self._patience(silent)
                 continue
             except OSError as error:
-                raise PeerGone(error.strerror or type(error).__name__) from error
+                raise PeerBroke(error.strerror or type(error).__name__) from error
             if not count:
-                raise PeerGone("connection closed")
+                raise PeerBroke("connection closed")
             if self._heard is not None:
                 self._heard(time.monotonic() - since, count)
             self._end += count

@@ -14,7 +14,7 @@ from broker.edge.dimse.association import Accept, Context, Head, Implementation
 from broker.edge.dimse.c_store import Reception, StoreRequest
 from broker.edge.dimse.contexts import Proposal
 from broker.edge.dimse.messages import Message, Messages
-from broker.edge.dimse.pdata import Limits, Link, PeerGone, ProtocolError
+from broker.edge.dimse.pdata import Limits, Link, PeerBroke, PeerGone, ProtocolError
 from broker.model.errors import TooLarge, Unavailable
 from broker.wire.tags import IMPLEMENTATION_UID, IMPLEMENTATION_VERSION
 
@@ -109,7 +109,7 @@ class Requestor:
             yield answer
             if answer.status not in statuses.PENDING:
                 return
-        raise PeerGone("released before the final response")
+        raise PeerBroke("released before the final response")
 
     def _cancel(self, context: int) -> None:
         self._link.send(pdata.write_command(context, [

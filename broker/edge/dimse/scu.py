@@ -69,7 +69,8 @@ class Scu:
         """C-GET or C-MOVE as the hospital's routes say, the next one for what one could not send; return how the last ended.
 
         `progress()` is asked at least once a second and gives False to cancel. Raise `RetrieveFailed` for a failed final
-        status, `Unavailable` for a refused, silent or broken association. What really came is counted by the caller.
+        status and an association that breaks off, `Unavailable` for one that is refused or silent. What really came is
+        counted by the caller.
         """
         ways = {"get": self._get, "move": self._move}
         for route in hospital.routes[:-1]:
@@ -94,10 +95,11 @@ class Scu:
             return _judge(hospital, answers, patience, {})
 
     def _get(self, hospital: Hospital, want: Want, progress: Callable[[], bool]) -> Retrieved:
-        proposed = contexts.wanted(want.sop_classes or self._classes(hospital, want), hospital)
+        proposed = contexts.wanted(want.sop_classes or self._classes(hospital, want), hospital, want.attempt)
         provided = list(dict.fromkeys(sop_class for sop_class, _ in proposed))
         if not proposed:
-            raise away(hospital, "its objects are of SOP classes that are not taken")
+            words = "the SOP class is not taken here"
+            raise RetrieveFailed(pacs(hospital, words), Retrieved(words=words))
         patience = Patience(hospital.limits.idle_seconds, hospital.limits.total_seconds, progress)
         incoming = _Incoming(self._received, hospital, self._caller(hospital), self._settings.max_body)
         with self._audited(GET, hospital, Facts(studies={want.study_uid: []})), connect(
@@ -248,8 +250,10 @@ def _judge(
             last = Retrieved(answer.status, answer.words, answer.failed, refused)
             if statuses.is_failure(answer.status) and not patience.cancelled:
                 raise RetrieveFailed(pacs(hospital, answer.words), last)
-    except pdata.PeerGone:
+    except pdata.PeerGone as error:
         if not patience.cancelled:
+            if isinstance(error, pdata.PeerBroke):
+                raise RetrieveFailed(pacs(hospital, str(error)), replace(last, words=str(error))) from error
             raise
     return last
 

@@ -14,6 +14,8 @@ from broker.db import Lock, lock, sql
 from broker.imaging.store.tables import fetch_job, fetch_want, instance, study
 from broker.model.ports import Unit
 
+AGAIN = "not asked for again so soon: "     # begins the reason of what an earlier job found out
+
 _OPEN = fetch_job.c.state.in_(("queued", "running"))
 _BATCH = 500
 
@@ -123,13 +125,17 @@ def reasons(unit: Unit, job_id: int) -> dict[str, str]:
 
 
 def known_reasons(unit: Unit, job: Job, since: float) -> dict[str, str]:
-    """Return why instances that `job` waits for did not come to a job of the same study that ended after `since`."""
+    """Return why instances that `job` waits for did not come to a job of the same study that ended after `since`.
+
+    Only what that job itself found out counts, so that a reason is not handed on for ever.
+    """
     before, want = fetch_want.alias(), fetch_want
     rows = sql(unit).execute(
         sa.select(before.c.sop_uid, before.c.reason)
         .join(fetch_job, fetch_job.c.id == before.c.job_id).join(want, want.c.sop_uid == before.c.sop_uid)
         .where(fetch_job.c.study_uid == job.study_uid, fetch_job.c.hospital == job.hospital, fetch_job.c.ended_at >= since,
-               want.c.job_id == job.id, before.c.reason != "", before.c.landed.is_(sa.false()))
+               want.c.job_id == job.id, before.c.reason != "", before.c.landed.is_(sa.false()),
+               ~before.c.reason.startswith(AGAIN, autoescape=True))
         .order_by(before.c.job_id))
     return {row.sop_uid: row.reason for row in rows}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.config.profile import Profile
+from broker.config.profile import Hospital, Profile
 from broker.coord.local import LocalCoord
 from broker.db import Database, sql
 from broker.imaging import fetch, fetch_worker
@@ -20,7 +20,7 @@ from broker.imaging.fetch_worker import is_open
 from broker.imaging.store import fetches, studies, tables
 from broker.model.errors import Unavailable
 from broker.model.imaging import InstanceRef
-from broker.model.ports import Want
+from broker.model.ports import Retrieved, RetrieveFailed, Want
 from tests.helpers.fetch import JPEG, OURS, THEIRS, Centre, Lossy, Pacs, build, limited, octets, read, refs_of, working
 
 
@@ -584,11 +584,97 @@ def test_a_pacs_that_cannot_take_a_list_is_asked_for_the_series(centre: Centre) 
 
     def only_single(pacs: Pacs, want: Want, _progress: Callable[[], bool]) -> None:
         if len(want.sop_uids) > 1:
-            raise Unavailable("lists of UIDs")
+            raise RetrieveFailed("lists of UIDs", Retrieved(0xC000, "it takes no list"))
         pacs.deliver(pacs.matching(want))
 
     pacs.script = only_single
     with working(centre, pacs):
         gathered = centre.fetch.gather([refs[0], refs[1], refs[5]])
     assert set(gathered.found) == {refs[0], refs[1], refs[5]}
-    assert [len(want.sop_uids) for want in pacs.asked] == [2, 0, 1]
+    assert [len(want.sop_uids) for want in pacs.asked] == [2, 1, 0]
+
+
+def _cannot_send(bad: InstanceRef) -> Callable[[Pacs, Want, Callable[[], bool]], None]:
+    """Orthanc's way: a request fails with the first object that cannot be sent."""
+    def script(pacs: Pacs, want: Want, _progress: Callable[[], bool]) -> None:
+        found = pacs.matching(want)
+        at = found.index(bad) if bad in found else len(found)
+        pacs.deliver(found[:at])
+        if at < len(found):
+            raise RetrieveFailed("C-MOVE", Retrieved(0xC000, "unable"))
+    return script
+
+
+def test_what_cannot_be_had_has_its_reason_and_is_not_asked_for_again_so_soon(centre: Centre) -> None:
+    refs, pacs = _at_origin(centre, 3, series=3)
+    pacs.script = _cannot_send(refs[4])
+    rest = [ref for ref in refs if ref != refs[4]]
+    with working(centre, pacs):
+        first = centre.fetch.gather(refs)
+        asked = len(pacs.asked)
+        second = centre.fetch.gather(refs)
+        assert len(pacs.asked) == asked
+        time.sleep(1.1)         # the back-off of this hospital is a second
+        third = centre.fetch.gather(refs)
+        assert len(pacs.asked) == asked + 1
+    for gathered, why in ((first, ""), (second, "not asked for again so soon: "), (third, "")):
+        assert set(gathered.found) == set(rest)
+        assert gathered.missing == {refs[4]: why + "the PACS of b did not send it: unable"}
+        assert gathered.impossible == {refs[4]}
+    assert pacs.echoes == 1     # the third job's only request failed
+
+
+def test_an_instance_that_came_and_is_not_given_is_not_waited_for(centre: Centre) -> None:
+    """The index sets aside what is not what the PACS announced."""
+    refs, pacs = _at_origin(centre, 3)
+
+    def other_than_announced(pacs: Pacs, _want: Want, progress: Callable[[], bool]) -> None:
+        pacs.deliver(refs[:2])
+        with centre.database.write() as unit:
+            job = fetches.expecting(unit, "b", "1.2.1", refs[2].sop_uid)
+            assert job is not None
+            fetches.will_not_come(unit, job, {refs[2].sop_uid: "it names another patient than the PACS said"})
+        while progress():
+            time.sleep(0.05)
+
+    pacs.script = other_than_announced
+    with working(centre, pacs), ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(centre.fetch.gather, refs)
+        gathered = waiting.result(timeout=10)       # the job itself goes on for 20 seconds
+        assert centre.jobs() == [("running", "")]
+    assert set(gathered.found) == set(refs[:2])
+    assert gathered.missing == {refs[2]: "it names another patient than the PACS said"}
+
+
+def test_a_second_attempt_goes_by_the_next_route(centre: Centre) -> None:
+    refs, _ = _at_origin(centre, 2)
+    centre.profile = centre.profile.model_copy(update={"hospitals": tuple(
+        one.model_copy(update={"routes": ("get", "move")}) for one in centre.profile.hospitals)})
+    routes: list[tuple[str, ...]] = []
+
+    class Routed(Pacs):
+        def retrieve(self, hospital: Hospital, want: Want, progress: Callable[[], bool]) -> Retrieved:
+            routes.append(hospital.routes)
+            self.deliver(self.matching(want) if hospital.routes[0] == "move" else refs[:1])
+            return Retrieved(0xB000 if hospital.routes[0] == "get" else 0, "some failed")
+
+    with working(centre, Routed(centre, list(refs))):
+        _assert_whole(centre.fetch.gather(refs), refs)
+    assert routes == [("get", "move"), ("move", "get")]
+
+
+def test_a_pacs_that_falls_silent_again_and_again_is_given_up(centre: Centre) -> None:
+    refs, pacs = _at_origin(centre, 1, series=9)
+
+    def silent_after_one(pacs: Pacs, want: Want, _progress: Callable[[], bool]) -> None:
+        if not want.series_uids:
+            pacs.deliver(refs[:1])
+        raise Unavailable("silent")
+
+    pacs.script = silent_after_one
+    with working(centre, pacs):
+        gathered = centre.fetch.gather(refs)
+    assert _sops(gathered)[0] == [refs[0].sop_uid]
+    assert {why.removeprefix("the PACS of b ") for why in gathered.missing.values()} <= {
+        "failed: silent is not available", "did not send it: silent is not available"}
+    assert len(pacs.asked) == 1 + fetch_worker._BREAKS

@@ -101,7 +101,8 @@ class Scene:
 
 @pytest.fixture
 def scene(database: Database, tmp_path: Path, profile: Profile) -> Iterator[Scene]:
-    centre = build(database, tmp_path, limited(profile, connect_seconds=0.3, idle_seconds=2.0, total_seconds=20.0))
+    centre = build(database, tmp_path, limited(
+        profile, connect_seconds=0.3, idle_seconds=2.0, total_seconds=20.0, back_off_seconds=0.0))
     receiver = Receiver(database, centre.online, centre.profile, centre.coord)
     receiver.start()
     yield Scene(centre, Silent(centre, refs_of(STUDY, 3, THEIRS, 2), receiver=receiver))
