@@ -44,7 +44,11 @@ _CHILDREN = {"This element is not expected": "it is not allowed here", "Missing 
 
 _XSI = "http://www.w3.org/2001/XMLSchema-instance"
 _NIL = f"{{{_XSI}}}nil"
+_BOOLEANS = frozenset(("true", "1", "false", "0"))
+_HAS_HINTS = etree.XPath("boolean(.//@xsi:*)", namespaces={"xsi": _XSI}, regexp=False)
 _HINTED = etree.XPath("descendant-or-self::*[@xsi:*]", namespaces={"xsi": _XSI})
+
+_Absent = tuple[Element, Element | None, Element]      # parent, what was before it, the element
 
 
 class _PerThread(threading.local):
@@ -67,34 +71,46 @@ def load(file: str) -> etree.XMLSchema:
 def check(file: str, element: Element) -> None:
     """Return when `element` is valid by wsdl/schema/`file`; XOP counts as the base64 it stands for.
 
-    Attributes of XML Schema itself have said then what they had to say, and are gone: a nil element is not there, a type
-    is the declared one. Raise `Rejected` (SchemaInvalid) naming what is missing, too long or wrong, and where, never a value.
+    Attributes of XML Schema itself have said then what they had to say, and are gone: a nil element is not there (or empty,
+    where one must be there), a type is the declared one. Raise `Rejected` (SchemaInvalid) naming what is missing, too long
+    or wrong, and where, never a value.
     """
-    hinted = _HINTED(element)
-    for one in hinted:
-        _take_nil(one)
-    first = _first_error(load(file), _without_includes(element))
+    hinted = _HINTED(element) if _HAS_HINTS(element) else ()
+    absent = [taken for one in hinted if (taken := _take_nil(one)) is not None]
+    schema = load(file)
+    first = _first_error(schema, _without_includes(element))
     if first is not None:
-        raise Rejected(INVALID, _told(first, element, file))
+        told = _told(first, element, file)
+        _put_back(absent)
+        if not absent or _first_error(schema, _without_includes(element)) is not None:
+            raise Rejected(INVALID, told)
     for one in hinted:
         for name in [name for name in one.attrib if name.startswith(f"{{{_XSI}}}")]:
             del one.attrib[name]    # a prefix in a value is lost where its element is stored or quoted
 
 
-def _take_nil(element: Element) -> None:
+def _take_nil(element: Element) -> _Absent | None:
     """Take out an element that says that it is not there; one with attributes of its own stays (they may say why)."""
     said = element.get(_NIL, "").strip()
-    if said in {"false", "0"}:
-        del element.attrib[_NIL]
-    elif said in {"true", "1"}:
-        if len(element) or element.text:
-            raise Rejected(INVALID, f"line {element.sourceline}: {local_name(element)}: xsi:nil says that it is empty")
-        parent = element.getparent()
-        bare = parent is not None and all(name.startswith(f"{{{_XSI}}}") for name in element.attrib)
-        if parent is not None and bare and not (element.tail or "").strip():
-            parent.remove(element)
+    if said not in _BOOLEANS:
+        return None
+    if said in {"true", "1"} and (len(element) or element.text):
+        raise Rejected(INVALID, f"line {element.sourceline}: {local_name(element)}: xsi:nil says that it is empty")
+    del element.attrib[_NIL]
+    parent, before = element.getparent(), element.getprevious()
+    bare = all(name.startswith(f"{{{_XSI}}}") for name in element.attrib)
+    if said in {"false", "0"} or parent is None or not bare or (element.tail or "").strip():
+        return None
+    parent.remove(element)
+    return parent, before, element
+
+
+def _put_back(absent: "list[_Absent]") -> None:
+    for parent, before, element in reversed(absent):
+        if before is None:
+            parent.insert(0, element)
         else:
-            del element.attrib[_NIL]
+            before.addnext(element)
 
 
 def _told(error: "etree._LogEntry", element: Element, file: str) -> str:

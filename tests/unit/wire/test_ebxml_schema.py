@@ -201,6 +201,22 @@ def test_a_nil_element_is_not_there(said: str, parent: str, at: str, local: str)
     assert xml.canonical(root) == plain
 
 
+def test_a_nil_element_that_must_be_there_is_empty() -> None:
+    """As `<contactParty xsi:nil="true"/>` of HL7 V3, which its organisation must have."""
+    root = submitted()
+    listing = _first(root, "RegistryObjectList")
+    root.remove(listing)
+    for _ in range(3):
+        root.append(etree.Element(tag("RegistryObjectList"), {f"{{{_XSI}}}nil": "true"}))
+    with pytest.raises(Rejected, match="a child is missing"):
+        check("lcm.xsd", root)
+    for extra in root[1:]:
+        root.remove(extra)
+    root[0].set(f"{{{_XSI}}}nil", "true")
+    check("lcm.xsd", root)
+    assert [(child.tag, dict(child.attrib)) for child in root] == [(tag("RegistryObjectList"), {})]
+
+
 @pytest.mark.parametrize(("text", "told"), [
     ('<Name xsi:nil="true"><LocalizedString value="x"/></Name>', "xsi:nil says that it is empty"),
     ('<Name xsi:nil="true"> </Name>', "xsi:nil says that it is empty"),
