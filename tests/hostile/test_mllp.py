@@ -11,7 +11,7 @@ import pytest
 from broker.model.ids import PatientId
 from tests.helpers.mllp import codes, segment
 from tests.helpers.region import Region
-from tests.helpers.site import LIMITS, A, Site, adt, rest
+from tests.helpers.site import LIMITS, A, Site, adt, eventually, rest
 
 pytestmark = [pytest.mark.peer("dcmtk")]
 
@@ -65,9 +65,10 @@ def test_a_bad_message_is_refused_and_the_next_one_taken(site: Site, name: str) 
 
 @pytest.fixture(scope="module")
 def lenient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A region that completes an id without an authority from its sender."""
+    """A region that completes an id without an authority from its sender, and takes messages of four megabytes."""
     changes = {"region.toml": {'unknown_authority = "refuse"': 'unknown_authority = "sender"'}}
-    with Region(tmp_path_factory.mktemp("lenient"), server=LIMITS, changes=changes) as region:
+    limits = {**LIMITS, "max_message": 4 << 20}
+    with Region(tmp_path_factory.mktemp("lenient"), server=limits, changes=changes) as region:
         yield Site(region)
 
 
@@ -182,3 +183,99 @@ def test_noise_is_no_message(site: Site) -> None:
         connection.sendall(b"GET / HTTP/1.1\r\n\r\n\x0b\x1c\r\x0b\xff\xfe\x1c\r")
         assert [segment(answer, "MSA")[1] for answer in answers(connection, 2)] == ["AR", "AR"]
     site.feed()
+
+
+HEAD = "MSH|^~\\&|HIS-A|HOSPA|BROKER|REGION|20261126101500||{}|{}|P|2.3.1||||||UNICODE UTF-8\r"
+A04 = HEAD.format("ADT^A04^ADT_A01", "{N}") + "EVN||20261126101500\r"
+MERGE = HEAD.format("ADT^A40^ADT_A39", "{N}") + "EVN||20261126101500\r"
+ASK = ("MSH|^~\\&|VIEW|WARD|BROKER|REGION|20261126101500||QBP^Q23^QBP_Q21|{N}|P|2.5||||||UNICODE UTF-8\r"
+       "QPD|IHE PIX Query|{N}|W1^^^HOSPA&2.999.2.1&ISO\rRCP|I\r")
+CX = "^^^HOSPA&2.999.2.1&ISO^PI"
+# What hospitals' programs were seen to send: bytes between the marks, the answer, ids that are known afterwards.
+FIELD = {
+    "null for an id": (A04 + f'PID|||""{CX}||Qiu^Yi||19500505|F\rPV1||O\r', ("AE", "101"), []),
+    "null beside an id": (A04 + f'PID|||""{CX}~W1{CX}||Tao^Wen^""||19720911|F\rPV1||O\r', ("AA", ""), ["W1"]),
+    "null in a question": (ASK.replace("W1", '""'), ("AE", "101"), []),
+    "null in a merge": (MERGE + f'PID|||A-1001{CX}\rMRG|""{CX}\r', ("AE", "101"), []),
+    "LF": ((A04 + f"PID|||W2{CX}||Hu^Di||19810101|F\rPV1||O\r").replace("\r", "\n"), ("AA", ""), ["W2"]),
+    "CR LF": ((A04 + f"PID|||W3{CX}||Hu^Du||19810102|F\rPV1||O\r").replace("\r", "\r\n"), ("AA", ""), ["W3"]),
+    "LF before PV1": (A04 + f"PID|||W4{CX}||Hu^Da||19810103|F|||Long St^^Town\nPV1||O\r", ("AA", ""), ["W4"]),
+    "a torn line": (A04 + f"PID|||W5{CX}||Hu^Da||19810103|F|||Long St\rTown\r", ("AE", "100"), []),
+    "a short MSH-2": (A04.replace("^~\\&", "^~") + "PID|||W6^^^HOSPA||Lu^Mi||19820101|F\rPV1||O\r", ("AA", ""), ["W6"]),
+    "a wrong MSH-2": (A04.replace("^~\\&", "^") + "PID|||W7^^^HOSPA||Lu^Mi||19820101|F\rPV1||O\r", ("AE", "102"), []),
+    "a question and a feed": (ASK + A04 + f"PID|||W8{CX}||Xu^Ba||19830101|F\rPV1||O\r", ("AE", "100"), []),
+    "a batch": ("BHS|^~\\&|HIS-A|HOSPA|X|Y|20261126||||{N}\r" + A04 + f"PID|||W9{CX}||Xu^Ba||19830101|F\r" + "BTS|1\r",
+                ("AE", "100"), []),
+    "a long name": (A04 + f"PID|||W9{CX}||{'x' * 251}||19830101|F\r", ("AE", "102"), []),
+}
+
+
+def exchange(site: Site, data: bytes) -> list[list[str]]:
+    with site.mllp() as connection:
+        connection.sendall(b"\x0b" + data + b"\x1c\r")
+        (answer,) = answers(connection, 1)
+    return answer
+
+
+@pytest.mark.parametrize("name", FIELD)
+def test_what_the_field_sends(site: Site, name: str) -> None:
+    """Every answer comes from us and names the message it answers; what is refused leaves nothing behind."""
+    text, expected, known = FIELD[name]
+    control = f"field-{site.number()}"
+    before = {row[0] for row in site.rows("patient_identity", "value")}
+    answer = exchange(site, text.replace("{N}", control).encode())
+    assert outcome(answer) == expected
+    assert (segment(answer, "MSH")[2:4], segment(answer, "MSA")[2]) == (["BROKER", "REGION"], control)
+    assert {row[0] for row in site.rows("patient_identity", "value")} - before == set(known)
+
+
+@pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_two_bytes_a_character_are_refused_with_a_reason(site: Site, codec: str) -> None:
+    with site.unchanged():
+        answer = exchange(site, adt("wide", "W-1").replace("\n", "\r").encode(codec))
+    assert (segment(answer, "MSA")[2], outcome(answer)) == ("wide", ("AE", "103"))
+    assert f"the message is in {codec[:6].upper()}" in segment(answer, "MSA")[3]
+
+
+CHARSETS = {"CP936": "gbk", "GBK": "gbk", "GB18030-2005": "gb18030", "ISO-8859-1": "latin-1", "BIG5": "big5", "utf8": "utf-8"}
+
+
+@pytest.mark.parametrize("charset", CHARSETS)
+def test_character_sets_as_they_are_spelt(site: Site, charset: str) -> None:
+    name = {"latin-1": "Müller^Jörg", "big5": "許^功蓋"}.get(CHARSETS[charset], "王^镕基")
+    text = adt(f"spelt-{site.number()}", f"SP-{charset}", name=name).replace("GB 18030-2000", charset)
+    assert outcome(exchange(site, text.replace("\n", "\r").encode(CHARSETS[charset]))) == ("AA", "")
+    people = {value: json.loads(person) for value, person in site.rows("patient_identity", "value, demographics")}
+    family, given = name.split("^")
+    assert [people[f"SP-{charset}"]["names"][0][key] for key in ("family", "given")] == [family, given]
+
+
+def test_utf8_under_another_label_is_taken_and_logged_as_doubtful(site: Site) -> None:
+    control = f"doubt-{site.number()}"
+    assert outcome(exchange(site, adt(control, "DB-1", name="王^小明").replace("\n", "\r").encode())) == ("AA", "")
+    eventually(lambda: any(control in line for line in logged(site, "doubtful character set")))
+    lines = site.region.log.read_text("utf-8").splitlines()
+    assert not any("王" in line or "王".encode().decode("gb18030", "replace") in line for line in lines)
+
+
+def test_fs_without_cr_is_closed_with_a_log_line(site: Site) -> None:
+    with site.unchanged(), site.mllp() as connection:
+        connection.sendall(framed(adt("open", "OP-1"))[:-1])
+        assert rest(connection) == b""
+    eventually(lambda: logged(site, "ends with FS, without the CR behind it"))
+    site.feed()
+
+
+def logged(site: Site, text: str) -> list[str]:
+    return [line for line in site.region.log.read_text("utf-8").splitlines() if text in line]
+
+
+def test_messages_of_four_megabytes_and_those_of_others(lenient: Site) -> None:
+    """While one sender's refused feeds of the largest size are at work, another one's are carried out."""
+    with lenient.mllp() as slow, lenient.mllp() as quick:
+        for number in range(5):
+            slow.sendall(framed(adt(f"big-{number}", name="\\" * ((4 << 20) - 1000))))
+            quick.sendall(framed(adt(f"small-{lenient.number()}", "Q-1")))
+            (answer,) = answers(quick, 1)
+            assert outcome(answer) == ("AA", "")
+        assert [outcome(answer) for answer in answers(slow, 5)] == [("AE", "102")] * 5
