@@ -26,6 +26,7 @@ _BUFFER = 1 << 18
 _COMMAND_LIMIT = 1 << 16    # bytes of a command set; real ones stay below one KB
 _LAST_COMMAND = 0x0000FFFF
 _BLANK_PADDED = frozenset((DESTINATION, COMMENT))
+_EMPTY = 1000               # fragments and PDUs without a byte, one behind the other
 _RELEASE_RQ, _RELEASE_RP = b"\5\0\0\0\0\4\0\0\0\0", b"\6\0\0\0\0\4\0\0\0\0"
 _ABORT = b"\7\0\0\0\0\4\0\0\0\0"
 _P_DATA, _RELEASE, _ABORTED = 4, 5, 7
@@ -187,6 +188,7 @@ class Link:
 
     def pieces(self) -> Iterator[Piece]:
         """Give the fragments as they come; end when the peer asks for release. Raise `PeerGone`, `ProtocolError`."""
+        empty = 0
         while True:
             self._inside = False
             kind, _, size = _PDU.unpack(self._exactly(6))
@@ -195,6 +197,8 @@ class Link:
                 return
             if kind != _P_DATA:
                 raise PeerBroke("association aborted") if kind == _ABORTED else ProtocolError(f"PDU of type {kind}")
+            if not size:
+                empty = _one_more(empty)
             while size:
                 length, context, control = _PDV.unpack(self._exactly(6))
                 left = length - 2
@@ -202,6 +206,7 @@ class Link:
                 if left < 0 or size < 0:
                     raise ProtocolError("fragment lengths do not fit")
                 is_command, is_last = bool(control & 1), bool(control & 2)
+                empty = 0 if left else _one_more(empty)
                 if not left:
                     yield Piece(context, is_command, is_last, b"")
                 while left:
@@ -297,6 +302,13 @@ class Link:
             self._end += count
             self._patience(0.0)
             return
+
+
+def _one_more(empty: int) -> int:
+    """Count what holds no byte: each costs a turn, and a peer that sends nothing else would never end."""
+    if empty >= _EMPTY:
+        raise ProtocolError("nothing but empty fragments")
+    return empty + 1
 
 
 def _timeval(seconds: float) -> bytes:

@@ -194,7 +194,7 @@ class _Find:
         keys = _keys(level, keywords, self._study_uid, series_uid)
         for answer in self._peer.ask(contexts.STUDY_FIND, pdata.C_FIND_RQ, keys):
             if answer.status in statuses.PENDING:
-                row = self._row(answer.data, series_uid)
+                row = self._row(answer.data, level, series_uid)
                 if row is not None:
                     rows.append(row)
                 if len(rows) > _MOST:
@@ -203,10 +203,13 @@ class _Find:
                 raise away(self._hospital, answer.words)
         return rows
 
-    def _row(self, data: bytes, series_uid: str) -> dict[str, str] | None:
+    def _row(self, data: bytes, level: str, series_uid: str) -> dict[str, str] | None:
+        """Return the text of an answer: {} when it cannot be read, and is not about the study itself; None for another study."""
         try:
             row = tags.study_tags(tags.scan(data, tags.IMPLICIT, whole=True), self._hospital.character_sets)
         except (tags.Truncated, tags.NotDicom) as error:
+            if level != "STUDY":
+                return {}
             raise pdata.ProtocolError("a C-FIND answer that cannot be read") from error
         row.pop("QueryRetrieveLevel", None)
         if series_uid:

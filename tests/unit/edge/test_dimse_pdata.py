@@ -153,6 +153,17 @@ def test_a_durable_object_is_indexed_when_its_answer_cannot_be_sent(
     assert done == ["settled"]
 
 
+@pytest.mark.parametrize("nothing", [
+    b"\4\0\0\0\0\6\0\0\0\2\1\0", b"\4\0\0\0\0\6\0\0\0\2\1\1", b"\4\0\0\0\0\x0c" + b"\0\0\0\2\1\0" * 2, b"\4\0\0\0\0\0",
+])
+def test_a_peer_that_sends_nothing_for_ever_is_refused(ends: tuple[Link, socket.socket], nothing: bytes) -> None:
+    link, theirs = ends
+    theirs.sendall(nothing * 3000)
+    with pytest.raises(ProtocolError, match="empty"):
+        for _ in link.pieces():
+            pass
+
+
 def test_an_endless_command_set_is_refused() -> None:
     command = bytearray()
     with pytest.raises(ProtocolError):

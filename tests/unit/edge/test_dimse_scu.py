@@ -1,4 +1,5 @@
 import io
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from broker.model.syntaxes import RECEIVED_SYNTAXES
 from broker.wire import tags
 from tests.helpers import dicom
 from tests.helpers.dicom import CT
-from tests.helpers.dimse import Parrot, pacs, store_request
+from tests.helpers.dimse import Parrot, item, pacs, store_request
 
 FIND, MOVE, GET = contexts.STUDY_FIND, contexts.STUDY_MOVE, contexts.STUDY_GET
 RELEASE = b"\6\0\0\0\0\4\0\0\0\0"
@@ -173,6 +174,67 @@ def test_every_failure_of_a_pacs_is_unavailable_with_a_plain_reason(
         with pytest.raises(Unavailable, match=rf"^PACS PACSB of hospital b \(.*{words}.*\) is not available$"):
             ask.echo(at(profile, port))
         assert time.monotonic() - began < 3
+
+
+def accepted(*items: bytes, head: bytes = b"\0\1" + b"\0" * 66) -> Script:
+    """A PACS that answers with these items of an A-ASSOCIATE-AC, and then C-ECHO."""
+    def go(peer: Parrot) -> None:
+        peer.hear()
+        body = head + b"".join(items)
+        peer.say(struct.pack(">BBL", 2, 0, len(body)) + body)
+        if peer.hear()[0] == 4:
+            peer.say(pdata.write_command(1, [(pdata.FIELD, 0x8030), (pdata.RESPONDED_TO, 1), (pdata.STATUS, 0)]))
+            peer.hear()
+
+    return go
+
+
+GOOD = item(0x21, b"\1\0\0\0" + item(0x40, tags.IMPLICIT.encode()))
+
+
+@pytest.mark.parametrize("items", [
+    [GOOD],
+    [item(0x99, b"?"), GOOD, item(0x50, item(0x51, b"\0\0\0\0"))],
+    [GOOD, item(0x21, b"\3\0\0\0" + item(0x40, b"1.2")), item(0x50, item(0x51, b"\0\0\0\x07") + item(0x54, b"\xff"))],
+    [item(0x50, b""), item(0x21, b"\1\0\0\0" + item(0x40, tags.IMPLICIT.encode() + b"\0"))],
+])
+def test_an_odd_accept_is_used(ask: Scu, profile: Profile, items: list[bytes]) -> None:
+    with pacs(accepted(*items)) as port:
+        ask.echo(at(profile, port))
+
+
+@pytest.mark.parametrize(("items", "words"), [
+    ([], "did not accept this service"),
+    ([item(0x21, b"\1\0\3\0" + item(0x40, b""))], "did not accept this service"),
+    ([item(0x21, b"\1\0\0\0")], "did not accept this service"),
+    ([item(0x21, b"\1\0\0\0" + item(0x40, b"1.2.840.10008.1.2.1"))], "did not accept this service"),
+    ([item(0x21, b"\5\0\0\0" + item(0x40, tags.IMPLICIT.encode()))], "did not accept this service"),
+    ([item(0x21, b"\1")], "no answer that can be read"),
+    ([GOOD[:-1]], "no answer that can be read"),
+    ([b"\x21"], "no answer that can be read"),
+])
+def test_an_accept_that_is_of_no_use_is_told(ask: Scu, profile: Profile, items: list[bytes], words: str) -> None:
+    with pacs(accepted(*items)) as port, pytest.raises(Unavailable, match=words):
+        ask.echo(at(profile, port))
+
+
+@pytest.mark.parametrize(("answer", "words"), [
+    (b"\3\0\0\0\0\4\0\1\1\3", "Calling AE title not recognised"),
+    (b"\3\0\0\0\0\4\0\2\3\2", "Local limit exceeded"),
+    (b"\3\0\0\0\0\4\0\1\x09\x09", "source 9, reason 9"),
+    (b"\3\0\0\0\0\0", "source 0, reason 0"),
+    (b"\7\0\0\0\0\4\0\0\2\1", "aborted the association at once"),
+    (b"\4\0\0\0\0\0", "PDU of type 4"),
+    (b"HTTP/1.1 400 Bad Request\r\n\r\n", "PDU of type 72"),
+    (b"\2\0", "connection closed"),
+])
+def test_a_refusal_of_a_pacs_is_put_into_words(ask: Scu, profile: Profile, answer: bytes, words: str) -> None:
+    def go(peer: Parrot) -> None:
+        peer.hear()
+        peer.say(answer)
+
+    with pacs(go) as port, pytest.raises(Unavailable, match=words):
+        ask.echo(at(profile, port))
 
 
 def test_nobody_listening_is_unavailable_at_once(ask: Scu, profile: Profile) -> None:
@@ -654,6 +716,22 @@ def test_instances_without_legal_uids_are_counted(ask: Scu, profile: Profile, by
     with pacs(answers({("STUDY", ""): STUDY, ("SERIES", ""): SERIES, **found})) as port:
         rows_found = ask.find_study(at(profile, port), "1.2")
     assert (len(rows_found), rows_found.nameless) == (1, 3 if by_series else 4)
+
+
+def test_an_answer_that_cannot_be_read_costs_no_other(ask: Scu, profile: Profile) -> None:
+    def go(peer: Parrot) -> None:
+        for row in (STUDY[0], SERIES[0], images("1.2.1")[0]):
+            command, _ = peer.request()
+            if row is not STUDY[0]:
+                peer.respond(command, 0xFF00, b"\1\2\3")
+            peer.respond(command, 0xFF00, tags.write_identifier(row))
+            peer.respond(command, 0)
+        peer.hear()
+
+    with pacs(accepting(go)) as port:
+        found = ask.find_study(at(profile, port), "1.2")
+    assert ([row["SOPInstanceUID"] for row in found], found.nameless) == (["1.2.1.9"], 1)
+    assert found[0]["Modality"] == "CT"
 
 
 def test_when_no_instance_has_a_legal_uid_that_is_counted_too(ask: Scu, profile: Profile) -> None:
