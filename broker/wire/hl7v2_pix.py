@@ -155,14 +155,14 @@ def write_pix_reply(
     """Give the RSP^K23 (ITI TF-2 3.9.4.2): `ids` are (id, namespace), those of one domain adjacent; none = NF.
 
     QPD is the request's, byte for byte. The one ERR names the places of all problems that have the first one's code.
-    A problem is told in MSA-3 as well, and before version 2.5 in ERR-1.
+    Before version 2.5 a problem is told in MSA-3 and ERR-1; IHE's answer, which is of 2.5, has no MSA-3.
     """
     form, qpd = request.form, request.need("QPD")
     code, problems = outcome(error)
     status = code if problems else "OK" if ids else "NF"
     lines: list[str | Segment] = [
         reply_header(request, "RSP^K23^RSP_K23", stamp),
-        msa_segment(request, code, problems),
+        msa_segment(request, code, problems if request.version < "2.5" else ()),
     ]
     same = [problem for problem in problems if problem.code == problems[0].code]
     if same and request.version >= "2.5":

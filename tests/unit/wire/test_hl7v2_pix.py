@@ -103,9 +103,17 @@ def test_refusals_are_read_as_rejected() -> None:
     problems = [Problem(Hl7Code.UNKNOWN_KEY, "unknown assigning authority", f"QPD^1^4^{n}") for n in (1, 3)]
     reply = write_pix_reply(request, STAMP, error=Rejected.of([*problems, Problem("101", "x", "QPD")]))
     assert reply.decode("gb18030").split("\r")[1:4] == [
-        "MSA|AE|m1|unknown assigning authority",
+        "MSA|AE|m1",
         "ERR||QPD^1^4^1~QPD^1^4^3|204^Unknown key identifier^HL70357|E||||unknown assigning authority",
         "QAK|m1|AE"]
+    old = write_pix_reply(parse(write_pix_query(HEADER, PATIENT).replace(b"|2.5|", b"|2.4|")), STAMP, error=Rejected.of(problems))
+    assert old.decode("gb18030").split("\r")[1:4] == [
+        "MSA|AE|m1|unknown assigning authority",
+        "ERR|QPD^1^4^204&Unknown key identifier&HL70357~QPD^1^4^204&Unknown key identifier&HL70357", "QAK|m1|AE"]
+    with pytest.raises(Rejected) as caught:
+        read_pix_answer(parse(old))
+    assert [(p.code, p.context, p.location) for p in caught.value.problems] == [
+        ("204", "unknown assigning authority", "QPD^1^4")] * 2
     with pytest.raises(Rejected) as caught:
         read_pix_answer(parse(reply))
     assert [(p.code, p.location) for p in caught.value.problems] == [("204", "QPD^1^4^1~QPD^1^4^3")]

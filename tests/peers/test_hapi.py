@@ -1,0 +1,60 @@
+"""Our HL7 v2 answers before HAPI and IPF's Gazelle profiles of ITI-8 (HL7 2.3.1) and ITI-9 (HL7 2.5)."""
+
+import base64
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from broker.model.errors import BrokerError, Hl7Code, Problem, Rejected, Unavailable
+from broker.model.ids import PatientId
+from broker.model.stamp import Stamp
+from broker.wire.hl7v2 import parse, write_ack
+from broker.wire.hl7v2_pix import write_pix_reply
+
+pytestmark = [pytest.mark.peer("java"), pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).parents[2]
+JAVA = ROOT / "tests" / "peers" / "java" / "hl7"
+JARS = ROOT / "build" / "hl7-jars"
+NODE, STAMP = ("BROKER", "REGION"), Stamp("20260301101501+0800", "r1")
+ERRORS: dict[str, BrokerError | None] = {
+    "none": None,
+    "one": Rejected(Hl7Code.UNKNOWN_KEY, "HIS-A at HOSPA: unknown OID, id A&1 of 2.999.77", "PID^1^3^1^4"),
+    "two": Rejected.of([Problem("101", "x", "PID^1^3"), Problem("103", "y", "PID^1^8")]),
+    "a segment": Rejected(Hl7Code.SEGMENT_SEQUENCE, "segment PID is missing", "PID"),
+    "an event": Rejected(Hl7Code.UNSUPPORTED_EVENT, "trigger event is not served", "MSH^1^9^1^2"),
+    "a store": Unavailable("database"),
+}
+
+
+def header(kind: str, version: str) -> str:
+    return f"MSH|^~\\&|HIS-A|HOSPA|OTHER|ELSE|20260301101500||{kind}|m1|P|{version}||||||UNICODE UTF-8\r"
+
+
+@pytest.fixture(scope="session")
+def judge() -> list[str]:
+    """The command of the judge; its jars are fetched once."""
+    if not list(JARS.glob("hapi-base-*.jar")):
+        subprocess.run(["mvn", "-q", "-B", "-f", str(JAVA / "pom.xml"), "dependency:copy-dependencies",
+                        f"-DoutputDirectory={JARS}"], check=True, capture_output=True)
+    return ["java", "-Xmx256m", "-cp", f"{JARS}/*", str(JAVA / "Hl7Judge.java")]
+
+
+def test_hapi_and_the_gazelle_profiles_find_nothing_wrong(judge: list[str]) -> None:
+    """And HAPI writes each as it read it. IPF's profile of ITI-8 is of HL7 2.3.1, that of ITI-9 of 2.5."""
+    answers: dict[tuple[str, str, str], bytes] = {}
+    for version in ("2.3", "2.3.1", "2.4", "2.5"):
+        request = parse((header("ADT^A04^ADT_A01", version) + "PID|||1\r").encode(), NODE)
+        for name, error in ERRORS.items():
+            for profile in ("ITI_8_ACK_A04", "ITI_8_ACK") if version == "2.3.1" else ("-",):
+                answers[version, name, profile] = write_ack(request, STAMP, error)
+    query = header("QBP^Q23^QBP_Q21", "2.5") + "QPD|IHE PIX Query|t1|A1^^^HOSPA&2.999.2.1&ISO\rRCP|I\r"
+    asked = parse(query.encode(), NODE)
+    answers["2.5", "found", "ITI_9_RSP_K23"] = write_pix_reply(asked, STAMP, [(PatientId("1.2", "X"), "NS")])
+    answers["2.5", "nothing found", "ITI_9_RSP_K23"] = write_pix_reply(asked, STAMP)
+    answers["2.5", "refused", "ITI_9_RSP_K23"] = write_pix_reply(asked, STAMP, error=ERRORS["one"])
+    lines = "".join(f"{profile}\t{base64.b64encode(data).decode()}\n" for (_, _, profile), data in answers.items())
+    done = subprocess.run(judge, input=lines, capture_output=True, check=True, text=True)
+    found = dict(zip(answers, done.stdout.splitlines(), strict=True))
+    assert {key: said for key, said in found.items() if said} == {}
