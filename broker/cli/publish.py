@@ -17,7 +17,10 @@ def publish(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a hospital's PACS about a study by C-FIND and publish a manifest that points back to it."""
+    """Ask a hospital's PACS about a study by C-FIND and publish a manifest that points back to it.
+
+    Exit status 0 when it is published or waits for its patient, 1 when it is not, or not with all images, 2 for wrong use.
+    """
     settings, profile = load(config)
     _log.configure("publish")
     if profile.hospital(hospital) is None:
@@ -34,9 +37,12 @@ def publish(
         app.close()
     if as_json:
         typer.echo(json.dumps({
-            "state": result.state, "instances": result.instances, "manifest": result.manifest_uid, "reason": result.reason}))
+            "state": result.state, "instances": result.instances, "left_out": result.left_out, "nameless": result.nameless,
+            "manifest": result.manifest_uid, "reason": result.reason}, ensure_ascii=False))
     else:
         typer.echo(f"{result.state}: {result.instances} images, manifest {result.manifest_uid or '-'}")
         if result.reason:
             typer.echo(f"broker: {result.reason}", err=True)
+        if result.nameless:
+            typer.echo(f"broker: {result.nameless} images are left out: the PACS names them without a legal UID", err=True)
     raise typer.Exit(0 if result.state in {"published", "waiting_patient"} else 1)

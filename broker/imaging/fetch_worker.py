@@ -90,6 +90,8 @@ class FetchWorker:
                     self._tick(stop)
                 except Unavailable as error:
                     log.warning("cannot look for work", reason=str(error))
+                except Exception:
+                    log.exception("looking for work failed")    # this loop's edge: the jobs that run go on beating
                 called.get(_TICK)
         for thread in list(self._threads):
             thread.join(_PATIENCE)
@@ -130,7 +132,8 @@ class FetchWorker:
 
     def _refuse(self, waiting: Sequence[Job], now: float) -> None:
         """End at once what would only wait: waiters learn the reason instead."""
-        refused = [(job, reason) for job in waiting if (reason := self._closed(job.hospital) or self._stale(job, now))]
+        closed = {key: self._closed(key) for key in {job.hospital for job in waiting}}
+        refused = [(job, reason) for job in waiting if (reason := closed[job.hospital] or self._stale(job, now))]
         if not refused:
             return
         with self._database.write() as unit:
@@ -222,7 +225,7 @@ class FetchWorker:
         return Asking(job.study_uid, {sop: Listed(series, kind) for series, sop, kind in rows}, limits.requests)
 
     def _worded(self, run: _Run, reasons: dict[str, str]) -> dict[str, str]:
-        return {sop_uid: f"the PACS of {run.hospital.key} did not send it: {why}" for sop_uid, why in reasons.items()}
+        return {sop_uid: f"the PACS of {run.hospital.key} {fetches.NOT_SENT}: {why}" for sop_uid, why in reasons.items()}
 
     def _end(self, unit: Unit, run: _Run, asking: Asking, last: str) -> None:
         missing, known = fetches.missing(unit, run.job.id), fetches.reasons(unit, run.job.id)

@@ -6,8 +6,9 @@ its SubmissionSet.uniqueId, which then means that it is published.
 """
 
 import contextlib
+import re
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -18,15 +19,14 @@ from broker.coord.base import Coord
 from broker.db import Database
 from broker.imaging import maker
 from broker.imaging.locate import is_first
-from broker.imaging.origin import Origins, unnamed
+from broker.imaging.origin import Origins, misspelt, named_only, unnamed
 from broker.imaging.store import locations, publications, studies
-from broker.imaging.store.publications import DUE, FAILED, PUBLISHED, Draft, Publication
+from broker.imaging.store.publications import DUE, FAILED, PARTIAL, PUBLISHED, Draft, Publication
 from broker.model.caller import Caller
 from broker.model.errors import BrokerError, Problem, Rejected, Unavailable, XdsCode, place_of
 from broker.model.ids import PatientId
 from broker.model.imaging import SeriesFacts, StudyFacts
-from broker.model.ports import Outbound, PatientDirectory, Unit, Withdraw
-from broker.security.gate import reason
+from broker.model.ports import Outbound, PatientDirectory, StudyRows, Unit, Withdraw
 
 log = structlog.get_logger("broker.publish")
 
@@ -36,16 +36,24 @@ FIRST_DELAY = 5.0       # seconds until the second attempt; each further one wai
 LONGEST_DELAY = 3600.0
 LOOK_AGAIN = 300.0      # seconds after which a waiting publication asks for its patient by itself
 BATCH = 100             # studies of one run
+_REASON = 2000          # characters of a refusal that are kept
+_CX = re.compile(r"[^\s'\"|~]+\^\^\^&[^\s'\"|~]*")      # a patient id with its authority
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """How a publication stands: its state, the images of the study, the manifest in the registry, why it is not there."""
+    """How a publication stands: its state, the images of the study, the manifest in the registry, why it is not there.
+
+    Of `instances`, `left_out` are not in the manifest, because nobody tells their SOP class. `nameless` are not counted
+    among them: the PACS listed so many that have no legal UID, so that nobody can ask for them.
+    """
 
     state: str
     instances: int
     manifest_uid: str = ""
     reason: str = ""
+    left_out: int = 0
+    nameless: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +114,22 @@ class Publisher:
         if hospital is None:
             raise Rejected("UnknownHospital", f"there is no hospital {hospital_key!r} in the profile")
         at = time.time() if now is None else now
-        study_id = self._request(hospital, study_uid, at)
-        self._attempt_alone(study_id, at)
+        study_id, nameless = self._request(hospital, study_uid, at)
+        self._attempt_alone(study_id, at, waits=True)
         with self._database.read() as unit:
             row = publications.get(unit, study_id)
-            instances = maker.size(studies.facts(unit, study_id))
-        assert row is not None
-        return Published(state=row.state, instances=instances, manifest_uid=row.manifest_uid, reason=row.reason)
+            assert row is not None
+            case = self._case(unit, row, studies.facts(unit, study_id), None)
+        return Published(
+            state=row.state, instances=self._size(case), manifest_uid=row.manifest_uid, reason=row.reason,
+            left_out=sum(map(len, unnamed(case.facts).values())), nameless=nameless)
+
+    def _size(self, case: _Case) -> int:
+        """Return the images of a study, packed ones too; only those that are online when the archive cannot be read."""
+        try:
+            return maker.size(self._everything(case))
+        except Unavailable:
+            return maker.size(case.facts)
 
     def patient_arrived(self, unit: Unit, local: PatientId) -> None:
         """Let go on what waited for this patient; part of the feed's unit of work (`PatientArrived`).
@@ -135,8 +152,9 @@ class Publisher:
         """Remember whose these entries of the registry are now; part of the feed's unit of work (`PatientMoved`)."""
         publications.moved(unit, entries, patient)
 
-    def _request(self, hospital: Hospital, study_uid: str, now: float) -> int:
-        found = self._origins.ask(hospital, study_uid) if hospital.kind == "origin" else []
+    def _request(self, hospital: Hospital, study_uid: str, now: float) -> tuple[int, int]:
+        """Make a study due; return its row id, and how many images its PACS lists without a legal UID."""
+        found = self._origins.ask(hospital, study_uid) if hospital.kind == "origin" else StudyRows()
         with self._database.write() as unit:
             main = studies.record_origin(unit, hospital, found, now, self._profile) if found else 0
             parts = [part for part in studies.parts(unit, hospital.key, study_uid) if part.state != "moved"]
@@ -145,12 +163,15 @@ class Publisher:
             for part in parts:
                 studies.mark(unit, part.id, "complete", was="receiving")
                 publications.request(unit, part.id, part.patient, now, at_once=True)
-        return main if main in {part.id for part in parts} else parts[0].id
+        return main if main in {part.id for part in parts} else parts[0].id, found.nameless
 
-    def _attempt_alone(self, study_id: int, now: float) -> bool:
-        """Try one study; whatever goes wrong with it, it waits longer each time, with the reason, and no other one does."""
+    def _attempt_alone(self, study_id: int, now: float, *, waits: bool = False) -> bool:
+        """Try one study; whatever goes wrong with it, it waits longer each time, with the reason, and no other one does.
+
+        `waits` says that somebody waits for this one alone: its PACS gets the time that it needs.
+        """
         try:
-            return self._attempt(study_id, now)
+            return self._attempt(study_id, now, waits=waits)
         except Unavailable:     # the database: nothing can be noted, and no other study would fare better
             raise
         except Exception as error:  # noqa: BLE001 - the edge of one study
@@ -159,13 +180,13 @@ class Publisher:
             self._note_retry(study_id, now + _delay(row.attempts if row else 1), place_of(error), forget=False)
             return False
 
-    def _attempt(self, study_id: int, now: float) -> bool:
+    def _attempt(self, study_id: int, now: float, *, waits: bool) -> bool:
         """Try one study if it is due; say whether a manifest was accepted."""
         case = self._take(study_id, now)
         if case is None:
             return False
         try:
-            made = case.row.draft or self._make(case, now)
+            made = case.row.draft or self._make(case, now, waits=waits)
         except Rejected as error:
             self._note_refusal(study_id, error.problems)
             return False
@@ -192,7 +213,7 @@ class Publisher:
             row, facts, patient, locations.containers(unit, row.study_id), publications.described(unit, row.study_id),
             is_first(unit, facts.uid, row.hospital, self._profile))
 
-    def _make(self, case: _Case, now: float) -> Draft | None:
+    def _make(self, case: _Case, now: float, *, waits: bool) -> Draft | None:
         """Give a new manifest, saved; None when the one in the registry still tells the truth."""
         row, facts = self._without_strayed(case), case.facts
         if case.is_empty:
@@ -201,14 +222,19 @@ class Publisher:
             return None
         if case.patient is None:
             raise Rejected("MissingPatientId", "the images hold no Patient ID")
-        if unnamed(facts):
-            facts = self._origins.look(row.study_id, row.hospital, facts, now)
+        if unnamed(facts) or (row.tier == "origin" and misspelt(facts)):
+            looked = self._origins.look(row.study_id, row.hospital, facts, now, self._origins.haste(row.attempts, waits=waits))
+            facts = looked.facts
+            for series_uid, why in looked.left_out.items():
+                log.warning("a series is left out of the manifest", study=row.study_id, series=series_uid, reason=why)
+        left_out = unnamed(facts)
         facts = self._whole(replace(case, facts=facts))
         if row.entry_uuid and row.digest == maker.digest(facts):
             with self._database.write() as unit:
                 publications.publish(
                     unit, row.study_id, manifest_uid=row.manifest_uid, entry_uuid=row.entry_uuid, digest=row.digest,
                     entry_patient=row.entry_patient)
+                _note_left_out(unit, row.study_id, left_out, row.attempts, now)
             return None
         made = maker.draft(facts, row, case.patient, self._profile, self._ae_title, now, first=case.first)
         with self._database.write() as unit:
@@ -234,6 +260,10 @@ class Publisher:
         return replace(row, manifest_uid="", entry_uuid="", digest="", entry_patient="")
 
     def _whole(self, case: _Case) -> StudyFacts:
+        """Return what a manifest can name of a study, online and packed."""
+        return named_only(self._everything(case))
+
+    def _everything(self, case: _Case) -> StudyFacts:
         if case.containers and self._sdfo is None:
             raise Unavailable("archive")
         packed = [entry for path in case.containers if self._sdfo for entry in self._sdfo.index(path).entries.values()]
@@ -246,8 +276,11 @@ class Publisher:
             assert row is not None
             case = self._case(unit, row, studies.facts(unit, study_id), None)
             patient = self._patients.affinity_id(unit, case.facts.patient)
-        changed = maker.digest(self._whole(case)) != row.digest or (patient and str(patient) != row.entry_patient)
-        if row.state == PUBLISHED and row.study_state != "receiving" and changed:
+        try:
+            changed = maker.digest(self._whole(case)) != row.digest or (patient and str(patient) != row.entry_patient)
+        except Unavailable:     # the archive: the study is tried again by itself, the others go on
+            changed = True
+        if row.state in {PUBLISHED, PARTIAL} and row.study_state != "receiving" and changed:
             with self._database.write() as unit:
                 publications.request(unit, study_id, row.patient, now)
 
@@ -265,28 +298,54 @@ class Publisher:
                 return False
         with self._database.write() as unit:
             publications.publish(unit, study_id, **maker.outcome(made))
+            _note_left_out(unit, study_id, unnamed(studies.facts(unit, study_id)), attempts, now)
         log.info("published", study=study_id)
         self._look_again(study_id, now)
         return True
 
     def _note_refused_draft(self, study_id: int, error: BrokerError, codes: set[str], attempts: int, now: float) -> None:
-        if XdsCode.UNKNOWN_PATIENT_ID in codes or codes == {XdsCode.PATIENT_ID_DOES_NOT_MATCH}:
-            # Merged since we asked, or what is to be replaced was moved: the next attempt finds whose it is now.
-            self._note_retry(study_id, now + _delay(attempts), reason(error), forget=True)
+        problems = error.problems if isinstance(error, Rejected) else (Problem(type(error).__name__, str(error)),)
+        if XdsCode.UNKNOWN_PATIENT_ID in codes:     # merged since we asked: the next attempt finds the survivor
+            self._note_retry(study_id, now + _delay(attempts), _told(problems), forget=True)
         else:
-            problems = error.problems if isinstance(error, Rejected) else (Problem(type(error).__name__, ""),)
             self._note_refusal(study_id, problems)
 
     def _note_refusal(self, study_id: int, problems: tuple[Problem, ...]) -> None:
-        codes = ", ".join(dict.fromkeys(problem.code for problem in problems))
+        why = _told(problems)
         with self._database.write() as unit:
-            publications.fail(unit, study_id, codes)
-        log.error("publication refused", study=study_id, state=FAILED, reason=codes)
+            publications.fail(unit, study_id, why)
+            public = self._public(unit, study_id, why)
+        log.error("publication refused", study=study_id, state=FAILED, reason=public)
 
     def _note_retry(self, study_id: int, at: float, why: str, *, forget: bool) -> None:
         with self._database.write() as unit:
             publications.retry(unit, study_id, at, why, forget=forget)
-        log.warning("publication will be tried again", study=study_id, state=DUE, reason=why)
+            public = self._public(unit, study_id, why)
+        log.warning("publication will be tried again", study=study_id, state=DUE, reason=public)
+
+    def _public(self, unit: Unit, study_id: int, why: str) -> str:
+        """Return a reason, which may be the text of another registry, without what it says of the patient: logs hold none."""
+        facts = studies.facts(unit, study_id)
+        affinity = self._patients.affinity_id(unit, facts.patient) if facts.patient.value else None
+        ids = (facts.patient.value, affinity.value if affinity else "", facts.birth_date, facts.accession)
+        words = {word for word in (*re.split(r"[\^= ]", facts.patient_name), *ids) if len(word) > 1 or not word.isascii()}
+        for word in sorted(words, key=len, reverse=True):
+            why = re.sub(re.escape(word), "…", why, flags=re.IGNORECASE)
+        return _CX.sub("…", why)
+
+
+def _note_left_out(unit: Unit, study_id: int, left_out: Mapping[str, Sequence[str]], attempts: int, now: float) -> None:
+    if left_out:
+        images = sum(map(len, left_out.values()))
+        publications.part(
+            unit, study_id, attempts, now, f"published without {images} images of {len(left_out)} series, whose SOP class the "
+            "PACS does not tell and of which it could send no picture")
+
+
+def _told(problems: Iterable[Problem]) -> str:
+    """Return what a refusal says: the codes with their texts, each once."""
+    texts = (f"{problem.code}: {problem.context}" if problem.context else problem.code for problem in problems)
+    return "; ".join(dict.fromkeys(texts))[:_REASON]
 
 
 def _delay(attempts: int) -> float:

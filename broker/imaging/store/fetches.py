@@ -14,6 +14,7 @@ from broker.db import Lock, lock, sql
 from broker.imaging.store.tables import fetch_job, fetch_want, instance, study
 from broker.model.ports import Unit
 
+NOT_SENT = "did not send it"                # is in the reason of what the PACS cannot send
 AGAIN = "not asked for again so soon: "     # begins the reason of what an earlier job found out
 
 _OPEN = fetch_job.c.state.in_(("queued", "running"))

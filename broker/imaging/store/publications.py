@@ -3,7 +3,9 @@
     due               to be published; `next_at` says when it may be tried (again)
     waiting_patient   no feed has named the patient yet; looked at again when one does, and at `next_at`
     published         `manifest_uid`, `entry_uuid` and `digest` are those of the manifest that is in the registry
-    failed            refused for good; `reason` holds the error codes. New images or an operator make it due again
+    partial           as published, without the series that nobody could send, as `reason` says; looked at again now and then
+                      (`next_at` is when it was looked at last), and when an object of the study came
+    failed            refused for good; `reason` says what was refused. New images or an operator make it due again
     withdrawn         the study has no images any more; what was registered for it is deprecated
 
 `manifest_uid`, `entry_uuid`, `entry_patient` (an affinity-domain id as CX) and `digest` always tell of the last manifest that was
@@ -22,9 +24,12 @@ from broker.model.ids import PatientId
 from broker.model.imaging import SeriesFacts
 from broker.model.ports import Unit
 
-DUE, WAITING, PUBLISHED, FAILED, WITHDRAWN = "due", "waiting_patient", "published", "failed", "withdrawn"
+DUE, WAITING, PUBLISHED, PARTIAL, FAILED, WITHDRAWN = (
+    "due", "waiting_patient", "published", "partial", "failed", "withdrawn")
 
 _OPEN = publication.c.state.in_((DUE, WAITING))
+# A partial one is looked at again after five minutes, then ten, and so on to a day.
+_AGAIN = sa.case(*((publication.c.attempts <= n + 1, 300.0 * 2 ** n) for n in range(9)), else_=86400.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +90,21 @@ def request(unit: Unit, study_id: int, patient: PatientId, now: float, *, at_onc
 
 def due(unit: Unit, now: float, limit: int) -> list[int]:
     """Give the studies to try now, longest due first."""
-    query = sa.select(publication.c.study_id).where(_OPEN, publication.c.next_at <= now)
+    query = sa.select(publication.c.study_id).where(_is_due(now))
     return list(sql(unit).scalars(query.order_by(publication.c.next_at).limit(limit)))
+
+
+def _is_due(now: float) -> sa.ColumnElement[bool]:
+    came = sa.exists().where(study.c.id == publication.c.study_id, study.c.last_at > publication.c.next_at)
+    return sa.or_(
+        sa.and_(_OPEN, publication.c.next_at <= now),
+        sa.and_(publication.c.state == PARTIAL, sa.or_(publication.c.next_at + _AGAIN <= now, came)))
 
 
 def claim(unit: Unit, study_id: int, now: float, until: float) -> Publication | None:
     """Take a due study until `until`: nobody else tries it before. None when it is not due (any more)."""
     taken = sql(unit).execute(
-        sa.update(publication).where(publication.c.study_id == study_id, _OPEN, publication.c.next_at <= now)
+        sa.update(publication).where(publication.c.study_id == study_id, _is_due(now))
         .values(next_at=until, attempts=publication.c.attempts + 1))
     return get(unit, study_id) if taken.rowcount else None
 
@@ -100,6 +112,12 @@ def claim(unit: Unit, study_id: int, now: float, until: float) -> Publication | 
 def save(unit: Unit, study_id: int, draft: Draft) -> None:
     """Keep what is about to be sent, before it is sent."""
     _set(unit, study_id, state=DUE, document=draft.document, submission=draft.submission)
+
+
+def part(unit: Unit, study_id: int, attempts: int, now: float, reason: str) -> None:
+    """Note, after `publish`, that the manifest lacks what may come later; `attempts` says how long to wait for it."""
+    seen = sql(unit).scalar(sa.select(study.c.last_at).where(study.c.id == study_id)) or now
+    _set(unit, study_id, state=PARTIAL, attempts=attempts, next_at=max(now, seen), reason=reason)
 
 
 def wait(unit: Unit, study_id: int, patient: PatientId, next_at: float) -> None:
@@ -140,7 +158,7 @@ def strayed(unit: Unit, patient: PatientId, affinity: PatientId) -> int:
     """Make due what is registered for another person than this patient now is; return how many studies that are."""
     return sql(unit).execute(
         sa.update(publication)
-        .where(publication.c.state == PUBLISHED, publication.c.patient_domain == patient.domain,
+        .where(publication.c.state.in_((PUBLISHED, PARTIAL)), publication.c.patient_domain == patient.domain,
                publication.c.patient_value == patient.value, publication.c.entry_patient.not_in(("", str(affinity))))
         .values(state=DUE, attempts=0, next_at=0.0)).rowcount
 

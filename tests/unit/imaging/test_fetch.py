@@ -20,7 +20,7 @@ from broker.imaging.fetch_worker import is_open
 from broker.imaging.store import fetches, studies, tables
 from broker.model.errors import Unavailable
 from broker.model.imaging import InstanceRef
-from broker.model.ports import Retrieved, RetrieveFailed, Want
+from broker.model.ports import Retrieved, RetrieveFailed, Unit, Want
 from tests.helpers.fetch import JPEG, OURS, THEIRS, Centre, Lossy, Pacs, build, limited, octets, read, refs_of, working
 
 
@@ -678,3 +678,41 @@ def test_a_pacs_that_falls_silent_again_and_again_is_given_up(centre: Centre) ->
     assert {why.removeprefix("the PACS of b ") for why in gathered.missing.values()} <= {
         "failed: silent is not available", "did not send it: silent is not available"}
     assert len(pacs.asked) == 1 + fetch_worker._BREAKS
+
+
+def test_a_hospital_whose_pacs_hangs_keeps_no_other_waiting(centre: Centre) -> None:
+    b = next(one for one in centre.profile.hospitals if one.key == "b")
+    c = b.model_copy(update={"key": "c", "ae_title": "PACSC", "source_uid": "2.999.4.3", "domain": "2.999.2.1"})
+    centre.profile = centre.profile.model_copy(update={"hospitals": (*centre.profile.hospitals, c)})
+    stuck = [ref for n in range(6) for ref in _at_origin(centre, 1, study_uid=f"1.2.{n}")[0]]
+    quick = refs_of("1.3.1", 3, "2.999.4.3")
+    centre.catalogue(quick, "c")
+
+    class Two(Pacs):
+        def retrieve(self, hospital: Hospital, want: Want, progress: Callable[[], bool]) -> Retrieved:
+            while hospital.key == "b" and progress():
+                time.sleep(0.02)
+            self.deliver(self.matching(want), hospital.key)
+            return Retrieved()
+
+    with working(centre, Two(centre, quick)), ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(centre.fetch.gather, stuck, deadline=8.0)
+        _wait_until(lambda: centre.jobs().count(("running", "")) == 2)
+        _assert_whole(centre.fetch.gather(quick), quick)
+        assert not waiting.done()
+        assert set(waiting.result().missing) == set(stuck)
+
+
+def test_a_look_for_work_that_fails_is_not_the_end(centre: Centre, monkeypatch: pytest.MonkeyPatch) -> None:
+    refs, pacs = _at_origin(centre, 1)
+    queued, failures = fetches.queued, [KeyError("a bug")]
+
+    def once(unit: Unit) -> list[fetches.Job]:
+        if failures:
+            raise failures.pop()
+        return queued(unit)
+
+    monkeypatch.setattr(fetches, "queued", once)
+    with working(centre, pacs):
+        _assert_whole(centre.fetch.gather(refs), refs)
+    assert failures == []

@@ -1,23 +1,28 @@
 import io
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import structlog
 from pydicom.uid import UID
 
 from broker.config.profile import Hospital, Profile
 from broker.coord.local import LocalCoord
 from broker.db import Database
-from broker.imaging.origin import Origins
+from broker.imaging.origin import HURRY, Origins
 from broker.imaging.publish import FIRST_DELAY, Published, Publisher
 from broker.imaging.receiver import Receiver
-from broker.imaging.store import cases, studies
+from broker.imaging.store import cases, publications, studies
+from broker.imaging.store.publications import Publication
 from broker.model.errors import Rejected, Unavailable
 from broker.model.ids import PatientId
 from broker.model.imaging import InstanceRef, StudyFacts
-from broker.model.metadata import DocumentEntry
-from broker.model.ports import StudyRows
+from broker.model.metadata import RPLC, DocumentEntry
+from broker.model.ports import Retrieved, RetrieveFailed, StudyRows, Want
 from broker.wire import tags
 from broker.wire.kos import read_manifest
 from tests.helpers import dicom
@@ -74,11 +79,12 @@ class Scene:
     pacs: Silent
     outbound: FakeOutbound = field(default_factory=FakeOutbound)
     patience: float = 15.0
+    hurry: float = 15.0
 
     @property
     def publisher(self) -> Publisher:
         centre = self.centre
-        origins = Origins(centre.database, centre.profile, self.pacs, centre.fetch, patience=self.patience)
+        origins = Origins(centre.database, centre.profile, self.pacs, centre.fetch, patience=self.patience, hurry=self.hurry)
         directory = FakeDirectory({LOCAL: PATIENT})
         return Publisher(centre.database, centre.profile, directory, self.outbound, origins, centre.coord, "OURS")
 
@@ -93,6 +99,14 @@ class Scene:
     @property
     def entry(self) -> DocumentEntry:
         return self.outbound.objects[-1].documents[0]
+
+    @property
+    def publication(self) -> Publication:
+        with self.centre.database.read() as unit:
+            study = studies.study(unit, "b", STUDY)
+            row = publications.get(unit, study.id) if study else None
+        assert row is not None
+        return row
 
     @property
     def fetched(self) -> list[str]:
@@ -162,6 +176,7 @@ def test_what_the_pacs_does_tell_is_believed(scene: Scene) -> None:
 
 
 def test_a_pacs_that_tells_everything_is_not_asked_for_pictures(scene: Scene) -> None:
+    scene.pacs.name = NAME
     scene.pacs.told = {ref.sop_uid: CT for ref in scene.pacs.holds}
     assert scene.publish().state == "published"
     assert scene.pacs.asked == []
@@ -261,3 +276,126 @@ def _objects(scene: Scene) -> int:
     with scene.centre.database.read() as unit:
         study = studies.study(unit, "b", STUDY)
         return study.objects if study else 0
+
+
+# --- what nobody can send, and what a PACS cannot spell
+
+
+def _without(*series: int) -> Callable[[Pacs, Want, object], None]:
+    """A PACS that cannot send anything of some series."""
+    names = {f"{STUDY}.{n}" for n in series}
+
+    def script(pacs: Pacs, want: Want, _progress: object) -> None:
+        found = pacs.matching(want)
+        pacs.deliver([ref for ref in found if ref.series_uid not in names])
+        if any(ref.series_uid in names for ref in found):
+            raise RetrieveFailed("C-MOVE", Retrieved(0xC000, "unable"))
+    return script
+
+
+def test_a_series_that_nobody_can_send_is_left_out_and_published_when_it_comes(scene: Scene) -> None:
+    scene.pacs.script, now = _without(2), time.time()
+    with working(scene.centre, scene.pacs), structlog.testing.capture_logs() as logs:
+        result = scene.publish(now)
+        assert (result.state, result.instances, result.left_out) == ("partial", 6, 3)
+        assert result.reason.startswith("published without 3 images of 1 series")
+        assert sorted(scene.classes) == [f"{STUDY}.1.{n}" for n in (1, 2, 3)]
+        left_out = [one for one in logs if one["event"].startswith("a series is left out")]
+        assert [(one["series"], "unable" in one["reason"]) for one in left_out] == [(f"{STUDY}.2", True)]
+        assert scene.fetched[-1] == f"{STUDY}.2.3", "the last one of the series was tried too"
+        asked = len(scene.pacs.asked)
+        assert scene.publisher.run_once(now + 200) == 0
+        assert len(scene.pacs.asked) == asked, "looked at again after five minutes"
+        assert scene.publisher.run_once(now + 400) == 0
+        assert (len(scene.pacs.asked), len(scene.outbound.sent)) == (asked + 2, 1)
+        assert scene.publication.state == "partial"
+        scene.pacs.script = None
+        assert scene.publisher.run_once(now + 900) == 0, "now after ten"
+        assert scene.publisher.run_once(now + 1100) == 1
+    assert sorted(scene.classes) == [f"{STUDY}.{s}.{n}" for s in (1, 2) for n in (1, 2, 3)]
+    assert scene.outbound.objects[-1].associations[-1].type == RPLC
+    assert scene.publication.state == "published"
+
+
+def test_a_left_out_series_is_published_as_soon_as_the_hospital_sends_one_of_it(scene: Scene) -> None:
+    scene.pacs.script = _without(2)
+    with working(scene.centre, scene.pacs):
+        now = time.time()
+        assert scene.publish(now).state == "partial"
+        scene.pacs.deliver([ref for ref in scene.pacs.holds if ref.sop_uid == f"{STUDY}.2.2"])
+        dicom.eventually(lambda: _objects(scene) == 2)
+        assert scene.publisher.run_once(time.time()) == 1
+    assert len(scene.classes) == 6
+
+
+def test_one_series_that_comes_late_waits_a_few_attempts_only(scene: Scene) -> None:
+    """The PACS does not fail: it is slow. After the third attempt what is there is published."""
+    scene.patience = scene.hurry = 0.5
+
+    def slow(pacs: Pacs, want: Want, progress: Callable[[], bool]) -> None:
+        pacs.deliver([ref for ref in pacs.matching(want) if ref.series_uid == f"{STUDY}.1"])
+        while want.series_uids != (f"{STUDY}.1",) and progress():
+            time.sleep(0.05)
+
+    scene.pacs.script = slow
+    with working(scene.centre, scene.pacs):
+        states = [scene.publish(100.0).state]
+        for now in (200.0, 300.0):
+            scene.publisher.run_once(now)
+            states.append(scene.publication.state)
+    assert states == ["due", "due", "partial"]
+    assert sorted(scene.classes) == [f"{STUDY}.1.{n}" for n in (1, 2, 3)]
+
+
+def test_the_worker_waits_for_no_pacs(scene: Scene) -> None:
+    """A PACS that hangs costs the publications of others nothing: the picture is fetched meanwhile."""
+    scene.patience, scene.hurry = 0.2, HURRY
+    hanging = threading.Event()
+
+    def hang(pacs: Pacs, want: Want, progress: Callable[[], bool]) -> None:
+        while not hanging.is_set() and progress():
+            time.sleep(0.05)
+        pacs.deliver(pacs.matching(want))
+
+    scene.pacs.script = hang
+    with working(scene.centre, scene.pacs):
+        assert scene.publish(100.0).state == "due"
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(scene.publisher.run_once, 110.0).result(timeout=10) == 0     # the PACS hangs for 20 seconds
+        hanging.set()
+        dicom.eventually(lambda: _objects(scene) == 2)
+        assert scene.publisher.run_once(10000.0) == 1
+
+
+@pytest.mark.parametrize(("said", "expected"), [
+    ("Ye^XiaoDong=^", NAME), ("Ye^XiaoDong=", NAME), ("^", NAME), ("", NAME), ("Ye^XiaoDong=?^??", NAME),
+    ("Ye^XiaoDong=\ufffd", NAME),
+    ("Li^Si=李^四", "Li^Si=李^四"), ("YE^XIAODONG", "YE^XIAODONG"),
+], ids=["latin-1 of Orthanc", "no group", "no character", "nothing", "question marks", "replacements", "whole", "latin only"])
+def test_a_name_that_the_pacs_cannot_spell_is_read_from_a_picture(scene: Scene, said: str, expected: str) -> None:
+    scene.pacs.told, scene.pacs.name = {ref.sop_uid: CT for ref in scene.pacs.holds}, said
+    with working(scene.centre, scene.pacs):
+        assert scene.publish().state == "published"
+    assert _facts(scene).patient_name == expected
+    assert len(scene.pacs.asked) == (expected == NAME)
+    assert len(scene.classes) == 6
+
+
+def test_a_name_that_nobody_can_spell_is_published_as_it_is(scene: Scene) -> None:
+    scene.pacs.told = {ref.sop_uid: CT for ref in scene.pacs.holds}
+    scene.pacs.script = _without(1, 2)
+    with working(scene.centre, scene.pacs):
+        assert scene.publish().state == "published"
+    assert len(scene.classes) == 6
+
+
+def test_rows_without_a_legal_uid_are_counted(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.pacs.told, scene.pacs.name = {ref.sop_uid: CT for ref in scene.pacs.holds}, NAME
+    find = scene.pacs.find_study
+    odd = {"StudyInstanceUID": STUDY, "SeriesInstanceUID": f"{STUDY}.1", "SOPInstanceUID": "1.2.x", "PatientID": LOCAL.value}
+    monkeypatch.setattr(scene.pacs, "find_study", lambda hospital, uid: StudyRows([*find(hospital, uid), odd], nameless=2))
+    result = scene.publish()
+    assert (result.state, result.instances, result.nameless) == ("published", 6, 3)
+    monkeypatch.setattr(scene.pacs, "find_study", lambda _hospital, _uid: StudyRows([odd], nameless=2))
+    with pytest.raises(Rejected, match="names no image but 3 without a legal UID"):
+        scene.publish()

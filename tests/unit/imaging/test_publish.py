@@ -183,7 +183,7 @@ def test_a_picture_without_patient_id_is_shown_as_failed(bench: Bench) -> None:
     bench.publisher.run_once(QUIET)
     row = bench.row()
     assert row is not None
-    assert (row.state, row.reason) == ("failed", "MissingPatientId")
+    assert (row.state, row.reason) == ("failed", "MissingPatientId: the images hold no Patient ID")
 
 
 # refusals and retries
@@ -212,19 +212,29 @@ def test_waiting_between_attempts_has_a_limit(bench: Bench) -> None:
     assert publish._delay(50) == publish.LONGEST_DELAY
 
 
-@pytest.mark.parametrize(("answer", "reason"), [
+@pytest.mark.parametrize(("answer", "reason", "logged"), [
     (Rejected.of([Problem("XDSRegistryMetadataError", "typeCode 葉曉東"), Problem("XDSRegistryMetadataError", "x"),
-                  Problem("XDSPatientIdDoesNotMatch", "")]), "XDSRegistryMetadataError, XDSPatientIdDoesNotMatch"),
-    (TooLarge("max_request"), "TooLarge"),
-])
-def test_a_refusal_is_final_and_visible_without_patient_data(bench: Bench, answer: BaseException, reason: str) -> None:
+                  Problem("XDSRegistryMetadataError", "x"), Problem("XDSPatientIdDoesNotMatch", "")]),
+     "XDSRegistryMetadataError: typeCode 葉曉東; XDSRegistryMetadataError: x; XDSPatientIdDoesNotMatch",
+     "XDSRegistryMetadataError: typeCode ……; XDSRegistryMetadataError: x; XDSPatientIdDoesNotMatch"),
+    (Rejected("XDSRegistryMetadataError",
+              "sourcePatientInfo: 'PID-5|Ye^XiaoDong' of a-20417 born 19790214, accession ACC1, is not P-1001 "
+              "(Q-7^^^&2.999.1.1&ISO)"),
+     "XDSRegistryMetadataError: sourcePatientInfo: 'PID-5|Ye^XiaoDong' of a-20417 born 19790214, accession ACC1, is not P-1001 "
+     "(Q-7^^^&2.999.1.1&ISO)",
+     "XDSRegistryMetadataError: sourcePatientInfo: 'PID-5|…^…' of … born …, accession …, is not … …"),
+    (TooLarge("max_request"), "TooLarge: limit exceeded: max_request", "TooLarge: limit exceeded: max_request"),
+], ids=["codes and texts", "every kind of patient data", "too large"])
+def test_a_refusal_is_final_and_says_what_was_refused_but_the_log_names_no_patient(
+        bench: Bench, answer: BaseException, reason: str, logged: str) -> None:
     bench.outbound.answers = [answer]
-    bench.receive(stored(1))
+    bench.receive(stored(1, PatientName="Ye^XiaoDong=葉^曉東"))
     with structlog.testing.capture_logs() as logs:
         bench.publisher.run_once(QUIET)
     row = bench.row()
     assert row is not None
     assert (row.state, row.reason, row.draft) == ("failed", reason, None)
+    assert [one["reason"] for one in logs if one["event"] == "publication refused"] == [logged]
     assert bench.publisher.run_once(QUIET + 1e6) == 0
     assert len(bench.outbound.sent) == 1
     assert "葉" not in str(logs)
@@ -554,7 +564,7 @@ def test_a_hospital_that_left_the_profile_fails_visibly(bench: Bench, profile: P
     bench.publisher.run_once(QUIET + LOOK_AGAIN + 1)
     row = bench.row()
     assert row is not None
-    assert (row.state, row.reason) == ("failed", "UnknownHospital")
+    assert (row.state, row.reason) == ("failed", "UnknownHospital: there is no hospital 'a' in the profile any more")
 
 
 # one study must not stop the others
