@@ -4,6 +4,8 @@ A body of a known, small size, or a chunked one that ends soon, is gathered here
 gunicorn's parser; what it leaves open of RFC 9112 is refused here.
 """
 
+import contextlib
+import math
 import re
 import socket
 import time
@@ -20,6 +22,7 @@ from broker.edge.pace import Pace
 from broker.edge.shares import peer_of
 
 GATHERED = 256 << 10        # bytes of a body that are gathered before a thread is asked for
+_WINDOW = 1.0               # seconds of waiting by which the speed of a body is measured
 _LONGEST_HEAD = 64 << 10
 _EMPTY_LINES = 8            # before a request line; RFC 9112 2.2 asks for one
 _LONGEST_SIZE_LINE = 8190   # of a chunk, as gunicorn reads it
@@ -59,26 +62,22 @@ class Unreader(SocketUnreader):
         super().__init__(sock)
         self.pace = pace
         self.end = ""
-        self._begun = self._since = 0.0
-        self._waited, self._got = 0.0, 0
+        self._since = self._waited = 0.0
+        self._got, self._last = 0, math.inf
 
     def begin(self) -> None:
         """Have what follows come from the socket, read by a thread and measured from now on."""
         self.end = ""
         self.pace.begin()
-        self._begun, self._since, self._waited, self._got = time.monotonic(), 0.0, 0.0, 0
-
-    @property
-    def age(self) -> float:
-        """Seconds since a thread began to read."""
-        return time.monotonic() - self._begun
+        self._since = self._waited = 0.0
+        self._got, self._last = 0, math.inf
 
     @property
     def speed(self) -> float:
-        """Bytes a second that came while a thread waited for them. Any thread may ask."""
+        """Bytes a second that came in the last second for which they were waited for; infinite before. Any thread may ask."""
         since = self._since
         waited = self._waited + (time.monotonic() - since if since else 0.0)
-        return self._got / max(waited, 0.001)
+        return self._got / waited if waited >= _WINDOW else self._last
 
     def more(self, data: bytes) -> None:
         """Add what was gathered to what is there."""
@@ -98,6 +97,8 @@ class Unreader(SocketUnreader):
             waited, self._since = time.monotonic() - since, 0.0
             self._waited += waited
             self._got += len(data)
+            if self._waited >= _WINDOW:
+                self._last, self._got, self._waited = self._got / self._waited, 0, 0.0
             if data or not self.end:
                 self.pace.heard(waited, len(data))
                 return data
@@ -288,7 +289,8 @@ class Connection(TConn):
     def give_way(self) -> None:
         """End the reading of a body that a thread waits for; it is answered like one that came too slowly."""
         self.unreader.end = "late"
-        self.sock.shutdown(socket.SHUT_RD)
+        with contextlib.suppress(OSError):      # the peer is gone already
+            self.sock.shutdown(socket.SHUT_RD)
 
 
 def _refusal(error: Exception) -> Refused:

@@ -40,7 +40,8 @@ _AT_ONCE = 64           # connections accepted in a row
 _GENERATION = 2000      # requests answered by the same threads
 _GATHERED = 64 << 20    # bytes of all bodies that are being gathered in a process
 _LOOK = 0.25            # seconds between two looks at who waited too long
-_CHANCE = 1.0           # seconds a long body has to be quick, and then is read before it may have to give way
+_CHANCE = 1.0           # seconds a long body has to be quick before it queues behind those that are
+_QUICK = 1 << 20        # bytes a second at which a body gives way to nobody
 _CRAWL = 4              # times `min_rate`: so slow a body gives way to any other
 
 log = structlog.get_logger("broker.http")
@@ -113,7 +114,14 @@ class WebWorker(ThreadWorker):
 
     # --- a request on its way in
 
-    def _hear(self, conn: Connection, _sock: Any) -> None:
+    def _on_event(self, heard: Callable[[Connection], None], conn: Connection, _sock: Any) -> None:
+        try:
+            heard(conn)
+        except Exception as error:  # noqa: BLE001 - this thread is everybody's: a bug with one connection ends that connection
+            log.error("bug", error=type(error).__name__, frames="".join(traceback.format_tb(error.__traceback__)))
+            self._drop(conn)
+
+    def _hear(self, conn: Connection) -> None:
         data = self._received(conn)
         if data is None:
             return
@@ -224,15 +232,15 @@ class WebWorker(ThreadWorker):
     def _make_way(self) -> None:
         """Have a slow body give way to one that queues.
 
-        Of the peer that has most places the slowest, where that is fairer; else the slowest of all, when it only crawls.
+        Of the peer that has most places the slowest, where that is fairer; else the slowest of all, when it only crawls. One at
+        a time of each that queues: what was told is on its way out.
         """
         working, unfair = self._uploads.working, self._uploads.unfair
         if sum(conn.unreader.end == "late" for conn in working) >= len(self._uploads.queue):
             return
-        crowd = [conn for conn in (working.crowd() if unfair else working)
-                 if not conn.unreader.end and conn.unreader.age > _CHANCE]
+        crowd = [conn for conn in (working.crowd() if unfair else working) if not conn.unreader.end]
         slowest = min(crowd, key=lambda conn: conn.unreader.speed, default=None)
-        if slowest is not None and (unfair or slowest.unreader.speed < _CRAWL * self.settings.min_rate):
+        if slowest is not None and slowest.unreader.speed < (_QUICK if unfair else _CRAWL * self.settings.min_rate):
             log.info("a slow body gives way", address=slowest.peer, rate=int(slowest.unreader.speed))
             slowest.give_way()
 
@@ -345,19 +353,19 @@ class WebWorker(ThreadWorker):
         else:
             self._wait(conn, self._drain, _LINGER)
 
-    def _drain(self, conn: Connection, _sock: Any) -> None:
+    def _drain(self, conn: Connection) -> None:
         data = self._received(conn)
         if data is not None:
             conn.leftover += len(data)
             if not data or conn.leftover > _LEFTOVER:
                 self._drop(conn)
 
-    def _wait(self, conn: Connection, heard: Callable[[Connection, Any], None], seconds: float) -> None:
+    def _wait(self, conn: Connection, heard: Callable[[Connection], None], seconds: float) -> None:
         conn.sock.setblocking(False)
         conn.until = time.monotonic() + seconds
         conn.polled = True
         self._waiting.add(conn)
-        self.poller.register(conn.sock, EVENT_READ, partial(heard, conn))
+        self.poller.register(conn.sock, EVENT_READ, partial(self._on_event, heard, conn))
 
     def _leave(self, conn: Connection) -> None:
         """Take a connection out of whatever it waits in."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,9 @@ log = structlog.get_logger("broker.soap")
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 Broken = Callable[[Any], None]
+
+_LARGE = 4 << 20        # bytes of an envelope; ten thousand instances of a retrieve are half of it
+_large_ones = threading.BoundedSemaphore(2)
 
 
 class SoapTransportContext(TransportContext):
@@ -111,11 +115,12 @@ class SoapTransport(ServerBase):
             context.out_error = error if isinstance(error, SoapFault) else faults.of(error)
             self.get_out_string(context)
             return context, True
-        context = self.generate_contexts(context)[0]
-        if context.in_error is None:
-            self.get_in_object(context)
-            self.get_out_object(context)
-        self.get_out_string(context)
+        with _turn(len(context.transport.intake.root)):
+            context = self.generate_contexts(context)[0]
+            if context.in_error is None:
+                self.get_in_object(context)
+                self.get_out_object(context)
+            self.get_out_string(context)
         return context, False
 
     def _answer(self, context: Any, start_response: StartResponse, *, refused: bool) -> Iterable[bytes]:
@@ -173,6 +178,11 @@ def internal_error(error: Exception, transaction: str) -> SoapFault:
     log.error(
         "bug", transaction=transaction, error=type(error).__name__, cause=type(cause).__name__ if cause else "", frames=frames)
     return SoapFault("Receiver", "internal error")
+
+
+def _turn(size: int) -> contextlib.AbstractContextManager[object]:
+    """Return what an envelope of this size waits for: as a tree it takes up to ten times its bytes."""
+    return _large_ones if size > _LARGE else contextlib.nullcontext()
 
 
 def _plain(start_response: StartResponse, status: str, kind: str, body: bytes, *more: tuple[str, str]) -> Iterable[bytes]:

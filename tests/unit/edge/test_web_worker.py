@@ -3,7 +3,10 @@
 import contextlib
 import inspect
 import os
+import re
+import select
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,15 +14,17 @@ from pathlib import Path
 import gunicorn
 import psutil
 import pytest
-from gunicorn.http.body import Body, LengthReader
+from gunicorn import glogging
+from gunicorn.http import wsgi
+from gunicorn.http.body import Body, ChunkedReader, LengthReader
 from gunicorn.http.parser import Parser
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers import gthread
 
 from broker.config.settings import Server
 from broker.edge.pace import Pace
-from broker.edge.web_connection import Connection, Incoming, Unreader
-from tests.helpers.soap import Served, ask, envelope, served
+from broker.edge.web_connection import GATHERED, Chunks, Connection, Incoming, Refused, Unreader
+from tests.helpers.soap import NS, Served, ask, envelope, mtom, served
 
 PING = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -105,7 +110,13 @@ def test_the_inside_of_gunicorn_is_what_we_rely_on() -> None:
     assert "self.unreader" in inspect.getsource(Parser.__init__)
     assert list(inspect.signature(SocketUnreader.chunk).parameters) == ["self", "size_hint"]
     assert callable(SocketUnreader.take_buffered)
-    assert "pre_request" in inspect.getsource(worker.handle_request)
+    assert "response_class(req, sock, cfg, *response_args)" in inspect.getsource(wsgi.create)
+    assert "req._expected_100_continue" in inspect.getsource(wsgi.create)
+    assert "self._emit_body(arg)" in inspect.getsource(wsgi.Response.write)
+    assert "self.must_close = True" in inspect.getsource(wsgi.Response.force_close)
+    assert list(inspect.signature(gthread.PollableMethodQueue.defer).parameters) == ["self", "callback", "args"]
+    assert "self.parser = None" in inspect.getsource(ChunkedReader.read)
+    assert "self._access_log_enabled" in inspect.getsource(glogging.Logger.setup)
     assert vars(LengthReader(None, 5)) == {"unreader": None, "length": 5}
     assert {"reader", "buf", "failed"} <= vars(Body(None)).keys()
 
@@ -197,6 +208,211 @@ def test_a_dripping_body_frees_its_thread(server: Served) -> None:
                 data = connection.recv(4096)
             assert time.monotonic() - begun < 6
         assert data.startswith(b"HTTP/1.1 408 ")
+
+
+# --- slow peers, many of them
+
+SOAP = "application/soap+xml"
+PIECE = b"x" * 600
+PART = (b"--b\r\nContent-Type: application/xop+xml\r\nContent-ID: <root@x>\r\n\r\n<x/>\r\n--b\r\nContent-ID: <a>\r\n\r\n")
+MULTIPART = 'multipart/related; type="application/xop+xml"; start="<root@x>"; start-info="application/soap+xml"; boundary="b"'
+
+
+def head(path: str, kind: str, more: str) -> bytes:
+    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n{more}\r\n\r\n".encode()
+
+
+# What a slow peer sends first, and then every tenth of a second: 6 KB/s, thrice the least rate.
+SLOW = {
+    "a body that fits": (head("/ask", SOAP, "Content-Length: 200000"), PIECE),
+    "a long body": (head("/ask", SOAP, "Content-Length: 10000000"), PIECE),
+    "a long body, quick at first": (head("/keep", MULTIPART, "Content-Length: 90000000") + PART + b"x" * GATHERED, PIECE),
+    "a body that waits to be asked": (head("/ask", SOAP, "Content-Length: 10000000\r\nExpect: 100-continue"), PIECE),
+    "chunks": (head("/ask", SOAP, "Transfer-Encoding: chunked"), b"258\r\n" + PIECE + b"\r\n"),
+    "many chunks": (head("/keep", MULTIPART, "Transfer-Encoding: chunked")
+                    + b"%x\r\n%b\r\n" % (len(PART) + GATHERED, PART + b"x" * GATHERED), b"258\r\n" + PIECE + b"\r\n"),
+    "a part": (head("/keep", MULTIPART, "Content-Length: 90000000") + PART, PIECE),
+    "a body nobody asked for": (head("/nothing", SOAP, "Content-Length: 10000000"), PIECE),
+}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server of two threads whose deadlines no test lives to see."""
+    with served(tmp_path_factory.mktemp("small"), threads=2, retrieve_slots=1, uploads=6, io_timeout=60.0, min_rate=2000,
+                waiting_connections=400) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def slowly(server: Served, count: int, first: bytes, then: bytes, peer: str = "127.0.0.1") -> Iterator[list[socket.socket]]:
+    """So many connections that send slowly while the block runs; those the server ends begin again."""
+    stop = threading.Event()
+    connections: list[socket.socket] = []
+
+    def attack() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(OSError), socket.create_connection(
+                    ("127.0.0.1", server.port), timeout=8, source_address=(peer, 0)) as connection:
+                connections.append(connection)
+                connection.sendall(first)
+                while not stop.wait(0.1):
+                    connection.sendall(then)
+
+    threads = [threading.Thread(target=attack) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        until(lambda: len(connections) >= count)
+        yield connections
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def post(server: Served, path: str, body: bytes, kind: str = SOAP) -> bytes:
+    """Give the answer's first line; fails when it does not come."""
+    with connect(server) as connection:
+        connection.sendall(head(path, kind, f"Content-Length: {len(body)}") + body)
+        return connection.recv(100).partition(b"\r\n")[0]
+
+
+def small_and_large(server: Served) -> list[bytes]:
+    large = mtom(f'<Keep xmlns="{NS}"/>'.encode(), "urn:test:Keep", ("a", b"x" * 600_000))
+    answers = [post(server, "/ask", envelope(ask("hello"), "urn:test:Ask")),
+               post(server, "/keep", b"".join(large), large.content_type)]
+    with connect(server) as connection:
+        pong(connection)
+    return answers
+
+
+@pytest.mark.parametrize("kind", SLOW)
+def test_slow_bodies_hold_nobody_up(small: Served, kind: str) -> None:
+    """Health, a query and a long submission are answered, each before any deadline ends a slow one."""
+    with slowly(small, 12, *SLOW[kind]):
+        for _ in range(3):
+            assert small_and_large(small) == [b"HTTP/1.1 200 OK"] * 2
+            time.sleep(0.3)
+
+
+def test_slow_bodies_of_many_peers_hold_nobody_up(small: Served) -> None:
+    with contextlib.ExitStack() as stack:
+        for number in range(2, 14):
+            stack.enter_context(slowly(small, 1, *SLOW["a long body, quick at first"], peer=f"127.0.0.{number}"))
+        for _ in range(3):
+            assert small_and_large(small) == [b"HTTP/1.1 200 OK"] * 2
+
+
+def test_a_peer_that_has_all_uploads_makes_room_for_another_however_quick_it_is(small: Served) -> None:
+    quick = b"x" * 20_000        # 200 KB/s are no crawl
+    with slowly(small, 10, head("/keep", MULTIPART, "Content-Length: 90000000") + PART + b"x" * GATHERED, quick, "127.0.0.2"):
+        time.sleep(0.5)
+        assert small_and_large(small) == [b"HTTP/1.1 200 OK"] * 2
+
+
+def test_a_body_that_has_to_give_way_is_told_so(small: Served) -> None:
+    large = mtom(f'<Keep xmlns="{NS}"/>'.encode(), "urn:test:Keep", ("a", b"x" * 600_000))
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(connect(small)) for _ in range(6)]
+        for connection in slow:
+            connection.sendall(head("/keep", MULTIPART, "Content-Length: 90000000") + PART + b"x" * GATHERED)
+        time.sleep(0.3)
+        assert post(small, "/keep", b"".join(large), large.content_type) == b"HTTP/1.1 200 OK"
+        ended = select.select(slow, [], [], 8)[0]
+        assert len(ended) == 1
+        assert ended[0].recv(100).startswith(b"HTTP/1.1 408 ")
+
+
+def test_bodies_in_memory_are_bounded(small: Served) -> None:
+    worker, = psutil.Process(small.process.pid).children()
+    before = worker.memory_info().rss
+    almost = head("/ask", SOAP, f"Content-Length: {GATHERED}") + b"x" * (GATHERED - 1)
+    with contextlib.ExitStack() as stack:
+        found = []
+        for _ in range(380):                                  # 95 MB
+            found.append(stack.enter_context(connect(small)))
+            with contextlib.suppress(ConnectionError):
+                found[-1].sendall(almost)
+        ended = select.select(found, [], [], 8)[0]
+        assert ended
+        assert small_and_large(small) == [b"HTTP/1.1 200 OK"] * 2
+        assert worker.memory_info().rss - before < 120 << 20
+
+
+GIVE = mtom(f'<Give xmlns="{NS}">1</Give>'.encode(), "urn:test:Give")
+ASK_MUCH = envelope(ask("much " * 50_000), "urn:test:Ask")
+TAKEN_SLOWLY = {
+    "a retrieve": head("/give", GIVE.content_type, f"Content-Length: {GIVE.length}") + b"".join(GIVE),
+    "answers to many requests": (head("/ask", SOAP, f"Content-Length: {len(ASK_MUCH)}") + ASK_MUCH) * 40,
+}
+
+
+@pytest.mark.parametrize("kind", TAKEN_SLOWLY)
+def test_slow_readers_hold_nobody_up(small: Served, kind: str) -> None:
+    """Their answers go on without a thread; neither threads nor slots are missing to others."""
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(connect(small)) for _ in range(8)]
+        for reader in readers:
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            reader.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                reader.send(TAKEN_SLOWLY[kind])
+
+        def trickle() -> bool:
+            for reader in readers:
+                with contextlib.suppress(BlockingIOError):
+                    reader.recv(1000)
+            return post(small, "/give", b"".join(GIVE), GIVE.content_type) == b"HTTP/1.1 200 OK"
+        until(trickle, 30)
+        for _ in range(3):
+            trickle()
+            assert small_and_large(small) == [b"HTTP/1.1 200 OK"] * 2
+
+
+def test_a_slow_reader_gets_all_of_its_answer_and_may_ask_again(small: Served) -> None:
+    with connect(small) as connection:
+        connection.sendall(TAKEN_SLOWLY["a retrieve"])
+        time.sleep(2.5)     # longer than a thread waits; the answer is more than sockets hold
+        answer = connection.recv(65536)
+        length = int(re.findall(rb"Content-Length: (\d+)", answer)[0])
+        left = length - len(answer.partition(b"\r\n\r\n")[2])
+        while left:
+            left -= len(connection.recv(min(left, 1 << 20)))
+        pong(connection)
+
+
+def test_a_hoarder_of_connections_makes_its_own_go(server: Served) -> None:
+    with connect(server) as mine, contextlib.ExitStack() as stack:
+        pong(mine)
+        hoard = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 8, source_address=("127.0.0.2", 0)))
+                 for _ in range(80)]
+        until(lambda: bool(select.select(hoard, [], [], 0)[0]))
+        assert rest(hoard[0]) == b""
+        pong(mine)
+
+
+@pytest.mark.parametrize(("pieces", "whole"), [
+    ([b"5\r\nhello\r\n0\r\n\r\n"], True), ([b"5\r\nhello\r\n0\r\n"], False), ([b"5\r\nhello\r\n0\r\nX: y\r\n"], False),
+    ([b"5\r\nhello\r\n0\r\nX: y\r\n\r\n"], True), ([b"9\r\n0\r\n\r\n0\r\n\r\n"], False),
+    ([b"5;x=y\r\nhello\r\n0;z\r\n\r\n"], True), ([b"5\r\nhe"], False),
+    ([b"zz\r\n"], True), ([b"-1\r\n"], True), ([b"0x5\r\n"], True), ([b"\r\n"], True), ([b"1" * 9000], True),
+])
+def test_the_end_of_a_chunked_body_is_found_however_it_is_cut(pieces: list[bytes], whole: bool) -> None:
+    chunks, single = Chunks(), Chunks()
+    assert [chunks.feed(piece) for piece in pieces][-1] is whole
+    for byte in b"".join(pieces):
+        single.feed(bytes([byte]))
+    assert single.whole is whole
+
+
+def test_empty_lines_before_a_request_have_an_end() -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        connection = Connection(Server(), None, left, None, None)
+        assert not connection.take(b"\r\n" * 8)
+        with pytest.raises(Refused):
+            connection.take(b"\r\n")
 
 
 def test_clients_that_do_not_close_hold_nobody_up(server: Served) -> None:
