@@ -26,6 +26,7 @@ def configure(role: str, level: int = logging.INFO) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _where,
+        _role(role),
     ]
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer(serializer=_json))
@@ -35,11 +36,10 @@ def configure(role: str, level: int = logging.INFO) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(role=role)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _role(role), renderer]))
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
     sys.excepthook = _uncaught
@@ -59,7 +59,7 @@ def _where(_logger: Any, _method: str, event: structlog.typing.EventDict) -> str
 
 
 def _role(role: str) -> structlog.typing.Processor:
-    """Return what names the role in lines of libraries, whose threads do not know it."""
+    """Return what names the role in every line, in whatever thread it is said."""
     def add(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         event.setdefault("role", role)
         return event

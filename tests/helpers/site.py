@@ -42,7 +42,8 @@ QUERY = "urn:ihe:iti:2007:RegistryStoredQuery"
 SOAP_TYPE = "application/soap+xml; charset=utf-8"
 LIMITS = {
     "io_timeout": 2.0, "idle_timeout": 3.0, "min_rate": 1000, "max_request": 1 << 20, "max_body": 8 << 20, "max_parts": 20,
-    "max_message": 64 << 10, "threads": 16, "retrieve_slots": 4, "max_associations": 32, "mllp_connections": 32}
+    "max_listed": 1000, "max_message": 64 << 10, "threads": 16, "retrieve_slots": 4, "max_associations": 32,
+    "mllp_connections": 32}
 # What a good feed of a known patient moves: it adds a row to two tables, stamps its record and draws its links anew.
 LOGS = ("patient_event", "patient_message")
 STAMPS = {"patient_identity": ("message_id", "updated_at"), "patient_link": ("at",)}

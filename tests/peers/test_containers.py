@@ -52,6 +52,15 @@ def test_compose_takes_the_region() -> None:
 
 
 @pytest.mark.peer("compose")
+@pytest.mark.parametrize(("settings", "address"), [({}, "127.0.0.1"), ({"BROKER_PUBLISH": "10.1.2.3"}, "10.1.2.3")])
+def test_ports_are_published_on_this_machine_unless_a_variable_says_otherwise(settings: dict[str, str], address: str) -> None:
+    found = services(compose(POSTGRES_PASSWORD="secret", **settings).stdout)
+    published = {name: re.findall(r"- (\S+):(\d+):(\d+)/tcp", text) for name, text in found.items() if "ports:" in text}
+    assert published == {
+        name: [(address, port, port)] for name, port in (("web", "8080"), ("receiver", "11112"), ("mllp", "2575"))}
+
+
+@pytest.mark.peer("compose")
 def test_compose_invents_no_password() -> None:
     done = compose()
     assert done.returncode != 0
