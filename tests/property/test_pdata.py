@@ -76,7 +76,7 @@ def test_a_stream_cut_anywhere_gives_whole_objects_and_drops_the_rest(
         piece for context, number, data in objects
         for piece in (*pieces(context, 1, command(context, number), sizes), *pieces(context, 0, data, sizes))], [2])
     said, _ = converse(stream[:draw.draw(st.integers(0, len(stream) - 1))], 7)
-    assert said[-1] == "PeerGone"
+    assert said[-1] == "PeerBroke"
     stored = [one[1] for one in said if isinstance(one, tuple) and one[0] == "stored"]
     assert stored == [data for _, _, data in objects][:len(stored)]
     begun = sum(isinstance(one, StoreRequest) for one in said)

@@ -159,7 +159,7 @@ def saying(data: bytes | None = None) -> Script:
     (lambda _peer: None, r"no answer"),
     (saying(b""), r"silent for 1 seconds"),
     (saying(), r"connection closed"),
-    (saying(b"\7\0\0\0\0\4\0\0\0\0"), r"PDU of type 7"),
+    (saying(b"\7\0\0\0\0\4\0\0\0\0"), r"association aborted"),
     (saying(b"\5\0\0\0\0\4\0\0\0\0"), r"released before"),
     (saying(b"\4\0\0\0\0\6\0\0\0\1\1\3"), r"fragment lengths"),
     (swapping(pdata.STATUS, -1), r"an answer without a status"),
@@ -778,7 +778,7 @@ def test_a_get_takes_private_classes_when_the_profile_names_them(
 
 
 def test_a_get_of_nothing_but_classes_that_are_not_taken_says_so(ask: Scu, profile: Profile) -> None:
-    with pytest.raises(Unavailable, match="SOP classes that are not taken"):
+    with pytest.raises(Unavailable, match="SOP class is not taken here"):
         ask.retrieve(at(profile, dicom.free_port(), "get"), Want("1.2", sop_classes=(PRIVATE,)), lambda: True)
 
 
