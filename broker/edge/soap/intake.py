@@ -88,17 +88,18 @@ class Intake:
     def _read_parts(self, chunks: Iterable[bytes], parameters: Mapping[str, str], limits: Limits, folder: Path) -> None:
         if parameters.get("type", "").lower() != XOP_TYPE:
             raise SoapFault("Sender", f"multipart/related must have type={XOP_TYPE}", status=faults.UNSUPPORTED)
-        start, found = content_id(parameters.get("start", "")), False
+        start, names, found = content_id(parameters.get("start", "")), set[str](), False
         for headers, body in Multipart(chunks, parameters.get("boundary", ""), limits.max_parts):
             if headers.get("content-transfer-encoding", "").lower() not in _TRANSFER:
                 raise BadMultipart("parts must have Content-Transfer-Encoding binary")
             name = content_id(headers.get("content-id", ""))
+            if name and name in names:
+                raise BadMultipart("a Content-ID is used twice")
+            names.add(name)
             if not found and (not start or name == start):
                 found = True
                 root = b"".join(limited(body, limits.max_request, "server.max_request"))
                 self.root = _decoded(root, content_type_parameters(headers.get("content-type", ""))[1])
-            elif name in self.attachments:
-                raise BadMultipart("a Content-ID is used twice")
             elif name:
                 self._keep(name, headers.get("content-type", "application/octet-stream"), body, folder)
         if not found:

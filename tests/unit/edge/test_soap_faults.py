@@ -162,6 +162,9 @@ WRONG_MTOM = {
     "no root part": (MULTI.replace("root@x", "other@x"), KEEP + b"\r\n--B--\r\n", 400, "Sender"),
     "no parts": (MULTI, b"--B--\r\n", 400, "Sender"),
     "one id twice": (MULTI, KEEP + PART % (b"a", b"") + PART % (b"a", b"") + b"\r\n--B--\r\n", 400, "Sender"),
+    "the root's id again": (MULTI, KEEP + PART % (b"root@x", b"") + b"\r\n--B--\r\n", 400, "Sender"),
+    "the root's id again, and no start": (
+        MULTI.replace('start="<root@x>"; ', ""), KEEP + PART % (b"root@x", b"") + b"\r\n--B--\r\n", 400, "Sender"),
     "base64 part": (
         MULTI, KEEP + PART % (b"a", b"Content-Transfer-Encoding: base64\r\n") + b"\r\n--B--\r\n", 400, "Sender"),
     "bad part header": (MULTI, KEEP + PART % (b"a", b"b\xff\r\n") + b"\r\n--B--\r\n", 400, "Sender"),
