@@ -38,7 +38,7 @@ def main() -> int:
     wrong = lost(ways)
     for text in wrong:
         console.print(f"LOST {text}", markup=False)
-    console.print(f"{len(files)} files, {len(wrong)} lost or wrong, {time.monotonic() - began:.0f} s; tables and logs are in {OUT}")
+    console.print(f"{len(files)} files, {len(wrong)} lost or wrong, {time.monotonic() - began:.0f} s; more is in {OUT}")
     if options.write_docs:
         _write(options.write_docs, tables)
     return 1 if wrong else 0

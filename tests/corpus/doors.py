@@ -4,7 +4,7 @@ import io
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from broker.model.ids import PatientId
 from broker.model.imaging import InstanceRef
 from broker.model.people import Demographics, PersonName
 from broker.wire import hl7v3
-from tests.corpus.files import Specimen, data_set
+from tests.corpus.files import Specimen, data_set, transfer_syntax
 from tests.helpers.region import Region
 
 DEVICES = {"2.999.2.1": "2.999.2.9", "2.999.3.1": "2.999.3.9"}      # who may feed the ids of hospital A and B
@@ -32,10 +32,10 @@ def _any_uid(value: Any, *_: object, **__: object) -> UID | None:
     return None if value is None else UID(value.decode() if isinstance(value, bytes) else value)
 
 
-def store(one: Specimen, port: int) -> str:
+def store(one: Specimen, port: int, calling: str) -> str:
     """Send one data set unaltered; give an empty text for success, else what the broker said."""
     with patch.object(primitives, "set_uid", _any_uid), patch.object(_config, "UNRESTRICTED_STORAGE_SERVICE", True):
-        link = AE(ae_title="PACSA").associate(
+        link = AE(ae_title=calling).associate(
             "127.0.0.1", port, contexts=[build_context(one.sop_class, one.syntax)], ae_title="BROKER")
         if not link.is_established:
             return f"no presentation context: {UID(one.sop_class).name}, {UID(one.syntax).name}"
@@ -61,10 +61,10 @@ def store(one: Specimen, port: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Got:
-    """What RAD-69 gave, data sets by (study, SOP Instance UID); and why it did not give the rest."""
+    """What RAD-69 gave, (transfer syntax, data set) by instance; and why it did not give the rest."""
 
-    data: dict[tuple[str, str], bytes]
-    missing: dict[str, str]
+    data: dict[InstanceRef, tuple[str, bytes]]
+    missing: dict[InstanceRef, str]
 
 
 class Desk:
@@ -91,14 +91,14 @@ class Desk:
                     refused[patient] = str(error)
         return refused
 
-    def manifests(self, patients: Iterable[PatientId]) -> dict[tuple[str, str], InstanceRef]:
-        """Give what the manifests of these patients name, by (study, SOP Instance UID)."""
-        named = {}
+    def manifests(self, patients: Iterable[PatientId]) -> set[InstanceRef]:
+        """Give what the manifests of these patients name, without the classes."""
+        named = set[InstanceRef]()
         with self._client() as client:
             for patient in sorted(patients):
                 entries = client.documents(client.affinity_id(patient))
                 for file in client.manifests(entries, self._folder / f"manifests-{next(self._numbers)}").files:
-                    named.update({(ref.study_uid, ref.sop_uid): ref for ref in file.images})
+                    named.update(replace(ref, sop_class="") for ref in file.images)
         return named
 
     def fetch(self, refs: Sequence[InstanceRef]) -> Got:
@@ -107,11 +107,13 @@ class Desk:
         with self._client() as client:
             for begin in range(0, len(refs), _BATCH):
                 batch = refs[begin:begin + _BATCH]
-                for ref in _apart(batch):
-                    answer = client.images(ref, self._folder / f"pictures-{next(self._numbers)}")
+                for some in _apart(batch):
+                    answer = client.images(some, self._folder / f"pictures-{next(self._numbers)}")
+                    asked = {ref.sop_uid: ref for ref in some}
                     for picture in answer.pictures:
-                        got.data[picture.study_uid, picture.sop_uid] = data_set(picture.path.read_bytes())
-                    got.missing.update({problem.location: problem.context for problem in answer.missing})
+                        whole = picture.path.read_bytes()
+                        got.data[asked[picture.sop_uid]] = transfer_syntax(whole), data_set(whole)
+                    got.missing.update({asked[problem.location]: problem.context for problem in answer.missing})
         return got
 
 

@@ -3,7 +3,8 @@
 import json
 import time
 import urllib.error
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from tests.helpers.dicom import Orthanc
 from tests.helpers.region import Region
 
 A, B = "2.999.2.1", "2.999.3.1"
-OURS, THEIRS = "2.999.1.3", "2.999.3.3"
+SOURCE, THEIRS = "2.999.20.{}", "2.999.3.3"     # Retrieve Location UIDs
 YOUNG = "online_days = 365", "online_days = 100000"      # the files are old: nothing is to be packed before it is asked for
 CHANGES = {
     "domains.toml": {'feeders = [{ application = "HIS-A"': 'feeders = [{ device_oid = "2.999.2.9" }, { application = "HIS-A"'},
@@ -34,7 +35,6 @@ CHANGES = {
 }
 EQUAL, SAME, DIFFERS = "equal", "same elements", "differs"
 _PATIENCE = 300.0       # seconds until everything is published or given up
-TAKEN = "another object has this SOP Instance UID in this study; kept aside"
 
 Tell = Callable[[str], None]
 
@@ -44,10 +44,17 @@ class Fate:
     """What became of one file on one way. `refused` and `unpublished` are reasons; `online` and `archive` the fetches."""
 
     one: Specimen
+    turn: int = 0
+    source: str = ""
     refused: str = ""
     unpublished: str = ""
     online: str = ""        # equal | same elements | differs | the reason why it was not given
     archive: str = ""
+
+    @property
+    def ref(self) -> InstanceRef:
+        """How a manifest names it."""
+        return InstanceRef(self.one.study_uid, self.one.series_uid, self.one.sop_uid, source_uid=self.source)
 
 
 @dataclass(slots=True)
@@ -67,33 +74,32 @@ class Way:
 def by_cstore(folder: Path, files: Sequence[Specimen], tell: Tell) -> Way:
     """Send all to hospital A, publish, fetch from online, pack, fetch from the containers."""
     way = Way("C-STORE")
-    with Region(folder, changes=CHANGES) as region:
+    fates, rounds = _rounds(files)
+    way.fates += fates
+    region = Region(folder, changes=CHANGES)
+    _add_hospitals(region, rounds)
+    with region:
         desk = Desk(region, folder / "got")
-        taken: dict[tuple[str, str], str] = {}
-        for one in files:
-            fate = Fate(one, one.why or store(one, region.dicom_port))
-            key = one.study_uid, one.sop_uid
-            if not fate.refused and taken.setdefault(key, one.sha256) != one.sha256:
-                fate.refused = TAKEN
-            way.fates.append(fate)
+        for fate in fates:
+            fate.refused = fate.one.why or store(fate.one, region.dicom_port, f"PACS{fate.turn}")
         tell(f"sent: {len(way.stored)} of {len(files)} stored")
         app = _app(region)
         try:
             _settled(app, tell)
-            patients = _patients(app, "a")
+            patients = set[PatientId]().union(*(_patients(app, f"s{turn}") for turn in range(rounds)))
             refused = desk.feed(patients)
             _settled(app, tell)
             named = desk.manifests(patients - refused.keys())
-            reasons = _reasons(app)
-            refs = {(fate.one.study_uid, fate.one.sop_uid): InstanceRef(
-                fate.one.study_uid, fate.one.series_uid, fate.one.sop_uid, source_uid=OURS) for fate in way.stored}
+            reasons, aside = _reasons(app), _aside(app)
+            for fate in way.stored:
+                fate.refused = aside.get((f"s{fate.turn}", fate.one.sop_uid), "")
             tell(f"published: {len(named)}")
-            _judge(way.stored, named, reasons, desk.fetch(list(refs.values())), "online")
+            _judge(way.stored, named, reasons, desk.fetch([fate.ref for fate in way.stored]), "online")
         finally:
             app.close()
         _forget_age(region)
         tell(region.run("migrate").strip())
-        _judge(way.stored, named, reasons, desk.fetch(list(refs.values())), "archive")
+        _judge(way.stored, named, reasons, desk.fetch([fate.ref for fate in way.stored]), "archive")
         way.wrong += _still_online(region)
         way.wrong += _tracebacks(region)
     return way
@@ -106,7 +112,7 @@ def by_origin(folder: Path, files: Sequence[Specimen], tell: Tell) -> Way:
     with Orthanc(folder / "pacs", "PACSB", region.dicom_port, port=region.pacs_port) as pacs, region:
         taken: set[str] = set()
         for one in files:
-            fate = Fate(one, one.why or _upload(pacs, one))
+            fate = Fate(one, refused=one.why or _upload(pacs, one), source=THEIRS)
             if not fate.refused and one.sop_uid in taken:
                 fate.refused = "Orthanc has this SOP Instance UID already"
             taken.add(one.sop_uid)
@@ -120,7 +126,7 @@ def by_origin(folder: Path, files: Sequence[Specimen], tell: Tell) -> Way:
         finally:
             app.close()
         tell(f"published: {len(named)}")
-        got = desk.fetch(list(named.values()))
+        got = desk.fetch(list(named))
         _judge(way.stored, named, reasons, got, "online")
         way.wrong += _tracebacks(region)
     return way
@@ -155,6 +161,31 @@ def _publish(app: App, study_uid: str) -> str:
     except BrokerError as error:
         return str(error)
     return "" if done.state == "published" else done.reason or done.state
+
+
+def _rounds(files: Sequence[Specimen]) -> tuple[list[Fate], int]:
+    """Give each file a hospital of its own among those that hold its SOP Instance UID, and how many hospitals that takes."""
+    seen: Counter[str] = Counter()
+    fates = []
+    for one in files:
+        turn = seen[one.sop_uid] if one.sop_uid else 0
+        seen[one.sop_uid] += 1
+        fates.append(Fate(one, turn, SOURCE.format(turn)))
+    return fates, max(fate.turn for fate in fates) + 1
+
+
+def _add_hospitals(region: Region, count: int) -> None:
+    rows = [
+        f'[[hospital]]\nkey = "s{turn}"\nkind = "sends"\ndomain = "{A}"\nsource_uid = "{SOURCE.format(turn)}"\n'
+        f'source_id = "2.999.2"\nae_title = "PACS{turn}"\n' for turn in range(count)]
+    with (region.folder / "region" / "hospitals.toml").open("a", encoding="utf-8") as file:
+        file.write("\n" + "\n".join(rows))
+
+
+def _aside(app: App) -> dict[tuple[str, str], str]:
+    """Give what was kept aside, by hospital and SOP Instance UID."""
+    with app.database.read() as unit:
+        return {(row.hospital, row.sop_uid): "kept aside" for row in sql(unit).execute(sa.select(t.conflict))}
 
 
 def _app(region: Region) -> App:
@@ -195,18 +226,18 @@ def _reasons(app: App) -> dict[str, str]:
 
 
 def _judge(
-    fates: Iterable[Fate], named: Mapping[tuple[str, str], InstanceRef], reasons: Mapping[str, str], got: Got, where: str,
+    fates: Iterable[Fate], named: Container[InstanceRef], reasons: Mapping[str, str], got: Got, where: str,
 ) -> None:
     for fate in fates:
         one = fate.one
-        if (one.study_uid, one.sop_uid) not in named:
+        if fate.ref not in named:
             fate.unpublished = reasons.get(one.study_uid, "its manifest does not name it")
-        data = got.data.get((one.study_uid, one.sop_uid))
-        if data is None:
-            fate_of = got.missing.get(one.sop_uid, "not asked for: it is not published")
+        if fate.ref not in got.data:
+            came = got.missing.get(fate.ref, "not asked for: it is not published")
         else:
-            fate_of = EQUAL if data == one.data else SAME if same_elements(one.data, data, one.syntax) else DIFFERS
-        setattr(fate, where, fate_of)
+            syntax, data = got.data[fate.ref]
+            came = EQUAL if data == one.data else SAME if same_elements(one.data, one.syntax, data, syntax) else DIFFERS
+        setattr(fate, where, came)
 
 
 def _forget_age(region: Region) -> None:
@@ -216,7 +247,8 @@ def _forget_age(region: Region) -> None:
 
 
 def _still_online(region: Region) -> list[str]:
-    left = [file for file in (region.data / "online").rglob("*") if file.is_file() and not file.is_relative_to(region.data / "online" / ASIDE)]
+    online = region.data / "online"
+    left = [file for file in online.rglob("*") if file.is_file() and not file.is_relative_to(online / ASIDE)]
     return [f"{len(left)} files are online though all was packed"] if left else []
 
 
