@@ -33,7 +33,7 @@ from broker.imaging.publish import Publisher
 from broker.imaging.rad69_retrieve import ImagingSource
 from broker.imaging.receiver import Receiver
 from broker.model.caller import Call, Caller, Facts
-from broker.model.errors import BrokerError, Problem
+from broker.model.errors import BrokerError, Problem, place_of
 from broker.model.ids import PatientId
 from broker.model.ports import Registrar, Unit
 from broker.model.transaction import Bound, Outcome, Transaction
@@ -268,34 +268,43 @@ def _fetch(app: App, stop: threading.Event) -> None:
 
 
 def _worker(app: App, stop: threading.Event) -> None:
-    """Background work: publish at once when told, else every second; pack once a minute; clear up once an hour."""
+    """Background work, each kind in a thread of its own: what takes long holds up nothing else.
+
+    Publish at once when told, else every second; pack once a minute; clear up once an hour.
+    """
+    publisher, migrator, repository = app.publisher, app.migrator, app.repository     # made before threads share them
     wake = app.coord.subscribe("publish")
-    chores = [
-        (1.0, lambda: app.publisher.run_once(time.time())),
-        (60.0, lambda: app.migrator.run_due(time.time())),
-        (3600.0, app.repository.recover),
-        (3600.0, lambda: sweep(app.settings.documents_folder / SPOOL)),
-    ]
-    due = [0.0] * len(chores)
+    chores = (
+        ("publish", lambda: publisher.run_once(time.time()), lambda: wake.get(1.0)),
+        ("pack", lambda: migrator.run_due(time.time()), lambda: stop.wait(60.0)),
+        ("recover documents", repository.recover, lambda: stop.wait(3600.0)),
+        ("sweep", lambda: sweep(app.settings.documents_folder / SPOOL), lambda: stop.wait(3600.0)),
+    )
+    threads = [threading.Thread(target=_repeat, args=(*chore, stop), name=chore[0]) for chore in chores]
     try:
-        while not stop.is_set():
-            for n, (period, work) in enumerate(chores):
-                if time.monotonic() >= due[n]:
-                    _attempt(work)
-                    due[n] = time.monotonic() + period
-            if wake.get(min(1.0, max(0.05, min(due) - time.monotonic()))):
-                due[0] = 0.0
+        for thread in threads:
+            thread.start()
+        stop.wait()
     finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
         wake.close()
 
 
-def _attempt(work: Callable[[], object]) -> None:
+def _repeat(name: str, work: Callable[[], object], pause: Callable[[], object], stop: threading.Event) -> None:
+    while not stop.is_set():
+        _attempt(name, work)
+        pause()
+
+
+def _attempt(name: str, work: Callable[[], object]) -> None:
     try:
         work()
     except BrokerError as error:
-        log.warning("background work will be tried again", reason=type(error).__name__)
-    except Exception:
-        log.exception("background work failed")  # the loop is this process's edge: one bad study must not stop the rest
+        log.warning("background work will be tried again", work=name, reason=str(error))
+    except Exception as error:  # noqa: BLE001 - the edge of this kind of work; a traceback could hold what pictures say
+        log.error("background work failed", work=name, reason=place_of(error))
 
 
 ROLES: Mapping[str, Callable[[App, threading.Event], None]] = {

@@ -10,7 +10,7 @@ from rich.progress import Progress
 from broker.app import App
 from broker.cli import _log
 from broker.cli._config import AsJson, ConfigFile, load
-from broker.model.errors import BrokerError
+from broker.model.errors import BrokerError, place_of
 
 
 def migrate(
@@ -48,8 +48,9 @@ def _run(app: App, limit: int, *, quiet: bool) -> tuple[int, int]:
             try:
                 app.migrator.migrate(study_id)
                 done += 1
-            except BrokerError as error:
+            except Exception as error:  # noqa: BLE001 - one study must not stop the others
                 failed += 1
-                typer.echo(f"broker: a study was not packed: {error}", err=True)
+                reason = error if isinstance(error, BrokerError) else place_of(error)
+                typer.echo(f"broker: a study was not packed: {reason}", err=True)
             progress.advance(task)
     return done, failed

@@ -18,8 +18,8 @@ from broker.config.profile import Hospital, Profile
 from broker.coord.base import Coord
 from broker.db import Database
 from broker.imaging import header
-from broker.imaging.store import fetches, locations, studies
-from broker.model.errors import Rejected, Unavailable
+from broker.imaging.store import fetches, locations, setbacks, studies
+from broker.model.errors import Unavailable, place_of
 from broker.model.imaging import Online, StoredObject
 from broker.model.ports import Unit
 from broker.wire import tags
@@ -31,6 +31,8 @@ BACKLOG = 4096          # objects without a row after which no further ones shou
 ADOPT_DAYS = 7
 _IDLE = 0.2             # seconds between two looks whether to stop
 _RETRY = 1.0            # seconds between attempts while the store is down
+_PUT_OFF, _LONGEST = 5.0, 3600.0    # seconds: twice the first until an object that failed comes again, then twice as long
+_TRIES = 3              # attempts at a batch whose files cannot be had, before each object is tried by itself
 
 log = structlog.get_logger("broker.receiver")
 
@@ -39,6 +41,7 @@ log = structlog.get_logger("broker.receiver")
 class _Arrival:
     stored: StoredObject
     conflict: bool
+    tries: int = 0
 
 
 class Indexer:
@@ -49,6 +52,7 @@ class Indexer:
     ) -> None:
         self._database, self._online, self._profile, self._coord, self._sdfo = database, online, profile, coord, sdfo
         self._waiting: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
+        self._later: list[tuple[float, _Arrival]] = []     # what failed by itself, and when (monotonic) it comes again
         self._began = 0.0       # the last transaction
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -122,24 +126,27 @@ class Indexer:
                         yield hospital, path
 
     def _adopt(self, hospital: Hospital, path: str) -> bool:
-        *_, study_uid, name = path.split("/")
-        aside = path.startswith(ASIDE)
-        sop_uid = name.rpartition(".")[0] if aside else name
-        file = self._online.path(path)
         try:
-            size = file.stat().st_size
-            meta, text = header.of_file(file, hospital)
-            if (text["StudyInstanceUID"], meta.sop_uid) != (study_uid, sop_uid):
-                raise tags.NotDicom("the file does not hold what its path says")
-            stored = StoredObject(
-                hospital=hospital.key, study_uid=study_uid, series_uid=text["SeriesInstanceUID"], sop_uid=sop_uid,
-                sop_class=meta.sop_class, transfer_syntax=meta.transfer_syntax, path=path, size=size, sha256=sha256_of(file),
-                tags=text)
-        except (OSError, Rejected, tags.Truncated) as error:
-            log.warning("file without row is not readable", path=path, reason=type(error).__name__)
+            stored = self._read(hospital, path)
+        except Exception as error:  # noqa: BLE001 - one file must not keep the others without rows
+            log.warning("file without row is not readable", path=path, reason=place_of(error))
             return False
-        self.add(stored, conflict=aside)
+        self.add(stored, conflict=path.startswith(ASIDE))
         return True
+
+    def _read(self, hospital: Hospital, path: str) -> StoredObject:
+        """Return what a file of the online store holds; any error when that is not what its path says."""
+        *_, study_uid, name = path.split("/")
+        sop_uid = name.rpartition(".")[0] if path.startswith(ASIDE) else name
+        file = self._online.path(path)
+        size = file.stat().st_size
+        meta, text = header.of_file(file, hospital)
+        if (text["StudyInstanceUID"], meta.sop_uid) != (study_uid, sop_uid):
+            raise tags.NotDicom("the file does not hold what its path says")
+        return StoredObject(
+            hospital=hospital.key, study_uid=study_uid, series_uid=text["SeriesInstanceUID"], sop_uid=sop_uid,
+            sop_class=meta.sop_class, transfer_syntax=meta.transfer_syntax, path=path, size=size, sha256=sha256_of(file),
+            tags=text)
 
     def _run(self) -> None:
         while not self._stopping.is_set() or not self._waiting.empty():
@@ -149,6 +156,7 @@ class Indexer:
 
     def _collect(self) -> list[_Arrival]:
         """Give what waits: at once what comes after a pause, then what `LINGER` seconds brought."""
+        self._take_up()
         try:
             batch = [self._waiting.get(timeout=_IDLE)]
         except queue.Empty:
@@ -164,6 +172,7 @@ class Indexer:
 
     def _enter(self, batch: list[_Arrival]) -> bool:
         """Write a batch, however long it takes. False = stopped, and the store was down at a last attempt."""
+        tries = 0
         while True:
             last = self._stopping.is_set()
             try:
@@ -173,12 +182,34 @@ class Indexer:
                 if last:
                     return False
                 self._stopping.wait(_RETRY)
-                continue
+                tries += 1
+                if tries < _TRIES or error.what == "database":
+                    continue
+                if not self._one_by_one(batch, error):      # the file of one of them cannot be had
+                    return False
             except Exception as error:  # noqa: BLE001 - one object the store does not take must not stop all others
-                if len(batch) > 1:
-                    return all(self._enter([arrival]) for arrival in batch)
-                log.error("object is durable but has no row", path=batch[0].stored.path, reason=type(error).__name__)
+                if not self._one_by_one(batch, error):
+                    return False
             return True
+
+    def _one_by_one(self, batch: list[_Arrival], error: Exception) -> bool:
+        """Write each object of a batch by itself; the only one is put off, with its reason. False = stopped."""
+        if len(batch) > 1:
+            return all(self._enter([arrival]) for arrival in batch)
+        item, tries = batch[0].stored, batch[0].tries + 1
+        log.error("object is durable but has no row yet", path=item.path, reason=place_of(error), attempts=tries)
+        delay = min(_PUT_OFF * float(1 << min(tries, 16)), _LONGEST)
+        self._later.append((time.monotonic() + delay, replace(batch[0], tries=tries)))
+        with contextlib.suppress(Unavailable), self._database.write() as unit:
+            setbacks.note(unit, "index", item.path, item.hospital, place_of(error), time.time())
+        return True
+
+    def _take_up(self) -> None:
+        """Let what was put off come again when it is time."""
+        now = time.monotonic()
+        for entry in [entry for entry in self._later if entry[0] <= now]:
+            self._later.remove(entry)
+            self._waiting.put(entry[1])
 
     def _record(self, batch: list[_Arrival]) -> None:
         now = time.time()
@@ -193,6 +224,9 @@ class Indexer:
             needless = self._set_aside(unit, aside, now)
             refused = {item.path for item in (*result.conflicts, *aside)}
             landed: dict[int, list[str]] = {}
+            for arrival in batch:
+                if arrival.tries:
+                    setbacks.clear(unit, "index", arrival.stored.path)
             for item in arrived:
                 if item.job is not None and item.path not in refused:
                     landed.setdefault(item.job, []).append(item.sop_uid)

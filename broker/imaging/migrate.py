@@ -9,6 +9,7 @@ A crash leaves a state, and the next run goes on from it. A file counts for noth
 reader may follow are removed before their files. Objects that come late make a new version of the container.
 """
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,7 @@ from broker.config.profile import Profile
 from broker.coord.base import Coord
 from broker.db import Database
 from broker.imaging import header
+from broker.imaging.alone import Alone
 from broker.imaging.store import containers, studies
 from broker.imaging.store.containers import Container, Subject, Version
 from broker.imaging.store.studies import Instance
@@ -36,7 +38,6 @@ from broker.wire import tags
 
 _LOCK_SECONDS = 3600.0      # a study of the largest kind is packed and read twice in that time
 _SWEEP_SECONDS = 86400.0
-_RETRY_SECONDS = 3600.0     # a study that failed is not tried again by `run_due` for so long
 _ROW_SECONDS = 600.0        # the row of a file follows it within a second, or when its store is back
 _UNFINISHED = 86400.0       # what is older and unfinished belongs to nobody
 _BATCH = 500
@@ -65,7 +66,7 @@ class Migrator:
         self._profile, self._retention = profile, profile.retention
         self._origins = [hospital.key for hospital in profile.hospitals if hospital.kind == "origin"]
         self._swept_at = 0.0
-        self._failed: dict[int, float] = {}
+        self._packing, self._evicting, self._sweeping = (Alone(database, work) for work in ("pack", "evict", "sweep"))
 
     def due(self, now: float, limit: int = 1000) -> list[tuple[int, str]]:
         """Give (id, Study Instance UID) of the studies that the retention rules want packed, most urgent first."""
@@ -75,16 +76,19 @@ class Migrator:
     def run_due(self, now: float, limit: int = 100, progress: Progress | None = None) -> int:
         """Finish what was begun, then pack up to `limit` studies that are due; give how many are archived.
 
-        A study that fails is logged, stays readable where it is, and is tried again an hour later. Once a day leftovers
-        are swept and the cache is evicted. `progress(done, total)` counts studies.
+        A study that fails is noted, stays readable where it is, and is tried again an hour later, then later still. Once
+        a day leftovers are swept and the cache is evicted. `progress(done, total)` counts studies.
         """
-        self._failed = {study_id: at for study_id, at in self._failed.items() if now - at < _RETRY_SECONDS}
+        self._packing.begin()
         self.resume(now)
         if now - self._swept_at >= _SWEEP_SECONDS:
             self._swept_at = now
-            self.sweep()
-            self.evict(now)
-        found = [study_id for study_id, _ in self.due(now, limit + len(self._failed)) if study_id not in self._failed][:limit]
+            self._sweeping.begin()
+            self._sweeping.attempt("leftovers", now, self.sweep)
+            self._evicting.begin()
+            self._evicting.attempt("cache", now, lambda: self.evict(now))
+        due = self.due(now, limit + self._packing.waiting)
+        found = [study_id for study_id, _ in due if not self._packing.waits(study_id, now)][:limit]
         archived_now = 0
         for done, study_id in enumerate(found, 1):
             archived_now += self._try(study_id, now) is Outcome.ARCHIVED
@@ -98,7 +102,7 @@ class Migrator:
         with self._database.read() as unit:
             found = containers.unfinished(unit, at - self._retention.grace_seconds)
         for study_id in found:
-            if study_id not in self._failed:
+            if not self._packing.waits(study_id, at):
                 self._try(study_id, at)
 
     def migrate(self, study_id: int, progress: Progress | None = None) -> Outcome:
@@ -124,8 +128,10 @@ class Migrator:
         Such a container goes only when each of its images is safe elsewhere. Else it may be all that is left of a
         study whose rows were lost, and is kept and logged.
         """
-        removed = self._sdfo.sweep(older_than)
-        return removed + sum(self._sweep_container(path) for path in self._unnamed(older_than))
+        removed, now = self._sdfo.sweep(older_than), self._clock()
+        return removed + sum(
+            bool(self._sweeping.attempt(path, now, functools.partial(self._sweep_container, path)))
+            for path in self._unnamed(older_than))
 
     def evict(self, now: float) -> int:
         """Drop cached objects of origins that were not retrieved for `cache_days`; give how many.
@@ -136,14 +142,15 @@ class Migrator:
             begun = containers.half_forgotten(unit)
             found = containers.unused(unit, self._origins, now - self._retention.cache_days * 86400.0)
         for study_id, hospital, study_uid in begun:
-            self._go_on_evicting(study_id, hospital, study_uid)
-        evicted = 0
-        for study_id in found:
-            with self._database.write() as unit:
-                paths = containers.forget_cached(unit, study_id)
-            self._drop_cached(study_id, paths)
-            evicted += len(paths)
-        return evicted
+            go_on = functools.partial(self._go_on_evicting, study_id, hospital, study_uid)
+            self._evicting.attempt(study_id, now, go_on, hospital)
+        return sum(self._evicting.attempt(study_id, now, functools.partial(self._evict_one, study_id)) or 0 for study_id in found)
+
+    def _evict_one(self, study_id: int) -> int:
+        with self._database.write() as unit:
+            paths = containers.forget_cached(unit, study_id)
+        self._drop_cached(study_id, paths)
+        return len(paths)
 
     def _drop_cached(self, study_id: int, paths: list[str]) -> None:
         self._sdfo.drop_online(paths)
@@ -162,12 +169,7 @@ class Migrator:
             self._drop_cached(study_id, paths)
 
     def _try(self, study_id: int, now: float) -> Outcome | None:
-        try:
-            return self.migrate(study_id)
-        except BrokerError as error:
-            self._failed[study_id] = now
-            log.error("a study was not archived", study=study_id, reason=str(error))
-            return None
+        return self._packing.attempt(study_id, now, lambda: self.migrate(study_id))
 
     def _pack(self, study: Subject, progress: Progress | None) -> Outcome:
         """State packing: write, prove and switch; nothing but the temporary state is left when it fails."""

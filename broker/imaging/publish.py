@@ -38,6 +38,7 @@ LOOK_AGAIN = 300.0      # seconds after which a waiting publication asks for its
 BATCH = 100             # studies of one run
 _REASON = 2000          # characters of a refusal that are kept
 _CX = re.compile(r"[^\s'\"|~]+\^\^\^&[^\s'\"|~]*")      # a patient id with its authority
+SLOW = 5.0              # seconds after which a failed attempt says that its hospital holds up the others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +93,10 @@ class Publisher:
         self._withdraw = withdraw
 
     def run_once(self, now: float) -> int:
-        """Find what is complete, try what is due, and give how many manifests were accepted."""
+        """Find what is complete, try what is due, and give how many manifests were accepted.
+
+        Hospitals take turns; one whose study failed and took long has to wait for the next run with the others it has due.
+        """
         with self._database.read() as unit:
             quiet = bool(studies.quiet(unit, now - self._profile.retention.quiet_seconds))
         if quiet:
@@ -101,7 +105,16 @@ class Publisher:
         with self._database.read() as unit:
             due = publications.due(unit, now, BATCH)
         end = time.monotonic() + RUN
-        return sum(self._attempt_alone(study_id, now) for study_id in due if time.monotonic() < end)
+        accepted, slow = 0, set[str]()
+        for study_id, hospital in due:
+            began = time.monotonic()
+            if hospital in slow or began > end:
+                continue
+            done = self._attempt_alone(study_id, now)
+            accepted += done
+            if not done and time.monotonic() - began > SLOW:
+                slow.add(hospital)
+        return accepted
 
     def publish_study(self, hospital_key: str, study_uid: str, now: float | None = None) -> Published:
         """Publish one study at once, whatever became of it before, and say how it stands.

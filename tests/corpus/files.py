@@ -101,9 +101,10 @@ def same_elements(sent: bytes, sent_syntax: str, got: bytes, got_syntax: str) ->
         return False
 
 
-def _read(data: bytes, syntax: str) -> pydicom.Dataset:
+def _read(data: bytes, syntax: str) -> dict[int, object]:
     if syntax == DeflatedExplicitVRLittleEndian:
         data = zlib.decompress(data, -zlib.MAX_WBITS)
     dataset = read_dataset(
         io.BytesIO(data), syntax == ImplicitVRLittleEndian, syntax != "1.2.840.10008.1.2.2")
-    return pydicom.Dataset({element.tag: element for element in dataset if element.tag.element})     # no group lengths
+    # Without group lengths and padding, which senders leave out, and whatever VR unknown or compressed bytes go by.
+    return {element.tag: element.value for element in dataset if element.tag.element and element.tag != 0xFFFCFFFC}

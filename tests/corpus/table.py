@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from tests.corpus.run import EQUAL, SAME, Fate, Way
+from tests.corpus.run import DIFFERS, EQUAL, SAME, Fate, Way
 
 _COLUMNS = ("way", "files of", "files", "stored", "refused", "published", "fetched", "of these byte-equal", "from S-DICOM",
             "of these byte-equal")
@@ -24,11 +24,11 @@ def markdown(ways: Iterable[Way]) -> str:
 
 
 def lost(ways: Iterable[Way]) -> list[str]:
-    """Give what must not be: stored and published, and not given back as it was."""
+    """Give what must not be: what we stored and do not give back, and what came back as something else."""
     return [
         f"{way.name}: {fate.one.path.name} {where}: {said}" for way in ways for fate in way.stored
         for where, said in (("online", fate.online), ("archive", fate.archive))
-        if said and said not in {EQUAL, SAME} and not (fate.unpublished and way.name != "C-STORE")
+        if said and said not in {EQUAL, SAME} and (way.name == "C-STORE" or said == DIFFERS)
     ] + [f"{way.name}: {text}" for way in ways for text in way.wrong]
 
 
@@ -53,4 +53,4 @@ def _reasons(way: Way) -> Iterator[tuple[str, str]]:
             if said == SAME:
                 yield f"{where}: same elements", "written anew by the sender: lengths differ"
             elif said and said != EQUAL:
-                yield f"not given from {where}", said
+                yield f"not given from {where}", said.removeprefix(f"SOP instance {fate.one.sop_uid} is not available: ")

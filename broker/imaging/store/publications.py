@@ -88,10 +88,13 @@ def request(unit: Unit, study_id: int, patient: PatientId, now: float, *, at_onc
         sql(unit).execute(sa.update(publication).where(here).values(fresh))
 
 
-def due(unit: Unit, now: float, limit: int) -> list[int]:
-    """Give the studies to try now, longest due first."""
-    query = sa.select(publication.c.study_id).where(_is_due(now))
-    return list(sql(unit).scalars(query.order_by(publication.c.next_at).limit(limit)))
+def due(unit: Unit, now: float, limit: int) -> list[tuple[int, str]]:
+    """Return the studies to try now and their hospitals: those of all hospitals in turn, longest due first."""
+    turn = sa.func.row_number().over(partition_by=study.c.hospital, order_by=publication.c.next_at).label("turn")
+    query = (
+        sa.select(publication.c.study_id, study.c.hospital, turn).join(study, study.c.id == publication.c.study_id)
+        .where(_is_due(now)).order_by(turn, publication.c.next_at).limit(limit))
+    return [(row.study_id, row.hospital) for row in sql(unit).execute(query)]
 
 
 def _is_due(now: float) -> sa.ColumnElement[bool]:

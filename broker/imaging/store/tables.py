@@ -153,3 +153,15 @@ fetch_want = sa.Table(
     sa.Column("landed", sa.Boolean, nullable=False),
     sa.Column("reason", sa.Text, nullable=False, server_default=""),    # why this one will not come; empty = it may
 )
+
+setback = sa.Table(                                         # what background work could not do
+    "setback", metadata,
+    sa.Column("work", sa.String(16), primary_key=True),     # pack | evict | sweep | index
+    sa.Column("subject", sa.String(400), primary_key=True), # a study's id, or a path
+    sa.Column("hospital", sa.String(64), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("first_at", sa.Float, nullable=False),
+    sa.Column("last_at", sa.Float, nullable=False),
+    sa.Column("next_at", sa.Float, nullable=False),
+)

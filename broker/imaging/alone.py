@@ -1,0 +1,61 @@
+"""Work on many things, of which each fails by itself: recorded with its reason, tried again later and later, visible."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import structlog
+
+from broker.db import Database
+from broker.imaging.store import setbacks
+from broker.model.errors import BrokerError, place_of
+
+log = structlog.get_logger("broker.background")
+
+_T = TypeVar("_T")
+
+
+class Alone:
+    """One kind of work (`store.setbacks`). What failed before a process started is tried once when it starts."""
+
+    def __init__(self, database: Database, work: str) -> None:
+        self._database, self._work = database, work
+        self._failed: set[str] = set()
+        self._waiting: dict[str, float] = {}
+        self._started = False
+
+    def begin(self) -> None:
+        """Look at what failed; call it before each run."""
+        with self._database.read() as unit:
+            known = setbacks.known(unit, self._work)
+        self._failed = set(known)
+        self._waiting = known if self._started else {}
+        self._started = True
+
+    def waits(self, subject: object, now: float) -> bool:
+        """Say whether the subject failed and is not to be tried yet."""
+        return self._waiting.get(str(subject), now) > now
+
+    @property
+    def waiting(self) -> int:
+        """How many subjects failed."""
+        return len(self._waiting)
+
+    def attempt(self, subject: object, now: float, action: Callable[[], _T], hospital: str = "") -> _T | None:
+        """Return what `action` does; None when it failed, which is noted. Raise `Unavailable` when that cannot be noted."""
+        key = str(subject)
+        try:
+            done = action()
+        except Exception as error:  # noqa: BLE001 - the edge of one subject
+            reason = str(error) if isinstance(error, BrokerError) else place_of(error)
+            with self._database.write() as unit:
+                row = setbacks.note(unit, self._work, key, hospital, reason, now)
+            self._failed.add(key)
+            self._waiting[key] = row.next_at
+            log.error("background work on one thing failed", work=self._work, subject=key, reason=reason, attempts=row.attempts)
+            return None
+        if key in self._failed:
+            with self._database.write() as unit:
+                setbacks.clear(unit, self._work, key)
+            self._failed.discard(key)
+            self._waiting.pop(key, None)
+        return done
