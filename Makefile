@@ -1,10 +1,10 @@
-# Targets: demo test lint bench fuzz chaos lock clean.
+# Targets: demo test lint bench fuzz chaos corpus lock clean.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test lint bench fuzz chaos lock peers-install clean
+.PHONY: demo test lint bench fuzz chaos corpus lock peers-install clean
 
 demo: $(VENV)/.run
 	$(BIN)/broker demo $(if $(ONCE),--once)
@@ -28,6 +28,10 @@ fuzz: $(VENV)/.dev
 # make chaos KILLS=100
 chaos: $(VENV)/.dev peers-install
 	$(BIN)/python -m tests.chaos $(if $(KILLS),--kills $(KILLS))
+
+# make corpus EVERY=10; what came of the real files is in docs/results.md after DOCS=docs/results.md
+corpus: $(VENV)/.dev peers-install
+	$(BIN)/python -m tests.corpus $(if $(EVERY),--every $(EVERY)) $(if $(DOCS),--write-docs $(DOCS))
 
 # Real peers of the tests: installed by apt when we may, else named; their tests are skipped then.
 peers-install:

@@ -1,6 +1,7 @@
 """Files that are durable when they are named: temporary file, fsync, a name that is never taken twice, fsync of the folder."""
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -126,13 +127,21 @@ def sha256_of(file: Path) -> str:
 
 
 def sweep_folder(folder: Path, before: float) -> int:
-    """Remove the plain files of `folder` that were last written before this time (seconds since the epoch); give how many."""
+    """Remove the plain files of `folder` that were last written before this time (seconds since the epoch); give how many.
+
+    One that cannot be removed is logged and stops no other.
+    """
     removed = 0
     if not folder.is_dir():
         return removed
     for file in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError):
+        try:
             if file.is_file() and file.stat().st_mtime < before:
                 file.unlink()
                 removed += 1
+        except FileNotFoundError:   # another process sweeps too
+            continue
+        except OSError as error:
+            reason = errno.errorcode.get(error.errno or 0, "OSError")
+            _log.warning("a file that was left cannot be removed", file=file.name, reason=reason)
     return removed

@@ -32,7 +32,7 @@ from broker.imaging.alone import Alone
 from broker.imaging.store import containers, studies
 from broker.imaging.store.containers import Container, Subject, Version
 from broker.imaging.store.studies import Instance
-from broker.model.errors import BrokerError, Rejected, Unavailable
+from broker.model.errors import Rejected, Unavailable
 from broker.model.imaging import Archived, Online, StoredObject
 from broker.wire import tags
 
@@ -184,7 +184,7 @@ class Migrator:
             images = self._images(rows, entries, old)
             packed = self._sdfo.pack(study.study_uid, images, {**study.manifest, "images": len(images)}, progress)
             self._sdfo.prove(packed.path, packed.sha256, {image.sop_uid: image.sha256 for image in images})
-        except BrokerError:
+        except Exception:
             with self._database.write() as unit:
                 studies.mark(unit, study.id, "complete", was="packing")
             if packed:

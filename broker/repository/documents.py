@@ -27,6 +27,7 @@ from pathlib import Path
 
 import structlog
 
+from broker.archive.files import sweep_folder
 from broker.db import Database, Lock, lock
 from broker.model.blob import FileSlice, Spooled, fsync_folder
 from broker.model.errors import Problem, Rejected, Unavailable, XdsCode
@@ -141,10 +142,7 @@ class Documents:
             gone = [row for row in rows if row.id not in kept]
             store.set_state(unit, kept, store.KEPT)
             store.remove(unit, [row.id for row in gone if _unlink(self._folder / row.path)])
-        for file in self.incoming().iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                if file.stat().st_mtime < now - GRACE:
-                    file.unlink()
+        sweep_folder(self.incoming(), now - GRACE)
         if rows:
             log.warning("documents of interrupted submissions", kept=len(kept), dropped=len(gone))
 

@@ -1,7 +1,6 @@
 """Reads the HTTP body of a SOAP request: media types, packaging, limits; attachments go to the spool folder."""
 
 import codecs
-import contextlib
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,6 +10,7 @@ from typing import Any
 
 from gunicorn.http.errors import ParseException
 
+from broker.archive.files import sweep_folder
 from broker.edge.soap import faults
 from broker.edge.soap.faults import SoapFault
 from broker.model.blob import CHUNK, Spooled
@@ -117,11 +117,7 @@ class Intake:
 
 def sweep(folder: Path) -> None:
     """Drop what requests of killed processes left in the spool folder; files of running requests are younger."""
-    old = time.time() - _STALE
-    for file in folder.glob("*"):
-        with contextlib.suppress(FileNotFoundError):  # another process sweeps too
-            if file.stat().st_mtime < old:
-                file.unlink()
+    sweep_folder(folder, time.time() - _STALE)
 
 
 def _body(environ: Mapping[str, Any], limit: int, setting: str) -> Iterator[bytes]:

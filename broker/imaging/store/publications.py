@@ -60,6 +60,18 @@ class Publication:
     draft: Draft | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stuck:
+    """A publication that does not go on: whose, in what state, and why."""
+
+    hospital: str
+    study_uid: str
+    state: str
+    reason: str
+    attempts: int
+    next_at: float
+
+
 def get(unit: Unit, study_id: int) -> Publication | None:
     """Give the publication of a study, or None."""
     found = sql(unit).execute(
@@ -98,10 +110,23 @@ def due(unit: Unit, now: float, limit: int) -> list[tuple[int, str]]:
 
 
 def _is_due(now: float) -> sa.ColumnElement[bool]:
-    came = sa.exists().where(study.c.id == publication.c.study_id, study.c.last_at > publication.c.next_at)
+    its = study.alias()
+    came = sa.exists().where(its.c.id == publication.c.study_id, its.c.last_at > publication.c.next_at)
     return sa.or_(
         sa.and_(_OPEN, publication.c.next_at <= now),
         sa.and_(publication.c.state == PARTIAL, sa.or_(publication.c.next_at + _AGAIN <= now, came)))
+
+
+def stuck(unit: Unit, limit: int) -> list[Stuck]:
+    """Return what was refused, waits for its patient, lacks images or is due again after a failure; longest due first."""
+    query = (
+        sa.select(study.c.hospital, study.c.study_uid, publication.c.state, publication.c.reason, publication.c.attempts,
+                  publication.c.next_at)
+        .join(study, study.c.id == publication.c.study_id)
+        .where(sa.or_(
+            publication.c.state.in_((FAILED, WAITING, PARTIAL)), sa.and_(publication.c.state == DUE, publication.c.reason != "")))
+        .order_by(publication.c.next_at).limit(limit))
+    return [Stuck(**row._mapping) for row in sql(unit).execute(query)]
 
 
 def claim(unit: Unit, study_id: int, now: float, until: float) -> Publication | None:
