@@ -86,7 +86,7 @@ def _told(reply: Reply) -> str:
     assert int(reply.headers["Content-Length"]) == len(reply.body)
     if reply.kind not in {"application/soap+xml", "multipart/related"}:
         return f"{reply.status} {reply.kind}"
-    body = reply.root()[1][0]
+    body = reply.root()[-1][0]      # behind a Header, where there is one
     codes = {element.get("errorCode", "") for element in body.iter() if element.get("errorCode")}
     return f"{reply.status} {xml.local_name(body)} {reply.fault} {sorted(codes)[:3]}"
 
