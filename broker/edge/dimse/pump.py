@@ -36,7 +36,7 @@ class Served:
         self._session, self._settings, self._stopping, self._place = session, settings, stopping, place
         self._pace = Pace(settings.min_rate, settings.io_timeout)
         self._last = self._began = time.monotonic()
-        self._came = 0
+        self._came, self._length = 0, length
         limits = Limits(send=settings.io_timeout, data_set=settings.max_message)
         self._link = Link(sock, limits, self._patience, self._heard)
         self._messages = Messages(self._link, syntaxes, session.receive, session.done, length)
@@ -76,7 +76,7 @@ class Served:
                 log.warning("association aborted", hospital=self._place.hospital.key, reason=_ROOM)
                 self._link.abort()
             else:
-                log.info("peer is gone", reason=str(error))
+                log.info("peer is gone", hospital=self._place.hospital.key, reason=str(error))
         except (ProtocolError, GivenUp, BrokerError) as error:
             log.warning("association aborted", hospital=self._place.hospital.key, reason=str(error))
             self._link.abort()
@@ -90,7 +90,7 @@ class Served:
     def _answer(self, message: Message) -> None:
         field = message.command.number(pdata.FIELD)
         if field == pdata.C_ECHO_RQ:
-            self._link.send(response(message.context, message.command, self._session.echo()))
+            self._link.send(response(message.context, message.command, self._session.echo(), longest=self._length))
         elif field != pdata.C_CANCEL_RQ:    # nothing of ours can be cancelled
             raise ProtocolError(f"operation 0x{field & 0xFFFF:04X} was not negotiated")
 

@@ -3,7 +3,6 @@
 import contextlib
 import socket
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,12 +17,14 @@ from broker.edge.dimse.lobby import Lobby, Refusal
 from broker.edge.dimse.pdata import ProtocolError
 from broker.edge.dimse.places import Place, Places
 from broker.edge.dimse.session import Session
+from broker.model.ids import is_uid
 
 _HANDSHAKE = 5.0        # seconds to ask for an association once connected
 _CRAWL = 4              # times `min_rate`: what is slower for `io_timeout` makes room for another of its own hospital
 _BACKLOG = 1024
-_FAREWELL = 1.0         # seconds a refused peer gets to close
-_PIECE = 65536
+_PIECE, _PIECES = 65536, 16     # bytes at once, and how often: of what a refused peer sent behind its request
+_STANDARD = "1.2.840.10008."
+_TOLD = 1000            # private classes that are logged, of all hospitals
 
 log = structlog.get_logger("broker.dimse")
 
@@ -50,7 +51,9 @@ class Server:
         share = settings.max_associations // max(len(service.profile.hospitals), 1)
         self._places = Places(settings.max_associations, share, _CRAWL * settings.min_rate, settings.io_timeout)
         self._socket = socket.create_server(
-            (settings.host, settings.dicom_port), backlog=_BACKLOG, reuse_port=settings.receivers > 1)
+            (settings.host, settings.dicom_port), family=socket.AF_INET6 if ":" in settings.host else socket.AF_INET,
+            backlog=_BACKLOG, reuse_port=settings.receivers > 1)
+        self._told: set[tuple[str, str]] = set()
         self.port: int = self._socket.getsockname()[1]
         self._lobby = Lobby(
             self._socket, settings.waiting_connections, min(_HANDSHAKE, settings.io_timeout), self._judge, self._enter)
@@ -104,13 +107,22 @@ class Server:
         except ProtocolError as error:
             self._end(sock, place, str(error), association.INVALID)
         except OSError as error:
-            log.info("peer is gone", reason=error.strerror or type(error).__name__)
+            log.info("peer is gone", hospital=place.hospital.key, reason=error.strerror or type(error).__name__)
         except Exception as error:   # noqa: BLE001 - the thread's edge: a bug ends this one only, the peer hears of it
             frame = traceback.extract_tb(error.__traceback__)[-1]   # never the text: it may hold what the peer sent
             self._end(sock, place, f"{type(error).__name__} in {frame.filename}:{frame.lineno}", association.UNSPECIFIED)
         finally:
             sock.close()
             self._places.leave(place)
+
+    def _tell_private(self, hospital: str, refused: Iterable[str]) -> None:
+        """Log once which private classes a hospital would send if its profile named them: their objects never come here."""
+        for sop_class in refused:
+            if is_uid(sop_class) and not sop_class.startswith(_STANDARD) and (hospital, sop_class) not in self._told:
+                if len(self._told) >= _TOLD:
+                    return
+                self._told.add((hospital, sop_class))
+                log.warning("private class not taken", hospital=hospital, sop_class=sop_class, setting="sop_classes")
 
     def _end(self, sock: socket.socket, place: Place, reason: str, answer: bytes) -> None:
         """Refuse a request that was let in; its place is free at once."""
@@ -126,6 +138,7 @@ class Server:
             return
         classes = contexts.taken(place.hospital)
         answered = _answers(asked.contexts, classes)
+        self._tell_private(place.hospital.key, {context.abstract for context in asked.contexts} - classes)
         session = service.open_session(calling, place.address, classes)
         syntaxes = {context.number: context.syntax for context in answered if context.result == association.TAKEN}
         place.served = served = pump.Served(sock, syntaxes, asked.length, session, service.settings, service.stopping, place)
@@ -145,12 +158,11 @@ def _answers(proposed: Iterable[Context], classes: frozenset[str]) -> list[Answe
 
 
 def _refuse(sock: socket.socket, pdu: bytes) -> None:
-    """Say no, and wait a moment for the peer to close: what it still sends would make the kernel drop our answer."""
-    with contextlib.suppress(OSError):
+    """Say no. What came behind the request is read first: a close over unread bytes makes the kernel drop our answer."""
+    with contextlib.suppress(OSError):      # BlockingIOError: there is nothing more
         sock.sendall(pdu)
         sock.shutdown(socket.SHUT_WR)
-        until = time.monotonic() + _FAREWELL
-        while (left := until - time.monotonic()) > 0:
-            sock.settimeout(left)
+        sock.setblocking(False)
+        for _ in range(_PIECES):
             if not sock.recv(_PIECE):
                 return

@@ -329,6 +329,25 @@ def test_a_private_class_is_taken_when_the_profile_names_it(
             assert other.answer().number(pdata.STATUS) == 0x0122
 
 
+def test_a_private_class_that_is_not_taken_is_logged_once(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    broker = start()
+    for _ in range(3):
+        with Parrot(broker.port) as peer:
+            assert peer.associate([(PRIVATE, EXPLICIT), (CT, EXPLICIT), ("1.2.840.10008.1.20.1", IMPLICIT)])[0] == 2
+            peer.release()
+    eventually(lambda: dimse.threads("association-") == 0)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "private class not taken" in line]
+    assert PRIVATE in line
+    assert "hospital=a" in line
+
+
+def test_the_port_may_be_one_of_ipv6(start: Start) -> None:
+    broker = start(host="::1")
+    with Parrot(connection=socket.create_connection(("::1", broker.port), 10)) as peer:
+        assert peer.associate([(CT, EXPLICIT)])[0] == 2
+        peer.release()
+
+
 def test_stopping_lets_the_object_under_way_finish(start: Start) -> None:
     broker = start()
     with Parrot(broker.port) as peer, Parrot(broker.port) as idle:
