@@ -2,7 +2,7 @@
 
 import hashlib
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
@@ -24,13 +24,16 @@ from broker.wire.xml import parse
 log = structlog.get_logger("broker.publish")
 
 
-def collect(unit: Unit, profile: Profile, now: float) -> int:
+def collect(unit: Unit, profile: Profile, now: float, only: Container[int] | None = None) -> int:
     """Make complete the studies that have been quiet long enough, and due those we publish; give how many are due.
 
+    `only` are the row ids of those to look at, if not at all.
     Studies of a hospital of kind `origin` are published when someone asks for it, not because a copy came by.
     """
     found = 0
     for study in studies.quiet(unit, now - profile.retention.quiet_seconds):
+        if only is not None and study.id not in only:
+            continue
         if not studies.mark(unit, study.id, "complete", was="receiving"):
             continue
         hospital = profile.hospital(study.hospital)

@@ -6,6 +6,7 @@ its SubmissionSet.uniqueId, which then means that it is published.
 """
 
 import contextlib
+import functools
 import re
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ from broker.config.profile import Hospital, Profile
 from broker.coord.base import Coord
 from broker.db import Database
 from broker.imaging import maker
+from broker.imaging.alone import Alone
 from broker.imaging.locate import is_first
 from broker.imaging.origin import Origins, misspelt, named_only, unnamed
 from broker.imaging.store import locations, publications, studies
@@ -91,17 +93,14 @@ class Publisher:
         self._database, self._profile, self._patients, self._sdfo = database, profile, patients, sdfo
         self._outbound, self._origins, self._coord, self._ae_title = outbound, origins, coord, ae_title
         self._withdraw = withdraw
+        self._completing = Alone(database, "complete")
 
     def run_once(self, now: float) -> int:
         """Find what is complete, try what is due, and give how many manifests were accepted.
 
         Hospitals take turns; one whose study failed and took long has to wait for the next run with the others it has due.
         """
-        with self._database.read() as unit:
-            quiet = bool(studies.quiet(unit, now - self._profile.retention.quiet_seconds))
-        if quiet:
-            with self._database.write() as unit:
-                maker.collect(unit, self._profile, now)
+        self._complete(now)
         with self._database.read() as unit:
             due = publications.due(unit, now, BATCH)
         end = time.monotonic() + RUN
@@ -115,6 +114,25 @@ class Publisher:
             if not done and time.monotonic() - began > SLOW:
                 slow.add(hospital)
         return accepted
+
+    def _complete(self, now: float) -> None:
+        """Make complete what is quiet, all at once; where that fails each by itself."""
+        with self._database.read() as unit:
+            found = {study.id: study.hospital for study in studies.quiet(unit, now - self._profile.retention.quiet_seconds)}
+        ready = {study_id for study_id in found if not self._completing.waits(study_id, now)}
+        if not ready:
+            return
+        try:
+            self._collect(ready, now)
+        except Unavailable:
+            raise
+        except Exception:  # noqa: BLE001 - one of them: it is found out which
+            for study_id in ready:
+                self._completing.attempt(study_id, now, functools.partial(self._collect, {study_id}, now), found[study_id])
+
+    def _collect(self, study_ids: set[int], now: float) -> None:
+        with self._database.write() as unit:
+            maker.collect(unit, self._profile, now, study_ids)
 
     def publish_study(self, hospital_key: str, study_uid: str, now: float | None = None) -> Published:
         """Publish one study at once, whatever became of it before, and say how it stands.

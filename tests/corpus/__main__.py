@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.corpus.files import specimens
+from tests.corpus.files import made_by_hand, specimens
 from tests.corpus.run import by_cstore, by_origin
 from tests.corpus.table import lost, markdown
 
@@ -25,7 +25,7 @@ def main() -> int:
     options = parser.parse_args()
     console = Console(width=200)
     shutil.rmtree(OUT, ignore_errors=True)
-    files = list(specimens())[::options.every]
+    files = [*specimens(), *made_by_hand((OUT / "made").resolve())][::options.every]
     console.print(f"{len(files)} files")
     ways, began = [], time.monotonic()
     for name, way in (("cstore", by_cstore), ("origin", by_origin)):

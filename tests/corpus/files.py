@@ -12,7 +12,10 @@ import pydicom
 from pydicom.filereader import read_dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from broker.wire.tags import DEFLATED, part10_header
 from broker.wire.unremarked import unremarked
+from tests.helpers.disorder import DISORDER
+from tests.helpers.rawdicom import CT, SERIES, SOP, STUDY, deflate
 
 # Packages that ship DICOM files, by the name under which they are installed and imported.
 PACKAGES = {"pydicom": "pydicom", "pydicom-data": "data_store", "pynetdicom": "pynetdicom"}
@@ -108,3 +111,17 @@ def _read(data: bytes, syntax: str) -> dict[int, object]:
         io.BytesIO(data), syntax == ImplicitVRLittleEndian, syntax != "1.2.840.10008.1.2.2")
     # Without group lengths and padding, which senders leave out, and whatever VR unknown or compressed bytes go by.
     return {element.tag: element.value for element in dataset if element.tag.element and element.tag != 0xFFFCFFFC}
+
+
+def made_by_hand(folder: Path) -> Iterator[Specimen]:
+    """Write the objects in disorder into `folder`, each with UIDs of its own, and give them."""
+    folder.mkdir(parents=True)
+    for number, (kind, (data, syntax)) in enumerate(DISORDER.items(), 10):
+        bare = zlib.decompress(data, -zlib.MAX_WBITS) if syntax == DEFLATED else data
+        bare = bare.replace(STUDY.encode(), STUDY[:-2].encode() + b"%02d" % number)
+        study = STUDY[:-2] + f"{number:02}"
+        sop = SOP.replace(STUDY, study)
+        path = folder / f"{kind}.dcm"
+        body = deflate(bare) if syntax == DEFLATED else bare
+        path.write_bytes(part10_header(CT, sop, syntax) + body)
+        yield Specimen("made by hand", path, "", body, CT, sop, study, SERIES.replace(STUDY, study), "P1", syntax)

@@ -1,10 +1,10 @@
-"""A short pass of the corpus: one real file of forty through every door."""
+"""A short pass of the corpus: one real file of forty, and some in disorder, through every door."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.corpus.files import PACKAGES, specimens
+from tests.corpus.files import PACKAGES, made_by_hand, specimens
 from tests.corpus.run import EQUAL, SAME, by_cstore, by_origin
 from tests.corpus.table import lost, markdown
 
@@ -18,7 +18,7 @@ def test_the_packages_hold_what_the_corpus_is_made_of() -> None:
 
 
 def test_a_short_pass_loses_nothing_and_explains_every_refusal(tmp_path: Path) -> None:
-    files = list(specimens())[::40]
+    files = [*list(specimens())[::40], *list(made_by_hand(tmp_path / "made"))[::9]]
     (tmp_path / "cstore").mkdir()
     (tmp_path / "origin").mkdir()
     said: list[str] = []

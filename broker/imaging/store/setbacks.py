@@ -1,6 +1,7 @@
 """What background work could not do: each subject fails by itself, with its reason, and waits longer each time.
 
-`work` is pack, evict, sweep or index; `subject` a study's row id or a path. Publications and fetches have rows of their own.
+`work` is complete, pack, evict, sweep or index; `subject` a study's row id or a path. Publications and
+fetches have rows of their own.
 """
 
 import dataclasses

@@ -156,7 +156,7 @@ fetch_want = sa.Table(
 
 setback = sa.Table(                                         # what background work could not do
     "setback", metadata,
-    sa.Column("work", sa.String(16), primary_key=True),     # pack | evict | sweep | index
+    sa.Column("work", sa.String(16), primary_key=True),     # complete | pack | evict | sweep | index
     sa.Column("subject", sa.String(400), primary_key=True), # a study's id, or a path
     sa.Column("hospital", sa.String(64), nullable=False),
     sa.Column("reason", sa.Text, nullable=False),

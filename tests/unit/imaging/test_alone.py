@@ -196,6 +196,37 @@ def test_hospitals_take_turns_and_a_slow_one_holds_up_its_own_studies_only(
     assert tried == ["a", "b", "b"]
 
 
+def test_a_study_that_cannot_be_completed_stops_no_other(
+    database: Database, profile: Profile, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with database.write() as unit:
+        for number in range(3):
+            studies.record(unit, [dicom_object("a", f"2.25.{number}")], profile, 0.0)
+    request = publications.request
+
+    def some(unit: Any, study_id: int, *rest: Any, **more: Any) -> None:
+        if study_id == 2:
+            raise LookupError
+        request(unit, study_id, *rest, **more)
+
+    monkeypatch.setattr(publications, "request", some)
+    nobody: Any = SimpleNamespace()
+    publisher = publish.Publisher(database, profile, nobody, nobody, nobody, nobody, "OURS")
+    tried: list[int] = []
+
+    def attempt(study_id: int, _now: float) -> bool:
+        tried.append(study_id)
+        return False
+
+    monkeypatch.setattr(publisher, "_attempt_alone", attempt)
+    publisher.run_once(100.0)
+    assert sorted(tried) == [1, 3]
+    assert [(row.work, row.subject, row.hospital) for row in rows(database)] == [("complete", "2", "a")]
+    monkeypatch.undo()
+    with database.read() as unit:
+        assert [study.id for study in studies.quiet(unit, 100.0)] == [2]
+
+
 def dicom_object(hospital: str, study_uid: str) -> Any:
     return replace(_SAMPLE, hospital=hospital, study_uid=study_uid, series_uid=f"{study_uid}.1", sop_uid=f"{study_uid}.1.1",
                    path=f"{hospital}/{study_uid}")
