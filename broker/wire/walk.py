@@ -24,7 +24,7 @@ _INFLATED = 64 << 20    # bytes that are inflated in search of the last wanted e
 
 
 class _End(Exception):
-    """The bytes are over."""
+    """The bytes are over; the text says whether in mid-element."""
 
 
 def walk(read: Read, offset: int, transfer_syntax: str) -> tuple[dict[int, bytes], str]:
@@ -37,8 +37,8 @@ def walk(read: Read, offset: int, transfer_syntax: str) -> tuple[dict[int, bytes
     walker = _Walker(read, offset, BIG if transfer_syntax == tags.BIG_ENDIAN else LITTLE)
     try:
         walker.data_set(explicit=transfer_syntax != tags.IMPLICIT)
-    except _End:
-        return walker.found, "it ends there"
+    except _End as end:
+        return walker.found, str(end)
     except NotDicom as error:
         return walker.found, error.problems[0].context
     return walker.found, ""
@@ -69,7 +69,7 @@ class _Walker:
         if at + length > len(self._window):
             self._window, self._begin, at = self._read(self._at, max(length, _WINDOW)), self._at, 0
             if len(self._window) < length:
-                raise _End
+                raise _End("it is cut off" if self._window else "")
         self._at += length
         return self._window[at:at + length]
 
