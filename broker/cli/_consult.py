@@ -1,14 +1,14 @@
 """What the consulting commands share: reading a patient id, opening a consultation, telling what failed."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Annotated
 
 import typer
 
-from broker.client.consult import Consultation
-from broker.config.profile import Profile
+from broker.client.consult import Consultation, ManifestFile
+from broker.config.profile import Hospital, Profile
 from broker.config.settings import Settings
 from broker.model.errors import BrokerError, Rejected, Unavailable
 from broker.model.ids import PatientId
@@ -47,13 +47,36 @@ def consultation(settings: Settings, profile: Profile, url: str) -> Iterator[Con
             raise typer.Exit(1) from error
 
 
-def hospital_of(entry: DocumentEntry, profile: Profile) -> str:
-    """Give the name of the hospital a document comes from: by the authority of its source patient id."""
+def hospitals(client: Consultation, files: Sequence[ManifestFile], profile: Profile) -> dict[str, str]:
+    """Return the name of the hospital that published each manifest, by the id of its entry.
+
+    The authority of the source patient id tells it where one hospital alone has that authority, a Retrieve Location UID
+    where an origin keeps the pictures. For others the registry is asked which source the manifest was submitted by.
+    """
+    found = {file.entry.id: _candidates(file, profile) for file in files}
+    unclear = [file.entry for file in files if len(found[file.entry.id]) != 1]
+    sources: dict[str, str] = {}
+    with suppress(BrokerError):     # a registry that does not say
+        sources = client.publishers(unclear)
+    for entry in unclear:
+        told = [one for one in found[entry.id] or profile.hospitals if one.source_id == sources.get(entry.id)]
+        found[entry.id] = told or found[entry.id]
+    named = {entry_id: " / ".join(one.title or one.key for one in those) for entry_id, those in found.items()}
+    return {file.entry.id: named[file.entry.id] or _authority(file.entry) for file in files}
+
+
+def _candidates(file: ManifestFile, profile: Profile) -> list[Hospital]:
+    """Return the hospitals a manifest may be of, as far as it tells."""
+    keepers = {ref.source_uid for ref in file.images}
+    origins = [one for one in profile.hospitals if one.kind == "origin" and one.source_uid in keepers]
+    return origins or [one for one in profile.hospitals if one.domain == _authority(file.entry)]
+
+
+def _authority(entry: DocumentEntry) -> str:
     try:
-        domain = PatientId.parse(entry.source_patient_id).domain
+        return PatientId.parse(entry.source_patient_id).domain
     except Rejected:
         return ""
-    return next((h.title or h.key for h in profile.hospitals if h.domain == domain), domain)
 
 
 def modalities(entry: DocumentEntry) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +12,9 @@ from rich.table import Table
 
 from broker.cli import _progress
 from broker.cli._config import AsJson, ConfigFile, load
-from broker.cli._consult import Patient, Url, consultation, day, hospital_of, modalities, patient_id
+from broker.cli._consult import Patient, Url, consultation, day, hospitals, modalities, patient_id
 from broker.client.consult import Consultation, Fetched, Manifests
 from broker.config.profile import Profile
-from broker.model.ids import PatientId
 
 _COLUMNS = ("title", "date", "hospital", "modality", "asked", "objects")
 
@@ -36,9 +34,11 @@ def fetch(
     wanted = patient_id(patient, profile)
     started = time.monotonic()
     with consultation(settings, profile, url) as client:
-        manifests, fetched = _fetch(client, wanted, to, quiet=as_json)
+        manifests = client.manifests(client.documents(client.affinity_id(wanted)), to / "manifests")
+        names = hospitals(client, manifests.files, profile)
+        fetched = _fetch(client, manifests, to, quiet=as_json)
     seconds = time.monotonic() - started
-    rows = _rows(manifests, fetched, profile)
+    rows = _rows(manifests, fetched, names, profile)
     missing = [*manifests.missing, *fetched.missing]
     if as_json:
         named = [{"uid": p.location, "code": p.code, "reason": p.context} for p in missing]
@@ -50,23 +50,26 @@ def fetch(
     raise typer.Exit(1 if missing or not fetched.pictures else 0)
 
 
-def _fetch(client: Consultation, patient: PatientId, folder: Path, *, quiet: bool) -> tuple[Manifests, Fetched]:
-    manifests = client.manifests(client.documents(client.affinity_id(patient)), folder / "manifests")
+def _fetch(client: Consultation, manifests: Manifests, folder: Path, *, quiet: bool) -> Fetched:
     total = sum(len(file.images) for file in manifests.files)
     with _progress.pictures("fetching", total, Console(stderr=True), quiet=quiet) as told:
-        return manifests, client.pictures(manifests.files, folder, told)
+        return client.pictures(manifests.files, folder, told)
 
 
-def _rows(manifests: Manifests, fetched: Fetched, profile: Profile) -> list[dict[str, Any]]:
-    objects = Counter(picture.study_uid for picture in fetched.pictures)
-    sizes: Counter[str] = Counter()
-    for picture in fetched.pictures:
-        sizes[picture.study_uid] += picture.size
-    return [
-        {"study": study, "title": file.entry.title, "date": day(file.entry.service_start_time, profile.region.timezone),
-         "hospital": hospital_of(file.entry, profile), "modality": modalities(file.entry),
-         "asked": sum(ref.study_uid == study for ref in file.images), "objects": objects[study], "bytes": sizes[study]}
-        for file in manifests.files for study in dict.fromkeys(ref.study_uid for ref in file.images)]
+def _rows(manifests: Manifests, fetched: Fetched, names: dict[str, str], profile: Profile) -> list[dict[str, Any]]:
+    """Return a row for each study of each manifest."""
+    came = {(one.study_uid, one.series_uid, one.sop_uid, one.source_uid): one.size for one in fetched.pictures}
+    rows = []
+    for file in manifests.files:
+        for study in dict.fromkeys(ref.study_uid for ref in file.images):
+            asked = {
+                (ref.study_uid, ref.series_uid, ref.sop_uid, ref.source_uid) for ref in file.images if ref.study_uid == study}
+            sizes = [came[key] for key in asked & came.keys()]
+            rows.append({
+                "study": study, "title": file.entry.title, "date": day(file.entry.service_start_time, profile.region.timezone),
+                "hospital": names[file.entry.id], "modality": modalities(file.entry), "asked": len(asked), "objects": len(sizes),
+                "bytes": sum(sizes)})
+    return rows
 
 
 def _show(rows: list[dict[str, Any]], folder: Path, seconds: float) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from broker.cli._config import AsJson, ConfigFile, load
-from broker.cli._consult import Patient, Url, consultation, day, hospital_of, modalities, patient_id
+from broker.cli._consult import Patient, Url, consultation, day, hospitals, modalities, patient_id
 from broker.client.consult import ManifestFile, Manifests
 from broker.config.profile import Profile
 
@@ -25,7 +25,9 @@ def query(patient: Patient, config: ConfigFile = None, url: Url = "", as_json: A
     wanted = patient_id(patient, profile)
     with consultation(settings, profile, url) as client, tempfile.TemporaryDirectory() as folder:
         found = client.manifests(client.documents(client.affinity_id(wanted)), Path(folder))
-    rows = [_row(file, profile) for file in sorted(found.files, key=lambda file: file.entry.service_start_time, reverse=True)]
+        names = hospitals(client, found.files, profile)
+    newest = sorted(found.files, key=lambda file: file.entry.service_start_time, reverse=True)
+    rows = [_row(file, names[file.entry.id], profile) for file in newest]
     if as_json:
         missing = [{"document": p.location, "code": p.code, "reason": p.context} for p in found.missing]
         typer.echo(json.dumps({"studies": rows, "missing": missing}, ensure_ascii=False))
@@ -34,10 +36,10 @@ def query(patient: Patient, config: ConfigFile = None, url: Url = "", as_json: A
     raise typer.Exit(1 if found.missing else 0)
 
 
-def _row(file: ManifestFile, profile: Profile) -> dict[str, str | int]:
+def _row(file: ManifestFile, hospital: str, profile: Profile) -> dict[str, str | int]:
     return {
         "title": file.entry.title, "date": day(file.entry.service_start_time, profile.region.timezone),
-        "hospital": hospital_of(file.entry, profile), "modality": modalities(file.entry), "images": len(file.images),
+        "hospital": hospital, "modality": modalities(file.entry), "images": len(file.images),
         "study": ", ".join(dict.fromkeys(ref.study_uid for ref in file.images)), "document": file.entry.unique_id}
 
 

@@ -6,6 +6,7 @@ feed and submit. A region's facts (`RegionFacts`) are all it must know beside th
 
 import hashlib
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -20,12 +21,13 @@ from broker.model.blob import FileSlice
 from broker.model.errors import Problem, Rejected
 from broker.model.ids import PatientId, is_uid, new_oid, new_uuid_urn
 from broker.model.imaging import InstanceRef
-from broker.model.metadata import DocumentEntry, RegistryObjects
+from broker.model.metadata import HAS_MEMBER, DocumentEntry, RegistryObjects
 from broker.wire import ebxml, hl7v3, kos
 from broker.wire.soap import Part
 
 Progress = Callable[[int, int], None]
 
+_ENTRIES = 100      # of one query
 DAMAGED, NOT_ANSWERED, UNASKED = "DamagedDocument", "NotAnswered", "NotAsked"
 
 
@@ -62,12 +64,16 @@ class Manifests:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """A fetched object: a Part-10 file, byte for byte as sent; `sha256` of the whole file in hex."""
+    """A fetched object: a Part-10 file, byte for byte as sent; `sha256` of the whole file in hex.
+
+    `source_uid` is the Retrieve Location UID it was had from.
+    """
 
     path: Path
     study_uid: str
     series_uid: str
     sop_uid: str
+    source_uid: str
     size: int
     sha256: str
 
@@ -129,6 +135,23 @@ class Consultation:
             raise Rejected.of(answer.problems)
         return found.documents
 
+    def publishers(self, entries: Sequence[DocumentEntry]) -> dict[str, str]:
+        """Return the sourceId of the SubmissionSet that each entry was submitted with, by the entry's id (ITI-18).
+
+        An entry whose SubmissionSet the registry does not give is not among them.
+        """
+        found: dict[str, str] = {}
+        for start in range(0, len(entries), _ENTRIES):
+            answer, objects = ebxml.read_query_response(
+                self._registry.call(messages.get_submission_sets(entries[start:start + _ENTRIES])))
+            if answer.problems:
+                raise Rejected.of(answer.problems)
+            sources = {one.id: one.source_id for one in objects.submission_sets}
+            found |= {
+                link.target: sources[link.source] for link in objects.associations
+                if link.type == HAS_MEMBER and link.submission_set_status == "Original" and link.source in sources}
+        return found
+
     def manifests(self, entries: Sequence[DocumentEntry], folder: Path) -> Manifests:
         """Fetch the manifests of `entries` by one ITI-43 into `folder`, and read which pictures they name.
 
@@ -154,27 +177,40 @@ class Consultation:
     def pictures(self, manifests: Iterable[ManifestFile], folder: Path, progress: Progress | None = None) -> Fetched:
         """Fetch every picture the manifests name by one RAD-69, as `folder`/study/series/SOP instance.dcm.
 
-        `progress` is told (objects begun, bytes received). What did not come is in `missing`, object by object.
+        `progress` is told (objects begun, bytes received). What did not come is in `missing`, object by object. Where a SOP
+        Instance UID is used twice there are as many requests, for an answer tells objects apart by that UID alone; where two
+        sources have different objects under the same UIDs, the second file's name ends with its source's UID.
         """
-        refs = {ref.sop_uid: ref for manifest in manifests for ref in manifest.images}
-        return self.images(tuple(refs.values()), folder, progress)
+        return self.images([ref for manifest in manifests for ref in manifest.images], folder, progress)
 
     def images(self, refs: Sequence[InstanceRef], folder: Path, progress: Progress | None = None) -> Fetched:
         """Fetch these instances; see `pictures`."""
-        wanted = {ref.sop_uid: ref for ref in refs if _askable(ref)}
+        asked = {_key(ref): ref for ref in refs}
         missing = [
             Problem(UNASKED, "a UID or the Retrieve Location UID is not valid", ref.sop_uid)
-            for ref in refs if not _askable(ref)]
-        if not wanted:
-            return Fetched(pictures=(), missing=tuple(missing))
+            for ref in asked.values() if not _askable(ref)]
+        found: list[Picture] = []
+        told = _Told(progress)
+        rounds = _rounds(ref for ref in asked.values() if _askable(ref))
+        for wanted in rounds:
+            pictures, problems = self._round(wanted, folder, told, {picture.path: picture for picture in found})
+            found += pictures
+            missing += [_of_study(problem, wanted) for problem in problems] if len(rounds) > 1 else problems
+        return Fetched(pictures=tuple(found), missing=tuple(missing))
+
+    def _round(
+        self, wanted: Mapping[str, InstanceRef], folder: Path, told: "_Told", taken: Mapping[Path, Picture],
+    ) -> tuple[list[Picture], list[Problem]]:
+        """Fetch instances whose SOP Instance UIDs, the keys of `wanted`, are all different; `taken` are the files so far."""
         with _incoming(folder) as place:
-            answer = self._imaging.exchange(messages.retrieve_images(wanted.values()), (), place, progress)
+            answer = self._imaging.exchange(messages.retrieve_images(wanted.values()), (), place, told)
+            told.next()
             response, contents = _contents(answer, place)
-            found = [_place(ref, contents[uid], folder) for uid, ref in wanted.items() if uid in contents]
-        missing += response.problems
+            found = [_place(ref, contents[uid], folder, taken) for uid, ref in wanted.items() if uid in contents]
+        missing = list(response.problems)
         for uid in wanted.keys() - contents.keys():
             missing += _unnamed(uid, missing)
-        return Fetched(pictures=tuple(found), missing=tuple(missing))
+        return found, missing
 
     def feed_v3(self, message: bytes) -> None:
         """Send an ITI-44 message (see `wire.hl7v3.write_add_patient`). Raise `Rejected` when it is not accepted."""
@@ -220,13 +256,56 @@ def _contents(answer: MtomAnswer, place: Path) -> tuple[ebxml.RegistryResponse, 
     return response, found
 
 
-def _place(ref: InstanceRef, landed: Landed, folder: Path) -> Picture:
+class _Told:
+    """Passes progress on, over several requests."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._before = self._now = (0, 0)
+
+    def __call__(self, objects: int, size: int) -> None:
+        """Tell what one request brought so far."""
+        self._now = self._before[0] + objects, self._before[1] + size
+        if self._progress:
+            self._progress(*self._now)
+
+    def next(self) -> None:
+        """Begin another request."""
+        self._before = self._now
+
+
+def _key(ref: InstanceRef) -> tuple[str, ...]:
+    return ref.study_uid, ref.series_uid, ref.sop_uid, ref.source_uid
+
+
+def _rounds(refs: Iterable[InstanceRef]) -> list[dict[str, InstanceRef]]:
+    """Return the instances in as few groups as possible, none with a SOP Instance UID twice; by that UID."""
+    rounds: list[dict[str, InstanceRef]] = []
+    seen: Counter[str] = Counter()
+    for ref in refs:
+        if seen[ref.sop_uid] == len(rounds):
+            rounds.append({})
+        rounds[seen[ref.sop_uid]][ref.sop_uid] = ref
+        seen[ref.sop_uid] += 1
+    return rounds
+
+
+def _of_study(problem: Problem, wanted: Mapping[str, InstanceRef]) -> Problem:
+    """Return a problem that says which study's object it is about."""
+    ref = wanted.get(problem.location)
+    return replace(problem, context=f"{problem.context} (of study {ref.study_uid})") if ref else problem
+
+
+def _place(ref: InstanceRef, landed: Landed, folder: Path, taken: Mapping[Path, Picture]) -> Picture:
     home = folder / ref.study_uid / ref.series_uid
     home.mkdir(parents=True, exist_ok=True)
-    path = landed.path.replace(home / f"{ref.sop_uid}.dcm")
+    path = home / f"{ref.sop_uid}.dcm"
+    if path in taken and taken[path].sha256 != landed.sha256:
+        path = home / f"{ref.sop_uid}-{ref.source_uid}.dcm"
+    landed.path.replace(path)
     return Picture(
-        path=path, study_uid=ref.study_uid, series_uid=ref.series_uid, sop_uid=ref.sop_uid, size=landed.size,
-        sha256=landed.sha256)
+        path=path, study_uid=ref.study_uid, series_uid=ref.series_uid, sop_uid=ref.sop_uid, source_uid=ref.source_uid,
+        size=landed.size, sha256=landed.sha256)
 
 
 def _askable(ref: InstanceRef) -> bool:

@@ -10,18 +10,13 @@ from broker.model.errors import Rejected
 from broker.model.ids import PatientId
 from broker.model.imaging import InstanceRef
 from broker.model.metadata import APPROVED, Code, DocumentEntry, RegistryObjects
+from broker.model.syntaxes import RECEIVED_SYNTAXES
 from broker.wire import ebxml
 from broker.wire.xml import QUERY, RAD, RIM, RS, XDS, XOP, Element
 
 FIND_DOCUMENTS = "urn:uuid:14d4debf-8f97-4251-9a74-a90016b0af0d"
+GET_SUBMISSION_SETS = "urn:uuid:51224314-5390-4169-9b91-b1980040715a"
 KOS_FORMAT = Code("1.2.840.10008.5.1.4.1.1.88.59", "1.2.840.10008.2.6.1")
-
-# What the picture tools of the field open; a source answers an object in the syntax it keeps when that is listed.
-TRANSFER_SYNTAXES = (
-    "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99",
-    *(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81, 90, 91, 92, 93, 100, 101, 102, 103, 104, 105, 106, 107, 108)),
-    "1.2.840.10008.1.2.5")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
@@ -40,13 +35,22 @@ def find_documents(patient: PatientId, format_code: Code = KOS_FORMAT) -> bytes:
         "$XDSDocumentEntryStatus": f"({_quoted(APPROVED)})",
         "$XDSDocumentEntryFormatCode": f"({_quoted(f'{format_code.code}^^{format_code.scheme}')})",
     }
+    return _query(FIND_DOCUMENTS, slots)
+
+
+def get_submission_sets(entries: Iterable[DocumentEntry]) -> bytes:
+    """Return ITI-18 GetSubmissionSets for these entries, as LeafClass (ITI TF-2 3.18.4.1.2.3.7.9)."""
+    return _query(GET_SUBMISSION_SETS, {"$uuid": f"({','.join(_quoted(entry.id) for entry in entries)})"})
+
+
+def _query(identifier: str, slots: Mapping[str, str]) -> bytes:
     rows = "".join(
         f"<Slot name={quoteattr(name)}><ValueList><Value>{escape(value)}</Value></ValueList></Slot>"
         for name, value in slots.items())
     return (
         f'<query:AdhocQueryRequest xmlns:query="{QUERY}" xmlns="{RIM}">'
         '<query:ResponseOption returnType="LeafClass" returnComposedObjects="true"/>'
-        f'<AdhocQuery id="{FIND_DOCUMENTS}">{rows}</AdhocQuery></query:AdhocQueryRequest>').encode()
+        f'<AdhocQuery id="{identifier}">{rows}</AdhocQuery></query:AdhocQueryRequest>').encode()
 
 
 def retrieve_documents(entries: Iterable[DocumentEntry]) -> bytes:
@@ -55,8 +59,11 @@ def retrieve_documents(entries: Iterable[DocumentEntry]) -> bytes:
     return f'<RetrieveDocumentSetRequest xmlns="{XDS}">{rows}</RetrieveDocumentSetRequest>'.encode()
 
 
-def retrieve_images(refs: Iterable[InstanceRef], syntaxes: Sequence[str] = TRANSFER_SYNTAXES) -> bytes:
-    """Give RAD-69 for these instances: each study and series once, whatever the order of `refs`."""
+def retrieve_images(refs: Iterable[InstanceRef], syntaxes: Sequence[str] = RECEIVED_SYNTAXES) -> bytes:
+    """Give RAD-69 for these instances: each study and series once, whatever the order of `refs`.
+
+    A source answers an object in the transfer syntax it keeps when that is listed: all are that the broker takes in.
+    """
     studies: dict[str, dict[str, list[InstanceRef]]] = {}
     for ref in refs:
         studies.setdefault(ref.study_uid, {}).setdefault(ref.series_uid, []).append(ref)

@@ -162,18 +162,20 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
 class Orthanc:
     """An Orthanc of its own in `folder`, called `ae`, that knows BROKER at `broker_port` and `others`, by AE title.
 
+    It answers a C-FIND in `encoding` (Orthanc's own default is Latin1).
+
     Use as a context manager.
     """
 
     def __init__(self, folder: Path, ae: str, broker_port: int, broker_ae: str = "BROKER", port: int = 0, *,
-                 others: Mapping[str, int] | None = None) -> None:
+                 others: Mapping[str, int] | None = None, encoding: str = "Utf8") -> None:
         self.folder, self.ae = folder, ae
         self.port, self._http = port or free_port(), free_port()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "orthanc.json").write_text(json.dumps({
             "Name": ae, "DicomAet": ae, "DicomPort": self.port, "HttpPort": self._http, "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False, "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"),
-            "DefaultEncoding": "Utf8", "DicomAlwaysAllowGet": True, "DicomAlwaysAllowFind": True, "DicomAlwaysAllowMove": True,
+            "DefaultEncoding": encoding, "DicomAlwaysAllowGet": True, "DicomAlwaysAllowFind": True, "DicomAlwaysAllowMove": True,
             "DicomModalities": {
                 name: [name, "127.0.0.1", at] for name, at in {broker_ae: broker_port, **(others or {})}.items()},
             "Plugins": [], "StableAge": 1,

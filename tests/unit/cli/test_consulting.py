@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,13 +10,14 @@ import typer
 from typer.testing import CliRunner, Result
 
 from broker.cli import _consult, fetch, query
+from broker.config.data import data
 from broker.config.profile import Profile
 from broker.model.ids import PatientId, new_oid, new_uuid_urn
 from broker.model.imaging import SeriesFacts, StudyFacts
-from broker.model.metadata import Code, DocumentEntry, RegistryObjects
+from broker.model.metadata import HAS_MEMBER, Association, Code, DocumentEntry, RegistryObjects, SubmissionSet
 from broker.wire import ebxml, kos
 from broker.wire.xml import QUERY
-from tests.helpers.client import Script, mtom, peer, plain, retrieved
+from tests.helpers.client import Script, fault, mtom, peer, plain, retrieved
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 PATIENT = "R-1^^^&2.999.1.1&ISO"
@@ -85,6 +87,46 @@ def test_query_lists_the_studies(tmp_path: Path) -> None:
     (study,) = json.loads(done.stdout)["studies"]
     assert study == {"title": "胸部 CT", "date": "2026-03-01", "hospital": "First People's Hospital", "modality": "CT",
                      "images": 2, "study": "1.2.5", "document": "1.2.9"}
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A configuration whose hospital A shares its authority with another one; its path."""
+    folder = tmp_path / "region"
+    shutil.copytree(data("profiles") / "demo", folder)
+    with (folder / "hospitals.toml").open("a", encoding="utf-8") as file:
+        file.write('\n[[hospital]]\nkey = "a2"\ntitle = "Branch"\nkind = "sends"\ndomain = "2.999.2.1"\n'
+                   'source_id = "2.999.22"\nae_title = "PACSA2"\n')
+    config = tmp_path / "broker.toml"
+    config.write_text('profile = "region"\ndata = "data"\n', "utf-8")
+    return config
+
+
+def submitted(source: str) -> Script:
+    objects = RegistryObjects(
+        submission_sets=(SubmissionSet(id="urn:uuid:5", unique_id="1.5", source_id=source, patient_id=PATIENT),),
+        associations=(Association(id="urn:uuid:6", type=HAS_MEMBER, source="urn:uuid:5", target=ENTRY.id,
+                                  submission_set_status="Original"),))
+    listing = ebxml.write_objects(objects).decode()
+    return plain(f'<q:AdhocQueryResponse xmlns:q="{QUERY}" status="{ebxml.SUCCESS}">{listing}</q:AdhocQueryResponse>')
+
+
+@pytest.mark.parametrize(("source", "expected"), [
+    ("2.999.2", "First People's Hospital"), ("2.999.22", "Branch"), ("2.999.77", "First People's Hospital / Branch")])
+def test_hospitals_that_share_an_authority_are_told_apart(shared: Path, tmp_path: Path, source: str, expected: str) -> None:
+    with peer(registry([ENTRY]), manifest(), submitted(source)) as other:
+        done = run(query.query, PATIENT, "--url", other.url, "--json", "--config", str(shared))
+    assert done.exit_code == 0, done.output
+    assert [row["hospital"] for row in json.loads(done.stdout)["studies"]] == [expected]
+    with peer(registry([ENTRY]), manifest(), submitted(source), pictures(*IMAGES)) as other:
+        done = run(fetch.fetch, PATIENT, "--to", str(tmp_path / "got"), "--url", other.url, "--json", "--config", str(shared))
+    assert [row["hospital"] for row in json.loads(done.stdout)["studies"]] == [expected]
+
+
+def test_a_registry_that_does_not_say_who_submitted_leaves_all_who_may_have(shared: Path) -> None:
+    with peer(registry([ENTRY]), manifest(), fault("Sender", "no such query")) as other:
+        done = run(query.query, PATIENT, "--url", other.url, "--json", "--config", str(shared))
+    assert [row["hospital"] for row in json.loads(done.stdout)["studies"]] == ["First People's Hospital / Branch"]
 
 
 def test_query_of_a_patient_without_studies_is_no_failure() -> None:

@@ -13,9 +13,10 @@ from broker.config.profile import Profile
 from broker.model.errors import Rejected, Unavailable
 from broker.model.ids import PatientId, new_oid
 from broker.model.imaging import InstanceRef, SeriesFacts, StudyFacts
-from broker.model.metadata import APPROVED, DocumentEntry, RegistryObjects, SubmissionSet
+from broker.model.metadata import APPROVED, HAS_MEMBER, Association, DocumentEntry, RegistryObjects, SubmissionSet
 from broker.model.stamp import Stamp
-from broker.wire import hl7v3, kos, xml
+from broker.model.syntaxes import RECEIVED_SYNTAXES
+from broker.wire import ebxml, hl7v3, kos, xml
 from broker.wire.xml import RAD, XDS
 from tests.helpers.client import Got, Reply, Script, envelope, mtom, peer, plain, retrieved
 
@@ -75,6 +76,68 @@ def test_what_does_not_come_is_named_object_by_object(profile: Profile, tmp_path
         got = client.images(refs(3), tmp_path)
     assert [picture.sop_uid for picture in got.pictures] == ["1.2.3.0"]
     assert {(p.code, p.location) for p in got.missing} == {("XDSDocumentUniqueIdError", "1.2.3.1"), (NOT_ANSWERED, "1.2.3.2")}
+
+
+def test_one_sop_uid_in_two_studies_is_written_twice(profile: Profile, tmp_path: Path) -> None:
+    """An answer tells objects apart by their SOP Instance UID alone, so the second one is asked for by itself."""
+    first, other = refs(2)
+    twin = replace(other, sop_uid=first.sop_uid)
+    answers = [mtom(retrieved([(uid, f"{n}@b") for n, uid in enumerate(uids)]), [(f"{n}@b", data[n]) for n in range(len(uids))])
+               for uids, data in (((first.sop_uid, other.sop_uid), PICTURES[:2]), ((twin.sop_uid,), PICTURES[2:3]))]
+    files = [ManifestFile(entry=entry(), path=tmp_path / "m", images=part) for part in ((first, other), (twin, first))]
+    told: list[tuple[int, int]] = []
+    with peer(*answers) as peers, Consultation(peers.url, profile, LIMITS) as client:
+        got = client.pictures(files, tmp_path, lambda objects, size: told.append((objects, size)))
+    assert got.missing == ()
+    assert [(one.study_uid, one.sop_uid, one.path.read_bytes()) for one in got.pictures] == [
+        (ref.study_uid, ref.sop_uid, data) for ref, data in zip((first, other, twin), PICTURES[:3], strict=True)]
+    assert told[-1] == (3, sum(map(len, PICTURES[:3])))
+    assert [request.body.count(b"<DocumentUniqueId>") for request in peers.got] == [2, 1]
+
+
+def test_of_one_sop_uid_in_two_studies_the_missing_one_is_named(profile: Profile, tmp_path: Path) -> None:
+    first, other = refs(2)
+    twin = replace(other, sop_uid=first.sop_uid)
+    answers = [mtom(retrieved([(first.sop_uid, "0@b")]), [("0@b", PICTURES[0])]),
+               mtom(retrieved([], [("XDSDocumentUniqueIdError", twin.sop_uid)]))]
+    with peer(*answers) as peers, Consultation(peers.url, profile, LIMITS) as client:
+        got = client.images([first, twin], tmp_path)
+    assert [one.study_uid for one in got.pictures] == [first.study_uid]
+    assert [(one.location, f"(of study {twin.study_uid})" in one.context) for one in got.missing] == [(twin.sop_uid, True)]
+
+
+@pytest.mark.parametrize(("second", "names"), [
+    (PICTURES[1], ["1.2.3.0-2.999.9.3.dcm", "1.2.3.0.dcm"]), (PICTURES[0], ["1.2.3.0.dcm"])], ids=["other bytes", "same bytes"])
+def test_two_sources_with_the_same_uids_overwrite_nothing(
+        profile: Profile, tmp_path: Path, second: bytes, names: list[str]) -> None:
+    ref = refs(1)[0]
+    answers = [mtom(retrieved([(ref.sop_uid, "0@b")]), [("0@b", data)]) for data in (PICTURES[0], second)]
+    with peer(*answers) as peers, Consultation(peers.url, profile, LIMITS) as client:
+        got = client.images([ref, replace(ref, source_uid="2.999.9.3")], tmp_path)
+    assert [(one.source_uid, one.path.read_bytes()) for one in got.pictures] == [
+        ("2.999.1.3", PICTURES[0]), ("2.999.9.3", second)]
+    assert sorted(path.name for path in (tmp_path / ref.study_uid / ref.series_uid).iterdir()) == names
+
+
+def test_every_syntax_that_the_receiver_takes_is_asked_for(profile: Profile, tmp_path: Path) -> None:
+    with peer(all_four()) as other, Consultation(other.url, profile, LIMITS) as client:
+        client.images(refs(), tmp_path)
+    listed = re.findall(rb"TransferSyntaxUID>([0-9.]+)<", other.got[0].body)
+    assert sorted(uid.decode() for uid in listed) == sorted(RECEIVED_SYNTAXES)
+
+
+def test_who_submitted_an_entry_is_asked_of_the_registry(profile: Profile) -> None:
+    sets = tuple(SubmissionSet(id=f"urn:uuid:{n}", unique_id=f"1.{n}", source_id=f"2.999.{n}", patient_id=str(XAD),
+                               submission_time="20260301") for n in (2, 3))
+    links = (Association(id="a", type=HAS_MEMBER, source="urn:uuid:2", target="urn:uuid:1", submission_set_status="Original"),
+             Association(id="b", type=HAS_MEMBER, source="urn:uuid:3", target="urn:uuid:1", submission_set_status="Reference"))
+    listing = ebxml.write_objects(RegistryObjects(submission_sets=sets, associations=links)).decode()
+    body = f'<q:AdhocQueryResponse xmlns:q="{xml.QUERY}" status="{ebxml.SUCCESS}">{listing}</q:AdhocQueryResponse>'
+    with peer(plain(body)) as other, Consultation(other.url, profile, LIMITS) as client:
+        assert client.publishers([]) == {}
+        assert client.publishers([entry()]) == {"urn:uuid:1": "2.999.2"}
+    assert b"51224314-5390-4169-9b91-b1980040715a" in other.got[0].body
+    assert b"('urn:uuid:1')" in other.got[0].body
 
 
 def test_an_attachment_that_is_referred_to_and_absent_is_missing(profile: Profile, tmp_path: Path) -> None:
