@@ -248,7 +248,7 @@ def _receiver(scratch: Path) -> Reader:
 
 
 def _association(scratch: Path) -> Reader:
-    """Bytes on the DICOM port itself, from the first one: pynetdicom's negotiation and what comes behind it."""
+    """Bytes on the DICOM port itself, from the first one: the negotiation and what comes behind it."""
     database = Database(f"sqlite:///{scratch / 'broker.db'}")
     database_schema.upgrade(database)
     receiver = Receiver(database, OnlineStore(scratch / "online", fsync=False), profiles.load("demo"), Board())

@@ -142,6 +142,39 @@ def test_an_idle_association_makes_room(start: Start) -> None:
         idle[0].release()
 
 
+def test_all_ae_titles_of_a_hospital_have_one_share(tmp_path: Path, database: Database, profile: Profile) -> None:
+    named = profile.model_copy(update={"hospitals": tuple(
+        one.model_copy(update={"aliases": ("CT1", "MR1")}) if one.key == "a" else one for one in profile.hospitals)})
+    request = store_request(1, CT, "1.2.9", encoded())
+    settings = dicom.short_settings(max_associations=4)
+    with dicom.broker(tmp_path, database, named, dicom.Board(), settings=settings) as broker, ExitStack() as stack:
+        def ask(calling: str) -> tuple[Parrot, int]:
+            peer = stack.enter_context(Parrot(broker.port))
+            return peer, peer.associate([(CT, EXPLICIT)], calling)[0]
+
+        held = []
+        for calling in ("PACSA", "CT1", "CT1", "MR1"):
+            peer, kind = ask(calling)
+            assert kind == 2
+            peer.say(request[:-10])
+            held.append(peer)
+        others = [ask("PACSB") for _ in range(2)]
+        assert [kind for _, kind in others] == [2, 2]
+        for peer, _ in others:
+            peer.say(request[:-10])
+        assert [ask(calling)[1] for calling in ("MR1", "PACSA", "PACSB")] == [3, 3, 3]
+        eventually(lambda: dimse.threads("association-") == 4)
+        answers = []
+        for peer in held:
+            peer.socket.settimeout(0.5)
+            try:
+                answers.append(peer.hear()[0])
+            except TimeoutError:
+                peer.say(request[-10:])
+                answers.append(peer.answer().number(pdata.STATUS))
+        assert sorted(answers) == [0, 0, 7, 7]
+
+
 def test_a_message_under_way_keeps_its_place(start: Start) -> None:
     broker = start(max_associations=2)
     request = store_request(3, CT, "1.2.9", encoded())
