@@ -224,13 +224,18 @@ class MllpServer:
         return reply
 
     def _find(self, message: Message) -> Bound:
-        """Give the row of a message. Raise `Rejected` (200 to 203) as HL7 v2.5 2.9.2.2 and table 0357 say."""
+        """Return the row of a message. Raise `Rejected` (200 to 203) as HL7 v2.5 2.9.2.2 and table 0357 say.
+
+        A message of one segment is refused (100) before its last fields are looked at: they hold the rest of it.
+        """
         msh = message.msh
         if msh.get(9) not in self._types:
             raise Rejected(Hl7Code.UNSUPPORTED_MESSAGE_TYPE, "message type is not served", "MSH^1^9^1^1")
         bound = self._rows.get(message.name)
         if bound is None:
             raise Rejected(Hl7Code.UNSUPPORTED_EVENT, "trigger event is not served", "MSH^1^9^1^2")
+        if len(message.segments) == 1:
+            raise Rejected(Hl7Code.SEGMENT_SEQUENCE, "there is no segment behind MSH: a segment ends with CR", "MSH^1")
         if msh.get(11) not in _PROCESSING:
             raise Rejected(Hl7Code.UNSUPPORTED_PROCESSING_ID, "processing id is not P, T or D", "MSH^1^11")
         if not _VERSION.fullmatch(msh.get(12)):

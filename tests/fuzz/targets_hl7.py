@@ -31,7 +31,8 @@ _IDS = ((PatientId("2.999.1.1", "区^1"), "REGION"), (PatientId("2.999.2.1", "A&
 V2_WORDS = (
     b"MSH|^~\\&|", b"\rPID|", b"\rMRG|", b"\rQPD|", b"\rEVN|", b"^^^HOSPA&2.999.2.1&ISO", b"\x1c\r\x0bMSH", b"\x0bMSH",
     b"\\X0D\\", b"\\F\\", b"\\X80\\", b"\\H\\", b"\\.br\\", b"GB 18030-2000", b"UNICODE UTF-8", b"BIG5", b"8859/1", b"ASCII",
-    b'""', b"ADT^A40", b"QBP^Q23", b"|||||||||", b"~~~~", b"^^^^", b"&&&&", b"2.3.1", b"20260230",
+    b"2.3.1", b"20260230", b"\n", b"\nPV1|", b"\nABC|", b"\rMSH|^~|", b"\rBHS|", b"\x1c\0\r", b"M\0S\0H\0|\0", b"CP936",
+    b'""~', b'^""', b'""', b"ADT^A40", b"QBP^Q23", b"|||||||||", b"~~~~", b"^^^^", b"&&&&",
 )
 
 

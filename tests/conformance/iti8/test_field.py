@@ -180,6 +180,17 @@ def test_a_line_that_is_no_segment_is_refused(bench: Bench, torn: str) -> None:
     assert stored(bench) == {}
 
 
+@pytest.mark.parametrize("end", ["\x85", "\u2028", "\\X0D\\", "\\r", "\\.br\\", "<CR>", " "])
+def test_other_ends_of_segments_are_refused_for_what_they_are(bench: Bench, end: str) -> None:
+    answer = say(bench, end.join(LINES).replace("||||||UNICODE UTF-8", ""))
+    assert verdict(answer) == ("AE", "100")
+    assert segment(answer, "MSA")[2:] == ["m1", "there is no segment behind MSH: a segment ends with CR"]
+    behind_a_set = say(bench, end.join(LINES))
+    assert (segment(behind_a_set, "MSA")[2], verdict(behind_a_set)) == ("m1", ("AE", "103"))
+    assert "EVN" in segment(behind_a_set, "MSA")[3]
+    assert stored(bench) == {}
+
+
 def test_a_segment_that_goes_on_in_another_is_refused(bench: Bench) -> None:
     assert verdict(say(bench, "\r".join((*LINES[:3], "ADD|^350001", "")))) == ("AE", "100")
     assert stored(bench) == {}
