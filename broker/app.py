@@ -1,5 +1,6 @@
 """Connects the parts. One `App` is one process's object graph; parts are made when first needed, never across a fork."""
 
+import socket
 import sys
 import threading
 import time
@@ -25,6 +26,7 @@ from broker.edge.outbound import Patience, RemoteRegistrar, SoapOutbound
 from broker.edge.soap.application import SPOOL
 from broker.edge.soap.intake import sweep
 from broker.imaging import rad69_retrieve
+from broker.imaging.conflicts import ASSIGN, Conflict, Conflicts, Decision
 from broker.imaging.fetch import Fetch
 from broker.imaging.fetch_worker import FetchWorker
 from broker.imaging.migrate import Migrator
@@ -136,6 +138,26 @@ class App:
     def migrator(self) -> Migrator:
         """Packs studies."""
         return Migrator(self.database, self.sdfo, self.profile, self.coord)
+
+    @cached_property
+    def conflicts(self) -> Conflicts:
+        """Settles what does not agree with its study."""
+        return Conflicts(self.database, self.sdfo, self.profile, self.coord)
+
+    def decide(self, row: Transaction, decision: Decision, user: str) -> Conflict:
+        """Carry out one row of `imaging.conflicts` for a user of this machine, through the gate like every other call."""
+        caller = Caller(node=socket.gethostname(), user=user, local_node=self.settings.public_url)
+        found: Conflict = self.gate.inside(Bound(row, self.conflicts), decision, caller)
+        return found
+
+    def apply_corrections(self) -> None:
+        """Assign the corrections of hospitals that may correct their pictures; each fails by itself."""
+        for decision in self.conflicts.due():
+            try:
+                self.decide(ASSIGN, decision, "profile:corrections")
+            except Exception as error:  # noqa: BLE001 - the edge of one correction
+                self.conflicts.failed(decision)
+                log.error("a correction was not applied, will be tried again", conflict=decision.conflict, reason=place_of(error))
 
     @cached_property
     def bounds(self) -> tuple[Bound, ...]:
@@ -273,9 +295,11 @@ def _worker(app: App, stop: threading.Event) -> None:
     Publish at once when told, else every second; pack once a minute; clear up once an hour.
     """
     publisher, migrator, repository = app.publisher, app.migrator, app.repository     # made before threads share them
+    assert app.conflicts and app.gate                       # these too
     wake = app.coord.subscribe("publish")
     chores = (
         ("publish", lambda: publisher.run_once(time.time()), lambda: wake.get(1.0)),
+        ("correct", app.apply_corrections, lambda: stop.wait(5.0)),
         ("pack", lambda: migrator.run_due(time.time()), lambda: stop.wait(60.0)),
         ("recover documents", repository.recover, lambda: stop.wait(3600.0)),
         ("sweep", lambda: sweep(app.settings.documents_folder / SPOOL), lambda: stop.wait(3600.0)),

@@ -27,8 +27,8 @@ log = structlog.get_logger("broker.publish")
 def collect(unit: Unit, profile: Profile, now: float, only: Container[int] | None = None) -> int:
     """Make complete the studies that have been quiet long enough, and due those we publish; give how many are due.
 
-    `only` are the row ids of those to look at, if not at all.
-    Studies of a hospital of kind `origin` are published when someone asks for it, not because a copy came by.
+    `only` are the row ids of those to look at, if not at all. Studies of a hospital of kind `origin` are published when
+    someone asks for it, not because a copy came by; but for parts that an operator made.
     """
     found = 0
     for study in studies.quiet(unit, now - profile.retention.quiet_seconds):
@@ -37,7 +37,7 @@ def collect(unit: Unit, profile: Profile, now: float, only: Container[int] | Non
         if not studies.mark(unit, study.id, "complete", was="receiving"):
             continue
         hospital = profile.hospital(study.hospital)
-        if hospital is not None and hospital.kind != "origin":
+        if hospital is not None and (hospital.kind != "origin" or study.part):
             publications.request(unit, study.id, study.patient, now)
             found += 1
     return found

@@ -173,8 +173,7 @@ def _text(found: Found, hospital: Hospital) -> dict[str, str]:
 
 def _record(unit: Unit, study_id: int, hospital: Hospital, study_uid: str, pictures: Pictures, now: float) -> None:
     """Complete the study's catalogue and facts, as they are by now, with what the pictures say."""
-    study = studies.study(unit, hospital.key, study_uid)
-    assert study is not None
+    study = studies.get(unit, study_id)
     catalogue = studies.origin_catalogue(unit, study_id)
     if not catalogue:
         return

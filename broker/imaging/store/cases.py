@@ -26,7 +26,7 @@ from broker.model.ports import Unit
 
 PATIENT, CORRECTION, BYTES = "patient", "correction", "bytes"
 OPEN, ASSIGNED, REJECTED = "open", "assigned", "rejected"
-CAME, WAS = "came", "was"
+CAME, WAS, BACK = "came", "was", "back"
 
 Listed = tuple[str, str, str]       # Series Instance UID, SOP Instance UID, SOP class
 
@@ -133,6 +133,12 @@ def find(
     return [_case(row) for row in sql(unit).execute(query.with_for_update(of=case) if lock else query)]
 
 
+def shown(unit: Unit, case_id: int, study_id: int | None) -> None:
+    """Note where the objects that came for a case are shown."""
+    came = t.conflict.c.case_id == case_id, t.conflict.c.role == CAME
+    sql(unit).execute(t.conflict.update().where(*came).values(study_id=study_id))
+
+
 def decide(unit: Unit, case_id: int, state: str, by: str, decision: dict[str, Any], now: float) -> None:
     """Note what became of a case; the state `open` forgets who decided what."""
     sql(unit).execute(t.conflict_case.update().where(t.conflict_case.c.id == case_id).values(
@@ -149,8 +155,13 @@ def objects(unit: Unit, case_id: int, role: str = "") -> list[Aside]:
 
 
 def take_back(unit: Unit, case_id: int) -> None:
-    """Forget what a decision replaced: it is shown again."""
-    sql(unit).execute(t.conflict.delete().where(t.conflict.c.case_id == case_id, t.conflict.c.role == WAS))
+    """Note that what a decision took the place of is shown again."""
+    sql(unit).execute(t.conflict.update().where(t.conflict.c.case_id == case_id, t.conflict.c.role == WAS).values(role=BACK))
+
+
+def forget_back(unit: Unit, case_id: int) -> None:
+    """Forget what an undone decision had taken the place of; the next one notes it anew."""
+    sql(unit).execute(t.conflict.delete().where(t.conflict.c.case_id == case_id, t.conflict.c.role == BACK))
 
 
 def counts(unit: Unit, case_ids: Collection[int]) -> dict[int, int]:

@@ -131,13 +131,13 @@ def switch(
 def forget_online(unit: Unit, study_id: int, proven: Mapping[str, str]) -> list[str]:
     """Remove the instance rows whose SOP Instance UID and SHA-256 are in `proven`; give the paths of their files."""
     gone = [row for row in instances(unit, study_id) if proven.get(row.sop_uid) == row.online.sha256]
-    _delete_instances(unit, study_id, [row.sop_uid for row in gone])
+    delete_instances(unit, study_id, [row.sop_uid for row in gone])
     return [row.online.path for row in gone]
 
 
 def forget(unit: Unit, study_id: int, sop_uid: str) -> None:
     """Remove the row of an instance that is kept aside now."""
-    _delete_instances(unit, study_id, [sop_uid])
+    delete_instances(unit, study_id, [sop_uid])
 
 
 def go_back(unit: Unit, study_id: int, old: Container | None) -> None:
@@ -176,7 +176,7 @@ def forget_cached(unit: Unit, study_id: int) -> list[str]:
         return []
     listed = {sop_uid for _, sop_uid, _ in origin_catalogue(unit, study_id)}
     gone = [row for row in instances(unit, study_id) if row.sop_uid in listed and not row.online.path.startswith(ASIDE)]
-    _delete_instances(unit, study_id, [row.sop_uid for row in gone])
+    delete_instances(unit, study_id, [row.sop_uid for row in gone])
     mark(unit, study_id, "dropping")
     return [row.online.path for row in gone]
 
@@ -184,7 +184,7 @@ def forget_cached(unit: Unit, study_id: int) -> list[str]:
 def forgotten(unit: Unit, study_id: int, paths: Collection[str]) -> None:
     """End the eviction of a study whose files are gone; a row that came for one of them meanwhile goes too."""
     again = [row.sop_uid for row in instances(unit, study_id) if row.online.path in paths]
-    _delete_instances(unit, study_id, again)
+    delete_instances(unit, study_id, again)
     mark(unit, study_id, "complete", was="dropping")
 
 
@@ -215,7 +215,8 @@ def _containers(unit: Unit, study_id: int, state: str) -> list[Container]:
             for row in rows]
 
 
-def _delete_instances(unit: Unit, study_id: int, sop_uids: Sequence[str]) -> None:
+def delete_instances(unit: Unit, study_id: int, sop_uids: Sequence[str]) -> None:
+    """Remove these instance rows of a study, and count what it has online now."""
     connection = sql(unit)
     for start in range(0, len(sop_uids), _BATCH):
         connection.execute(t.instance.delete().where(

@@ -81,6 +81,7 @@ def get(unit: Unit, study_id: int) -> Publication | None:
         return None
     row = dict(found._mapping)
     document, submission = row.pop("document"), row.pop("submission")
+    del row["again"]
     return Publication(
         patient=PatientId(row.pop("patient_domain"), row.pop("patient_value")),
         draft=Draft(document, submission) if document and submission else None, **row)
@@ -98,6 +99,12 @@ def request(unit: Unit, study_id: int, patient: PatientId, now: float, *, at_onc
             study_id=study_id, manifest_uid="", entry_uuid="", digest="", **fresh))
     elif at_once or state not in {DUE, WAITING}:
         sql(unit).execute(sa.update(publication).where(here).values(fresh))
+
+
+def request_anew(unit: Unit, study_id: int, patient: PatientId, now: float) -> None:
+    """Make a study due whose manifest is to be replaced even where it names the same instances; a draft goes out before."""
+    request(unit, study_id, patient, now)
+    _set(unit, study_id, again=1, digest="")
 
 
 def due(unit: Unit, now: float, limit: int) -> list[tuple[int, str]]:
@@ -133,7 +140,8 @@ def claim(unit: Unit, study_id: int, now: float, until: float) -> Publication | 
     """Take a due study until `until`: nobody else tries it before. None when it is not due (any more)."""
     taken = sql(unit).execute(
         sa.update(publication).where(publication.c.study_id == study_id, _is_due(now))
-        .values(next_at=until, attempts=publication.c.attempts + 1))
+        .values(next_at=until, attempts=publication.c.attempts + 1,
+                again=sa.case((publication.c.document.is_(None), 0), else_=publication.c.again)))
     return get(unit, study_id) if taken.rowcount else None
 
 
@@ -164,12 +172,19 @@ def fail(unit: Unit, study_id: int, reason: str) -> None:
     _set(unit, study_id, state=FAILED, reason=reason, **_NO_DRAFT)
 
 
+def exists(unit: Unit, study_id: int) -> bool:
+    """Say whether a study has a publication, in whatever state."""
+    return get(unit, study_id) is not None
+
+
 def publish(
     unit: Unit, study_id: int, *, manifest_uid: str, entry_uuid: str, digest: str, entry_patient: str,
 ) -> None:
     """Note the manifest that the registry now has."""
     _set(unit, study_id, state=PUBLISHED, manifest_uid=manifest_uid, entry_uuid=entry_uuid, digest=digest,
          entry_patient=entry_patient, attempts=0, reason="", **_NO_DRAFT)
+    sql(unit).execute(sa.update(publication).where(publication.c.study_id == study_id, publication.c.again == 1).values(
+        state=DUE, digest="", next_at=0.0))
 
 
 def take_back(unit: Unit, study_id: int) -> None:

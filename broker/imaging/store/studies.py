@@ -185,7 +185,8 @@ def set_aside(
         .where(t.instance.c.study_id.in_([part.id for part in found]), t.instance.c.sop_uid == item.sop_uid)).first()
     if row is not None and row.sha256 == item.sha256:
         return None
-    shown = next(part for part in found if row is None or part.id == row.study_id)
+    living = [part for part in found if part.state != "moved"] or found
+    shown = next((part for part in found if row is not None and part.id == row.study_id), living[0])
     facts = facts_of(item.tags)
     case_id = cases.open_case(unit, found[0].id, _kind(shown, said, facts, taken=taken or row is not None), said, facts, now)
     cases.put(unit, case_id, item, cases.CAME, None, now)
@@ -280,6 +281,11 @@ def study(unit: Unit, hospital: str, study_uid: str) -> Study | None:
     return min(find_studies(unit, hospital=hospital, study_uid=study_uid), key=lambda found: found.part, default=None)
 
 
+def get(unit: Unit, study_id: int) -> Study:
+    """Return the part of a study with this row id, which is there."""
+    return _study(sql(unit).execute(sa.select(t.study).where(t.study.c.id == study_id)).one())
+
+
 def find_studies(
     unit: Unit, *, hospital: str = "", study_uid: str = "", patient: PatientId | None = None, limit: int = 1000,
 ) -> list[Study]:
@@ -328,7 +334,7 @@ def aside_on_record(unit: Unit, hospital: str, study_uid: str) -> set[str]:
 def facts(unit: Unit, study_id: int) -> StudyFacts:
     """Give a study as its manifest needs it: of tier `origin` with the catalogue's instances, else those online."""
     connection = sql(unit)
-    row = _study(connection.execute(sa.select(t.study).where(t.study.c.id == study_id)).one())
+    row = get(unit, study_id)
     listed = _given(unit, study_id) if row.tier == "origin" else [
         (item.series_uid, item.sop_uid, item.sop_class) for item in instances(unit, study_id)]
     by_series: dict[str, list[tuple[str, str]]] = {}

@@ -120,6 +120,7 @@ publication = sa.Table(
     sa.Column("entry_uuid", sa.String(64), nullable=False),
     sa.Column("digest", sa.String(64), nullable=False),     # of the instance list that was published
     sa.Column("entry_patient", sa.Text, nullable=False, server_default=""),     # whom it is registered for (CX)
+    sa.Column("again", sa.Integer, nullable=False, server_default="0"),     # 1: what was settled since is not in a draft yet
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("next_at", sa.Float, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),

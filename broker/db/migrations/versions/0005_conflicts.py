@@ -18,6 +18,7 @@ def upgrade() -> None:
         op.drop_constraint("uq_study_study_uid_hospital", "study", type_="unique")
         op.create_unique_constraint(_UNIQUE, "study", ["study_uid", "hospital", "part"])
     op.add_column("publication", sa.Column("entry_patient", sa.Text, nullable=False, server_default=""))
+    op.add_column("publication", sa.Column("again", sa.Integer, nullable=False, server_default="0"))
     op.create_index("ix_publication_entry_patient", "publication", ["entry_patient"])
     op.create_table(
         "conflict_case",

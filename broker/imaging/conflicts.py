@@ -1,0 +1,436 @@
+"""What does not agree with its study, and what an operator decides about it.
+
+    open ── assign PATIENT ──> assigned     the objects are pictures of PATIENT now: of the part of the study that is
+     │                                      that patient's, or of a new one; what they take the place of is kept aside
+     └───── reject ──────────> rejected     they stay aside
+    assigned, rejected ── undo ──> open     everything is as it was before
+
+Whatever is decided, no bytes go: each file that lies aside stays there. Manifests follow from what a part shows: `publish`
+replaces the one of a part that changed and withdraws the one of a part that lost all. A packed study is brought back to the
+online tier first, and packed again later, so that what is packed is what is shown.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import structlog
+
+from broker.archive.online import ASIDE
+from broker.archive.sdfo import Sdfo, archived
+from broker.archive.sdicom import Entry, Progress
+from broker.config.profile import Profile
+from broker.coord.base import Coord
+from broker.db import Database
+from broker.imaging import header
+from broker.imaging.identity import PERSON, fuller
+from broker.imaging.store import cases, containers, settlements, studies
+from broker.imaging.store.cases import Aside, Case
+from broker.imaging.store.containers import Container
+from broker.imaging.store.studies import Study
+from broker.model.caller import Call
+from broker.model.errors import Rejected, Unavailable
+from broker.model.ids import PatientId
+from broker.model.imaging import StoredObject
+from broker.model.ports import Unit
+from broker.model.transaction import AuditEvent, Transaction, Wire
+from broker.wire import tags
+
+_LOCK_SECONDS = 3600.0      # the lock of a migration: what is packed just now cannot be settled
+_RETRY_SECONDS = 300.0      # a correction that could not be applied is left alone for so long
+
+log = structlog.get_logger("broker.conflicts")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """One side of a conflict: a patient, what is known of the study for that patient, its images here or at the origin."""
+
+    patient: PatientId
+    facts: dict[str, str]
+    images: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conflict:
+    """A conflict for people: what is `here`, what `came` from the hospital, and what was decided."""
+
+    id: int
+    kind: str
+    state: str
+    hospital: str
+    study_uid: str
+    here: Shown
+    came: Shown
+    first_at: float
+    last_at: float
+    decided_at: float
+    decided_by: str
+    assigned: PatientId | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What is to become of a conflict: `patient` is whom an assignment gives it to. `progress(done, total)` counts images."""
+
+    conflict: int
+    patient: PatientId | None = None
+    progress: Progress | None = field(default=None, compare=False)
+
+
+class Conflicts:
+    """Lists conflicts and carries out what is decided. Safe in several processes at once."""
+
+    def __init__(
+        self, database: Database, sdfo: Sdfo, profile: Profile, coord: Coord, clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database, self._sdfo, self._profile, self._coord, self._clock = database, sdfo, profile, coord, clock
+        self._failed: dict[int, float] = {}
+
+    def listed(self, hospital: str = "", *, settled: bool = False) -> list[Conflict]:
+        """Return the open conflicts of a hospital, or of all, oldest first; with `settled` those that are decided too."""
+        with self._database.read() as unit:
+            found = cases.find(unit, hospital=hospital, state="" if settled else cases.OPEN)
+            counts = cases.counts(unit, [case.id for case in found])
+            return [self._view(unit, case, counts.get(case.id, 0)) for case in found]
+
+    def get(self, conflict: int) -> Conflict:
+        """Return one conflict. Raise `Rejected` (UnknownConflict) when there is none."""
+        with self._database.read() as unit:
+            case = _case(unit, conflict)
+            return self._view(unit, case, cases.counts(unit, [case.id]).get(case.id, 0))
+
+    def due(self) -> list[Decision]:
+        """Return what is to be applied without an operator: corrections that are complete, of hospitals that may correct."""
+        now = self._clock()
+        self._failed = {key: at for key, at in self._failed.items() if now - at < _RETRY_SECONDS}
+        may = {hospital.key for hospital in self._profile.hospitals if hospital.corrections == "apply"}
+        if not may:
+            return []
+        with self._database.read() as unit:
+            found = [
+                case for case in cases.find(unit, state=cases.OPEN, kind=cases.CORRECTION)
+                if case.hospital in may and case.id not in self._failed and not case.decision
+                and case.last_at < now - self._profile.retention.quiet_seconds]
+            return [Decision(conflict=case.id, patient=case.said if case.said.value else self._view(unit, case, 0).here.patient)
+                    for case in found]
+
+    def failed(self, decision: Decision) -> None:
+        """Leave a correction alone for a while that could not be applied."""
+        self._failed[decision.conflict] = self._clock()
+
+    def assign(self, decision: Decision, call: Call) -> Conflict:
+        """Let the objects of an open conflict be pictures of a patient. Raise `Rejected` when it cannot be so decided,
+
+        `Unavailable` when the study is being packed or a store is away; then nothing has changed.
+        """
+        assert decision.patient is not None
+        with self._alone(decision) as unit:
+            case, parts = _locked(unit, decision.conflict)
+            self._note(unit, case, parts, call, decision.patient)
+            if case.state != cases.OPEN:
+                raise Rejected("Settled", f"conflict {case.id} is {case.state} already; undo that first")
+            self._assign(unit, case, parts, decision.patient, call)
+        return self.get(decision.conflict)
+
+    def reject(self, decision: Decision, call: Call) -> Conflict:
+        """Leave the objects of an open conflict aside for good. Raise `Rejected` when it is settled already."""
+        with self._database.write() as unit:
+            case, parts = _locked(unit, decision.conflict)
+            self._note(unit, case, parts, call)
+            if case.state != cases.OPEN:
+                raise Rejected("Settled", f"conflict {case.id} is {case.state} already; undo that first")
+            cases.decide(unit, case.id, cases.REJECTED, _by(call), {}, self._clock())
+        return self.get(decision.conflict)
+
+    def undo(self, decision: Decision, call: Call) -> Conflict:
+        """Take a decision back. Raise `Rejected` when there is none, or when a later one stands on it."""
+        with self._alone(decision) as unit:
+            case, parts = _locked(unit, decision.conflict)
+            self._note(unit, case, parts, call)
+            if case.state == cases.OPEN:
+                raise Rejected("NotSettled", f"nothing is decided about conflict {case.id}")
+            if case.state == cases.ASSIGNED:
+                self._undo(unit, case, parts)
+            # What an operator took back is not applied again by itself.
+            cases.decide(unit, case.id, cases.OPEN, "", {"undone": True}, 0.0)
+        return self.get(decision.conflict)
+
+    def _assign(self, unit: Unit, case: Case, parts: list[Study], patient: PatientId, call: Call) -> None:
+        now = self._clock()
+        chosen = {item.sop_uid: self._whole(case, item) for item in cases.objects(unit, case.id, cases.CAME)}   # the last one
+        listed = {sop: (series, sop, kind) for series, sop, kind in case.catalogue}
+        target = next((part for part in parts if part.patient == patient), None)
+        made = target is None or target.state == settlements.MOVED
+        if target is None:
+            told = case.facts if patient == case.said else {key: text for key, text in case.facts.items() if key not in PERSON}
+            tier = "origin" if listed else "online"
+            target = settlements.new_part(unit, parts[0], patient, {**told, "PatientID": patient.value}, tier, now)
+            parts = [*parts, target]
+        cases.forget_back(unit, case.id)
+        before = self._take_away(unit, case, parts, target, {**chosen, **listed}, now)
+        self._list(unit, target, chosen, listed, before, now)
+        settlements.show(unit, target, chosen.values(), now)
+        self._describe(unit, case, target, before, made=made)
+        self._follow(unit, parts, target, before, now)
+        cases.shown(unit, case.id, target.id)
+        cases.decide(unit, case.id, cases.ASSIGNED, _by(call), {
+            "target": target.id, "made": made, "patient": [patient.domain, patient.value],
+            "shown": {sop: item.online.sha256 for sop, item in chosen.items()},
+            "before": {str(key): value for key, value in before.items()}}, now)
+
+    def _whole(self, case: Case, item: Aside) -> Aside:
+        """Return an object with all its row needs; that of an older broker says it in its file only."""
+        if item.sop_class:
+            return item
+        hospital, file = self._profile.hospital(case.hospital), self._sdfo.online.path(item.online.path)
+        try:
+            if hospital is None:
+                raise Rejected("UnknownHospital", f"there is no hospital {case.hospital!r} in the profile any more")
+            meta, text = header.of_file(file, hospital)
+            size = file.stat().st_size
+        except (OSError, tags.Truncated) as error:
+            raise Unavailable(f"the file of {item.sop_uid}") from error
+        return replace(
+            item, series_uid=text["SeriesInstanceUID"], sop_class=meta.sop_class, transfer_syntax=meta.transfer_syntax,
+            online=replace(item.online, size=size))
+
+    def _take_away(
+        self, unit: Unit, case: Case, parts: list[Study], target: Study, taken: dict[str, Any], now: float,
+    ) -> dict[int, dict[str, Any]]:
+        """Take from every part what others come in the place of; return what `undo` needs, by the part's id."""
+        before: dict[int, dict[str, Any]] = {}
+        for part, row in settlements.here(unit, parts, taken):
+            aside = self._sdfo.online.copy_aside(row.online)       # `_alone` has done the slow part
+            settlements.put_was(unit, case, part, row, aside, now)
+            settlements.hide(unit, part.id, [row.sop_uid])
+            self._drop_later(unit, row.online.path)
+            before.setdefault(part.id, {})
+        for part in parts:
+            catalogue = studies.origin_catalogue(unit, part.id) if part.tier == "origin" and part.id != target.id else []
+            left = [one for one in catalogue if one[1] not in taken]
+            if len(left) < len(catalogue):
+                before.setdefault(part.id, {})["catalogue"] = catalogue
+                studies.set_catalogue(unit, part.id, left, now)
+        return before
+
+    @staticmethod
+    def _list(
+        unit: Unit, target: Study, chosen: dict[str, Aside], listed: dict[str, cases.Listed],
+        before: dict[int, dict[str, Any]], now: float,
+    ) -> None:
+        """Enter what an origin keeps of what is the target's now."""
+        if target.tier != "origin":
+            return
+        old = studies.origin_catalogue(unit, target.id)
+        new = {**{one[1]: one for one in old}, **listed}
+        for sop, item in chosen.items():
+            new.setdefault(sop, (item.series_uid, sop, item.sop_class))
+        before.setdefault(target.id, {})["catalogue"] = old
+        studies.set_catalogue(unit, target.id, list(new.values()), now)
+
+    @staticmethod
+    def _describe(unit: Unit, case: Case, target: Study, before: dict[int, dict[str, Any]], *, made: bool) -> None:
+        """Let what the objects say of their study count: a correction more than what was known."""
+        if made or case.said not in {target.patient, PatientId(target.patient.domain, "")}:
+            return
+        facts = {**target.facts, **case.facts} if case.kind == cases.CORRECTION else fuller(target.facts, case.facts)
+        if facts != target.facts:
+            before.setdefault(target.id, {})["facts"] = target.facts
+            settlements.change(unit, target.id, facts=facts)
+
+    def _follow(
+        self, unit: Unit, parts: list[Study], target: Study, before: dict[int, dict[str, Any]], now: float,
+    ) -> None:
+        """Set states, and have the manifests follow, of the target and of every part that lost something."""
+        for part in parts:
+            if part.id == target.id:
+                if part.state == settlements.MOVED:
+                    before.setdefault(part.id, {})["state"] = part.state
+                    settlements.change(unit, part.id, state="complete")
+            elif part.id not in before:
+                continue
+            elif settlements.is_empty(unit, part.id):
+                before[part.id]["state"] = part.state
+                settlements.change(unit, part.id, state=settlements.MOVED)
+            self._publish(unit, part, now, asked=part.id == target.id)
+
+    def _undo(self, unit: Unit, case: Case, parts: list[Study]) -> None:
+        now, decision = self._clock(), case.decision
+        target = next(part for part in parts if part.id == decision["target"])
+        shown: dict[str, str] = decision["shown"]
+        here = {row.sop_uid: row for row in studies.instances(unit, target.id)}
+        was = cases.objects(unit, case.id, cases.WAS)
+        if any(sop not in here or here[sop].online.sha256 != sha256 for sop, sha256 in shown.items()):
+            raise Rejected("ChangedSince", f"a later decision changed what conflict {case.id} shows; undo that first")
+        gone = shown if not decision["made"] else here
+        for sop in gone:
+            if sop not in shown:        # it came later and was taken for the patient of this decision
+                aside = self._sdfo.online.copy_aside(here[sop].online)
+                cases.put(unit, case.id, settlements.stored(target, here[sop], aside), cases.CAME, None, now)
+            self._drop_later(unit, here[sop].online.path)
+        settlements.hide(unit, target.id, gone)
+        for part in parts:
+            settlements.show(unit, part, [item for item in was if item.study_id == part.id], now)
+        cases.take_back(unit, case.id)
+        cases.shown(unit, case.id, None)
+        self._restore(unit, parts, target, decision, now)
+
+    def _restore(self, unit: Unit, parts: list[Study], target: Study, decision: dict[str, Any], now: float) -> None:
+        before: dict[str, dict[str, Any]] = decision["before"]
+        for part in parts:
+            old = before.get(str(part.id))
+            if old is None and part.id != target.id:
+                continue
+            old = old or {}
+            if "catalogue" in old:
+                studies.set_catalogue(unit, part.id, old["catalogue"], now)
+            elif part.id == target.id and decision["made"] and part.tier == "origin":
+                studies.set_catalogue(unit, part.id, [], now)
+            state = settlements.MOVED if part.id == target.id and decision["made"] else old.get("state", "")
+            if state or "facts" in old:
+                settlements.change(unit, part.id, state=state, facts=old.get("facts"))
+            self._publish(unit, part, now, asked=False)
+
+    def _publish(self, unit: Unit, part: Study, now: float, *, asked: bool) -> None:
+        """Have a part's manifest made anew; of an origin's study only when it was published, or is kept here now."""
+        hospital = self._profile.hospital(part.hospital)
+        wanted = hospital is not None and (hospital.kind != "origin" or (asked and (part.tier != "origin" or part.part > 0)))
+        settlements.publish_anew(unit, part, now, asked=wanted)
+        unit.after_commit(lambda: self._coord.publish("publish", {}))
+
+    def _drop_later(self, unit: Unit, path: str) -> None:
+        """Remove a file's own name once its row is gone for good; a file that lies aside stays."""
+        if path.startswith(ASIDE):
+            return
+
+        def drop() -> None:
+            with contextlib.suppress(Unavailable):      # the store logged why; the rows are right, the file takes only room
+                self._sdfo.drop_online([path])
+        unit.after_commit(drop)
+
+    @contextlib.contextmanager
+    def _alone(self, decision: Decision) -> Iterator[Unit]:
+        """Give a unit while no part of the study is packed, and those that hold what is decided about are online."""
+        with self._database.read() as unit:
+            case = _case(unit, decision.conflict)
+            sops = {item.sop_uid for item in cases.objects(unit, case.id)}
+            parts = studies.find_studies(unit, hospital=case.hospital, study_uid=case.study_uid)
+        with contextlib.ExitStack() as stack:
+            for part in sorted(parts, key=lambda part: part.id):
+                if not stack.enter_context(self._coord.lock(f"migrate:{part.id}", _LOCK_SECONDS)):
+                    raise Unavailable("the study, which is being packed or settled by another,")
+            for part in parts:
+                self._unpack(part, sops, decision.progress)
+            self._copy_aside(parts, sops)
+            yield stack.enter_context(self._database.write())
+
+    def _copy_aside(self, parts: list[Study], sops: set[str]) -> None:
+        """Keep aside what may be replaced, before anybody has to wait for our unit."""
+        with self._database.read() as unit:
+            rows = [row for _, row in settlements.here(unit, parts, sops)]
+        for row in rows:
+            self._sdfo.online.copy_aside(row.online)
+
+    def _unpack(self, part: Study, sops: set[str], progress: Progress | None) -> None:
+        """Bring a packed study back to the online tier where it holds one of these pictures."""
+        with self._database.read() as unit:
+            container, retired = containers.current(unit, part.id), containers.retired(unit, part.id)
+            here = {row.sop_uid: row.online.sha256 for row in studies.instances(unit, part.id)}
+        entries = self._sdfo.index(container.path).entries if container else {}
+        if container is None or not sops.intersection(entries):
+            return
+        if any(here.get(sop, entry.sha256) != entry.sha256 for sop, entry in entries.items()):
+            raise Unavailable("the study, whose late objects are not packed yet,")
+        items = []
+        for entry in entries.values():
+            if entry.sop_uid not in here:
+                items.append(self._restored(part, container, entry))
+            if progress:
+                progress(len(items), len(entries) - len(here.keys() & entries))
+        with self._database.write() as unit:
+            if not settlements.unpacked(unit, part.id, container, items, self._clock()):
+                raise Unavailable("the study, which is being packed,")
+            for old in retired:
+                containers.forget_container(unit, old.id)
+        for path in (container.path, *(old.path for old in retired)):
+            self._sdfo.drop_container(path)
+        log.info("a study is online again to be settled", study=part.id, images=len(items))
+
+    def _restored(self, part: Study, container: Container, entry: Entry) -> StoredObject:
+        """Return a packed picture as a file of the online tier."""
+        file = self._sdfo.online.begin()
+        try:
+            for piece in self._sdfo.open_whole(archived(container.path, entry)).chunks():
+                file.write(piece)
+        except BaseException:
+            file.abort()
+            raise
+        kept = file.keep(part.hospital, part.study_uid, entry.sop_uid)
+        if kept.conflict:
+            raise Unavailable("the study, to which objects came just now,")
+        return StoredObject(
+            hospital=part.hospital, study_uid=part.study_uid, series_uid=entry.series_uid, sop_uid=entry.sop_uid,
+            sop_class=entry.sop_class, transfer_syntax=entry.transfer_syntax, path=kept.path, size=entry.size,
+            sha256=entry.sha256)
+
+    @staticmethod
+    def _view(unit: Unit, case: Case, came: int) -> Conflict:
+        parts = sorted(studies.find_studies(unit, hospital=case.hospital, study_uid=case.study_uid), key=lambda part: part.part)
+        living = [part for part in parts if part.state != settlements.MOVED] or parts
+        shown = next((part for part in living if part.patient == case.said and case.kind != cases.PATIENT), living[0])
+        given = case.decision.get("patient")
+        return Conflict(
+            id=case.id, kind=case.kind, state=case.state, hospital=case.hospital, study_uid=case.study_uid,
+            here=Shown(patient=shown.patient, facts=shown.facts, images=_images(unit, shown)),
+            came=Shown(patient=case.said, facts=case.facts, images=max(came, len(case.catalogue))),
+            first_at=case.first_at, last_at=case.last_at, decided_at=case.decided_at, decided_by=case.decided_by,
+            assigned=PatientId(*given) if given else None)
+
+    @staticmethod
+    def _note(unit: Unit, case: Case, parts: list[Study], call: Call, *more: PatientId) -> None:
+        """Tell the audit record whom and what this is about."""
+        found = (parts[0].patient, case.said, *more)
+        call.facts.patients += [patient for patient in dict.fromkeys(found) if patient.value]
+        call.facts.studies[case.study_uid] = sorted({item.sop_uid for item in cases.objects(unit, case.id, cases.CAME)})
+        call.facts.message_id = str(case.id)
+
+
+def _case(unit: Unit, conflict: int) -> Case:
+    found = cases.find(unit, case_id=conflict) if conflict > 0 else []
+    if not found:
+        raise Rejected("UnknownConflict", f"there is no conflict {conflict}")
+    return found[0]
+
+
+def _locked(unit: Unit, conflict: int) -> tuple[Case, list[Study]]:
+    """Return a conflict and the parts of its study, kept from others: the study first, as whoever adds to a conflict does."""
+    case = _case(unit, conflict)
+    parts = studies.parts(unit, case.hospital, case.study_uid)
+    (case,) = cases.find(unit, case_id=conflict, lock=True)
+    return case, parts
+
+
+def _images(unit: Unit, part: Study) -> int:
+    if part.tier == "origin":
+        return len(studies.origin_catalogue(unit, part.id))
+    container = containers.current(unit, part.id)
+    return max(part.objects, container.images if container else 0)
+
+
+def _by(call: Call) -> str:
+    return call.caller.user or call.caller.node
+
+
+def _row(code: str, name: str, handle: Callable[[Conflicts, Decision, Call], Conflict]) -> Transaction:
+    event = AuditEvent(
+        event_code="110103", event_text="DICOM Instances Accessed", action="U", type_code=code, type_text=name,
+        type_system="BROKER")
+    return Transaction(code=code, name=name, wire=Wire.HTTP, endpoint="", messages=(), audit=event, handle=handle)
+
+
+ASSIGN = _row("CONFLICT-ASSIGN", "Conflict Assigned", Conflicts.assign)
+REJECT = _row("CONFLICT-REJECT", "Conflict Rejected", Conflicts.reject)
+UNDO = _row("CONFLICT-UNDO", "Conflict Decision Undone", Conflicts.undo)

@@ -1,0 +1,549 @@
+"""Wrong patients, corrections, and what an operator decides about them."""
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.config.profile import Profile
+from broker.db import Database
+from broker.imaging import maker
+from broker.imaging.migrate import Outcome
+from broker.imaging.receiver import Receiver
+from broker.imaging.store import studies
+from broker.model.errors import Rejected, Unavailable
+from broker.model.ids import PatientId
+from broker.model.imaging import InstanceRef
+from broker.wire.kos import read_manifest
+from tests.helpers.conflicts import DOMAINS, NODES, SERIES, STUDY, Picture, Scene, scene_in, sop, store, with_hospital
+from tests.helpers.fetch import OURS, THEIRS
+
+A, B = Picture("MA"), Picture("MB", 2)
+
+
+@pytest.fixture
+def scene(database: Database, tmp_path: Path, profile: Profile) -> Iterator[Scene]:
+    with scene_in(database, tmp_path, profile) as made:
+        yield made
+
+
+def send_all(door: Receiver, pictures: list[Picture]) -> None:
+    for picture in pictures:
+        store(door, picture)
+
+
+def applying(scene: Scene, key: str = "a") -> Scene:
+    scene.centre.profile = with_hospital(scene.profile, key, corrections="apply")
+    return scene
+
+
+# two patients under one Study Instance UID
+
+def test_pictures_of_two_patients_are_never_shown_together(scene: Scene) -> None:
+    scene.send(A, B)
+    assert scene.publish() == 1
+    assert scene.given() == {"P-MA": {sop(1): "MA"}}
+    (found,) = scene.open()
+    assert (found.kind, found.state, found.hospital, found.study_uid) == ("patient", "open", "a", STUDY)
+    assert (found.here.patient.value, found.here.images, found.came.patient.value, found.came.images) == ("MA", 1, "MB", 1)
+    assert found.came.facts["PatientName"] == "Ye^XiaoDong"
+    assert any(path.startswith(f".conflict/a/{STUDY}/{sop(2)}.") for path in scene.files()), "nothing is lost"
+
+
+@pytest.mark.parametrize("moment", ["same batch", "after its row", "after publication", "after packing", "after a restart"])
+def test_the_second_patient_at_any_moment(scene: Scene, moment: str) -> None:
+    if moment == "same batch":
+        scene.send(A, B)
+    else:
+        scene.send(A)
+        if moment in {"after publication", "after packing"}:
+            scene.publish()
+        if moment == "after packing":
+            assert scene.pack() == [Outcome.ARCHIVED]
+        scene.send(B)
+    if moment == "after a restart":
+        with scene.receiving() as receiver:
+            assert receiver._indexer.adopt() == 0
+    scene.publish()
+    assert scene.given() == {"P-MA": {sop(1): "MA"}}
+    assert [(one.kind, one.came.patient.value) for one in scene.open()] == [("patient", "MB")]
+
+
+def test_a_crash_before_the_rows_leaves_the_same_conflict(scene: Scene) -> None:
+    scene.send(A)
+    receiver = scene.receiving()
+    with receiver as door:
+        door.stop()
+        store(door, B)      # durable, and nobody writes its row any more
+    with scene.receiving() as door:
+        assert door._indexer.adopt() in {1, 2}, "the file that was put aside meanwhile may be seen too"
+    scene.publish()
+    assert scene.given() == {"P-MA": {sop(1): "MA"}}
+    assert len(scene.open()) == 1
+
+
+def test_two_receivers_at_once_take_one_patient(scene: Scene) -> None:
+    pictures = [[Picture(patient, number) for number in range(start, start + 8)] for patient, start in (("MA", 1), ("MB", 11))]
+    with scene.receiving() as one, scene.receiving() as other:
+        threads = [threading.Thread(target=send_all, args=pair)
+                   for pair in zip((one, other), pictures, strict=True)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    scene.publish()
+    (found,) = scene.open()
+    assert found.came.images == 8
+    ((patient, given),) = scene.given().items()
+    assert set(given.values()) == {patient.removeprefix("P-")}
+    assert len(given) == 8
+
+
+@pytest.mark.parametrize("other", [" MA", "MA ", "MA\u3000", "\tMA"])
+def test_padding_makes_no_other_patient(scene: Scene, other: str) -> None:
+    scene.send(A, Picture(other, 2))
+    scene.publish()
+    assert scene.shown() == {"P-MA": [sop(1), sop(2)]}
+    assert scene.open() == []
+
+
+@pytest.mark.parametrize("other", ["ma", "MA0", "0MA", "M A", "MA-1"])
+def test_another_id_is_another_patient(scene: Scene, other: str) -> None:
+    scene.send(A, Picture(other, 2))
+    scene.publish()
+    assert scene.shown() == {"P-MA": [sop(1)]}
+    assert [one.came.patient.value for one in scene.open()] == [other]
+
+
+def test_an_id_of_another_hospitals_authority_is_another_patient(scene: Scene) -> None:
+    imported = Picture("MA", 2, tags=(("IssuerOfPatientID", "HOSPB"),))
+    scene.send(A, imported)
+    scene.publish()
+    assert scene.shown() == {"P-MA": [sop(1)]}
+    assert [one.came.patient for one in scene.open()] == [PatientId(DOMAINS["b"], "MA")]
+
+
+def test_an_issuer_nobody_knows_is_the_hospitals_own(scene: Scene) -> None:
+    scene.send(A, Picture("MA", 2, tags=(("IssuerOfPatientID", "PACS-1"),)))
+    assert scene.open() == []
+
+
+def test_the_same_picture_again_makes_no_second_conflict(scene: Scene) -> None:
+    for _ in range(3):
+        scene.send(A, B)
+    assert [one.came.images for one in scene.open()] == [1]
+    assert len(scene.files()) == 2
+
+
+def test_many_of_one_patient_are_one_conflict(scene: Scene) -> None:
+    scene.send(A, *(Picture("MB", number) for number in range(2, 8)), Picture("MC", 9))
+    assert [(one.came.patient.value, one.came.images) for one in scene.open()] == [("MB", 6), ("MC", 1)]
+
+
+# facts of a study
+
+def test_any_objects_patient_id_completes_the_study(scene: Scene) -> None:
+    nothing = ("StudyDate", "AccessionNumber", "PatientSex", "PatientBirthDate")
+    bare = Picture("", 1, name="", tags=tuple((keyword, "") for keyword in nothing))
+    scene.send(bare)
+    assert scene.publish() == 0
+    scene.send(Picture("MX", 2))
+    assert scene.publish() == 1
+    assert scene.shown() == {"P-MX": [sop(1), sop(2)]}
+    entry = scene.outbound.objects[-1].documents[0]
+    assert {"PID-5|Ye^XiaoDong", "PID-7|19790214", "PID-8|F"} <= set(entry.source_patient_info)
+    assert entry.service_start_time
+    assert any("ACC1" in reference for reference in entry.reference_id_list)
+    assert scene.open() == []
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4)))[::5])
+def test_the_answer_does_not_depend_on_the_order_of_arrival(scene: Scene, order: tuple[int, ...]) -> None:
+    pictures = [
+        Picture("", 1, name=""), Picture("MX", 2, name="Ye^X"), Picture("MX", 3, name="Ye^XiaoDong", tags=(("StudyDate", ""),)),
+        Picture("MX", 4, name="?^?", tags=(("StudyDescription", "plain"), ("BodyPartExamined", "")))]
+    for number in order:
+        scene.send(pictures[number])
+    (study,) = scene.studies()
+    assert study.patient.value == "MX"
+    assert (study.facts["PatientName"], study.facts["StudyDate"], study.study_date) == ("Ye^XiaoDong", "20250301", "20250301")
+    assert (study.facts["StudyDescription"], study.facts["PatientID"]) == ("胸部 CT" if len("胸部 CT") > 5 else "plain", "MX")
+    with scene.centre.database.read() as unit:
+        (series,) = studies.facts(unit, study.id).series
+    assert (series.modality, series.body_part, len(series.instances)) == ("CT", "CHEST", 4)
+
+
+# what an operator decides
+
+def test_assigned_to_whom_the_pictures_name(scene: Scene) -> None:
+    scene.send(A, B)
+    scene.publish()
+    facts = scene.assign(1, "MB")
+    assert {patient.value for patient in facts.patients} == {"MA", "MB"}
+    assert facts.studies == {STUDY: [sop(2)]}
+    scene.publish()
+    assert scene.given() == {"P-MA": {sop(1): "MA"}, "P-MB": {sop(2): "MB"}}
+    assert scene.open() == []
+    (found,) = scene.conflicts.listed(settled=True)
+    assert (found.state, found.decided_by, found.assigned) == ("assigned", "operator", PatientId(DOMAINS["a"], "MB"))
+    scene.send(Picture("MB", 3), Picture("MA", 4), Picture("MC", 5))
+    scene.publish()
+    assert scene.given() == {"P-MA": {sop(1): "MA", sop(4): "MA"}, "P-MB": {sop(2): "MB", sop(3): "MB"}}
+    assert [one.came.patient.value for one in scene.open()] == ["MC"]
+
+
+def test_assigned_to_the_patient_of_the_study(scene: Scene) -> None:
+    scene.send(A, B)
+    scene.publish()
+    scene.assign(1, "MA")
+    scene.publish()
+    assert scene.given() == {"P-MA": {sop(1): "MA", sop(2): "MB"}}
+    assert len(scene.outbound.sent) == 2
+    assert scene.withdrawn == []
+
+
+def test_assigned_to_a_third_patient_whose_name_nobody_told(scene: Scene) -> None:
+    scene.send(A, B)
+    scene.assign(1, "MC")
+    scene.publish()
+    assert scene.shown() == {"P-MA": [sop(1)], "P-MC": [sop(2)]}
+    entry = next(one.documents[0] for one in scene.outbound.objects if one.documents[0].patient_id.startswith("P-MC"))
+    assert not [info for info in entry.source_patient_info if info.startswith(("PID-5", "PID-7", "PID-8"))]
+    assert entry.source_patient_id.startswith("MC^")
+
+
+def test_rejected_stays_aside_and_comes_to_nobody(scene: Scene) -> None:
+    scene.send(A, B)
+    scene.reject(1)
+    scene.send(B)
+    scene.publish()
+    assert scene.given() == {"P-MA": {sop(1): "MA"}}
+    assert scene.open() == []
+    assert any(path.startswith(f".conflict/a/{STUDY}/{sop(2)}.") for path in scene.files())
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("patient", ["MA", "MB", "MC"])
+def test_undo_restores_what_was_shown(scene: Scene, patient: str, packed: bool) -> None:
+    scene.send(A, B)
+    scene.publish()
+    before = scene.given()
+    scene.assign(1, patient)
+    scene.publish()
+    if packed:
+        assert set(scene.pack()) == {Outcome.ARCHIVED}
+    facts = scene.undo(1)
+    assert "MB" in {one.value for one in facts.patients}
+    scene.publish()
+    assert scene.given() == before
+    assert [(one.id, one.state) for one in scene.open()] == [(1, "open")]
+    scene.assign(1, "MB")
+    scene.publish()
+    assert scene.given() == {"P-MA": {sop(1): "MA"}, "P-MB": {sop(2): "MB"}}
+
+
+def test_undo_of_a_rejection(scene: Scene) -> None:
+    scene.send(A, B)
+    scene.reject(1)
+    scene.undo(1)
+    assert [one.state for one in scene.open()] == ["open"]
+
+
+def test_undo_takes_along_what_came_since_for_the_same_patient(scene: Scene) -> None:
+    scene.send(A, B)
+    scene.assign(1, "MB")
+    scene.send(Picture("MB", 3))
+    scene.publish()
+    scene.undo(1)
+    scene.publish()
+    assert scene.given() == {"P-MA": {sop(1): "MA"}}
+    assert [one.came.images for one in scene.open()] == [2]
+
+
+@pytest.mark.parametrize(("decide", "code"), [
+    (lambda scene: scene.assign(7, "MB"), "UnknownConflict"), (lambda scene: scene.undo(0), "UnknownConflict"),
+    (lambda scene: scene.undo(1), "NotSettled"),
+    (lambda scene: (scene.reject(1), scene.assign(1, "MB")), "Settled"),
+    (lambda scene: (scene.assign(1, "MB"), scene.reject(1)), "Settled"),
+])
+def test_what_cannot_be_decided_is_refused_and_changes_nothing(scene: Scene, decide: object, code: str) -> None:
+    scene.send(A, B)
+    with pytest.raises(Rejected) as caught:
+        decide(scene)  # type: ignore[operator]
+    assert caught.value.problems[0].code == code
+
+
+def test_a_decision_while_a_manifest_is_on_its_way(scene: Scene) -> None:
+    scene.send(A, B, Picture("MA", 3))
+    seen: list[int] = []
+
+    def during() -> None:
+        if not seen:
+            seen.append(1)
+            scene.send(Picture("MB", 1, pixels=2))      # the hospital corrects a picture
+            scene.assign(1, "MB")
+    scene.outbound.during = during
+    scene.publish()
+    scene.publish()
+    assert scene.given() == {"P-MA": {sop(3): "MA"}, "P-MB": {sop(1): "MB", sop(2): "MB"}}
+
+
+# corrections
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_corrected_patient_is_proposed_and_does_not_move_the_study(scene: Scene, packed: bool) -> None:
+    scene.send(A, Picture("MA", 2))
+    scene.publish()
+    if packed:
+        scene.pack()
+    scene.send(Picture("MB", 1), Picture("MB", 2))
+    scene.publish()
+    assert scene.given() == {"P-MA": {sop(1): "MA", sop(2): "MA"}}
+    assert [(one.kind, one.came.patient.value, one.came.images) for one in scene.open()] == [("correction", "MB", 2)]
+    assert scene.conflicts.due() == []
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_correction_that_an_operator_takes(scene: Scene, packed: bool) -> None:
+    scene.send(A, Picture("MA", 2))
+    scene.publish()
+    old = scene.outbound.objects[0].documents[0].id
+    if packed:
+        scene.pack()
+    scene.send(Picture("MB", 1), Picture("MB", 2))
+    scene.assign(1, "MB")
+    scene.publish()
+    assert scene.given() == {"P-MB": {sop(1): "MB", sop(2): "MB"}}
+    assert scene.withdrawn == [old], "a replacement keeps the patient: the old one is withdrawn"
+    assert len([path for path in scene.files() if path.startswith(".conflict/")]) == 4, "the old bytes are history"
+    scene.pack()
+    assert scene.given() == {"P-MB": {sop(1): "MB", sop(2): "MB"}}, "what is packed is what is shown"
+    scene.send(A)       # the old version once more
+    scene.publish()
+    assert scene.given() == {"P-MB": {sop(1): "MB", sop(2): "MB"}}
+    assert scene.open() == []
+    scene.send(Picture("MA", 9))        # a late picture with the wrong id
+    assert [(one.kind, one.came.patient.value) for one in scene.open()] == [("patient", "MA")]
+    scene.undo(1)
+    scene.publish()
+    assert scene.given() == {"P-MA": {sop(1): "MA", sop(2): "MA"}}
+
+
+def test_a_corrected_part_moves_and_the_rest_stays(scene: Scene) -> None:
+    scene.send(A, Picture("MA", 2))
+    scene.publish()
+    scene.send(Picture("MB", 2))
+    scene.assign(1, "MB")
+    scene.publish()
+    assert scene.given() == {"P-MA": {sop(1): "MA"}, "P-MB": {sop(2): "MB"}}
+    assert scene.withdrawn == []
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_hospital_that_may_correct_its_pictures(scene: Scene, packed: bool) -> None:
+    applying(scene).send(A, Picture("MA", 2))
+    scene.publish()
+    if packed:
+        scene.pack()
+    scene.send(Picture("MB", 1), Picture("MB", 2))
+    scene.now = time.time()
+    assert scene.conflicts.due() == [], "not before it is complete"
+    scene.now += 5000
+    for decision in scene.conflicts.due():
+        scene._decide(scene.conflicts.assign, decision)
+    scene.publish()
+    assert scene.given() == {"P-MB": {sop(1): "MB", sop(2): "MB"}}
+    scene.undo(1)
+    scene.now += 1000
+    assert scene.conflicts.due() == [], "what an operator took back is not done again"
+    scene.publish()
+    assert scene.given() == {"P-MA": {sop(1): "MA", sop(2): "MA"}}
+
+
+def test_another_patient_is_no_correction_whatever_the_profile_says(scene: Scene) -> None:
+    applying(scene).send(A, Picture("MB", 1, pixels=2), B)
+    scene.now += 1000
+    assert scene.conflicts.due() == []
+    assert [one.kind for one in scene.open()] == ["patient"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("changed", [
+    {"name": "Lin^A"}, {"tags": (("PatientBirthDate", "19800101"),)}, {"tags": (("PatientSex", "M"),)}])
+def test_a_corrected_name_is_shown_in_a_new_manifest(scene: Scene, changed: dict[str, object], packed: bool) -> None:
+    applying(scene).send(A, Picture("MA", 2))
+    scene.publish()
+    if packed:
+        scene.pack()
+    corrected = [Picture("MA", number, **changed) for number in (1, 2)]  # type: ignore[arg-type]
+    scene.send(*corrected)
+    if packed:      # the archive is asked when the late objects are packed
+        scene.publish()
+        scene.pack()
+    assert [one.kind for one in scene.open()] == ["correction"]
+    scene.now += 1000
+    for decision in scene.conflicts.due():
+        scene._decide(scene.conflicts.assign, decision)
+    scene.publish()
+    entry = scene.outbound.objects[-1].documents[0]
+    wanted = {"PID-5|Lin^A"} if "name" in changed else {"PID-7|19800101", "PID-8|M"}
+    assert wanted & set(entry.source_patient_info)
+    assert scene.shown() == {"P-MA": [sop(1), sop(2)]}
+    assert scene.withdrawn == [], "the same patient: it is replaced"
+    (study,) = [one for one in scene.studies() if one.state != "moved"]
+    with scene.centre.database.read() as unit:
+        shown = {row.sop_uid: row.online for row in studies.instances(unit, study.id)}
+    assert {key: scene.centre.online.path(one.path).read_bytes()[-4:] for key, one in shown.items()}.keys() == {sop(1), sop(2)}
+    scene.undo(1)
+    scene.publish()
+    assert "PID-5|Ye^XiaoDong" in scene.outbound.objects[-1].documents[0].source_patient_info
+
+
+def test_other_bytes_of_the_same_patient_wait_for_an_operator(scene: Scene) -> None:
+    applying(scene).send(A, Picture("MA", 1, pixels=7))
+    scene.now += 1000
+    assert [one.kind for one in scene.open()] == ["bytes"]
+    assert scene.conflicts.due() == []
+    scene.assign(1, "MA")
+    (study,) = scene.studies()
+    with scene.centre.database.read() as unit:
+        (row,) = studies.instances(unit, study.id)
+    assert scene.centre.online.path(row.online.path).read_bytes().endswith(b"\x07\x00")
+
+
+def test_a_later_decision_on_the_same_pictures_is_undone_first(scene: Scene) -> None:
+    scene.send(A)
+    scene.send(Picture("MB", 1))
+    scene.assign(1, "MB")
+    scene.send(Picture("MC", 1))
+    scene.assign(2, "MC")
+    scene.publish()
+    assert scene.given() == {"P-MC": {sop(1): "MC"}}
+    with pytest.raises(Rejected) as caught:
+        scene.undo(1)
+    assert caught.value.problems[0].code == "ChangedSince"
+    scene.undo(2)
+    scene.publish()
+    assert scene.given() == {"P-MB": {sop(1): "MB"}}
+    scene.undo(1)
+    scene.publish()
+    assert scene.given() == {"P-MA": {sop(1): "MA"}}
+
+
+def test_a_study_that_is_packed_just_now_is_not_settled(scene: Scene) -> None:
+    scene.send(A, B)
+    (study,) = scene.studies()
+    with scene.centre.coord.lock(f"migrate:{study.id}", 60) as held, pytest.raises(Unavailable):
+        assert held
+        scene.assign(1, "MB")
+    assert len(scene.open()) == 1
+
+
+# hospitals that keep their studies
+
+def row(number: int, patient: str) -> dict[str, str]:
+    return {"StudyInstanceUID": STUDY, "SeriesInstanceUID": SERIES, "SOPInstanceUID": sop(number),
+            "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2", "PatientID": patient, "PatientName": f"N^{patient}", "Modality": "CT"}
+
+
+def test_what_an_origin_sends_for_another_patient_is_not_given_and_named(scene: Scene) -> None:
+    scene.mover.found = [row(1, "MA"), row(2, "MA")]
+    assert scene.publisher.publish_study("b", STUDY, scene.now).state == "published"
+    scene.send(Picture("MA", 1), Picture("MB", 2), node="PACSB")
+    given = scene.given()["P-MA"]
+    assert given[sop(1)] == "MA"
+    assert given[sop(2)].startswith("missing:")
+    assert "conflict 1" in given[sop(2)]
+    assert [(one.hospital, one.kind, one.came.patient.value) for one in scene.open()] == [("b", "patient", "MB")]
+    scene.publisher.publish_study("b", STUDY, scene.now + 1)
+    assert scene.shown() == {"P-MA": [sop(1)]}, "published without what nobody can have"
+    scene.assign(1, "MB", DOMAINS["b"])
+    scene.publish()
+    assert scene.given() == {"P-MA": {sop(1): "MA"}, "P-MB": {sop(2): "MB"}}
+    scene.undo(1)
+    scene.publish()
+    assert scene.shown() == {"P-MA": [sop(1)]}
+
+
+def test_an_origin_that_lists_two_patients_shows_the_larger_part(scene: Scene) -> None:
+    scene.mover.found = [row(1, "MB"), row(2, "MA"), row(3, "MA")]
+    scene.publisher.publish_study("b", STUDY, scene.now)
+    assert scene.shown() == {"P-MA": [sop(2), sop(3)]}
+    assert [(one.kind, one.came.patient.value, one.came.images) for one in scene.open()] == [("patient", "MB", 1)]
+    scene.assign(1, "MB", DOMAINS["b"])
+    scene.publish()
+    assert scene.shown() == {"P-MA": [sop(2), sop(3)], "P-MB": [sop(1)]}
+    assert {ref.source_uid for sent in scene.outbound.sent for ref in read_manifest(sent.document).instances} == {THEIRS}
+    scene.publisher.publish_study("b", STUDY, scene.now + 1)
+    assert scene.shown() == {"P-MA": [sop(2), sop(3)], "P-MB": [sop(1)]}
+
+
+@pytest.mark.parametrize("policy", ["propose", "apply"])
+def test_a_patient_corrected_at_the_origin_does_not_move_the_study_silently(scene: Scene, policy: str) -> None:
+    scene.centre.profile = with_hospital(scene.profile, "b", corrections=policy)
+    scene.mover.found = [row(1, "MA"), row(2, "MA")]
+    scene.publisher.publish_study("b", STUDY, scene.now)
+    scene.mover.found = [row(1, "MB"), row(2, "MB")]
+    scene.publisher.publish_study("b", STUDY, scene.now + 1)
+    assert scene.shown() == {"P-MA": [sop(1), sop(2)]}
+    assert [(one.kind, one.came.patient.value, one.came.images) for one in scene.open()] == [("correction", "MB", 2)]
+    scene.now += 1000
+    due = scene.conflicts.due()
+    assert [one.patient for one in due] == ([] if policy == "propose" else [PatientId(DOMAINS["b"], "MB")])
+    scene.assign(1, "MB", DOMAINS["b"])
+    scene.publish()
+    assert scene.shown() == {"P-MB": [sop(1), sop(2)]}
+    assert len(scene.withdrawn) == 1
+    scene.publisher.publish_study("b", STUDY, scene.now + 1)
+    assert scene.shown() == {"P-MB": [sop(1), sop(2)]}
+    scene.undo(1)
+    scene.publish()
+    assert scene.shown() == {"P-MA": [sop(1), sop(2)]}
+
+
+# one Study Instance UID from two hospitals
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", ["sends", "hosted"])
+@pytest.mark.parametrize("first", ["PACSA", "PACSC"])
+def test_a_manifest_leads_to_the_object_of_its_own_hospital(scene: Scene, kind: str, first: str, packed: bool) -> None:
+    scene.centre.profile = with_hospital(scene.profile, "c", kind=kind)
+    second = "PACSC" if first == "PACSA" else "PACSA"
+    scene.send(Picture("MA", 1), node=first)
+    scene.publish()
+    scene.send(Picture("MC", 1), node=second)
+    scene.publish()
+    if packed:
+        scene.pack()
+    assert scene.given() == {"P-MA": {sop(1): "MA"}, "P-MC": {sop(1): "MC"}}
+    assert scene.open() == []
+    uids = [{ref.source_uid for ref in read_manifest(sent.document).instances} for sent in scene.outbound.sent]
+    other = "c" if second == "PACSC" else "a"
+    hospital = scene.profile.hospital(other)
+    assert hospital is not None
+    assert uids == [{OURS}, {maker.second_location(hospital, scene.profile)}]
+
+
+def test_our_own_source_never_leads_to_the_second_hospital(scene: Scene) -> None:
+    scene.centre.profile = with_hospital(scene.profile, "c")
+    scene.send(Picture("MA", 1), node="PACSA")
+    scene.send(Picture("MC", 2), node="PACSC")
+    ref = InstanceRef(STUDY, SERIES, sop(2), source_uid=OURS)
+    assert scene.fetched((ref,))[sop(2)].startswith("missing:")
+
+
+@pytest.mark.parametrize("first", ["a", "c"])
+def test_a_hospital_with_a_source_of_its_own_keeps_it(scene: Scene, first: str) -> None:
+    scene.centre.profile = with_hospital(scene.profile, "c", source_uid="2.999.4.3")
+    for key in sorted("ac", key=lambda key: key != first):
+        scene.send(Picture(f"M{key.upper()}", 1), node=NODES[key])
+    scene.publish()
+    assert scene.given() == {"P-MA": {sop(1): "MA"}, "P-MC": {sop(1): "MC"}}
+    uids = {ref.source_uid for sent in scene.outbound.sent for ref in read_manifest(sent.document).instances}
+    hospital = scene.profile.hospital("a")
+    assert hospital is not None
+    # manifests of before its hospital had a source may name ours: only the first is had under ours
+    assert uids == {"2.999.4.3", OURS if first == "a" else maker.second_location(hospital, scene.profile)}
