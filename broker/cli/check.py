@@ -16,6 +16,7 @@ from broker.cli._kept import kept
 from broker.config.profile import Profile
 from broker.config.settings import Settings
 from broker.db import Database, schema
+from broker.imaging.maker import second_location
 from broker.model.errors import Unavailable
 from broker.model.modes import FILE, too_loose
 
@@ -56,6 +57,10 @@ def _facts(settings: Settings, profile: Profile) -> list[Row]:
         Row("repository / imaging source", f"{profile.region.repository_uid} / {profile.region.source_uid}"),
         *(
             Row(f"hospital {h.key}", f"{h.title}: {h.kind}, AE {h.ae_title}" + (f" at {h.host}:{h.port}" if h.port else ""))
+            for h in profile.hospitals
+        ),
+        *(
+            Row(f"imaging source {h.key}", h.source_uid or f"ours; {second_location(h, profile)} where another was before it")
             for h in profile.hospitals
         ),
         Row("SOAP and HTTP", settings.public_url),

@@ -153,7 +153,9 @@ def save(unit: Unit, study_id: int, draft: Draft) -> None:
 def part(unit: Unit, study_id: int, attempts: int, now: float, reason: str) -> None:
     """Note, after `publish`, that the manifest lacks what may come later; `attempts` says how long to wait for it."""
     seen = sql(unit).scalar(sa.select(study.c.last_at).where(study.c.id == study_id)) or now
-    _set(unit, study_id, state=PARTIAL, attempts=attempts, next_at=max(now, seen), reason=reason)
+    sql(unit).execute(
+        sa.update(publication).where(publication.c.study_id == study_id, publication.c.again == 0)
+        .values(state=PARTIAL, attempts=attempts, next_at=max(now, seen), reason=reason))
 
 
 def wait(unit: Unit, study_id: int, patient: PatientId, next_at: float) -> None:

@@ -44,7 +44,8 @@ _SAID = st.dictionaries(st.sampled_from(FACTS), _TEXTS)
 def test_what_many_pictures_say_together_does_not_depend_on_the_order(
     both: tuple[list[dict[str, str]], list[dict[str, str]]],
 ) -> None:
-    one, other = (functools.reduce(fuller, said, {}) for said in both)
+    nothing: dict[str, str] = {}
+    one, other = (functools.reduce(fuller, said, nothing) for said in both)
     assert one == other
     assert fuller(one, one) == one
     for said in both[0]:
