@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from broker.app import App
 from broker.cli import _log
@@ -145,21 +144,20 @@ def _side(shown: Shown) -> dict[str, Any]:
 def _show(found: list[Conflict]) -> None:
     if not found:
         typer.echo("nothing is kept aside")
-        return
-    table = Table("id", "what", "hospital and study", "is here", "came", "when", box=None)
     for one in found:
-        state = "" if one.state == "open" else f"\n{one.state} by {one.decided_by}"
-        table.add_row(
-            str(one.id), _KINDS[one.kind] + state, f"{one.hospital}\n{one.study_uid}", _lines(one.here), _lines(one.came),
-            f"{_when(one.first_at)}\n{_when(one.last_at)}")
-    Console().print(table)
+        state = "" if one.state == "open" else f", {one.state}" + (f" to {one.assigned}" if one.assigned else "")
+        by = f" by {one.decided_by} on {_when(one.decided_at)}" if one.decided_by else ""
+        typer.echo(f"{one.id}: {_KINDS[one.kind]}{state}{by}")
+        typer.echo(f"    hospital {one.hospital}, study {one.study_uid}, came {_when(one.first_at)} to {_when(one.last_at)}")
+        typer.echo(f"    here: {_line(one.here)}")
+        typer.echo(f"    came: {_line(one.came)}")
 
 
-def _lines(shown: Shown) -> str:
+def _line(shown: Shown) -> str:
     text = shown.facts.get
     person = " ".join(filter(None, (text("PatientName"), text("PatientBirthDate"), text("PatientSex"))))
     study = " ".join(filter(None, (text("StudyDate"), text("AccessionNumber"), text("StudyDescription"))))
-    return "\n".join(filter(None, (shown.patient.value or "(no id)", person, study, f"{shown.images} images")))
+    return ", ".join(filter(None, (shown.patient.value or "no patient id", person, study, f"{shown.images} images")))
 
 
 def _when(at: float) -> str:
