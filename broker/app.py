@@ -294,8 +294,8 @@ def _worker(app: App, stop: threading.Event) -> None:
 
     Publish at once when told, else every second; pack once a minute; clear up once an hour.
     """
-    publisher, migrator, repository = app.publisher, app.migrator, app.repository     # made before threads share them
-    assert app.conflicts and app.gate                       # these too
+    # made before threads share them
+    publisher, migrator, repository, _, _ = app.publisher, app.migrator, app.repository, app.conflicts, app.gate
     wake = app.coord.subscribe("publish")
     chores = (
         ("publish", lambda: publisher.run_once(time.time()), lambda: wake.get(1.0)),
