@@ -9,7 +9,7 @@ from lxml import etree
 
 from broker.config.data import data
 from broker.model.errors import Rejected
-from broker.wire.xml import Element, local_name
+from broker.wire.xml import HL7, Element, local_name
 from broker.wire.xop import INCLUDE
 
 INVALID = "SchemaInvalid"
@@ -37,6 +37,7 @@ _WRONG: dict[str, tuple[str, str]] = {
     "CVC_FACET_VALID": (r"^()", "it is out of bounds"),
     "CVC_ELT_1": (r"^()", "it is not what is expected here"),
     "CVC_ELT_3_1": (r"^()", "xsi:nil must be true or false"),
+    "CVC_ELT_3_2_1": (r"^()", "xsi:nil says that it is empty"),
     "CVC_ELT_4_2": (r"^()", "xsi:type does not name its type"),
     "CVC_ELT_4_3": (r"^()", "xsi:type does not name its type"),
 }
@@ -44,6 +45,15 @@ _CHILDREN = {"This element is not expected": "it is not allowed here", "Missing 
 
 _XSI = "http://www.w3.org/2001/XMLSchema-instance"
 _NIL = f"{{{_XSI}}}nil"
+_TYPE = f"{{{_XSI}}}type"
+_XS = "{http://www.w3.org/2001/XMLSchema}"
+_OPEN = "{urn:broker:schema}open"
+# Every object of HL7 V3 has some of these, whatever it holds; a nil one may lack them.
+_STRUCTURAL = ("typeCode", "classCode", "moodCode", "determinerCode")
+# Types of HL7 V3 that our schema has no use for: those of its models, and data types of content that is taken as it comes.
+_FOREIGN_TYPE = re.compile(
+    r"(?:\w+:)?(?:[A-Z]{4}_[A-Z]{2}\d{6}[A-Z]{2}\d{2}(?:\.\w+)?|ANY|BIN|CR|EIVL_TS|GTS|IVL_(?:INT|PQ)|IVXB_TS|MO|PIVL_TS|PQ|REAL"
+    r"|RTO(?:_\w+)?|SXCM_TS|SXPR_TS|URL)")
 _BOOLEANS = frozenset(("true", "1", "false", "0"))
 _HAS_HINTS = etree.XPath("boolean(.//@xsi:*)", namespaces={"xsi": _XSI}, regexp=False)
 _HINTED = etree.XPath("descendant-or-self::*[@xsi:*]", namespaces={"xsi": _XSI})
@@ -64,19 +74,39 @@ def load(file: str) -> etree.XMLSchema:
     """Give this thread's schema of wsdl/schema/`file`. A file that is missing or wrong is a bug: lxml's error."""
     schema = _kept.schemas.get(file)
     if schema is None:
-        schema = _kept.schemas[file] = etree.XMLSchema(file=str(data("wsdl") / "schema" / file))
+        document = etree.parse(str(data("wsdl") / "schema" / file))
+        _loosen(document.getroot())
+        schema = _kept.schemas[file] = etree.XMLSchema(document)
     return schema
+
+
+def _loosen(root: Element) -> None:
+    """Take more than our schema of HL7 V3 promises: any content in a type marked `open`, and nil elements everywhere.
+
+    Senders bend names and addresses, and what they leave out their libraries often write as `xsi:nil`.
+    """
+    opened = root.findall(f"{_XS}complexType[@{_OPEN}]")
+    for kind in opened:
+        del kind[:]
+        kind.set("mixed", "true")
+        content = etree.SubElement(etree.SubElement(kind, f"{_XS}sequence"), f"{_XS}any", processContents="lax", minOccurs="0")
+        content.set("maxOccurs", "unbounded")
+        etree.SubElement(kind, f"{_XS}anyAttribute", processContents="lax")
+    for declared in root.iterfind(f"*//{_XS}element[@name]") if opened else ():
+        declared.set("nillable", "true")
 
 
 def check(file: str, element: Element) -> None:
     """Return when `element` is valid by wsdl/schema/`file`; XOP counts as the base64 it stands for.
 
     Attributes of XML Schema itself have said then what they had to say, and are gone: a nil element is not there (or empty,
-    where one must be there), a type is the declared one. Raise `Rejected` (SchemaInvalid) naming what is missing, too long
+    where one must be there), a type is the declared one. In HL7 V3 a nil element stays: it is a null one. Raise `Rejected` (SchemaInvalid) naming what is missing, too long
     or wrong, and where, never a value.
     """
     hinted = _HINTED(element) if _HAS_HINTS(element) else ()
-    absent = [taken for one in hinted if (taken := _take_nil(one)) is not None]
+    is_v3 = bool(hinted) and str(element.tag).startswith(f"{{{HL7}}}")
+    added = [(one, name) for one in hinted for name in _take_null(one)] if is_v3 else []
+    absent = [] if is_v3 else [taken for one in hinted if (taken := _take_nil(one)) is not None]
     schema = load(file)
     first = _first_error(schema, _without_includes(element))
     if first is not None:
@@ -84,9 +114,24 @@ def check(file: str, element: Element) -> None:
         _put_back(absent)
         if not absent or _first_error(schema, _without_includes(element)) is not None:
             raise Rejected(INVALID, told)
+    for one, name in added:
+        del one.attrib[name]
     for one in hinted:
-        for name in [name for name in one.attrib if name.startswith(f"{{{_XSI}}}")]:
+        for name in [name for name in one.attrib if name.startswith(f"{{{_XSI}}}") and not (is_v3 and name == _NIL)]:
             del one.attrib[name]    # a prefix in a value is lost where its element is stored or quoted
+
+
+def _take_null(element: Element) -> list[str]:
+    """Let an element of HL7 V3 be nil, whatever it is, and return the attributes that it got for the schema's sake.
+
+    A type of which our schema knows nothing is passed over.
+    """
+    if _FOREIGN_TYPE.fullmatch(element.get(_TYPE, "").strip()):
+        del element.attrib[_TYPE]
+    added = [name for name in _STRUCTURAL if name not in element.attrib] if element.get(_NIL, "").strip() in {"true", "1"} else []
+    for name in added:
+        element.set(name, "")
+    return added
 
 
 def _take_nil(element: Element) -> _Absent | None:
