@@ -240,8 +240,12 @@ def _check(profile: Profile) -> None:
     _unique(hospitals, "key", [h.key for h in profile.hospitals])
     _unique(hospitals, "ae_title", [t for h in profile.hospitals for t in (h.ae_title, *h.aliases)])
     _unique(hospitals, "source_uid", [h.source_uid for h in profile.hospitals if h.source_uid])
-    if profile.domain(profile.region.affinity_domain) is None:
+    affinity = profile.domain(profile.region.affinity_domain)
+    if affinity is None:
         raise ConfigError(f"{domains}: the affinity domain {profile.region.affinity_domain} of region.toml is not listed")
+    if affinity.feeders:
+        where = f"{domains}: domain {affinity.namespace}.feeders"
+        raise ConfigError(f"{where}: nobody may feed the affinity domain, its ids are issued by the broker")
     for hospital in profile.hospitals:
         where = f"{hospitals}: hospital {hospital.key}"
         if profile.domain(hospital.domain) is None:

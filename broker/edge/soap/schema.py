@@ -100,8 +100,8 @@ def check(file: str, element: Element) -> None:
     """Return when `element` is valid by wsdl/schema/`file`; XOP counts as the base64 it stands for.
 
     Attributes of XML Schema itself have said then what they had to say, and are gone: a nil element is not there (or empty,
-    where one must be there), a type is the declared one. In HL7 V3 a nil element stays: it is a null one. Raise `Rejected` (SchemaInvalid) naming what is missing, too long
-    or wrong, and where, never a value.
+    where one must be there), a type is the declared one. In HL7 V3 a nil element stays: it is a null one. Raise `Rejected`
+    (SchemaInvalid) naming what is missing, too long or wrong, and where, never a value.
     """
     hinted = _HINTED(element) if _HAS_HINTS(element) else ()
     is_v3 = bool(hinted) and str(element.tag).startswith(f"{{{HL7}}}")

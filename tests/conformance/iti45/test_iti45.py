@@ -66,6 +66,21 @@ def test_case(case: dict[str, Any], bench: Bench) -> None:
     assert record["query"].startswith(b'<queryByParameter xmlns="urn:hl7-org:v3"><queryId' if read else b"")
 
 
+def test_nil_parameters_and_types_are_taken_and_come_back_as_they_were(bench: Bench) -> None:
+    text = hl7v3.write_pix_query(PatientId(HOSPA, "A1"), sender=VIEWER, receiver=OURS).decode()
+    for old, new in (
+        (f"<{hl7v3.QUERY} ", f'<{hl7v3.QUERY} xmlns:i="http://www.w3.org/2001/XMLSchema-instance" '),
+        ("<parameterList>", '<parameterList><dataSource i:nil="true"/>'), ("<value ", '<value i:type="II" '),
+        ("<semanticsText>Patient", '<semanticsText i:type="ST">Patient'), ('<responsePriorityCode code="I"/>', ""),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    answer = bench.v3(text.encode())
+    assert (ack(answer), len(hl7v3.read_pix_answer(answer))) == ("AA", 4)
+    nil = "{http://www.w3.org/2001/XMLSchema-instance}nil"
+    assert [one.get(nil) for one in answer.iterfind(".//h:queryByParameter//h:dataSource", NS)] == ["true"]
+
+
 def test_the_answer_is_read_by_our_own_client(bench: Bench) -> None:
     answer = bench.v3(hl7v3.write_pix_query(PatientId(HOSPA, "A1"), [XAD], sender=VIEWER, receiver=OURS))
     assert hl7v3.read_pix_answer(answer) == (PatientId(XAD, bench.affinity("A1")),)

@@ -48,6 +48,8 @@ def test_an_unknown_profile_is_named() -> None:
     ("region.toml", '"2.999.1.1"', '"2.999.01.1"', "region.toml: affinity_domain"),
     ("region.toml", 'language = "zh-CN"', 'lagnuage = "zh-CN"', "region.toml: lagnuage"),
     ("region.toml", '"2.999.1.1"', '"2.999.77"', "the affinity domain 2.999.77"),
+    ("domains.toml", 'title = "Affinity domain"', 'feeders = [{ application = "MPI" }]',
+     "domain REGION.feeders: nobody may feed the affinity domain"),
     ("domains.toml", '"HOSPB"', '"HOSPA"', "namespace: HOSPA is used twice"),
     ("hospitals.toml", 'kind = "origin"', 'kind = "orgin"', "hospitals.toml: hospital b.kind"),
     ("hospitals.toml", 'ae_title = "PACSB"', 'ae_title = "PACSA"', "ae_title: PACSA is used twice"),
