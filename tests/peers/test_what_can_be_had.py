@@ -162,13 +162,12 @@ def test_many_classes_in_syntaxes_that_the_pacs_cannot_send(
     assert asked <= 40
 
 
-@pytest.mark.peer("orthanc")
-@pytest.mark.parametrize("route", ["move", "get"])
+@pytest.mark.parametrize(("kind", "route"), PEERS)
 def test_an_object_we_refuse_keeps_nothing_else_away(
-        route: str, tmp_path: Path, database: Database, profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+        kind: str, route: str, tmp_path: Path, database: Database, profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
     files = made(tmp_path / "in", *((1, MR, "") for _ in range(9)))
     bad = ref(files[4]).sop_uid
-    with origin("orthanc", route, tmp_path, database, profile, files) as pacs:
+    with origin(kind, route, tmp_path, database, profile, files) as pacs:
         _refuse(monkeypatch, bad)
         got = pacs.gather()
         asked = pacs.scu.retrieves

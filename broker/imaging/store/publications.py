@@ -128,7 +128,8 @@ def stuck(unit: Unit, limit: int) -> list[Stuck]:
     """Return what was refused, waits for its patient, lacks images or is due again after a failure; longest due first."""
     query = (
         sa.select(study.c.hospital, study.c.study_uid, publication.c.state, publication.c.reason, publication.c.attempts,
-                  publication.c.next_at)
+                  sa.case((publication.c.state == PARTIAL, publication.c.next_at + _AGAIN), else_=publication.c.next_at)
+                  .label("next_at"))
         .join(study, study.c.id == publication.c.study_id)
         .where(sa.or_(
             publication.c.state.in_((FAILED, WAITING, PARTIAL)), sa.and_(publication.c.state == DUE, publication.c.reason != "")))

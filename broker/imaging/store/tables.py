@@ -113,7 +113,7 @@ container = sa.Table(
 publication = sa.Table(
     "publication", metadata,
     sa.Column("study_id", sa.Integer, sa.ForeignKey("study.id"), primary_key=True),
-    sa.Column("state", sa.String(16), nullable=False),      # due | waiting_patient | published | failed
+    sa.Column("state", sa.String(16), nullable=False),      # see store/publications.py
     sa.Column("patient_domain", sa.String(64), nullable=False),
     sa.Column("patient_value", sa.String(250), nullable=False),
     sa.Column("manifest_uid", sa.String(64), nullable=False),
