@@ -30,7 +30,7 @@ from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 from broker.config.settings import Server as ServerSettings
 from broker.edge.shares import Lane, Shares
 from broker.edge.web_answer import Answer, HandedOver, SetAside, SlowAnswers
-from broker.edge.web_connection import Connection, Refused
+from broker.edge.web_connection import GATHERED, Connection, Refused
 
 _READ = 64 << 10        # bytes taken from a connection at once
 _LEFTOVER = 64 << 10    # bytes taken from a peer that goes on sending after its answer
@@ -122,7 +122,7 @@ class WebWorker(ThreadWorker):
             self._drop(conn)
 
     def _hear(self, conn: Connection) -> None:
-        data = self._received(conn)
+        data = self._received(conn, _READ if conn.request is None else GATHERED)
         if data is None:
             return
         if conn.request is not None:
@@ -138,15 +138,17 @@ class WebWorker(ThreadWorker):
         try:
             complete = conn.take(data)
             if complete:
-                self._leave(conn)
                 conn.begin()
         except Refused as error:
             self._refuse(conn, error)
         except StopIteration:
+            self._leave(conn)
             self._linger(conn)
         else:
             if complete:
                 self._place(conn)
+                if conn in self._gathering:
+                    self._hear(conn)        # most clients send the body at once behind the head
             elif conn.head and not begun:
                 conn.until = time.monotonic() + self.settings.io_timeout
 
@@ -157,7 +159,7 @@ class WebWorker(ThreadWorker):
         elif conn.long and (conn.eager or conn.hesitant):
             self._enqueue(self._uploads, conn, self.settings.io_timeout)
         else:
-            self._wait(conn, self._hear, _CHANCE if conn.long else self.settings.io_timeout)
+            conn.until = time.monotonic() + (_CHANCE if conn.long else self.settings.io_timeout)
             self._gathering.add(conn)
             self._count(conn)
             with contextlib.suppress(OSError):      # the poller will say that it is gone
@@ -171,10 +173,8 @@ class WebWorker(ThreadWorker):
             self._late(conn)
             return
         if not data:
-            self._leave(conn)
             self._enqueue(self._requests, conn, math.inf)
         elif conn.whole or conn.eager:
-            self._leave(conn)
             self._place(conn)
         else:
             if not conn.long:
@@ -190,10 +190,8 @@ class WebWorker(ThreadWorker):
 
     def _late(self, conn: Connection) -> None:
         if conn.request is not None and conn.polled and conn.long:
-            self._leave(conn)
             self._enqueue(self._uploads, conn, self.settings.io_timeout)
         elif conn.request is not None and conn.polled:
-            self._leave(conn)
             conn.unreader.end = "late"
             self._enqueue(self._requests, conn, math.inf)
         elif conn.request is not None:
@@ -206,6 +204,7 @@ class WebWorker(ThreadWorker):
     # --- a request at work
 
     def _enqueue(self, lane: Lane[Connection], conn: Connection, seconds: float) -> None:
+        self._leave(conn)
         conn.until = time.monotonic() + seconds
         self._waiting.add(conn)
         lane.queue.add(conn)
@@ -399,10 +398,10 @@ class WebWorker(ThreadWorker):
         conn.close()
 
     @staticmethod
-    def _received(conn: Connection) -> bytes | None:
+    def _received(conn: Connection, size: int = _READ) -> bytes | None:
         """Return what came, empty at the end; None when nothing is there yet."""
         try:
-            data: bytes = conn.sock.recv(_READ)
+            data: bytes = conn.sock.recv(size)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError:
