@@ -89,7 +89,7 @@ def test_zeep_loads_and_calls(server: Served) -> None:
     with transport.session:
         answer = client.service.ImagingDocumentSource_RetrieveImagingDocumentSet(**request)
     # The operation's real action is not that of the test row: dispatch saw it.
-    assert answer.status_code == 500
+    assert answer.status_code == 400
     assert b"urn:ihe:rad:2009:RetrieveImagingDocumentSet" in answer.content
 
 
