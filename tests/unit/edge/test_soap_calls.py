@@ -4,8 +4,10 @@ import base64
 import errno
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -256,3 +258,26 @@ def test_a_bug_in_writing_gives_the_slot_back(edge: Bench) -> None:
             edge.post("/give", b"".join(GIVE), GIVE.content_type)
     edge.actor.give = None
     assert edge.post("/give", b"".join(GIVE), GIVE.content_type).status == 200
+
+
+def test_large_envelopes_are_worked_on_two_at_a_time_and_small_ones_do_not_wait(tmp_path: Path) -> None:
+    ready = bench(tmp_path, max_request=16 << 20)
+    inside, most, gate, small_done = 0, 0, threading.Lock(), threading.Event()
+
+    def enter() -> None:
+        nonlocal inside, most
+        with gate:
+            inside += 1
+            most = max(most, inside)
+        assert small_done.wait(20)
+        with gate:
+            inside -= 1
+    ready.actor.enter = enter
+    padding = b"<!--" + b"x" * (5 << 20) + b"-->"
+    large = mtom(b'<Give xmlns="urn:test">10' + padding + b"</Give>", "urn:test:Give")
+    with ThreadPoolExecutor(5) as pool:
+        running = [pool.submit(ready.post, "/give", b"".join(large), large.content_type) for _ in range(5)]
+        assert ready.ask("hello").status == 200
+        small_done.set()
+        assert [one.result().status for one in running] == [200] * 5
+    assert most <= 2
