@@ -21,7 +21,8 @@ _MUST, _ROLE, _STYLE = f"{{{SOAP}}}mustUnderstand", f"{{{SOAP}}}role", f"{{{SOAP
 
 # Security headers count as understood: with security off every caller may do everything, signed in or not.
 _UNDERSTOOD = (WSA, WSSE)
-_OUR_ROLES = ("", f"{SOAP}/role/next", f"{SOAP}/role/ultimateReceiver")
+_ULTIMATE = f"{SOAP}/role/ultimateReceiver"            # what no role means, too (SOAP 1.2 part 1, 5.2.2)
+_OUR_ROLES = (_ULTIMATE, f"{SOAP}/role/next")
 _NO_ENCODING = f"{SOAP}/encoding/none"
 _YES, _NO = frozenset(("1", "true")), frozenset(("0", "false"))
 # Attributes of type ID, wherever they stand and inside headers (XML Signature, SAML): WSS 1.1, 4.1 wants each value once.
@@ -74,7 +75,7 @@ def check_understood(blocks: Iterable[Element]) -> None:
 
 def check_security(envelope: Element, blocks: Iterable[Element]) -> None:
     """Return when a signature of this envelope could mean one thing only; raise `SoapFault` (wsse:InvalidSecurity)."""
-    roles = Counter((block.get(_ROLE) or "").strip() for block in blocks if block.tag == SECURITY)
+    roles = Counter(_role(block) for block in blocks if block.tag == SECURITY)
     if max(roles.values()) > 1:
         raise _insecure("there are two Security headers for one role")
     ids = [str(value).strip() for value in _IDS(envelope)]
@@ -86,8 +87,12 @@ def _insecure(reason: str) -> SoapFault:
     return SoapFault("Sender", reason, subcodes=[(WSSE, "InvalidSecurity")])
 
 
+def _role(block: Element) -> str:
+    return block.get(_ROLE, "").strip() or _ULTIMATE
+
+
 def _is_for_us(block: Element) -> bool:
-    return (block.get(_ROLE) or "").strip() in _OUR_ROLES
+    return _role(block) in _OUR_ROLES
 
 
 def _check_attributes(part: Element) -> None:

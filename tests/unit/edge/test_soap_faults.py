@@ -111,6 +111,10 @@ WRONG = {
         SOAP, with_header(f'<x:y xmlns:x="urn:x" s:encodingStyle="{ENCODING}"/>'), 500, "DataEncodingUnknown"),
     "must understand perhaps": (SOAP, with_header('<x:y xmlns:x="urn:x" s:mustUnderstand="yes"/>'), 400, "Sender"),
     "two Security headers": (SOAP, with_header(f'<o:Security xmlns:o="{WSSE}"/>' * 2), 400, "Sender/InvalidSecurity"),
+    "two Security headers for the last receiver": (
+        SOAP, with_header(
+            f'<o:Security xmlns:o="{WSSE}"/><o:Security xmlns:o="{WSSE}" s:role="{SOAP12}/role/ultimateReceiver"/>'), 400,
+        "Sender/InvalidSecurity"),
     "two elements of one Id": (
         SOAP, with_header(f'<o:Security xmlns:o="{WSSE}"><o:x {WSU}="a"/></o:Security>').replace(
             b"<s:Body>", f'<s:Body {WSU}=" a">'.encode()), 400, "Sender/InvalidSecurity"),
