@@ -8,12 +8,16 @@ in a folder that stays, a relation of two documents) ends, because a query about
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
+import structlog
+
 from broker.model.ids import PatientId, new_oid, new_uuid_urn
 from broker.model.metadata import HAS_MEMBER, Association, RegistryObjects
 from broker.model.ports import Unit
 from broker.registry import store
 from broker.registry.store import ASSOCIATION, FOLDER, SUBMISSION
 from broker.wire import ebxml_stored
+
+log = structlog.get_logger("broker.registry")
 
 
 def relink(
@@ -36,6 +40,7 @@ def relink(
     inside |= {link.id for link in links.values() if link.source in going and link.target in inside}
     store.give(unit, going | inside, now)
     store.remove_links(unit, links.keys() - inside)
+    log.info("documents follow their source patient", documents=len(documents), links_ended=len(links) - len(inside))
     return documents
 
 
