@@ -13,8 +13,9 @@ def test_a_link_that_a_merge_froze_is_open_to_comparison_again(tmp_path: Path) -
     database = Database(f"sqlite:///{tmp_path / 'broker.db'}")
     with database.write() as unit:
         command.upgrade(schema._config(unit.connection), "0004")
-        people = [{"id": number, "domain": "2.999.2.1", "value": f"A{number}", "state": "active", "demographics": {},
-                   "message_id": "", "created_at": 0.0, "updated_at": 0.0} for number in (1, 2, 3)]
+        people: list[dict[str, object]] = [
+            {"id": number, "domain": "2.999.2.1", "value": f"A{number}", "state": "active", "demographics": {},
+             "message_id": "", "created_at": 0.0, "updated_at": 0.0} for number in (1, 2, 3)]
         sql(unit).execute(sa.insert(store.identity), people)
         sql(unit).execute(sa.insert(store.link), [
             {"a_id": 1, "b_id": 2, "kind": "explicit", "at": 0.0}, {"a_id": 2, "b_id": 3, "kind": "automatic", "at": 0.0}])
