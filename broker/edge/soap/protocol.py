@@ -82,15 +82,12 @@ class BrokerSoap12(Soap12):
 
     def create_in_document(self, ctx: Any, charset: str | None = None) -> None:  # noqa: ARG002 - spyne's signature
         """Parse the envelope."""
-        data = ctx.transport.root
         try:
-            root = parse(data)
+            root = parse(ctx.transport.root)
         except NotXml as error:
             raise SoapFault("Sender", error.problems[0].context) from error
         if root.tag != incoming.ENVELOPE:
             raise faults.version_mismatch("a SOAP 1.2 envelope is expected")
-        if has_instructions(data):
-            raise SoapFault("Sender", "a SOAP message must not have processing instructions")
         ctx.in_document = root
 
     def decompose_incoming_envelope(self, ctx: Any, message: Any = Soap12.REQUEST) -> None:  # noqa: ARG002 - spyne's signature
@@ -100,6 +97,8 @@ class BrokerSoap12(Soap12):
         found = ctx.in_header_doc = {}
         for block in blocks:
             found.setdefault(block.tag, block)
+        if has_instructions(ctx.transport.root):
+            raise SoapFault("Sender", "a SOAP message must not have processing instructions")
         child = incoming.body_child(envelope, blocks)
         if len(found) < len(blocks):
             _check_repeated(blocks)

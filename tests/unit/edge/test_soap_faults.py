@@ -215,6 +215,8 @@ def test_a_fault_answers_the_message_and_has_the_action_of_faults(edge: Bench) -
     assert two.text("s:Header/a:Action") == f"{WSA}/soap/fault"
     assert two.text("s:Header/a:RelatesTo") == "urn:uuid:1"
     assert two.element(".//s:Role") is None
+    loose = edge.post("/ask", GOOD.replace(b"hello", b"hel<?a b?>lo").replace(b"</s:Body>", b"</s:Body><s:Header/>"))
+    assert (loose.status, loose.text("s:Header/a:RelatesTo")) == (400, "urn:uuid:1")
 
 
 def test_headers_tell_what_was_not_understood_and_what_is_spoken(edge: Bench) -> None:
