@@ -19,7 +19,8 @@ ATTEMPTS = 2        # requests that were answered and did not bring an instance,
 IN_VAIN = 12        # requests that failed before a first object came, after which the PACS itself is taken to be at fault
 _LIST = 200         # instances of one series asked for at once
 
-# Failures that have nothing to do with what was asked for (PS3.7 annex C, PS3.4 C.4.2.1.5): every request fails so.
+# Failures that have nothing to do with what was asked for (PS3.7 annex C, PS3.4 C.4.2.1.5): every request fails so. But for
+# a list of instances: pynetdicom's qrscp answers one with 0xA801, whatever the destination.
 _HOPELESS = frozenset((0x0122, 0x0124, 0x0211, 0xA801))
 
 _Key = TypeVar("_Key", bound=Hashable)
@@ -129,7 +130,8 @@ class Asking:
     def _hopeless(self, ended: Sequence[Ended]) -> Retrieved | None:
         """Return the failure that every further request would end with; None while there is hope."""
         failures = [one.retrieved for one in ended if one.failed]
-        told = [one for one in failures if one.status in _HOPELESS]
+        told = [one.retrieved for one in ended
+                if one.failed and one.retrieved.status in _HOPELESS and len(one.request.want.sop_uids) < 2]
         return next(iter(told or (failures if not self._useful and self._vain >= IN_VAIN else [])), None)
 
     def _begin(self, missing: Sequence[Wanted]) -> list[Request]:

@@ -116,13 +116,9 @@ def test_what_a_pacs_cannot_send_keeps_nothing_else_away(study: Study, way: Call
     study.pacs.move = way(bad)
     got, took = study.fetch()
     assert took < 2 * TOTAL
-    assert missing(got) == [bad]
-    assert "the PACS of b did not send it: " in got.missing[0].context
-    asked = len(study.pacs.asked)
-    assert asked < 10
+    assert (len(got.pictures), missing(got)) == (3, [bad])
+    assert len(study.pacs.asked) < 10
     again, _ = study.fetch("again")
-    if len(study.pacs.asked) == asked:      # within the back-off, half a second here
-        assert "not asked for again so soon" in again.missing[0].context
     assert (len(again.pictures), missing(again)) == (3, [bad])
     study.comes()
 

@@ -119,6 +119,16 @@ def test_a_failure_that_is_not_the_objects_ends_it_at_once(status: int) -> None:
     assert pacs.asked == [("study", 6)]
 
 
+def test_a_list_that_fails_says_nothing_of_the_pacs() -> None:
+    """pynetdicom's qrscp takes no lists, and says that it does not know the destination."""
+    def no_lists(_pacs: Pacs, named: list[str]) -> tuple[Collection[str], Retrieved, bool]:
+        return ((), Retrieved(0xA801, "no"), True) if len(named) == 2 else (named, Retrieved(), False)
+
+    pacs = Pacs(listed := study((3, CT)), no_lists)
+    assert run(pacs, listed, list(listed)[:2]) == (set(listed), {})
+    assert pacs.asked == [("image", 2), ("series", 2)]
+
+
 def test_the_number_of_further_requests_is_bounded_and_what_is_left_is_named() -> None:
     bad = [f"{STUDY}.1.{n}" for n in range(0, 200, 2)]
     pacs = Pacs(listed := study((200, CT)), stops_at(bad))
