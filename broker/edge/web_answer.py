@@ -9,6 +9,7 @@ import selectors
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -201,7 +202,7 @@ class SlowAnswers:
         except OSError:
             self._end(slow, whole=False)
         except Exception as error:  # noqa: BLE001 - this thread is everybody's: a bug in one answer ends that answer
-            log.error("bug", where="slow answer", error=type(error).__name__)
+            log_bug(error)
             self._end(slow, whole=False)
         else:
             if whole:
@@ -210,4 +211,12 @@ class SlowAnswers:
     def _end(self, slow: _Slow, *, whole: bool) -> None:
         self._all.discard(slow)
         self._selector.unregister(slow.sock)
-        slow.ended(whole)
+        try:
+            slow.ended(whole)
+        except Exception as error:  # noqa: BLE001 - as above
+            log_bug(error)
+
+
+def log_bug(error: Exception) -> None:
+    """Log a bug: its kind and where it happened, without the peer's words."""
+    log.error("bug", error=type(error).__name__, frames="".join(traceback.format_tb(error.__traceback__)))

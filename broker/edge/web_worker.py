@@ -15,7 +15,6 @@ import contextlib
 import math
 import socket
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -24,12 +23,12 @@ from typing import Any
 
 import structlog
 from gunicorn.http import wsgi
-from gunicorn.http.errors import ParseException
+from gunicorn.http.errors import NoMoreData, ParseException
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from broker.config.settings import Server as ServerSettings
 from broker.edge.shares import Lane, Shares
-from broker.edge.web_answer import Answer, HandedOver, SetAside, SlowAnswers
+from broker.edge.web_answer import Answer, HandedOver, SetAside, SlowAnswers, log_bug
 from broker.edge.web_connection import GATHERED, Connection, Refused
 
 _READ = 64 << 10        # bytes taken from a connection at once
@@ -38,7 +37,7 @@ _LINGER = 2.0           # seconds such a peer gets to see the answer and close (
 _PAUSE = 0.05           # seconds without accepting when there are no descriptors left
 _AT_ONCE = 64           # connections accepted in a row
 _GENERATION = 2000      # requests answered by the same threads
-_GATHERED = 64 << 20    # bytes of all bodies that are being gathered in a process
+_HELD = 64 << 20        # bytes of all bodies in a process that are being gathered, or wait for a thread
 _LOOK = 0.25            # seconds between two looks at who waited too long
 _CHANCE = 1.0           # seconds a long body has to be quick before it queues behind those that are
 _QUICK = 1 << 20        # bytes a second at which a body gives way to nobody
@@ -59,11 +58,11 @@ class WebWorker(ThreadWorker):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._waiting: Shares[Connection] = Shares()        # in the poller, or in a queue
-        self._gathering: Shares[Connection] = Shares()      # of those, the ones whose body is on its way
+        self._holding: Shares[Connection] = Shares()        # of those, the ones of whose body something is in memory
         self._requests: Lane[Connection] = Lane(self.settings.threads)
         self._uploads: Lane[Connection] = Lane(self.settings.uploads)
         self._slow = SlowAnswers(self.settings.min_rate, self.settings.io_timeout)
-        self._gathered = self._served = 0
+        self._held = self._served = 0
         self._looked = 0.0
 
     def init_process(self) -> None:
@@ -118,7 +117,7 @@ class WebWorker(ThreadWorker):
         try:
             heard(conn)
         except Exception as error:  # noqa: BLE001 - this thread is everybody's: a bug with one connection ends that connection
-            log.error("bug", error=type(error).__name__, frames="".join(traceback.format_tb(error.__traceback__)))
+            log_bug(error)
             self._drop(conn)
 
     def _hear(self, conn: Connection) -> None:
@@ -147,7 +146,7 @@ class WebWorker(ThreadWorker):
         else:
             if complete:
                 self._place(conn)
-                if conn in self._gathering:
+                if conn.polled:
                     self._hear(conn)        # most clients send the body at once behind the head
             elif conn.head and not begun:
                 conn.until = time.monotonic() + self.settings.io_timeout
@@ -160,7 +159,6 @@ class WebWorker(ThreadWorker):
             self._enqueue(self._uploads, conn, self.settings.io_timeout)
         else:
             conn.until = time.monotonic() + (_CHANCE if conn.long else self.settings.io_timeout)
-            self._gathering.add(conn)
             self._count(conn)
             with contextlib.suppress(OSError):      # the poller will say that it is gone
                 conn.go_on()
@@ -183,10 +181,16 @@ class WebWorker(ThreadWorker):
 
     def _count(self, conn: Connection) -> None:
         """Note how much a connection holds in memory; where all hold too much, the peer that has most gives some back."""
-        self._gathered += conn.unreader.held - conn.counted
+        self._holding.add(conn)
+        self._held += conn.unreader.held - conn.counted
         conn.counted = conn.unreader.held
-        while self._gathered > _GATHERED:
-            self._turn_away(self._gathering.crowd()[0])
+        while self._held > _HELD:
+            self._turn_away(self._holding.crowd()[0])
+
+    def _uncount(self, conn: Connection) -> None:
+        self._holding.discard(conn)
+        self._held -= conn.counted
+        conn.counted = 0
 
     def _late(self, conn: Connection) -> None:
         if conn.request is not None and conn.polled and conn.long:
@@ -208,12 +212,14 @@ class WebWorker(ThreadWorker):
         conn.until = time.monotonic() + seconds
         self._waiting.add(conn)
         lane.queue.add(conn)
+        self._count(conn)
         self._start(lane)
 
     def _start(self, lane: Lane[Connection]) -> None:
         """Have those work for whom there is a place."""
         while (conn := lane.next()) is not None:
             self._waiting.discard(conn)
+            self._uncount(conn)
             self._served += 1
             if self._served % _GENERATION == 0:     # libxml2 forgets the names it was taught when the thread ends
                 self._renew()
@@ -250,10 +256,13 @@ class WebWorker(ThreadWorker):
             conn.sock.settimeout(self.settings.io_timeout)
             kept = self.handle_request(conn.request, conn)
             return kept if kept is None else self._keepalive_after(conn, kept)
-        except (OSError, ParseException, StopIteration):    # the peer is gone, or its body is not what its head says
+        except (ConnectionError, NoMoreData):       # the peer is gone
+            return False
+        except (OSError, ParseException) as error:
+            log.info("exchange cut", address=conn.peer, error=type(error).__name__, reason=getattr(error, "strerror", None))
             return False
         except Exception as error:  # noqa: BLE001 - the edge's dispatch: a bug is logged once, here, without the peer's words
-            log.error("bug", error=type(error).__name__, frames="".join(traceback.format_tb(error.__traceback__)))
+            log_bug(error)
             return False
 
     def handle_request(self, req: Any, conn: Connection) -> bool | None:
@@ -266,11 +275,12 @@ class WebWorker(ThreadWorker):
             answer.force_close()
         try:
             body = self.wsgi(environ, answer.start_response)
-        except BaseException:
+        except Exception as error:  # noqa: BLE001 - as in `handle`; and the peer is told
+            log_bug(error)
             if answer.status is None:
                 answer.start_response("500 Internal Server Error", [("Content-Length", "0"), ("Connection", "close")])
                 answer.close()
-            raise
+            return False
         pieces = iter(body)
         try:
             for piece in pieces:
@@ -369,9 +379,7 @@ class WebWorker(ThreadWorker):
     def _leave(self, conn: Connection) -> None:
         """Take a connection out of whatever it waits in."""
         self._waiting.discard(conn)
-        self._gathering.discard(conn)
-        self._gathered -= conn.counted
-        conn.counted = 0
+        self._uncount(conn)
         for lane in (self._requests, self._uploads):
             lane.queue.discard(conn)
         if conn.polled:

@@ -195,6 +195,18 @@ def test_bodies_sent_in_one_go_are_their_own_requests(server: Served) -> None:
         assert (data.count(b"HTTP/1.1 200 "), data.count(b"hello")) == (4, 3)
 
 
+def test_chunked_bodies_sent_in_one_go_are_their_own_requests(server: Served) -> None:
+    body = envelope(ask("hello"), "urn:test:Ask")
+    post = (head("/ask", "application/soap+xml", "Transfer-Encoding: chunked")
+            + b"%x\r\n%b\r\n%x;a=b\r\n%b\r\n0\r\nX: y\r\n\r\n" % (10, body[:10], len(body) - 10, body[10:]))
+    with connect(server) as connection:
+        connection.sendall(post * 3 + PING)
+        data = b""
+        while not data.endswith(b"ok"):
+            data += connection.recv(65536)
+        assert (data.count(b"HTTP/1.1 200 "), data.count(b"hello")) == (4, 3)
+
+
 def test_a_dripping_body_frees_its_thread(server: Served) -> None:
     head = b"POST /ask HTTP/1.1\r\nHost: x\r\nContent-Type: application/soap+xml\r\nContent-Length: 100000\r\n\r\n"
     with connect(server) as connection:
@@ -240,7 +252,7 @@ SLOW = {
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server of two threads whose deadlines no test lives to see."""
     with served(tmp_path_factory.mktemp("small"), threads=2, retrieve_slots=1, uploads=6, io_timeout=60.0, min_rate=2000,
-                waiting_connections=400) as running:
+                waiting_connections=800) as running:
         yield running
 
 
@@ -324,14 +336,16 @@ def test_a_body_that_has_to_give_way_is_told_so(small: Served) -> None:
         assert ended[0].recv(100).startswith(b"HTTP/1.1 408 ")
 
 
-def test_bodies_in_memory_are_bounded(small: Served) -> None:
+@pytest.mark.parametrize("length", [GATHERED, 90_000_000], ids=["gathered", "queued"])
+def test_bodies_in_memory_are_bounded(small: Served, length: int) -> None:
     worker, = psutil.Process(small.process.pid).children()
     before = worker.memory_info().rss
-    almost = head("/ask", SOAP, f"Content-Length: {GATHERED}") + b"x" * (GATHERED - 1)
+    almost = head("/keep", MULTIPART, f"Content-Length: {length}") + PART + b"x" * (GATHERED - len(PART) - (length == GATHERED))
     with contextlib.ExitStack() as stack:
         found = []
-        for _ in range(380):                                  # 95 MB
-            found.append(stack.enter_context(connect(small)))
+        for _ in range(600):                                  # 150 MB
+            found.append(stack.enter_context(
+                socket.create_connection(("127.0.0.1", small.port), timeout=8, source_address=("127.0.0.2", 0))))
             with contextlib.suppress(ConnectionError):
                 found[-1].sendall(almost)
         ended = select.select(found, [], [], 8)[0]
