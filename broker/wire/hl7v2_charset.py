@@ -5,6 +5,7 @@ Only codecs whose first 128 characters are ASCII are listed: a message is framed
 
 import codecs
 import re
+from functools import lru_cache
 
 from broker.model.errors import Hl7Code, Rejected
 
@@ -43,6 +44,7 @@ def codec(name: str) -> str:
     return found
 
 
+@lru_cache(64)
 def known_codec(name: str) -> str | None:
     """Return what `codec` does, or None; blanks, dashes, case and a year behind a colon make no difference."""
     plain = re.sub(r"[^0-9A-Z]", "", name.partition(":")[0].upper())

@@ -7,8 +7,10 @@ Of the escapes `\F\ \S\ \T\ \R\ \E\`, `\H\`, `\N\` and `\Xhh..\` (bytes of the m
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 from broker.model.errors import Hl7Code, Rejected
@@ -96,7 +98,10 @@ class Value:
         return text
 
     def _written(self, component: int, subcomponent: int) -> str:
-        parts = self.component(component).split(self.form.subcomponent, subcomponent)
+        text = self.component(component)
+        if subcomponent == 1:
+            return text.partition(self.form.subcomponent)[0].strip()
+        parts = text.split(self.form.subcomponent, subcomponent)
         return parts[subcomponent - 1].strip() if subcomponent <= len(parts) else ""
 
     def _meant(self, written: str) -> str:
@@ -105,6 +110,8 @@ class Value:
     @property
     def is_void(self) -> bool:
         """Say whether nothing is in it but delimiters, blanks and nulls."""
+        if self.text[:1].isalnum():         # nearly always
+            return False
         return not self.text.replace(NULL, "").strip(f"{self.form.component}{self.form.subcomponent} \t\n")
 
 
@@ -129,29 +136,37 @@ class Segment:
 
     def values(self, number: int) -> tuple[Value, ...]:
         """Return the repetitions of a field that say something, each with its place. Raise `Rejected` (102) for too many."""
-        text, place = self.field(number), f"{self.name}^1^{number}"
-        parts = text.split(self.form.repetition, _MAX_REPETITIONS) if text else []
-        if len(parts) > _MAX_REPETITIONS:
-            raise Rejected(Hl7Code.DATA_TYPE, "too many repetitions", place)
-        values = (Value(part, self.form, f"{place}^{n}") for n, part in enumerate(parts, 1))
+        values = [*self._repetitions(number)]
+        if len(values) > _MAX_REPETITIONS:
+            raise Rejected(Hl7Code.DATA_TYPE, "too many repetitions", f"{self.name}^1^{number}")
         return tuple(value for value in values if not value.is_void)
+
+    def _repetitions(self, number: int) -> Iterator[Value]:
+        """Yield the repetitions of a field; the one after the last that is allowed holds all the rest."""
+        text, place = self.field(number), f"{self.name}^1^{number}"
+        for n, part in enumerate(text.split(self.form.repetition, _MAX_REPETITIONS) if text else (), 1):
+            yield Value(part, self.form, f"{place}^{n}")
 
     def value(self, number: int) -> Value:
         """Return the first repetition of a field that says something; an empty one when none does."""
-        text, place = self.field(number), f"{self.name}^1^{number}"
-        first = Value(text.split(self.form.repetition, 1)[0], self.form, f"{place}^1")
+        place = f"{self.name}^1^{number}"
+        first = Value(self.field(number).partition(self.form.repetition)[0], self.form, f"{place}^1")
         if not first.is_void:
             return first
-        found = self.values(number) if self.form.repetition in text else ()
-        return found[0] if found else Value("", self.form, place)
+        said = (value for value in islice(self._repetitions(number), _MAX_REPETITIONS) if not value.is_void)
+        return next(said, Value("", self.form, place))
 
     def get(self, number: int, component: int = 1, subcomponent: int = 1) -> str:
         """Return a sub-component of the first repetition that says something, without escapes; empty for null."""
-        return self.value(number).get(component, subcomponent)
+        text = self.field(number)
+        if not text:
+            return ""
+        first = Value(text.partition(self.form.repetition)[0], self.form)
+        return (self.value(number) if first.is_void else first).get(component, subcomponent)
 
     def deleted(self, number: int) -> bool:
         """Say whether a field holds null and nothing else: what was known is to be forgotten (HL7 v2.5 2.10)."""
-        return NULL in self.field(number) and not self.values(number)
+        return NULL in self.text and NULL in self.field(number) and not self.values(number)
 
 
 @dataclass(frozen=True, slots=True)

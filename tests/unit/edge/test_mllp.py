@@ -165,6 +165,9 @@ def test_the_answer_leaves_in_one_piece_and_in_the_senders_character_set(port: i
     (message("m1").replace(b"2.3.1", b"9"), ["AR", "m1"]), (message(""), ["AE", ""]), (message("m1", "boom"), ["AE", "m1"]),
     (message("m1").replace(b"GB 18030-2000", b"8859/99"), ["AE", "m1"]),
     (message("m1").replace(b"LI", b"\xff\xff"), ["AE", "m1"]),
+    (message("m1").replace(b"ADT^A04", b"~" * 3000 + b"ADT^A04"), ["AR", "m1"]),
+    (message("m1").replace(b"2.3.1", b"~" * 3000 + b"2.3.1"), ["AR", "m1"]),
+    (message("~" * 3000), ["AE", ""]),
 ])
 def test_a_bad_message_is_answered_and_the_connection_lives_on(port: int, data: bytes, answer: list[str]) -> None:
     with connected(port) as connection:
