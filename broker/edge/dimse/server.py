@@ -90,7 +90,6 @@ class Server:
         place = self._places.take(hospital, address)
         if place is None:
             return Refusal(association.NO_ROOM, f"hospital {hospital.key} has no place left")
-        sock.settimeout(self._service.settings.io_timeout)
         thread = threading.Thread(
             target=self._run, args=(sock, place, calling, request), name=f"association-{hospital.key}", daemon=True)
         try:
@@ -132,6 +131,7 @@ class Server:
 
     def _associate(self, sock: socket.socket, place: Place, calling: str, request: bytes) -> None:
         service = self._service
+        sock.settimeout(service.settings.io_timeout)
         asked = association.read_request(request)
         if asked.application != association.APPLICATION_CONTEXT:
             self._end(sock, place, "its application context is not that of DICOM", association.NO_APPLICATION)

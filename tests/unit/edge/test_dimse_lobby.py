@@ -7,6 +7,7 @@ import random
 import resource
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -140,6 +141,20 @@ def test_an_idle_association_makes_room(start: Start) -> None:
         assert idle[1].hear()[0] == 7
         idle[2].release()
         idle[0].release()
+
+
+def test_without_a_thread_an_association_is_refused_and_others_are_served(
+        start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = start(max_associations=1)
+
+    def none_left(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch, Parrot(broker.port) as peer:
+        patch.setattr(threading.Thread, "start", none_left)
+        peer.say(REQUEST)
+        assert peer.hear() == FULL
+    assert served(broker.port) < 2
 
 
 def test_all_ae_titles_of_a_hospital_have_one_share(tmp_path: Path, database: Database, profile: Profile) -> None:
