@@ -21,7 +21,8 @@ from broker.model.ids import PatientId
 from broker.model.imaging import InstanceRef
 from broker.model.people import Demographics, PersonName
 from broker.wire import hl7v3
-from tests.corpus.files import Specimen, data_set, transfer_syntax
+from broker.wire.tags import read_meta
+from tests.corpus.files import Specimen, data_set
 from tests.helpers.region import Region
 
 DEVICES = {"2.999.2.1": "2.999.2.9", "2.999.3.1": "2.999.3.9"}      # who may feed the ids of hospital A and B
@@ -112,7 +113,7 @@ class Desk:
                     asked = {ref.sop_uid: ref for ref in some}
                     for picture in answer.pictures:
                         whole = picture.path.read_bytes()
-                        got.data[asked[picture.sop_uid]] = transfer_syntax(whole), data_set(whole)
+                        got.data[asked[picture.sop_uid]] = read_meta(whole).transfer_syntax, data_set(whole)
                     got.missing.update({asked[problem.location]: problem.context for problem in answer.missing})
         return got
 

@@ -90,11 +90,6 @@ def _specimen(package: str, file: Path) -> Specimen:
                     uids["PatientID"].strip(), syntax)
 
 
-def transfer_syntax(part10: bytes) -> str:
-    """Give the transfer syntax of a Part-10 file."""
-    return str(pydicom.dcmread(io.BytesIO(part10), specific_tags=[], stop_before_pixels=True).file_meta.TransferSyntaxUID)
-
-
 def same_elements(sent: bytes, sent_syntax: str, got: bytes, got_syntax: str) -> bool:
     """Say whether two data sets have the same elements: what is left when they were only written otherwise."""
     try:
