@@ -45,7 +45,7 @@ from broker.registry import deprecate, iti18_query, iti42_register
 from broker.registry.actor import Registry
 from broker.repository import iti41_provide, iti43_retrieve
 from broker.repository.actor import Repository
-from broker.security.gate import Gate
+from broker.security.gate import Gate, reason
 from broker.security.rules import Open, Policy
 
 log = structlog.get_logger("broker.app")
@@ -326,7 +326,7 @@ def _attempt(name: str, work: Callable[[], object]) -> None:
     try:
         work()
     except BrokerError as error:
-        log.warning("background work will be tried again", work=name, reason=str(error))
+        log.warning("background work will be tried again", work=name, reason=reason(error))
     except Exception as error:  # noqa: BLE001 - the edge of this kind of work; a traceback could hold what pictures say
         log.error("background work failed", work=name, reason=place_of(error))
 

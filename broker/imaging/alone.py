@@ -8,6 +8,7 @@ import structlog
 from broker.db import Database
 from broker.imaging.store import setbacks
 from broker.model.errors import BrokerError, place_of
+from broker.security.gate import reason
 
 log = structlog.get_logger("broker.background")
 
@@ -46,12 +47,12 @@ class Alone:
         try:
             done = action()
         except Exception as error:  # noqa: BLE001 - the edge of one subject
-            reason = str(error) if isinstance(error, BrokerError) else place_of(error)
+            why = reason(error) if isinstance(error, BrokerError) else place_of(error)
             with self._database.write() as unit:
-                row = setbacks.note(unit, self._work, key, hospital, reason, now)
+                row = setbacks.note(unit, self._work, key, hospital, why, now)
             self._failed.add(key)
             self._waiting[key] = row.next_at
-            log.error("background work on one thing failed", work=self._work, subject=key, reason=reason, attempts=row.attempts)
+            log.error("background work on one thing failed", work=self._work, subject=key, reason=why, attempts=row.attempts)
             return None
         if key in self._failed:
             with self._database.write() as unit:

@@ -29,6 +29,7 @@ from broker.model.errors import BrokerError, Problem, Rejected, Unavailable, Xds
 from broker.model.ids import PatientId
 from broker.model.imaging import SeriesFacts, StudyFacts
 from broker.model.ports import Outbound, PatientDirectory, StudyRows, Unit, Withdraw
+from broker.security.gate import reason as codes_of
 
 log = structlog.get_logger("broker.publish")
 
@@ -203,12 +204,13 @@ class Publisher:
         """
         try:
             return self._attempt(study_id, now, waits=waits)
-        except Unavailable:     # the database: nothing can be noted, and no other study would fare better
-            raise
-        except Exception as error:  # noqa: BLE001 - the edge of one study
+        except Exception as error:
+            if isinstance(error, Unavailable) and error.what == "database":     # no other study would fare better
+                raise
             with self._database.read() as unit:
                 row = publications.get(unit, study_id)
-            self._note_retry(study_id, now + _delay(row.attempts if row else 1), place_of(error), forget=False)
+            why = codes_of(error) if isinstance(error, BrokerError) else place_of(error)
+            self._note_retry(study_id, now + _delay(row.attempts if row else 1), why, forget=False)
             return False
 
     def _attempt(self, study_id: int, now: float, *, waits: bool) -> bool:
@@ -380,4 +382,4 @@ def _told(problems: Iterable[Problem]) -> str:
 
 
 def _delay(attempts: int) -> float:
-    return min(FIRST_DELAY * float(1 << min(attempts - 1, 16)), LONGEST_DELAY)
+    return min(FIRST_DELAY * float(1 << min(max(attempts - 1, 0), 16)), LONGEST_DELAY)

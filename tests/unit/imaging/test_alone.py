@@ -251,7 +251,7 @@ def test_a_kind_of_work_that_takes_long_holds_up_no_other(monkeypatch: pytest.Mo
     parts: Any = SimpleNamespace(
         publisher=SimpleNamespace(run_once=published.append), migrator=SimpleNamespace(run_due=pack),
         repository=SimpleNamespace(recover=fail), coord=SimpleNamespace(subscribe=lambda _: wake),
-        settings=SimpleNamespace(documents_folder=tmp_path))
+        settings=SimpleNamespace(documents_folder=tmp_path), apply_corrections=lambda: None, conflicts=None, gate=None)
     with structlog.testing.capture_logs() as logs:
         worker = threading.Thread(target=application.ROLES["worker"], args=(parts, stop))
         worker.start()

@@ -610,3 +610,25 @@ def test_text_that_does_not_fit_is_left_out_with_a_remark_and_the_study_is_publi
     manifest = pydicom.dcmread(io.BytesIO(bench.outbound.sent[0].document))
     assert (manifest.PatientSex, manifest.StudyDate, manifest.StudyTime) == ("M", "", "")
     assert manifest.get_item(0x00080080).value.decode() == "医" * 300, "the manifest copies what its element can hold"
+
+
+def test_a_container_that_cannot_be_read_after_publishing_stops_no_other_study(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench.receive(stored(1))
+    bench.receive(replace(stored(2), study_uid="2.25.501"), at=1.0)
+
+    def look(publisher: Publisher, study_id: int, now: float) -> None:
+        raise Unavailable("archive")
+
+    monkeypatch.setattr(Publisher, "_look_again", look)
+    bench.publisher.run_once(QUIET)
+    assert len(bench.outbound.sent) == 2
+    row = bench.row()
+    assert row is not None
+    assert (row.state, row.attempts) == ("due", 0)
+    assert "archive" in row.reason
+    assert row.manifest_uid
+    monkeypatch.undo()
+    assert bench.publisher.run_once(QUIET + 1000) == 0
+    assert (bench.state, len(bench.outbound.sent)) == ("published", 2)
