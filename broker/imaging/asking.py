@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from broker.imaging.store.fetches import Wanted
+from broker.imaging.store.fetches import NOT_SENT, Wanted
 from broker.model.ids import is_uid
 from broker.model.ports import Retrieved, Want
 
@@ -63,7 +63,8 @@ class Asking:
     """The requests of one fetch. Call `more` with what is missing, carry them out, tell `ended` of each, and again.
 
     `listed` is the PACS's own list of the study by SOP Instance UID; it may lack instances. `most` bounds the requests
-    beyond the first ones. After `more`, `reasons` says what was found to be impossible since the call before, and why.
+    beyond the first ones. After `more`, `reasons` says what was found to be impossible since the call before, and
+    what the PACS did instead.
     """
 
     study_uid: str
@@ -110,13 +111,13 @@ class Asking:
         self._judge(ended, places)
         failure = self._hopeless(ended)
         if failure is not None:
-            self.reasons |= dict.fromkeys(places, failure.words)
+            self.reasons |= dict.fromkeys(places, _not_sent(failure.words))
             return []
         further = [(request, one.retrieved.words) for one in ended for request in self._after(one, places)]
         room = max(0, self.most - self._spent)
         self._spent += len(further)
         for request, words in further[room:]:
-            self.reasons |= dict.fromkeys(request.sop_uids, words or f"{self.most} further requests did not bring it")
+            self.reasons |= dict.fromkeys(request.sop_uids, _not_sent(words or f"asked {self.most} times more"))
         postponed, self._postponed = [one for one in self._postponed if not places.keys().isdisjoint(one.sop_uids)], []
         return [*postponed, *self._begin(missing), *(request for request, _ in further[:room])]
 
@@ -151,8 +152,10 @@ class Asking:
         said = one.retrieved
         for sop_uid in left.keys() - again.keys():
             told = sop_uid in said.failed or (said.status and not said.failed)
-            if why := said.refused.get(sop_uid) or (said.words if told else ""):
-                self.reasons[sop_uid] = why
+            if sop_uid in said.refused:
+                self.reasons[sop_uid] = f"sent it, and it was refused here: {said.refused[sop_uid]}"
+            elif told:
+                self.reasons[sop_uid] = _not_sent(said.words)
         return self._lists(again, by_class=said.status != 0, attempt=one.request.want.attempt + 1)
 
     def _narrow(self, one: Ended, left: Mapping[str, str]) -> list[Request]:
@@ -162,7 +165,7 @@ class Asking:
             series = _grouped(left, left.__getitem__)
             return [found for uid, members in series.items() for found in self._series(uid, members, attempt)]
         if len(request.want.sop_uids) == 1:
-            self.reasons |= dict.fromkeys(left, one.retrieved.words)
+            self.reasons |= dict.fromkeys(left, _not_sent(one.retrieved.words))
             return []
         (series_uid,) = request.want.series_uids
         if len(_grouped(left, self._class_of)) > 1 or len(left) < len(request.sop_uids):
@@ -200,6 +203,10 @@ class Asking:
         """Return the SOP classes of these instances, sorted; none when that of one is not known."""
         classes = {self._class_of(sop_uid) for sop_uid in sop_uids}
         return tuple(sorted(classes)) if all(is_uid(uid) for uid in classes) else ()
+
+
+def _not_sent(words: str) -> str:
+    return f"{NOT_SENT}: {words}"
 
 
 def _grouped(sop_uids: Iterable[str], key: Callable[[str], _Key]) -> dict[_Key, list[str]]:

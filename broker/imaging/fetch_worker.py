@@ -225,7 +225,7 @@ class FetchWorker:
         return Asking(job.study_uid, {sop: Listed(series, kind) for series, sop, kind in rows}, limits.requests)
 
     def _worded(self, run: _Run, reasons: dict[str, str]) -> dict[str, str]:
-        return {sop_uid: f"the PACS of {run.hospital.key} {fetches.NOT_SENT}: {why}" for sop_uid, why in reasons.items()}
+        return {sop_uid: f"the PACS of {run.hospital.key} {why}" for sop_uid, why in reasons.items()}
 
     def _end(self, unit: Unit, run: _Run, asking: Asking, last: str) -> None:
         missing, known = fetches.missing(unit, run.job.id), fetches.reasons(unit, run.job.id)

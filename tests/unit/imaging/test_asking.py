@@ -115,7 +115,7 @@ def test_a_pacs_that_fails_everything_is_soon_left_alone() -> None:
 @pytest.mark.parametrize("status", [0x0122, 0x0124, 0x0211, 0xA801])
 def test_a_failure_that_is_not_the_objects_ends_it_at_once(status: int) -> None:
     pacs = Pacs(listed := study((3, CT), (3, MR)), lambda _pacs, _named: ((), Retrieved(status, "no"), True))
-    assert run(pacs, listed) == (set(), dict.fromkeys(listed, "no"))
+    assert run(pacs, listed) == (set(), dict.fromkeys(listed, "did not send it: no"))
     assert pacs.asked == [("study", 6)]
 
 
@@ -149,7 +149,7 @@ def test_what_we_refused_ourselves_has_our_reason() -> None:
     bad = f"{STUDY}.1.1"
     pacs = Pacs(listed, lambda _pacs, named: (
         [uid for uid in named if uid != bad], Retrieved(0xB000, "some failed", (bad,), {bad: "no Study Instance UID"}), False))
-    assert run(pacs, listed) == ({f"{STUDY}.1.0"}, {bad: "no Study Instance UID"})
+    assert run(pacs, listed) == ({f"{STUDY}.1.0"}, {bad: "sent it, and it was refused here: no Study Instance UID"})
 
 
 def test_a_second_attempt_names_one_class_at_a_time() -> None:
