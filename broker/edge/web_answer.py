@@ -81,9 +81,12 @@ class Answer(Response):
         head, self._head = self._head, b""
         if len(data) <= _TOGETHER:
             self._send(head + data)
-        else:
+            return
+        try:
             self._send(head)
-            self._send(data)
+        except HandedOver as over:
+            raise HandedOver(memoryview(bytes(over.rest) + data)) from None
+        self._send(data)
 
     def close(self) -> None:
         """End the answer."""

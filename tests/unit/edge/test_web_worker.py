@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import gunicorn
 import psutil
@@ -23,6 +24,7 @@ from gunicorn.workers import gthread
 
 from broker.config.settings import Server
 from broker.edge.pace import Pace
+from broker.edge.web_answer import Answer, HandedOver
 from broker.edge.web_connection import GATHERED, Chunks, Connection, Incoming, Refused, Unreader
 from tests.helpers.soap import NS, Served, ask, envelope, mtom, served
 
@@ -394,6 +396,23 @@ def test_a_slow_reader_gets_all_of_its_answer_and_may_ask_again(small: Served) -
         while left:
             left -= len(connection.recv(min(left, 1 << 20)))
         pong(connection)
+
+
+@pytest.mark.parametrize("size", [1000, 200_000])
+def test_an_answer_is_handed_over_whole_when_not_even_its_head_can_be_sent(size: int) -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        left.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                left.send(b"x" * 65536)
+        request = SimpleNamespace(method="POST", version=(1, 1), must_close=False, should_close=lambda: False)
+        answer = Answer(request, left, SimpleNamespace(protocol="http"), 5.0, lambda: False)
+        answer.start_response("200 OK", [("Content-Length", str(size))])
+        with pytest.raises(HandedOver) as over:
+            answer.write(b"y" * size)
+        assert bytes(over.value.rest).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert bytes(over.value.rest).endswith(b"\r\n\r\n" + b"y" * size)
 
 
 def test_a_hoarder_of_connections_makes_its_own_go(server: Served) -> None:
