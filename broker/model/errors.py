@@ -70,7 +70,11 @@ class Hl7Code(StrEnum):
 
 
 class DimseCode(StrEnum):
-    """Statuses the broker answers to a C-STORE (PS3.4 B.2.3, PS3.7 annex C), as four hexadecimal digits."""
+    """Statuses the broker answers to a C-STORE (PS3.4 B.2.3, PS3.7 annex C), as four hexadecimal digits.
+
+    The context of such a problem goes to the sender as Error Comment, and into the log: it says nothing of a patient. Its
+    location is the keyword of the offending element, or empty.
+    """
 
     PROCESSING_FAILURE = "0110"
     INVALID_SOP_INSTANCE = "0117"
