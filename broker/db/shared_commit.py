@@ -19,7 +19,7 @@ from broker.model.errors import Unavailable
 
 PATIENCE = 30.0             # seconds a writer waits for those before it
 _MOST = 64                  # units of one commit
-_LONGEST = 0.02             # seconds after its beginning in which a transaction takes further units
+OPEN_FOR = 0.02             # seconds after its beginning in which a transaction takes further units
 
 
 class _Turn:
@@ -71,18 +71,21 @@ class _Turn:
 class _Transaction:
     """What several units of work share, and how it ended."""
 
-    def __init__(self) -> None:
-        self.closes_at = time.monotonic() + _LONGEST
+    def __init__(self, open_for: float) -> None:
+        self.closes_at = time.monotonic() + open_for
         self.units = 0
         self.ended = threading.Event()
         self.error: Exception | None = None
 
 
 class SharedWriter:
-    """The one connection of a process that writes. `share=False`: each unit has a commit of its own."""
+    """The one connection of a process that writes. `share=False`: each unit has a commit of its own.
 
-    def __init__(self, connect: Callable[[], sa.Connection], *, share: bool = True) -> None:
-        self._connect, self._most = connect, _MOST if share else 1
+    A transaction takes further units for `open_for` seconds after its beginning, so that other processes get their turn.
+    """
+
+    def __init__(self, connect: Callable[[], sa.Connection], *, share: bool = True, open_for: float = OPEN_FOR) -> None:
+        self._connect, self._most, self._open_for = connect, _MOST if share else 1, open_for
         self._turn = _Turn()
         self._connection: sa.Connection | None = None
         self._open: _Transaction | None = None
@@ -126,7 +129,7 @@ class SharedWriter:
         if self._open is None:
             unit.driver.execute("BEGIN IMMEDIATE")
             connection.begin()      # SQLAlchemy sends nothing here, but knows now that it must not commit by itself
-            self._open = _Transaction()
+            self._open = _Transaction(self._open_for)
         unit.driver.execute("SAVEPOINT unit")
         return unit
 

@@ -72,9 +72,9 @@ def test_an_unreachable_store_is_unavailable() -> None:
 
 def test_a_reading_unit_writes_nothing(database: Database) -> None:
     with pytest.raises((Unavailable, sa.exc.DBAPIError)), database.read() as unit:
-        sql(unit).execute(sa.text("CREATE TABLE probe (n INTEGER)"))
+        sql(unit).execute(sa.text("CREATE TABLE unwritten (n INTEGER)"))
     with database.read() as unit:
-        assert "probe" not in sa.inspect(sql(unit)).get_table_names()
+        assert "unwritten" not in sa.inspect(sql(unit)).get_table_names()
 
 
 def test_prepared_statements_take_lists_of_every_length(database: Database) -> None:

@@ -32,7 +32,7 @@ class Store:
         driver.set_trace_callback(self.seen.append)
 
     def writer(self, *, share: bool = True) -> SharedWriter:
-        return SharedWriter(lambda: self.connection, share=share)
+        return SharedWriter(lambda: self.connection, share=share, open_for=3600)    # whoever waits is not late
 
     def rows(self) -> list[int]:
         engine = sa.create_engine(f"sqlite:///{self.path}")
@@ -123,6 +123,12 @@ def test_a_full_disk_refuses_what_does_not_fit(store: Store) -> None:
     assert isinstance(ends[1], Exception)
     assert store.rows() == [number for number in (0, 2) if ends[number] is None]
     assert ends[2] is None
+
+
+def test_a_transaction_that_is_open_for_long_takes_no_further_unit(store: Store) -> None:
+    writer = SharedWriter(lambda: store.connection, open_for=0)
+    assert together(writer, [insert(0), insert(1)]) == [None, None]
+    assert (store.rows(), store.commits()) == ([0, 1], 2)
 
 
 def test_a_writer_goes_on_after_a_failure_of_the_connection(store: Store) -> None:
