@@ -15,7 +15,7 @@ from tests.helpers.conflicts import STUDY, Picture, sop
 from tests.helpers.region import Region
 from tests.helpers.site import adt, eventually
 
-pytestmark = pytest.mark.peer("dcmtk")
+pytestmark = [pytest.mark.peer("dcmtk"), pytest.mark.timeout(900)]
 
 DOMAIN = "2.999.2.1"
 
