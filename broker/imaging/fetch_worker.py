@@ -220,8 +220,8 @@ class FetchWorker:
         with self._database.write() as unit:
             known = fetches.known_reasons(unit, job, time.time() - limits.back_off_seconds)
             fetches.will_not_come(unit, job.id, {sop_uid: fetches.AGAIN + why for sop_uid, why in known.items()})
-            study = studies.study(unit, job.hospital, job.study_uid)
-            rows = studies.origin_catalogue(unit, study.id) if study else []
+            parts = studies.find_studies(unit, hospital=job.hospital, study_uid=job.study_uid)
+            rows = [row for part in parts for row in studies.origin_catalogue(unit, part.id)]
         return Asking(job.study_uid, {sop: Listed(series, kind) for series, sop, kind in rows}, limits.requests)
 
     def _worded(self, run: _Run, reasons: dict[str, str]) -> dict[str, str]:
