@@ -6,6 +6,7 @@ and what comes later for that one. A part in state `moved` has lost everything t
 `objects` and `bytes` count what the broker itself keeps online. Times are seconds since the epoch.
 """
 
+import functools
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -139,9 +140,7 @@ def _enter(unit: Unit, part: Study, items: list[StoredObject], at: float) -> Non
     add_instances(unit, part.id, items, at)
     changes: dict[str, Any] = {"last_at": at, "patient_domain": part.patient.domain, "patient_value": part.patient.value}
     if part.tier != "origin" or not part.facts:
-        facts = part.facts
-        for item in items:
-            facts = fuller(facts, facts_of(item.tags))
+        facts = _together(part.facts, (item.tags for item in items))
         changes |= described(facts) if facts != part.facts else {}
     if part.tier != "origin" and any(item.job is None for item in items):
         changes["state"] = "receiving"
@@ -220,7 +219,7 @@ def record_origin(
         listed = [(row["SeriesInstanceUID"], row["SOPInstanceUID"], row.get("SOPClassUID", "")) for row in rows]
         if number is None:
             kind = cases.CORRECTION if before.issuperset(sop for _, sop, _ in listed) else cases.PATIENT
-            case_id = cases.open_case(unit, here[0].id, kind, said, _facts_of_all(rows), at)
+            case_id = cases.open_case(unit, here[0].id, kind, said, _together({}, rows), at)
             cases.put_catalogue(unit, case_id, listed)
             _add_series(unit, here[0].id, ((row["SeriesInstanceUID"], row) for row in rows), replace=True)
         else:
@@ -245,12 +244,12 @@ def _by_patient(
     return {said: groups[said] for said in ordered}
 
 
-def _facts_of_all(rows: Iterable[dict[str, str]]) -> dict[str, str]:
-    facts: dict[str, str] = {}
+def _together(facts: dict[str, str], pictures: Iterable[dict[str, str]]) -> dict[str, str]:
+    """Return what is known of a study together with what these pictures say of it."""
     before: dict[str, str] = {}
-    for row in rows:
-        if (said := facts_of(row)) != before:       # a PACS tells the same with each instance
-            facts, before = fuller(facts, said), said
+    for tags in pictures:
+        if (said := facts_of(tags)) != before:      # most pictures of a study say the same
+            facts, before = (fuller(facts, said) if said != facts else facts), said
     return facts
 
 
@@ -258,7 +257,7 @@ def _list(unit: Unit, part: Study, rows: list[dict[str, str]], listed: list[case
     """Replace what is known of a part that stays in its hospital's PACS."""
     if part.tier == "origin":
         sql(unit).execute(t.study.update().where(t.study.c.id == part.id).values(
-            **described(_facts_of_all(rows)), last_at=at, patient_domain=part.patient.domain,
+            **described(_together({}, rows)), last_at=at, patient_domain=part.patient.domain,
             patient_value=part.patient.value))
     _add_series(unit, part.id, ((row["SeriesInstanceUID"], row) for row in rows), replace=True)
     set_catalogue(unit, part.id, listed, at)
@@ -424,16 +423,19 @@ def _add_series(
             name: tags.get(keyword, "")[:most] for name, (keyword, most) in _SERIES.items()}}
         known = rows.setdefault(uid, row)
         known |= {name: max(known[name], row[name]) for name in _SERIES}
-    insert = _insert(unit, t.series)
+    sql(unit).execute(_series_statement(sql(unit).dialect.name, replace), list(rows.values()))
+
+
+@functools.cache    # building it takes as long as running it
+def _series_statement(dialect: str, replace: bool) -> "postgresql.Insert | sqlite.Insert":
+    insert = postgresql.insert(t.series) if dialect == "postgresql" else sqlite.insert(t.series)
     new, old = insert.excluded, t.series.c
-    order = "C" if sql(unit).dialect.name == "postgresql" else "BINARY"
-    greater = {name: new[name].collate(order) > old[name] for name in _SERIES}
+    greater = {name: new[name].collate("C" if dialect == "postgresql" else "BINARY") > old[name] for name in _SERIES}
     said = {
         name: sa.func.coalesce(sa.func.nullif(new[name], ""), old[name]) if replace
         else sa.case((greater[name], new[name]), else_=old[name]) for name in _SERIES}
     changed = None if replace else sa.or_(*greater.values())
-    sql(unit).execute(
-        insert.on_conflict_do_update(index_elements=["study_id", "series_uid"], set_=said, where=changed), list(rows.values()))
+    return insert.on_conflict_do_update(index_elements=["study_id", "series_uid"], set_=said, where=changed)
 
 
 def _insert(unit: Unit, table: sa.Table) -> "postgresql.Insert | sqlite.Insert":
