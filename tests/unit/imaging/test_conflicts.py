@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from broker.config.profile import Profile
-from broker.db import Database
+from broker.db import Database, sql
 from broker.imaging import maker
 from broker.imaging.migrate import Outcome
 from broker.imaging.receiver import Receiver
 from broker.imaging.store import studies
+from broker.imaging.store.tables import conflict
 from broker.model.errors import Rejected, Unavailable
 from broker.model.ids import PatientId
 from broker.model.imaging import InstanceRef
@@ -412,6 +413,20 @@ def test_other_bytes_of_the_same_patient_wait_for_an_operator(scene: Scene) -> N
     with scene.centre.database.read() as unit:
         (row,) = studies.instances(unit, study.id)
     assert scene.centre.online.path(row.online.path).read_bytes().endswith(b"\x07\x00")
+
+
+def test_what_an_older_broker_kept_aside_can_be_settled(scene: Scene) -> None:
+    scene.send(A, Picture("MA", 1, pixels=7))
+    with scene.centre.database.write() as unit:
+        sql(unit).execute(conflict.update().values(series_uid="", sop_class="", transfer_syntax="", size=0))
+    scene.assign(1, "MA")
+    scene.publish()
+    assert scene.given() == {"P-MA": {sop(1): "MA"}}
+    (study,) = scene.studies()
+    with scene.centre.database.read() as unit:
+        (row,) = studies.instances(unit, study.id)
+    assert (row.series_uid, row.sop_class) == (SERIES, "1.2.840.10008.5.1.4.1.1.2")
+    assert scene.centre.online.path(row.online.path).stat().st_size == row.online.size == study.bytes
 
 
 def test_a_later_decision_on_the_same_pictures_is_undone_first(scene: Scene) -> None:

@@ -96,5 +96,5 @@ def _give_cases() -> None:
 def _publish_again() -> None:
     """Let studies whose UID another hospital used first name a Retrieve Location UID of their own."""
     op.execute(
-        "UPDATE publication SET state = 'due', next_at = 0, attempts = 0 WHERE state = 'published' AND study_id IN"
+        "UPDATE publication SET state = 'due', next_at = 0, attempts = 0, digest = '' WHERE state = 'published' AND study_id IN"
         " (SELECT s.id FROM study s WHERE EXISTS (SELECT 1 FROM study o WHERE o.study_uid = s.study_uid AND o.id < s.id))")
