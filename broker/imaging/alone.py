@@ -16,10 +16,13 @@ _T = TypeVar("_T")
 
 
 class Alone:
-    """One kind of work (`store.setbacks`). What failed before a process started is tried once when it starts."""
+    """One kind of work (`store.setbacks`). What failed before a process started is tried once when it starts.
 
-    def __init__(self, database: Database, work: str) -> None:
-        self._database, self._work = database, work
+    `event` is what the log says of a failure.
+    """
+
+    def __init__(self, database: Database, work: str, event: str = "background work on one thing failed") -> None:
+        self._database, self._work, self._event = database, work, event
         self._failed: set[str] = set()
         self._waiting: dict[str, float] = {}
         self._started = False
@@ -52,7 +55,7 @@ class Alone:
                 row = setbacks.note(unit, self._work, key, hospital, why, now)
             self._failed.add(key)
             self._waiting[key] = row.next_at
-            log.error("background work on one thing failed", work=self._work, subject=key, reason=why, attempts=row.attempts)
+            log.error(self._event, work=self._work, subject=key, reason=why, attempts=row.attempts)
             return None
         if key in self._failed:
             with self._database.write() as unit:

@@ -66,7 +66,8 @@ class Migrator:
         self._profile, self._retention = profile, profile.retention
         self._origins = [hospital.key for hospital in profile.hospitals if hospital.kind == "origin"]
         self._swept_at = 0.0
-        self._packing, self._evicting, self._sweeping = (Alone(database, work) for work in ("pack", "evict", "sweep"))
+        self._packing = Alone(database, "pack", "a study was not archived")
+        self._evicting, self._sweeping = Alone(database, "evict"), Alone(database, "sweep")
 
     def due(self, now: float, limit: int = 1000) -> list[tuple[int, str]]:
         """Give (id, Study Instance UID) of the studies that the retention rules want packed, most urgent first."""
