@@ -22,7 +22,7 @@ from tests.helpers.dicom import CT
 from tests.helpers.dimse import Parrot, store_request
 from tests.helpers.mllp import segment
 from tests.helpers.region import Region
-from tests.helpers.site import LIMITS, THEIRS, Site, adt, eventually, ref
+from tests.helpers.site import LIMITS, THEIRS, A, Site, adt, eventually, ref
 
 SIZES = {"": "24m", "online": "6m", "documents": "3m", "archive": "3m", "audit": "1m"}
 pytestmark = [pytest.mark.peer("mount"), pytest.mark.peer("dcmtk")]
@@ -110,7 +110,7 @@ def test_a_full_online_store(small: Site, tmp_path: Path, leave: int) -> None:
 
 def test_a_fetch_into_a_full_online_store(small: Site, tmp_path: Path) -> None:
     """The PACS hears that there is no room, the consumer what it does not get; with room again the same call has it all."""
-    files = dicom.ct_study(tmp_path / "pacs", 2, 300)
+    files = dicom.ct_study(tmp_path / "pacs", 2, 300, patient=dicom.Patient(id=A.value))
     refs = [ref(file, THEIRS) for file in files]
     heard: list[int] = []
 
