@@ -218,7 +218,8 @@ class Indexer:
             batch = [arrival for arrival in batch if self._online.path(arrival.stored.path).is_file()]
             arrived = _with_jobs(unit, [arrival.stored for arrival in batch])
             result = studies.record(
-                unit, [item for item, arrival in zip(arrived, batch, strict=True) if not arrival.conflict], self._profile, now)
+                unit, [item for item, arrival in zip(arrived, batch, strict=True) if not arrival.conflict], self._profile, now,
+                self._is_packed)
             aside = [item for item, arrival in zip(arrived, batch, strict=True) if arrival.conflict]
             aside += [replace(item, path=self._online.copy_aside(_online(item)).path) for item in result.conflicts]
             needless = self._set_aside(unit, aside, now)
@@ -242,7 +243,7 @@ class Indexer:
         """Enter what does not agree with its study; give the paths of what is on record elsewhere with the same bytes."""
         needless = []
         for item in aside:
-            case = studies.set_aside(unit, item, self._profile, now, taken=self._is_packed(unit, item))
+            case = studies.set_aside(unit, item, self._profile, now, self._is_packed)
             if case is None:
                 if item.path not in studies.aside_on_record(unit, item.hospital, item.study_uid):
                     needless.append(item.path)
@@ -254,13 +255,10 @@ class Indexer:
                 sop=item.sop_uid))
         return needless
 
-    def _is_packed(self, unit: Unit, item: StoredObject) -> bool:
-        """Say whether the archive holds something under the object's UID, as far as it can be read now."""
-        with contextlib.suppress(Unavailable):
-            return self._sdfo is not None and any(
-                self._sdfo.locate(path, item.sop_uid) for holding in locations.holdings(unit, [item.study_uid])
-                if holding.hospital == item.hospital for path in locations.containers(unit, holding.id))
-        return False
+    def _is_packed(self, unit: Unit, part_id: int, sop_uid: str) -> bool:
+        """Say whether the archive holds something under this UID for a part of a study (`studies.Packed`)."""
+        return self._sdfo is not None and any(
+            self._sdfo.locate(path, sop_uid) for path in locations.containers(unit, part_id))
 
 
 def _with_jobs(unit: Unit, objects: list[StoredObject]) -> list[StoredObject]:

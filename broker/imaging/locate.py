@@ -112,7 +112,8 @@ def _names(holding: Holding, profile: Profile, first: dict[str, str]) -> set[str
     so that no manifest leads to the object of another hospital. Ask in the order of the rows.
     """
     hospital = profile.hospital(holding.hospital)
-    own = hospital.source_uid if hospital and (hospital.kind != "origin" or not holding.part) else None
+    asked = hospital is not None and (hospital.kind != "origin" or holding.tier == "origin" or not holding.part)
+    own = hospital.source_uid if hospital and asked else None
     if own and holding.tier == "origin":
         return {own}
     if first.setdefault(holding.study_uid, holding.hospital) == holding.hospital:

@@ -213,7 +213,7 @@ class Migrator:
             item = self._described(study, row, aside)
             with self._database.write() as unit:
                 containers.forget(unit, study.id, row.sop_uid)
-                studies.set_aside(unit, item, self._profile, self._clock(), taken=True)
+                studies.set_aside(unit, item, self._profile, self._clock(), lambda _, part_id, __: part_id == study.id)
             self._sdfo.drop_online([row.online.path])
         return good
 

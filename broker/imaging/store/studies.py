@@ -6,9 +6,10 @@ and what comes later for that one. A part in state `moved` has lost everything t
 `objects` and `bytes` count what the broker itself keeps online. Times are seconds since the epoch.
 """
 
+import contextlib
 import functools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -20,10 +21,14 @@ from broker.db import sql
 from broker.imaging.identity import facts_of, fuller, is_corrected, patient_of, plain_id
 from broker.imaging.store import cases
 from broker.imaging.store import tables as t
+from broker.model.errors import Unavailable
 from broker.model.ids import PatientId
 from broker.model.imaging import Online, SeriesFacts, StoredObject, StudyFacts
 from broker.model.ports import Unit
 from broker.wire.study_text import day_of
+
+# Says whether the archive keeps something under a SOP Instance UID for a part of a study; raises `Unavailable`.
+Packed = Callable[[Unit, int, str], bool]
 
 _SERIES = {"modality": ("Modality", 16), "body_part": ("BodyPartExamined", 64), "description": ("SeriesDescription", 250)}
 
@@ -72,7 +77,9 @@ class Recorded(NamedTuple):
     conflicts: list[StoredObject]
 
 
-def record(unit: Unit, objects: Sequence[StoredObject], profile: Profile, now: float | None = None) -> Recorded:
+def record(
+    unit: Unit, objects: Sequence[StoredObject], profile: Profile, now: float | None = None, packed: Packed | None = None,
+) -> Recorded:
     """Enter objects that are durable on disk as study, series and instance rows, in one batch; safe to repeat.
 
     A submission (`job` None) puts its study into state `receiving`. What a fetch brought, and whatever comes to a study
@@ -84,17 +91,20 @@ def record(unit: Unit, objects: Sequence[StoredObject], profile: Profile, now: f
         groups.setdefault((item.hospital, item.study_uid), []).append(item)
     result = Recorded([], [], [])
     for key in sorted(groups):  # one order for all writers: row locks cannot meet crosswise
-        _record_study(unit, groups[key], profile, at, result)
+        _record_study(unit, groups[key], profile, at, result, packed)
     return result
 
 
-def _record_study(unit: Unit, objects: list[StoredObject], profile: Profile, at: float, result: Recorded) -> None:
+def _record_study(
+    unit: Unit, objects: list[StoredObject], profile: Profile, at: float, result: Recorded, packed: Packed | None,
+) -> None:
     first = objects[0]
     hospital = profile.hospital(first.hospital)
     said = [patient_of(item.tags, hospital, profile) for item in objects]
     whose = next((patient for patient in said if patient.value), said[0])
     parts = ensure(unit, first.hospital, first.study_uid, whose, at, tier="online" if first.job is None else "origin")
     known = _known(unit, parts, objects)
+    kept = _kept_by(unit, parts, objects, packed)
     fresh: dict[int, list[StoredObject]] = {}
     for item, patient in zip(objects, said, strict=True):
         sha256, path = known.get(item.sop_uid, ("", ""))
@@ -102,7 +112,7 @@ def _record_study(unit: Unit, objects: list[StoredObject], profile: Profile, at:
             continue
         if sha256 == item.sha256:
             result.copies.append((item, path))
-        elif path or (number := _part_for(parts, patient)) is None:
+        elif path or (number := _part_for(parts, patient)) is None or kept.get(item.sop_uid, set()) - {number}:
             result.conflicts.append(item)
         else:
             known[item.sop_uid] = item.sha256, item.path
@@ -166,12 +176,36 @@ def _known(unit: Unit, parts: list[Study], objects: list[StoredObject]) -> dict[
     return {row.sop_uid: (row.sha256, row.path) for row in rows}
 
 
+def _kept_by(
+    unit: Unit, parts: list[Study], objects: list[StoredObject], packed: Packed | None,
+) -> dict[str, set[int]]:
+    """Return which parts of a divided study keep these objects where no row says so: packed, or listed by their origin.
+
+    A picture is of one part only: retrieves name it by UIDs that do not tell parts apart. A container that cannot be read
+    now may hold it.
+    """
+    found: dict[str, set[int]] = {}
+    for number, part in enumerate(parts if len(parts) > 1 else ()):
+        listed = {sop for _, sop, _ in origin_catalogue(unit, part.id)} if part.tier == "origin" else set()
+        for item in objects:
+            if item.sop_uid in listed or (part.tier == "archive" and packed and _may_hold(packed, unit, part.id, item.sop_uid)):
+                found.setdefault(item.sop_uid, set()).add(number)
+    return found
+
+
+def _may_hold(packed: Packed, unit: Unit, part_id: int, sop_uid: str) -> bool:
+    try:
+        return packed(unit, part_id, sop_uid)
+    except Unavailable:
+        return True
+
+
 def set_aside(
-    unit: Unit, item: StoredObject, profile: Profile, now: float, *, taken: bool = False,
+    unit: Unit, item: StoredObject, profile: Profile, now: float, packed: Packed | None = None,
 ) -> int | None:
     """Note that `item.path` holds an object that does not agree with its study; return its case.
 
-    None when it is on record with these bytes. `taken` says that other bytes under its UID are in the archive.
+    None when it is on record with these bytes.
     """
     case_id = cases.known(unit, item)
     if case_id is not None:
@@ -185,13 +219,21 @@ def set_aside(
     if row is not None and row.sha256 == item.sha256:
         return None
     living = [part for part in found if part.state != "moved"] or found
-    shown = next((part for part in found if row is not None and part.id == row.study_id), living[0])
+    holder = row.study_id if row is not None else _packed_in(unit, found, item.sop_uid, packed)
+    shown = next((part for part in found if part.id == holder), living[0])
     facts = facts_of(item.tags)
-    case_id = cases.open_case(unit, found[0].id, _kind(shown, said, facts, taken=taken or row is not None), said, facts, now)
+    case_id = cases.open_case(unit, found[0].id, _kind(shown, said, facts, taken=holder is not None), said, facts, now)
     cases.put(unit, case_id, item, cases.CAME, None, now)
     if item.tags:
         _add_series(unit, found[0].id, [(item.series_uid, item.tags)])
     return case_id
+
+
+def _packed_in(unit: Unit, parts: list[Study], sop_uid: str, packed: Packed | None) -> int | None:
+    """Return the part for which the archive keeps something under this UID, as far as it can be read now."""
+    with contextlib.suppress(Unavailable):
+        return next((part.id for part in parts if packed and packed(unit, part.id, sop_uid)), None)
+    return None
 
 
 def _kind(shown: Study, said: PatientId, facts: dict[str, str], *, taken: bool) -> str:

@@ -364,6 +364,39 @@ def test_a_hospital_that_may_correct_its_pictures(scene: Scene, packed: bool) ->
     assert scene.given() == {"P-MA": {sop(1): "MA", sop(2): "MA"}}
 
 
+@pytest.mark.parametrize("late", [Picture("MB", 1), Picture("MA", 2), Picture("", 2)], ids=["first", "second", "nobody"])
+@pytest.mark.parametrize("readable", [True, False])
+def test_a_picture_that_is_packed_for_another_part_does_not_come_twice(scene: Scene, late: Picture, readable: bool) -> None:
+    scene.send(A, B)
+    scene.assign(1, "MB")
+    scene.publish()
+    scene.pack()
+    archive = scene.centre.sdfo.folder
+    if not readable:
+        scene.centre.sdfo._indexes = type(scene.centre.sdfo._indexes)(1)     # as in a process that did not read it before
+        archive.rename(archive.with_name("away"))
+    scene.send(late)
+    if not readable:
+        archive.with_name("away").rename(archive)
+    scene.publish()
+    assert scene.given() == {"P-MA": {sop(1): "MA"}, "P-MB": {sop(2): "MB"}}
+    assert [one.came.patient.value for one in scene.open()] == [late.patient]
+
+
+def test_a_correction_of_a_packed_study_that_comes_in_two_halves(scene: Scene) -> None:
+    applying(scene).send(A, Picture("MA", 2))
+    scene.publish()
+    for number in (1, 2):
+        scene.pack()
+        scene.send(Picture("MB", number))
+        scene.now += 5000
+        for decision in scene.conflicts.due():
+            scene._decide(scene.conflicts.assign, decision)
+        scene.publish()
+    assert scene.given() == {"P-MB": {sop(1): "MB", sop(2): "MB"}}
+    assert scene.open() == []
+
+
 def test_another_patient_is_no_correction_whatever_the_profile_says(scene: Scene) -> None:
     applying(scene).send(A, Picture("MB", 1, pixels=2), B)
     scene.now += 1000
@@ -494,6 +527,22 @@ def test_an_origin_that_lists_two_patients_shows_the_larger_part(scene: Scene) -
     assert {ref.source_uid for sent in scene.outbound.sent for ref in read_manifest(sent.document).instances} == {THEIRS}
     scene.publisher.publish_study("b", STUDY, scene.now + 1)
     assert scene.shown() == {"P-MA": [sop(2), sop(3)], "P-MB": [sop(1)]}
+    scene.send(Picture("MB", 1), Picture("MA", 2), Picture("MB", 3), node="PACSB")
+    given = scene.given()
+    assert (given["P-MB"], given["P-MA"][sop(2)]) == ({sop(1): "MB"}, "MA"), "both are had, each under its own"
+    assert "conflict 2" in given["P-MA"][sop(3)]
+
+
+@pytest.mark.parametrize("kinds", [(1, "MA"), (2, "MB")])
+def test_an_origin_that_mixes_up_two_patients_of_one_study_gives_neither(scene: Scene, kinds: tuple[int, str]) -> None:
+    scene.mover.found = [row(1, "MB"), row(2, "MA"), row(3, "MA")]
+    scene.publisher.publish_study("b", STUDY, scene.now)
+    scene.assign(1, "MB", DOMAINS["b"])
+    scene.publish()
+    number, patient = kinds
+    scene.send(Picture(patient, number), node="PACSB")
+    assert [one.came.patient.value for one in scene.open()] == [patient]
+    assert all(text.startswith("missing:") for given in scene.given().values() for text in given.values())
 
 
 @pytest.mark.parametrize("policy", ["propose", "apply"])
