@@ -21,7 +21,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -120,9 +120,17 @@ class Documents:
                 store.remove(unit, gone)
 
     def find(self, unique_id: str) -> tuple[Document, FileSlice] | None:
-        """Give a document and its bytes, or None when it is unknown or its file is not whole."""
+        """Return a document and its bytes; None when it is unknown or its file is not whole."""
+        return self.find_all([unique_id]).get(unique_id)
+
+    def find_all(self, unique_ids: Iterable[str]) -> dict[str, tuple[Document, FileSlice]]:
+        """Return those of these documents that are known, with their bytes, as far as their files are whole."""
         with self._database.read() as unit:
-            rows = store.find(unit, unique_id)
+            rows = store.find_all(unit, unique_ids)
+        found = {unique_id: self._whole(listed) for unique_id, listed in rows.items()}
+        return {unique_id: one for unique_id, one in found.items() if one is not None}
+
+    def _whole(self, rows: Sequence[Document]) -> tuple[Document, FileSlice] | None:
         for row in rows:
             path = self._folder / row.path
             if _size(path) == row.size:

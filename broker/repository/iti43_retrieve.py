@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from broker.model.blob import FileSlice
 from broker.model.caller import Call
 from broker.model.errors import BrokerError, Problem, Rejected, XdsCode
 from broker.model.transaction import AuditEvent, Message, Packaging, Transaction, Wire
 from broker.repository.actor import Repository
+from broker.repository.store import Document
 from broker.wire.ebxml import problems_of
 from broker.wire.retrieve import Retrieved, retrieve_response
 from broker.wire.soap import SoapReply, SoapRequest
@@ -50,7 +52,8 @@ def read(raw: SoapRequest) -> tuple[Wanted, ...]:
 def handle(repository: Repository, wanted: tuple[Wanted, ...], call: Call) -> Answer:
     """Look every document up; what is not there is one error with the uniqueId as its location."""
     call.facts.documents.extend((one.repository, one.unique_id) for one in wanted)
-    found = [_look_up(repository, one) for one in wanted]
+    known = repository.documents.find_all(one.unique_id for one in wanted if one.repository == repository.unique_id)
+    found = [_answer(repository.unique_id, one, known.get(one.unique_id)) for one in wanted]
     documents = tuple(one for one in found if isinstance(one, Retrieved))
     problems = tuple(one for one in found if isinstance(one, Problem))
     if not documents:
@@ -58,12 +61,10 @@ def handle(repository: Repository, wanted: tuple[Wanted, ...], call: Call) -> An
     return Answer(documents, problems)
 
 
-def _look_up(repository: Repository, wanted: Wanted) -> Retrieved | Problem:
-    if wanted.repository != repository.unique_id:
+def _answer(ours: str, wanted: Wanted, found: tuple[Document, FileSlice] | None) -> Retrieved | Problem:
+    if wanted.repository != ours:
         return Problem(
-            XdsCode.UNKNOWN_REPOSITORY_ID, f"repository {wanted.repository} is not this one ({repository.unique_id})",
-            wanted.unique_id)
-    found = repository.documents.find(wanted.unique_id)
+            XdsCode.UNKNOWN_REPOSITORY_ID, f"repository {wanted.repository} is not this one ({ours})", wanted.unique_id)
     if found is None:
         return _unknown(wanted.unique_id)
     row, source = found

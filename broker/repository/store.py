@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from broker.db import metadata, sql
+from broker.db import batches, metadata, sql
 from broker.model.ports import Unit
 
 PENDING, KEPT, STORED = "pending", "kept", "stored"
@@ -42,10 +42,18 @@ class Document:
 
 
 def find(unit: Unit, unique_id: str) -> list[Document]:
-    """Give the rows of this DocumentEntry.uniqueId, the surest first."""
-    rows = sql(unit).execute(
-        sa.select(document).where(document.c.unique_id == unique_id).order_by(_BEST_FIRST, document.c.id))
-    return [Document(**row) for row in rows.mappings()]
+    """Return the rows of this DocumentEntry.uniqueId, the surest first."""
+    return find_all(unit, [unique_id]).get(unique_id, [])
+
+
+def find_all(unit: Unit, unique_ids: Iterable[str]) -> dict[str, list[Document]]:
+    """Return the rows of each of these DocumentEntry.uniqueIds that has any, the surest first."""
+    found: dict[str, list[Document]] = {}
+    for batch in batches(unique_ids):
+        query = sa.select(document).where(document.c.unique_id.in_(batch)).order_by(_BEST_FIRST, document.c.id)
+        for row in sql(unit).execute(query).mappings():
+            found.setdefault(row["unique_id"], []).append(Document(**row))
+    return found
 
 
 def pending_before(unit: Unit, at: float) -> list[Document]:

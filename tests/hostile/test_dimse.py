@@ -238,6 +238,11 @@ def test_the_same_object_again_is_fine_and_other_bytes_are_kept_aside_and_report
 @pytest.mark.parametrize("say", [
     b"\4\0\xff\xff\xff\xf0\xff\xff\xff\xec\1\3", b"\x63\0\0\0\0\4abcd", b"\4\0\0\0\0\6\0\0\0\1\1\3", b"\1\0\0\0\0\4\0\0\0\0",
     pdata.write_command(1, [(pdata.CLASS, CT), (pdata.FIELD, pdata.C_STORE_RQ), (pdata.DATA_SET, 1)])[:-9],
+    pdata.write_command(1, [    # a message in two contexts
+        (pdata.CLASS, CT), (pdata.FIELD, pdata.C_STORE_RQ), (pdata.MESSAGE_ID, 1), (pdata.INSTANCE, "1.2.3.4"),
+        (pdata.DATA_SET, 1)]) + pdata.write_data_set(3, b"x" * 100, 0),
+    pdata.write_command(1, [(pdata.CLASS, CT), (pdata.FIELD, pdata.C_ECHO_RQ), (pdata.DATA_SET, 1)])
+    + pdata.write_data_set(3, b"x" * 100, 0),
 ])
 def test_a_broken_pdu_ends_its_association_only(site: Site, say: bytes) -> None:
     with site.unchanged(), Parrot(site.region.dicom_port) as broken, Parrot(site.region.dicom_port) as other:

@@ -7,6 +7,7 @@ found good by the fixed part of it: of a stranger's request no more is read. The
 import selectors
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ _SHORTEST = 68              # the fixed part of an A-ASSOCIATE-RQ, PDU type 1 (P
 _AT_ONCE = 64
 _PAUSE = 0.05
 _PIECE = 65536
+_HELD = 16 << 20            # bytes of all requests that are not whole
 _QUIET = 1.0                # seconds between two log lines about one address
 
 log = structlog.get_logger("broker.dimse")
@@ -65,13 +67,15 @@ class Lobby:
     """Accepts connections of `listener` and gives those that asked for an association to `enter`, with the request's bytes.
 
     `judge` is asked as soon as the fixed part of a request is here. At most `most` connections wait, each at most `seconds`;
-    one more closes the one that waits longest of the address that most come from. For one thread.
+    one more closes the one that waits longest of the address that most come from. Where their requests hold too much
+    memory, one of the address that holds most is closed. For one thread.
     """
 
     def __init__(self, listener: socket.socket, most: int, seconds: float, judge: Judge, enter: Enter) -> None:
         self._listener, self._most, self._seconds, self._judge, self._enter = listener, most, seconds, judge, enter
         listener.setblocking(False)
         self._guests: dict[_Guest, None] = {}
+        self._held = 0
         self._by_address: dict[str, dict[_Guest, None]] = {}
         self._told: dict[str, tuple[float, int]] = {}       # when a refusal was logged, and how many since were not
         self._selector = selectors.DefaultSelector()
@@ -118,16 +122,8 @@ class Lobby:
     def _hear(self, guest: _Guest) -> None:
         """Take what came, and no byte of what follows the request."""
         while guest.lacks > 0 and guest.is_sane:
-            try:
-                data = guest.sock.recv(guest.lacks)
-            except (BlockingIOError, InterruptedError):
+            if not self._take(guest):
                 return
-            except OSError:
-                data = b""
-            if not data:
-                self._drop(guest)
-                return
-            guest.said += data
             if not guest.judged and len(guest.said) == association.HEAD:
                 guest.judged = True
                 if (refusal := self._judge(bytes(guest.said))) is not None:
@@ -143,10 +139,36 @@ class Lobby:
             self._selector.register(guest.sock, selectors.EVENT_READ, guest)
             self._refuse(guest, refusal)
 
+    def _take(self, guest: _Guest) -> bool:
+        """Add what came to a request; return whether it goes on."""
+        try:
+            data = guest.sock.recv(guest.lacks)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._drop(guest)
+            return False
+        guest.said += data
+        self._held += len(data)
+        if self._held > _HELD:
+            self._relieve()
+        return guest in self._guests
+
+    def _relieve(self) -> None:
+        """Close the one that began first, of the address whose requests hold most memory."""
+        held: Counter[str] = Counter()
+        for guest in self._guests:
+            held[guest.address] += len(guest.said)
+        crowd = self._by_address[max(held, key=held.__getitem__)]
+        self._drop(next(guest for guest in crowd if guest.said))
+
     def _refuse(self, guest: _Guest, refusal: Refusal) -> None:
         """Say no. The peer gets until its deadline to close: what it still sends would make the kernel drop our answer."""
         self._tell(guest.address, refusal.reason)
         guest.refused = True
+        self._held -= len(guest.said)
         guest.said.clear()
         try:
             guest.sock.send(refusal.answer)
@@ -192,6 +214,7 @@ class Lobby:
 
     def _forget(self, guest: _Guest) -> None:
         del self._guests[guest]
+        self._held -= len(guest.said)
         crowd = self._by_address[guest.address]
         del crowd[guest]
         if not crowd:

@@ -31,6 +31,7 @@ class Messages:
     ) -> None:
         self._link, self._syntaxes, self._receive, self._done = link, syntaxes, receive, done
         self._longest = longest
+        self._context = -1
         self._fragment = bytearray()
         self._data = bytearray()
         self._command: Command | None = None
@@ -45,8 +46,8 @@ class Messages:
         """Give the messages until the peer asks for release; C-STORE requests are answered here."""
         try:
             for piece in self._link.pieces():
-                if piece.context not in self._syntaxes:
-                    raise ProtocolError("a presentation context that was not accepted")
+                if piece.context != self._context:
+                    self._switch(piece.context)
                 if piece.is_command != (self._command is None):
                     raise ProtocolError("command and data set are out of order")
                 complete = self._begin(piece) if piece.is_command else self._go_on(piece)
@@ -56,6 +57,14 @@ class Messages:
             if self._reception is not None:
                 self._reception.abort()
                 self._reception = None
+
+    def _switch(self, context: int) -> None:
+        """Have the next message in another context; all fragments of a message have one (PS3.8 annex E.2)."""
+        if context not in self._syntaxes:
+            raise ProtocolError("a presentation context that was not accepted")
+        if self.busy:
+            raise ProtocolError("a message changes its presentation context")
+        self._context = context
 
     def _begin(self, piece: Piece) -> Message | None:
         command = pdata.collect(self._fragment, piece)

@@ -200,6 +200,8 @@ class Link:
             if not size:
                 empty = _one_more(empty)
             while size:
+                if size < _PDV.size:
+                    raise ProtocolError("a fragment is cut short")
                 length, context, control = _PDV.unpack(self._exactly(6))
                 left = length - 2
                 size -= length + 4

@@ -185,3 +185,13 @@ def test_the_stored_file_is_named_by_its_hash(bench: Bench) -> None:
     found = bench.repository.documents.find("2.25.1")
     assert found is not None
     assert Path(found[1].path).parent.name == hashlib.sha1(b"first\r\n\0").hexdigest()[:2]
+
+
+def test_many_documents_cost_few_statements(bench: Bench, database: Database) -> None:
+    seen: list[str] = []
+    with database.read() as unit:
+        unit.driver.set_trace_callback(seen.append)     # the connection used last is the one used next
+    answer = bench.perform(retrieve((OURS, "2.25.1"), *((OURS, f"2.26.{number}") for number in range(1000)), (OURS, "2.25.3")))
+    assert [one["DocumentUniqueId"] for one in answer.documents] == ["2.25.1", "2.25.3"]
+    assert len(answer.problems) == 1000
+    assert 0 < len(seen) < 10

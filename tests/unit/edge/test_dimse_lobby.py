@@ -17,7 +17,7 @@ import pytest
 
 from broker.config.profile import Profile
 from broker.db import Database
-from broker.edge.dimse import pdata
+from broker.edge.dimse import lobby, pdata
 from broker.wire import tags
 from tests.helpers import dicom, dimse
 from tests.helpers.dicom import CT, Broker, eventually
@@ -85,6 +85,23 @@ def test_one_too_many_closes_the_one_that_waits_longest(start: Start) -> None:
         assert guests[0].hear()[0] == 0
         guests[-1].say(REQUEST)
         assert guests[-1].hear()[0] == 2
+
+
+def test_half_requests_hold_so_much_memory_and_no_more(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lobby, "_HELD", 100_000)
+    broker = start()
+    more = dimse.item(0x99, b"a" * 60_000)      # an item that nobody knows
+    large = REQUEST[:2] + struct.pack(">L", len(REQUEST) - 6 + len(more)) + REQUEST[6:] + more
+    with ExitStack() as stack:
+        first, second, third = silent(broker.port, stack, 3)
+        first.say(large[:-1])
+        second.say(large[:-1])
+        assert first.hear()[0] == 0     # the one that began first makes room
+        third.say(large[:-1])
+        assert second.hear()[0] == 0
+        third.say(large[-1:])
+        assert third.hear()[0] == 2
+        assert served(broker.port) < 2
 
 
 def test_the_address_with_most_waiting_connections_loses_one(start: Start) -> None:

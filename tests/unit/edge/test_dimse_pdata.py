@@ -128,6 +128,8 @@ def test_a_message_larger_than_the_buffer_arrives_whole(ends: tuple[Link, socket
 @pytest.mark.parametrize(("sent", "error"), [
     (struct.pack(">BBLLBB", 4, 0, 6, 1, 1, 3), ProtocolError),
     (struct.pack(">BBLLBB", 4, 0, 6, 100, 1, 3), ProtocolError),
+    (struct.pack(">BBLL", 4, 0, 4, 0), ProtocolError),
+    (struct.pack(">BBLLB", 4, 0, 5, 1, 1), ProtocolError),
     (b"\7\0\0\0\0\4\0\0\0\0", PeerGone),
     (b"GET / HTTP/1.0\r\n", ProtocolError),
     (b"\4\0\0", PeerGone),
