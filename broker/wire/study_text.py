@@ -20,7 +20,10 @@ _IDENTIFIER = 64    # characters of an accession number or a code; SH allows 16,
 _DATE = re.compile(r"(\d{4})(?:(\d\d)(?:(\d\d)(?:[ T]?\d.*)?)?)?")
 _MARKED = re.compile(r"(\d{4})[-./年](?:(\d\d?)(?:[-./月](?:(\d\d?)日?(?:[ T]\d.*)?)?)?)?")
 _TIME = re.compile(r"(\d\d)(?::?(\d\d)(?::?(\d\d)(?:[.,](\d{1,6})\d*)?)?)?")
+_MARKED_TIME = re.compile(
+    r"(\d\d?)(?:[时時点點]|:(?=\d))(?:(\d\d?)(?:(?:分|:(?=\d))(?:(\d\d?)(?:[.,](\d{1,6})\d*)?秒?)?)?)?")
 _BOUNDS = (23, 59, 60)
+_CODE = re.compile(r"[A-Z0-9 _]{1,16}")
 
 
 def date_of(text: str) -> str:
@@ -48,8 +51,12 @@ def day_of(text: str) -> str:
 
 
 def time_of(text: str) -> str:
-    """Return a time of day as `HH[MM[SS[.f]]]`, as precise as `text` is; empty when it is none."""
-    found = _TIME.fullmatch(unicodedata.normalize("NFKC", text).strip())
+    """Return a time of day as `HH[MM[SS[.f]]]`, as precise as `text` is; empty when it is none.
+
+    Also times of Chinese writing, of hours without their zero, in full-width digits.
+    """
+    plain = unicodedata.normalize("NFKC", text).strip()
+    found = _TIME.fullmatch(plain) or _MARKED_TIME.fullmatch(plain)
     if not found:
         return ""
     parts = [int(part) for part in found.groups()[:3] if part]
@@ -62,6 +69,12 @@ def time_of(text: str) -> str:
 def sex_of(text: str) -> str:
     """Return M, F or O for what is written for them; empty for anything else."""
     return SEXES.get(unicodedata.normalize("NFKC", text).strip().upper(), "")
+
+
+def modality_of(text: str) -> str:
+    """Return a modality as a code string has it (PS3.5 6.2); empty when it is none."""
+    plain = unicodedata.normalize("NFKC", text).strip().upper()
+    return plain if _CODE.fullmatch(plain) else ""
 
 
 def copied(study: StudyFacts) -> StudyFacts:

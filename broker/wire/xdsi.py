@@ -13,7 +13,7 @@ from broker.config.profile import Hospital, Profile
 from broker.model.ids import PatientId, escape_hl7, is_oid
 from broker.model.imaging import StudyFacts
 from broker.model.metadata import HAS_MEMBER, RPLC, Association, Author, Code, DocumentEntry, RegistryObjects, SubmissionSet
-from broker.wire.study_text import LONGEST, carried, day_of, time_of
+from broker.wire.study_text import LONGEST, carried, day_of, modality_of, time_of
 from broker.wire.terms import BODY_PARTS, MODALITIES
 
 ACCESSION = "urn:ihe:iti:xds:2013:accession"
@@ -86,6 +86,7 @@ def remarks(study: StudyFacts, accession_issuer: str | None) -> tuple[str, ...]:
         "PatientName shortened": _name(fitted) != xpn(fitted.patient_name),
         "AccessionNumber left out": bool(
             fitted.accession and accession_issuer and len(tuple(references(fitted, accession_issuer))) < 2),
+        "Modality left out": any(series.modality.strip() and not modality_of(series.modality) for series in study.series),
     }
     return (*found, *(remark for remark, true in more.items() if true))
 
@@ -203,7 +204,7 @@ def _events(study: StudyFacts, codes: region.Codes) -> Iterable[Code]:
 
 
 def _modalities(study: StudyFacts) -> list[str]:
-    return sorted({series.modality for series in study.series if series.instances} & MODALITIES.keys())
+    return sorted({modality_of(series.modality) for series in study.series if series.instances} & MODALITIES.keys())
 
 
 def _is_allowed(code: Code, codes: region.Codes, attribute: str) -> bool:

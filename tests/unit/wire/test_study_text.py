@@ -1,10 +1,12 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from broker.config.profile import Profile
 from broker.model.ids import PatientId
-from broker.wire.study_text import date_of, day_of, sex_of, time_of
+from broker.model.imaging import SeriesFacts
+from broker.wire.study_text import date_of, day_of, modality_of, sex_of, time_of
 from broker.wire.xdsi import ManifestFacts, describe, remarks
 from tests.helpers.manifests import LOCAL, NOW, PATIENT, kos, study
 
@@ -27,6 +29,8 @@ def test_dates_as_they_are_written(text: str, date: str) -> None:
 @pytest.mark.parametrize(("text", "time"), [
     ("101500", "101500"), ("10:15:00", "101500"), ("1015", "1015"), ("10", "10"), ("101500.123456", "101500.123456"),
     ("101500.1234567890", "101500.123456"), ("１０１５００", "101500"), ("10:15", "1015"), ("235960", "235960"),
+    ("10时15分", "1015"), ("9点5分3秒", "090503"), ("10時", "10"), ("9:05:00", "090500"), ("１０：１５", "1015"), ("10时15", "1015"),
+    ("24时", ""), ("10时60分", ""), ("10:", ""), ("10分", ""),
     ("240000", ""), ("1060", ""), ("9", ""), ("上午", ""), ("10h15", ""), ("", ""),
 ])
 def test_times_as_they_are_written(text: str, time: str) -> None:
@@ -42,6 +46,13 @@ def test_the_sex_as_it_is_written(text: str, sex: str) -> None:
     assert sex_of(text) == sex
 
 
+@pytest.mark.parametrize(("text", "modality"), [
+    ("CT", "CT"), ("ct", "CT"), ("ＭＲ", "MR"), (" PT ", "PT"), ("RTIMAGE", "RTIMAGE"), ("核磁", ""), ("C" * 17, ""), ("", ""),
+])
+def test_the_modality_as_it_is_written(text: str, modality: str) -> None:
+    assert modality_of(text) == modality
+
+
 def published(profile: Profile, **changes: Any) -> Any:
     facts = study(**changes)
     made = ManifestFacts(document=kos(facts), unique_id="2.25.1", entry_id=ENTRY, set_uid="2.25.2", at=NOW, patient=PATIENT)
@@ -54,6 +65,7 @@ def published(profile: Profile, **changes: Any) -> Any:
     ({"birth_date": "1979"}, "PatientBirthDate left out"),
     ({"date": "今天"}, "StudyDate left out"),
     ({"time": "上午"}, "StudyTime left out"),
+    ({"series": (SeriesFacts(uid="2.25.100.1", modality="核磁", instances=(("1.2", "2.25.1"),)),)}, "Modality left out"),
     ({"institution": "医" * 300}, "InstitutionName shortened"),
     ({"description": "胸" * 300}, "StudyDescription shortened"),
     ({"patient_name": "王" * 100}, "PatientName shortened"),
@@ -79,6 +91,11 @@ def test_what_fits_has_no_remark_and_stays_whole(profile: Profile) -> None:
     assert entry.authors[0].institutions == ("医" * 64,)
     assert {"PID-7|19790214", "PID-8|M"} <= set(entry.source_patient_info)
     assert entry.reference_id_list[0].startswith("A" * 64 + "^")
+
+
+def test_a_modality_in_small_letters_is_in_the_metadata(profile: Profile) -> None:
+    small = replace(study().series[0], modality="ct")
+    assert "CT" in [code.code for code in published(profile, series=(small,)).codes["eventCodeList"]]
 
 
 def test_an_id_that_is_too_long_is_never_cut_the_affinity_domains_stands_for_it(profile: Profile) -> None:
