@@ -189,7 +189,9 @@ def load(file: Path | None) -> Settings:
     if file:
         try:
             values = tomllib.loads(file.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except OSError as error:
+            raise ConfigError(f"{name}: it cannot be read ({error.strerror or type(error).__name__})") from error
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{name}: {error}") from error
     try:
         settings = Settings(**values)

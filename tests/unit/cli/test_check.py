@@ -102,3 +102,9 @@ def _with_hospitals(folder: Path, old: str, new: str) -> str:
             text = text.replace(old, new)
         (region / file.name).write_text(text, "utf-8")
     return str(run(folder, 'profile = "region"\n', expect=2))
+
+
+def test_a_configuration_that_is_not_there_is_said_in_plain_words(tmp_path: Path) -> None:
+    missing = tmp_path / "none.toml"
+    done = CliRunner().invoke(cli, ["check", "--config", str(missing)])
+    assert (done.exit_code, done.stderr) == (2, f"broker: {missing}: it cannot be read (No such file or directory)\n")
