@@ -25,11 +25,11 @@ from broker.config.profile import Profile
 from broker.coord.base import Coord
 from broker.db import Database
 from broker.imaging import header
-from broker.imaging.identity import PERSON, fuller
+from broker.imaging.identity import LONGEST, PERSON, fuller
 from broker.imaging.store import cases, containers, settlements, studies
 from broker.imaging.store.cases import Aside, Case
 from broker.imaging.store.containers import Container
-from broker.imaging.store.studies import Study
+from broker.imaging.store.studies import Instance, Study
 from broker.model.caller import Call
 from broker.model.errors import Rejected, Unavailable
 from broker.model.ids import PatientId
@@ -165,6 +165,8 @@ class Conflicts:
         target = next((part for part in parts if part.patient == patient), None)
         made = target is None or target.state == settlements.MOVED
         if target is None:
+            if not 0 < len(patient.value) <= LONGEST:
+                raise Rejected("NotAPatient", f"a patient id has 1 to {LONGEST} characters")
             told = case.facts if patient == case.said else {key: text for key, text in case.facts.items() if key not in PERSON}
             tier = "origin" if listed else "online"
             target = settlements.new_part(unit, parts[0], patient, {**told, "PatientID": patient.value}, tier, now)
@@ -265,18 +267,31 @@ class Conflicts:
         was = cases.objects(unit, case.id, cases.WAS)
         if any(sop not in here or here[sop].online.sha256 != sha256 for sop, sha256 in shown.items()):
             raise Rejected("ChangedSince", f"a later decision changed what conflict {case.id} shows; undo that first")
-        gone = shown if not decision["made"] else here
-        for sop in gone:
-            if sop not in shown:        # it came later and was taken for the patient of this decision
-                aside = self._sdfo.online.copy_aside(here[sop].online)
-                cases.put(unit, case.id, settlements.stored(target, here[sop], aside), cases.CAME, None, now)
+        taken = dict(shown)
+        if decision["made"]:
+            self._set_later_aside(unit, case, target, [row for sop, row in here.items() if sop not in shown], now)
+            taken = dict.fromkeys(here, "")
+        for sop in taken:
             self._drop_later(unit, here[sop].online.path)
-        settlements.hide(unit, target.id, gone)
+        settlements.hide(unit, target.id, taken)
         for part in parts:
             settlements.show(unit, part, [item for item in was if item.study_id == part.id], now)
         cases.take_back(unit, case.id)
         cases.shown(unit, case.id, None)
         self._restore(unit, parts, target, decision, now)
+
+    def _set_later_aside(self, unit: Unit, case: Case, target: Study, rows: list[Instance], now: float) -> None:
+        """Set aside what came later for the patient whose part an undone decision had made: a conflict of that patient."""
+        later = [one for one in cases.find(unit, study_id=case.study_id, state=cases.ASSIGNED)
+                 if one.id != case.id and one.decision["target"] == target.id]
+        if later:
+            raise Rejected("ChangedSince", f"conflict {later[-1].id} was given to the same patient; undo that first")
+        joins = case.id
+        if rows and target.patient != case.said:
+            joins = cases.open_case(unit, case.study_id, cases.PATIENT, target.patient, target.facts, now)
+        for row in rows:
+            item = settlements.stored(target, row, self._sdfo.online.copy_aside(row.online))
+            cases.put(unit, joins, item, cases.CAME, None, now)
 
     def _restore(self, unit: Unit, parts: list[Study], target: Study, decision: dict[str, Any], now: float) -> None:
         before: dict[str, dict[str, Any]] = decision["before"]
