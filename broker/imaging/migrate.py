@@ -280,7 +280,7 @@ class Migrator:
         The rest may be acknowledged objects whose rows are on their way.
         """
         with self._database.read() as unit:
-            known = gone.union(row.online.path for row in studies.instances(unit, study.id))
+            known = gone | studies.on_record(unit, study.hospital, study.study_uid)     # those of its other parts, too
         online, found = self._sdfo.online, []
         for path in online.of_study(study.hospital, study.study_uid):
             if path not in known:

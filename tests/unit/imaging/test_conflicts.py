@@ -490,6 +490,20 @@ def test_a_study_that_is_packed_just_now_is_not_settled(scene: Scene) -> None:
     assert len(scene.open()) == 1
 
 
+def test_packing_a_part_leaves_the_files_of_the_others(scene: Scene) -> None:
+    scene.send(A, Picture("MB", 1))
+    scene.reject(1)
+    with pytest.raises(Rejected):
+        scene.assign(1, "MB")           # refused, after what it would have replaced was kept aside
+    scene.send(Picture("MC", 3))
+    scene.assign(2, "MC")
+    scene.publish()
+    scene.send(Picture("MA", 2))
+    assert scene.pack() == [Outcome.NOTHING, Outcome.ARCHIVED], "the first part just receives"
+    scene.publish()
+    assert scene.given() == {"P-MA": {sop(1): "MA", sop(2): "MA"}, "P-MC": {sop(3): "MC"}}
+
+
 # hospitals that keep their studies
 
 def row(number: int, patient: str) -> dict[str, str]:
