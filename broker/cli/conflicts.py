@@ -16,6 +16,7 @@ from broker.cli import _log
 from broker.cli._config import AsJson, ConfigFile, load
 from broker.cli._consult import patient_id
 from broker.imaging.conflicts import ASSIGN, REJECT, UNDO, Conflict, Decision, Shown
+from broker.imaging.identity import LONGEST, plain_id
 from broker.model.errors import BrokerError, Rejected
 from broker.model.ids import PatientId
 from broker.model.transaction import Transaction
@@ -114,7 +115,10 @@ def _patient(app: App, conflict: int, text: str) -> PatientId:
     hospital = app.profile.hospital(app.conflicts.get(conflict).hospital)
     if hospital is None:
         raise _wrong("the hospital is not in the profile any more: give the patient as id^^^&oid&ISO")
-    return PatientId(hospital.domain, text.strip())
+    value = plain_id(text)
+    if not 0 < len(value) <= LONGEST or value == '""':
+        raise _wrong(f"not a patient id: it has 1 to {LONGEST} characters")
+    return PatientId(hospital.domain, value)
 
 
 def _is_known(app: App, patient: PatientId) -> bool:

@@ -490,6 +490,43 @@ def test_a_study_that_is_packed_just_now_is_not_settled(scene: Scene) -> None:
     assert len(scene.open()) == 1
 
 
+def test_undo_takes_nobody_elses_pictures_along(scene: Scene) -> None:
+    scene.send(A, B)
+    scene.assign(1, "MC")
+    scene.send(Picture("MC", 3))
+    scene.undo(1)
+    assert [(one.came.patient.value, one.came.images) for one in scene.open()] == [("MB", 1), ("MC", 1)]
+    scene.assign(1, "MB")
+    scene.publish()
+    assert scene.given() == {"P-MA": {sop(1): "MA"}, "P-MB": {sop(2): "MB"}}
+    scene.assign(2, "MC")
+    scene.publish()
+    assert scene.given()["P-MC"] == {sop(3): "MC"}
+
+
+def test_undo_waits_for_a_decision_that_gave_the_same_patient_more(scene: Scene) -> None:
+    scene.send(A, B, Picture("MC", 3))
+    scene.assign(1, "MB")
+    scene.assign(2, "MB")
+    with pytest.raises(Rejected) as caught:
+        scene.undo(1)
+    assert caught.value.problems[0].code == "ChangedSince"
+    scene.undo(2)
+    scene.undo(1)
+    assert [(one.came.patient.value, one.came.images) for one in scene.open()] == [("MB", 1), ("MC", 1)]
+
+
+@pytest.mark.parametrize("patient", ["", "x" * 251])
+def test_nothing_is_assigned_to_what_is_no_patient_id(scene: Scene, patient: str) -> None:
+    scene.send(A, B)
+    with pytest.raises(Rejected) as caught:
+        scene.assign(1, patient)
+    assert caught.value.problems[0].code == "NotAPatient"
+    scene.publish()
+    assert scene.given() == {"P-MA": {sop(1): "MA"}}
+    assert len(scene.open()) == 1
+
+
 def test_packing_a_part_leaves_the_files_of_the_others(scene: Scene) -> None:
     scene.send(A, Picture("MB", 1))
     scene.reject(1)
