@@ -269,11 +269,10 @@ def _form(line: bytes, body: bytes) -> Form:
     every = (every + "".join(spare))[:5]
     if len(set(every)) != 5 or len(set(marks)) != len(marks):
         raise Rejected(Hl7Code.DATA_TYPE, "the delimiters of MSH-1 and MSH-2 are not different", "MSH^1^2")
-    charset = _charset(line, separator, every[2])
-    form = Form(*every)._replace(charset=charset, codec=charsets.codec(charset))
     if len(line) > _MAX_HEADER:
         raise Rejected(Hl7Code.DATA_TYPE, f"MSH is longer than {_MAX_HEADER} bytes", "MSH^1")
-    return form
+    charset = _charset(line, separator, every[2])
+    return Form(*every)._replace(charset=charset, codec=charsets.codec(charset))
 
 
 def _is_mark(byte: bytes) -> bool:
