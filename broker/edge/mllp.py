@@ -6,7 +6,8 @@ message is answered: what cannot be dispatched with AR, a bug with AE 207. An AC
 with FS CR is not: the log says so when its connection ends, or when the next block begins.
 
 A connection beyond `mllp_connections` takes the place of another that has no message at work: first of those that never
-had one, then of those that are served now and then; among them the one that waits longest.
+had one, then of those that are served now and then; among them the one that waits longest. Where all are at work, the address
+that has most of them gives one back to another that has fewer: what it sent is carried out, and answered when it is repeated.
 """
 
 import contextlib
@@ -15,12 +16,14 @@ import socket
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from broker.config.settings import Settings
+from broker.edge.shares import peer_of
 from broker.model.caller import Caller
 from broker.model.errors import BrokerError, Hl7Code, Rejected, TooLarge
 from broker.model.stamp import Stamp
@@ -40,9 +43,10 @@ _PROCESSING = frozenset("PTD")
 
 @dataclass(slots=True)
 class _Standing:
-    """How a connection stands: since when it waits for a message, whether it ever had one, whether one is at work."""
+    """How a connection stands: whose it is, since when it waits, whether it ever had a message, whether one is at work."""
 
     since: float
+    peer: str = ""
     served: bool = False
     working: bool = False
 
@@ -78,41 +82,52 @@ class MllpServer:
                 accepted = self._accept()
                 if accepted is None:
                     continue
-                if not self._admit(accepted):
+                if not self._admit(*accepted):
                     log.warning("connection refused", reason="limit", limit=self._settings.mllp_connections)
-                    accepted.close()
+                    accepted[0].close()
                     continue
-                thread = threading.Thread(target=self._converse, args=(accepted,), name="mllp", daemon=True)
+                thread = threading.Thread(target=self._converse, args=accepted[:1], name="mllp", daemon=True)
                 threads.add(thread)
                 thread.start()
         self._drain(threads)
 
-    def _admit(self, accepted: socket.socket) -> bool:
-        """Enter a connection, in place of another where there are enough. False when all have a message at work."""
+    def _admit(self, accepted: socket.socket, peer: str) -> bool:
+        """Enter a connection, in place of another where there are enough. False when nobody gives way."""
         with self._guard:
             if len(self._open) >= self._settings.mllp_connections:
-                waiting = [(standing.served, standing.since, n, connection)
-                           for n, (connection, standing) in enumerate(self._open.items()) if not standing.working]
-                if not waiting:
+                loser = self._loser(peer)
+                if loser is None:
                     return False
-                *_, longest = min(waiting)
                 log.info("closed", reason="another connection needs the place")
-                del self._open[longest]
+                del self._open[loser]
                 with contextlib.suppress(OSError):
-                    longest.shutdown(socket.SHUT_RDWR)      # its thread closes it
-            self._open[accepted] = _Standing(time.monotonic())
+                    loser.shutdown(socket.SHUT_RDWR)        # its thread closes it
+            self._open[accepted] = _Standing(time.monotonic(), peer)
         return True
 
-    def _accept(self) -> socket.socket | None:
+    def _loser(self, peer: str) -> socket.socket | None:
+        """Return whose place a newcomer of this peer gets."""
+        waiting = [(standing.served, standing.since, n, connection)
+                   for n, (connection, standing) in enumerate(self._open.items()) if not standing.working]
+        if waiting:
+            return min(waiting)[-1]
+        held = Counter(standing.peer for standing in self._open.values())
+        crowd, most = held.most_common(1)[0]
+        if most <= held[peer] + 1:
+            return None
+        return next(connection for connection, standing in self._open.items() if standing.peer == crowd)
+
+    def _accept(self) -> tuple[socket.socket, str] | None:
         assert self._listener is not None
         try:
-            return self._listener.accept()[0]
+            accepted, address = self._listener.accept()
         except TimeoutError:
             return None
         except OSError as error:                        # out of descriptors, or the peer is gone already
             log.warning("not accepted", reason=error.strerror)
             time.sleep(_POLL)
             return None
+        return accepted, peer_of(address[0])
 
     def _drain(self, threads: set[threading.Thread]) -> None:
         with self._guard:

@@ -33,6 +33,10 @@ class Actor:
         self.entered, self.go_on = threading.Event(), threading.Event()
         self.go_on.set()
 
+    def told(self, count: int) -> Callable[[], bool]:
+        """Return what says whether so many names were told."""
+        return lambda: len(self.names) == count
+
     def take(self, message: Message, call: Call) -> bytes:
         name = message.need("PID").field(5)
         self.names.append(name)
@@ -88,8 +92,8 @@ def port(tmp_path: Path, actor: Actor) -> Iterator[int]:
 
 
 @contextmanager
-def connected(port: int) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+def connected(port: int, source: str = "127.0.0.1") -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", port), 10, (source, 0)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         yield connection
 
@@ -348,6 +352,24 @@ def test_a_message_at_work_is_not_given_up_for_a_new_connection(tmp_path: Path, 
             assert ends(second)
         actor.go_on.set()
         assert replies(first, 1) == [["AA", "m1"]]
+
+
+def test_where_all_are_at_work_the_address_with_most_gives_one_back(tmp_path: Path, actor: Actor) -> None:
+    actor.go_on.clear()
+    with serving(tmp_path, actor, mllp_connections=4) as port, ExitStack() as stack:
+        crowd = [stack.enter_context(connected(port)) for _ in range(4)]
+        for number, one in enumerate(crowd):
+            one.sendall(message(f"m{number}"))
+        until(actor.told(4))
+        for number, loser in enumerate(crowd[:3]):
+            other = stack.enter_context(connected(port, f"127.0.0.{number + 2}"))
+            assert ends(loser)
+            other.sendall(message(f"o{number}"))
+            until(actor.told(5 + number))
+        assert ends(stack.enter_context(connected(port, "127.0.0.9")))      # each has one now
+        actor.go_on.set()
+        assert replies(crowd[3], 1) == [["AA", "m3"]]
+        assert replies(other, 1) == [["AA", "o2"]]
 
 
 def test_a_stop_lets_the_message_at_work_be_answered(tmp_path: Path, actor: Actor) -> None:
