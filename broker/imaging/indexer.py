@@ -221,7 +221,8 @@ class Indexer:
                 unit, [item for item, arrival in zip(arrived, batch, strict=True) if not arrival.conflict], self._profile, now,
                 self._is_packed)
             aside = [item for item, arrival in zip(arrived, batch, strict=True) if arrival.conflict]
-            aside += [replace(item, path=self._online.copy_aside(_online(item)).path) for item in result.conflicts]
+            conflicts = [item for item in result.conflicts if self._is_still(item)]
+            aside += [replace(item, path=self._online.copy_aside(_online(item)).path) for item in conflicts]
             needless = self._set_aside(unit, aside, now)
             refused = {item.path for item in (*result.conflicts, *aside)}
             landed: dict[int, list[str]] = {}
@@ -235,9 +236,16 @@ class Indexer:
                 fetches.landed(unit, job, sop_uids)
         for job, sop_uids in landed.items():
             self._coord.publish("landed", {"job": job, "sops": "\\".join(sop_uids)})     # a batch is half of what fits
-        second = [item.path for item, path in result.copies if self._online.path(path).is_file()]
         with contextlib.suppress(Unavailable):  # the store logged why; the rows are right, the files take only room
-            self._online.drop([*second, *needless, *(item.path for item in result.conflicts)])
+            second = [item.path for item, path in result.copies if self._online.path(path).is_file() and self._is_still(item)]
+            self._online.drop([*second, *needless, *(item.path for item in conflicts)])
+
+    def _is_still(self, item: StoredObject) -> bool:
+        """Say whether an object's own bytes are under its path.
+
+        One that came twice may be elsewhere already, and the next object of its UID, whose row is on its way, under the name.
+        """
+        return self._online.sha256(item.path) == item.sha256
 
     def _set_aside(self, unit: Unit, aside: list[StoredObject], now: float) -> list[str]:
         """Enter what does not agree with its study; give the paths of what is on record elsewhere with the same bytes."""

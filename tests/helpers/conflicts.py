@@ -22,7 +22,7 @@ from broker.imaging.store import studies
 from broker.imaging.store.studies import Study
 from broker.model.caller import Call, Caller, Facts
 from broker.model.ids import PatientId
-from broker.model.imaging import InstanceRef
+from broker.model.imaging import InstanceRef, StoredObject
 from broker.model.metadata import RPLC
 from broker.model.ports import Unit
 from broker.wire import tags
@@ -208,14 +208,15 @@ class Picture:
         return file.getvalue()
 
 
-def store(receiver: Receiver, picture: Picture, node: str = "PACSA") -> None:
-    """Send one picture by C-STORE."""
+def store(receiver: Receiver, picture: Picture, node: str = "PACSA") -> StoredObject | None:
+    """Send one picture by C-STORE; return what it was stored as."""
     data = picture.encoded()
     meta = tags.read_meta(data)
     sink = receiver.open(dicom.sender(node), meta.sop_class, meta.sop_uid, meta.transfer_syntax)
     sink.write(data[meta.end:])
     assert sink.commit() == 0
     sink.settle()
+    return sink.stored
 
 
 @contextmanager

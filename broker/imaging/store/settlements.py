@@ -91,11 +91,14 @@ def unpacked(unit: Unit, study_id: int, container: Container, items: Iterable[St
 
     The container's row is gone then.
     """
+    part = studies.get(unit, study_id)
+    studies.parts(unit, part.hospital, part.study_uid)      # the lock of all parts: nothing comes meanwhile
     row = sql(unit).execute(sa.select(t.study.c.state).where(t.study.c.id == study_id).with_for_update()).one()
     gone = sql(unit).execute(t.container.delete().where(t.container.c.id == container.id, t.container.c.state == "current"))
-    if row.state not in {"complete", "dropping", "receiving"} or not gone.rowcount:
-        return False
     found = list(items)
+    came = {one.sop_uid for one in studies.instances(unit, study_id)}
+    if row.state not in {"complete", "dropping", "receiving"} or not gone.rowcount or came.intersection(i.sop_uid for i in found):
+        return False
     if found:
         studies.add_instances(unit, study_id, found, now)
     delete_instances(unit, study_id, ())

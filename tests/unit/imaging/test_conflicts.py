@@ -139,6 +139,24 @@ def test_the_same_picture_again_makes_no_second_conflict(scene: Scene) -> None:
     assert len(scene.files()) == 2
 
 
+def test_a_picture_sent_twice_takes_no_other_one_along(scene: Scene) -> None:
+    """The second time its row is late: what it was is aside, and another patient's picture has its name by now."""
+    scene.send(A)
+    with scene.receiving() as door:
+        sent = store(door, B)
+    with scene.receiving() as door:
+        door.stop()
+        store(door, Picture("MA", 2))       # durable, its row is on its way
+    with scene.receiving() as door:
+        assert sent is not None
+        door._indexer.add(sent, conflict=False)
+    with scene.receiving() as door:
+        door._indexer.adopt()
+    scene.publish()
+    assert scene.given() == {"P-MA": {sop(1): "MA", sop(2): "MA"}}
+    assert [(one.came.patient.value, one.came.images) for one in scene.open()] == [("MB", 1)]
+
+
 def test_many_of_one_patient_are_one_conflict(scene: Scene) -> None:
     scene.send(A, *(Picture("MB", number) for number in range(2, 8)), Picture("MC", 9))
     assert [(one.came.patient.value, one.came.images) for one in scene.open()] == [("MB", 6), ("MC", 1)]
