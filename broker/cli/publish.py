@@ -30,6 +30,7 @@ def publish(
     app = App(settings, profile)
     try:
         result = app.publisher.publish_study(hospital, study)
+        aside = sum(one.came.images for one in app.conflicts.listed(hospital) if one.study_uid == study)
     except BrokerError as error:
         typer.echo(f"broker: {error}", err=True)
         raise typer.Exit(1) from error
@@ -38,11 +39,13 @@ def publish(
     if as_json:
         typer.echo(json.dumps({
             "state": result.state, "instances": result.instances, "left_out": result.left_out, "nameless": result.nameless,
-            "manifest": result.manifest_uid, "reason": result.reason}, ensure_ascii=False))
+            "kept_aside": aside, "manifest": result.manifest_uid, "reason": result.reason}, ensure_ascii=False))
     else:
         typer.echo(f"{result.state}: {result.instances} images, manifest {result.manifest_uid or '-'}")
         if result.reason:
             typer.echo(f"broker: {result.reason}", err=True)
         if result.nameless:
             typer.echo(f"broker: {result.nameless} images are left out: the PACS names them without a legal UID", err=True)
+        if aside:
+            typer.echo(f"broker: {aside} images of other patients or versions are kept aside; see `broker conflicts`", err=True)
     raise typer.Exit(0 if result.state in {"published", "waiting_patient"} else 1)

@@ -75,6 +75,8 @@ def test_two_patients_of_one_study_from_the_first_picture_to_the_decision_and_ba
         assert (conflict["here"]["patient"], conflict["came"]["patient"]) == (f"MA^^^&{DOMAIN}&ISO", f"MB^^^&{DOMAIN}&ISO")
         assert listed(region, "--hospital", "b") == []
         assert "names another patient" in region.run("conflicts")
+        said = json.loads(region.run("publish", "--hospital", "a", "--study", STUDY, "--json"))
+        assert (said["state"], said["instances"], said["kept_aside"]) == ("published", 1, 1)
         assert "kept aside" in region.logs()
         assert "MB^" not in region.logs()
 
