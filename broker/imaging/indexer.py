@@ -170,9 +170,11 @@ class Indexer:
             batch.append(self._waiting.get())
         return batch
 
-    def _enter(self, batch: list[_Arrival]) -> bool:
-        """Write a batch, however long it takes. False = stopped, and the store was down at a last attempt."""
-        tries = 0
+    def _enter(self, batch: list[_Arrival], tries: int = 0) -> bool:
+        """Write a batch, however long it takes. False = stopped, and the store was down at a last attempt.
+
+        `tries` counts the attempts that were made already.
+        """
         while True:
             last = self._stopping.is_set()
             try:
@@ -181,9 +183,9 @@ class Indexer:
                 log.warning("index is not written, will be tried again", waiting=self._waiting.qsize(), reason=str(error))
                 if last:
                     return False
-                self._stopping.wait(_RETRY)
                 tries += 1
                 if tries < _TRIES or error.what == "database":
+                    self._stopping.wait(_RETRY)
                     continue
                 if not self._one_by_one(batch, error):      # the file of one of them cannot be had
                     return False
@@ -195,7 +197,7 @@ class Indexer:
     def _one_by_one(self, batch: list[_Arrival], error: Exception) -> bool:
         """Write each object of a batch by itself; the only one is put off, with its reason. False = stopped."""
         if len(batch) > 1:
-            return all(self._enter([arrival]) for arrival in batch)
+            return all(self._enter([arrival], _TRIES) for arrival in batch)     # others wait behind it: no further pauses
         item, tries = batch[0].stored, batch[0].tries + 1
         log.error("object is durable but has no row yet", path=item.path, reason=place_of(error), attempts=tries)
         delay = min(_PUT_OFF * float(1 << min(tries, 16)), _LONGEST)

@@ -157,6 +157,30 @@ def test_a_picture_sent_twice_takes_no_other_one_along(scene: Scene) -> None:
     assert [(one.came.patient.value, one.came.images) for one in scene.open()] == [("MB", 1)]
 
 
+def test_many_that_cannot_be_kept_aside_hold_up_nobody(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float | None] = []
+
+    class Going(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses.append(timeout)
+            return self.is_set()
+
+    def away(_: object) -> None:
+        raise Unavailable("online store")
+
+    scene.send(A)
+    monkeypatch.setattr(scene.centre.online, "copy_aside", away)
+    with scene.receiving() as door:
+        door.stop()
+        for number in range(2, 8):
+            store(door, Picture("MB", number))
+        index = door._indexer
+        index._stopping = Going()
+        assert index._enter([index._waiting.get() for _ in range(6)])
+    assert len(pauses) < 3, "those of the batch, none for each object"
+    assert len(index._later) == 6
+
+
 def test_many_of_one_patient_are_one_conflict(scene: Scene) -> None:
     scene.send(A, *(Picture("MB", number) for number in range(2, 8)), Picture("MC", 9))
     assert [(one.came.patient.value, one.came.images) for one in scene.open()] == [("MB", 6), ("MC", 1)]
