@@ -180,12 +180,12 @@ class Site:
         """Give a SOAP request."""
         return write_request(body, action=action, to="http://broker/", message_id=new_uuid_urn())
 
-    def catalogue(self, refs: Sequence[InstanceRef]) -> None:
-        """Enter what a C-FIND tells of a study that only hospital B has."""
+    def catalogue(self, refs: Sequence[InstanceRef], patient: str = dicom.Patient().id) -> None:
+        """Enter what a C-FIND tells of a study that only hospital B has; its pictures must name the same `patient`."""
         with contextlib.closing(Database(f"sqlite:///{self.region.data / 'broker.db'}")) as database, database.write() as unit:
             studies.record_origin(unit, dicom.hospital(self.profile, "b"), [
                 {"StudyInstanceUID": one.study_uid, "SeriesInstanceUID": one.series_uid, "SOPInstanceUID": one.sop_uid,
-                 "SOPClassUID": one.sop_class, "PatientID": A.value} for one in refs])
+                 "SOPClassUID": one.sop_class, "PatientID": patient} for one in refs])
 
     # --- raw doors
 

@@ -122,7 +122,7 @@ def test_a_fetch_into_a_full_online_store(small: Site, tmp_path: Path) -> None:
     with contextlib.closing(BadPacs(small.region.pacs_port, small.region.dicom_port)) as pacs:
         pacs.holds += files
         pacs.move = honest
-        small.catalogue(refs)
+        small.catalogue(refs, A.value)
         with full(small.region.data / "online"):
             before = small.files()
             with small.client() as client:

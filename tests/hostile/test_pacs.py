@@ -61,7 +61,7 @@ def study(site: Site, pacs: BadPacs, tmp_path: Path) -> Iterator[Study]:
     found = Study(site, pacs, tmp_path, dicom.ct_study(tmp_path / "pacs", 4, patient=dicom.Patient(id=A.value)))
     pacs.behave()
     pacs.holds += found.files
-    site.catalogue(found.refs())
+    site.catalogue(found.refs(), A.value)
     yield found
     pacs.behave()
 
