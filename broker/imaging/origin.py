@@ -24,6 +24,7 @@ from broker.wire import tags
 PATIENCE = 30.0     # seconds an operator waits for all samples of a study
 HURRY = 0.0         # seconds the worker waits for them: no hospital keeps the others waiting, the next attempt finds them here
 TRIES = 3           # attempts after which a study is published without what did not come by then
+SERIES_TRIED = 3    # series of a study of which a picture is asked for, one after the other, where only the text is missing
 
 Pictures = Mapping[str, dict[str, str]]
 
@@ -86,7 +87,10 @@ class Origins:
         if hospital is None:
             raise Rejected("UnknownHospital", f"there is no hospital {hospital_key!r} in the profile any more")
         needed = unnamed(study)
-        pictures, missing = self._pictures(study_id, hospital, study, needed or _one(study), haste)
+        if needed:
+            pictures, missing = self._pictures(study_id, hospital, study, needed, haste)
+        else:
+            pictures, missing = self._any_picture(study_id, hospital, study, haste), {}
         if needed and not pictures and not named_only(study).series:
             raise Unavailable(
                 f"a picture of each series, needed because the PACS of {hospital.key} tells no SOP classes "
@@ -96,7 +100,16 @@ class Origins:
             facts = studies.facts(unit, study_id)
         if unnamed(facts).keys() - missing.keys():
             raise Unavailable(f"the SOP class of every image, because the study grew in the PACS of {hospital.key},")
-        return Looked(facts, missing if needed else {})
+        return Looked(facts, missing)
+
+    def _any_picture(self, study_id: int, hospital: Hospital, study: StudyFacts, haste: Haste) -> Pictures:
+        """Return the text of one picture of the study, of the first series of which the PACS can send one."""
+        for series in study.series[:SERIES_TRIED]:
+            uids = [uid for _, uid in series.instances]
+            pictures, _ = self._pictures(study_id, hospital, study, {series.uid: uids}, haste)
+            if pictures:
+                return pictures
+        return {}
 
     def _pictures(
         self, study_id: int, hospital: Hospital, study: StudyFacts, wanted: Mapping[str, Sequence[str]], haste: Haste,
@@ -138,11 +151,6 @@ def named_only(study: StudyFacts) -> StudyFacts:
     series = (
         replace(one, instances=tuple((sop_class, uid) for sop_class, uid in one.instances if sop_class)) for one in study.series)
     return replace(study, series=tuple(one for one in series if one.instances))
-
-
-def _one(study: StudyFacts) -> dict[str, list[str]]:
-    """Return the instances of one series, by its UID."""
-    return {series.uid: [uid for _, uid in series.instances] for series in study.series[:1]}
 
 
 def unnamed(study: StudyFacts) -> dict[str, list[str]]:

@@ -381,6 +381,14 @@ def test_a_name_that_the_pacs_cannot_spell_is_read_from_a_picture(scene: Scene, 
     assert len(scene.classes) == 6
 
 
+def test_where_the_first_series_cannot_be_sent_the_next_one_spells_the_name(scene: Scene) -> None:
+    scene.pacs.told = {ref.sop_uid: CT for ref in scene.pacs.holds}
+    scene.pacs.script = _without(1)
+    with working(scene.centre, scene.pacs):
+        assert scene.publish().state == "published"
+    assert _facts(scene).patient_name == NAME
+
+
 def test_a_name_that_nobody_can_spell_is_published_as_it_is(scene: Scene) -> None:
     scene.pacs.told = {ref.sop_uid: CT for ref in scene.pacs.holds}
     scene.pacs.script = _without(1, 2)
