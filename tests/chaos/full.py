@@ -33,11 +33,12 @@ def take_every_slot(region: Region, journal: Journal, report: Report, slots: int
         with contextlib.ExitStack() as stack:
             held = [stack.enter_context(contextlib.closing(_held(region, asked, until))) for _ in range(slots)]
             more = stack.enter_context(contextlib.closing(Held(region.http_port, asked)))
-            if more.status != http.client.SERVICE_UNAVAILABLE:
+            # An answer that waits for its reader holds no slot (decision 0016): one more is served, or told to come again.
+            if more.status not in {http.client.OK, http.client.SERVICE_UNAVAILABLE}:
                 wrong.append(f"{turn} time: retrieve {slots + 1} of {slots}: HTTP {more.status}")
             wrong += [f"{turn} time: retrieve {number} of {slots}: {said}"
                       for number, one in enumerate(held, 1) if (said := _whole(one, study))]
-    report.check("as many retrieves at once as there are slots, not one more, twice", 2 * (slots + 1), wrong)
+    report.check("as many retrieves at once as there are slots, whole when they are read at last, twice", 2 * (slots + 1), wrong)
 
 
 def take_every_place(region: Region, report: Report, places: int) -> None:
