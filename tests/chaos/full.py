@@ -24,7 +24,7 @@ _LARGE = 16                 # images of half a megabyte: far more than the buffe
 
 
 def take_every_slot(region: Region, journal: Journal, report: Report, slots: int) -> None:
-    """Begin as many retrieves as there are slots and read none: all begin, one more does not. Read them; and again."""
+    """Begin as many retrieves as there are slots and read none: all begin. Read them, whole; and again."""
     study = _large_study(region, journal)
     asked = refs(study, OURS)
     wrong: list[str] = []
