@@ -30,7 +30,7 @@ ON_IT = (
     "tests/unit/imaging/test_publish.py", "tests/unit/imaging/test_receiver.py", "tests/unit/imaging/test_conflicts.py",
 )
 # They look below SQLAlchemy into SQLite.
-NOT_ON_IT = ("test_few_statements", "test_what_comes_on_another_day")
+NOT_ON_IT = ("few_statements", "test_what_comes_on_another_day")
 
 
 @pytest.fixture(scope="module")
