@@ -176,7 +176,7 @@ class App:
         return (*(bound.row for bound in self.bounds), *listener.ROWS)
 
     def wsgi(self) -> Any:
-        """Give the web application."""
+        """Return the web application."""
         extra = {
             "/healthz": health.healthz(self._checks(), lambda: health.living(self.settings.run_folder), tuple(ROLES)),
             "/services": health.services(self.rows, self.settings),
@@ -194,7 +194,7 @@ class App:
             self.close()
 
     def close(self) -> None:
-        """Give back what this process holds open."""
+        """Release what this process holds open."""
         for part in ("coord", "database"):
             if part in self.__dict__:
                 self.__dict__[part].close()

@@ -53,7 +53,7 @@ class Heartbeat:
 
 
 def living(folder: Path) -> dict[str, int]:
-    """Give the number of living processes by role."""
+    """Return the number of living processes by role."""
     now = time.time()
     found: dict[str, int] = {}
     for file in (folder / "roles").glob("*.*"):
@@ -94,7 +94,7 @@ def writable(folder: Path) -> None:
 
 
 def probe(checks: Mapping[str, Callable[[], object]]) -> dict[str, str]:
-    """Run each check; give `ok`, or what is wrong, by name. A check may return a text of its own."""
+    """Run each check; return `ok`, or what is wrong, by name. A check may return a text of its own."""
     states: dict[str, str] = {}
     for name, run in checks.items():
         try:
@@ -107,7 +107,7 @@ def probe(checks: Mapping[str, Callable[[], object]]) -> dict[str, str]:
 
 
 def healthz(checks: Mapping[str, Callable[[], object]], roles: Callable[[], Mapping[str, int]], wanted: Sequence[str]) -> Any:
-    """Give the WSGI application of /healthz: 200 when all is well, 503 with the same body when not."""
+    """Return the WSGI application of /healthz: 200 when all is well, 503 with the same body when not."""
     def application(_environ: Mapping[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         states, alive = probe(checks), roles()
         states |= {f"role {name}": "ok" if alive.get(name) else "not running" for name in wanted}
@@ -118,7 +118,7 @@ def healthz(checks: Mapping[str, Callable[[], object]], roles: Callable[[], Mapp
 
 
 def services(rows: Sequence[Transaction], settings: Settings) -> Any:
-    """Give the WSGI application of /services: every endpoint, from the rows."""
+    """Return the WSGI application of /services: every endpoint, from the rows."""
     body = [describe(row, settings) for row in rows]
 
     def application(_environ: Mapping[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -127,7 +127,7 @@ def services(rows: Sequence[Transaction], settings: Settings) -> Any:
 
 
 def describe(row: Transaction, settings: Settings) -> dict[str, Any]:
-    """Give one row as /services shows it."""
+    """Return one row as /services shows it."""
     server = settings.server
     addresses = {
         Wire.SOAP: settings.public_url + row.endpoint,

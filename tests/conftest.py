@@ -44,7 +44,7 @@ def unmountable() -> list[str]:
 
 @cache
 def absent(peer: str) -> list[str]:
-    """Give what this machine lacks of a peer: its programs, or for `mount` the right to mount."""
+    """Return what this machine lacks of a peer: its programs, or for `mount` the right to mount."""
     if peer == "mount":
         return unmountable()
     debian = (str(folder) for folder in Path("/usr/lib/postgresql").glob("*/bin"))

@@ -29,7 +29,7 @@ def reachable(what: str) -> Iterator[None]:
 
 
 def failed(what: str, error: OSError) -> Unavailable:
-    """Give what to raise for an OSError of the store `what`; its reason is logged."""
+    """Return what to raise for an OSError of the store `what`; its reason is logged."""
     _log.warning("store failed", store=what, reason=error.strerror or str(error))
     return Unavailable(what)
 
@@ -63,14 +63,14 @@ class Folders:
             fsync_folder(str(folder))
 
     def name(self, temporary: Path, final: Path) -> bool:
-        """Give the finished file `temporary` its durable name `final`. False, and nothing changed, when the name is taken."""
+        """Return the finished file `temporary` its durable name `final`. False, and nothing changed, when the name is taken."""
         named = self.link(temporary, final)
         if named:
             temporary.unlink()
         return named
 
     def link(self, file: Path, final: Path) -> bool:
-        """Give `file` a second, durable name. False, and nothing changed, when that name is taken."""
+        """Add a second, durable name of `file`. False, and nothing changed, when that name is taken."""
         for attempt in range(3):
             try:
                 if attempt or final.parent not in self._durable:
@@ -110,7 +110,7 @@ class Folders:
 
 
 def create(file: Path, buffer: int = CHUNK) -> BinaryIO:
-    """Give a new file to write, readable by our user and group only. Raise FileExistsError when the name is taken.
+    """Return a new file to write, readable by our user and group only. Raise FileExistsError when the name is taken.
 
     Pieces larger than `buffer` bytes go to the system as they are, smaller ones are gathered.
     """
@@ -118,7 +118,7 @@ def create(file: Path, buffer: int = CHUNK) -> BinaryIO:
 
 
 def sha256_of(file: Path) -> str:
-    """Give the SHA-256 of a file (hex)."""
+    """Return the SHA-256 of a file (hex)."""
     digest = hashlib.sha256()
     with file.open("rb", buffering=0) as stream:
         while data := stream.read(CHUNK):
@@ -127,7 +127,7 @@ def sha256_of(file: Path) -> str:
 
 
 def sweep_folder(folder: Path, before: float) -> int:
-    """Remove the plain files of `folder` that were last written before this time (seconds since the epoch); give how many.
+    """Remove the plain files of `folder` that were last written before this time (seconds since the epoch); return how many.
 
     One that cannot be removed is logged and stops no other.
     """

@@ -64,17 +64,17 @@ class OnlineStore:
                 return Part(self, temporary)
 
     def path(self, relative: str) -> Path:
-        """Give the file of a relative path this store gave out. Raise `Rejected` for a path that leads elsewhere."""
+        """Return the file of a relative path this store gave out. Raise `Rejected` for a path that leads elsewhere."""
         if not _SAFE.fullmatch(relative) or ".." in relative:
             raise Rejected(XdsCode.INVALID_DOCUMENT_CONTENT, "not a path of the online store")
         return self.folder / relative
 
     def open(self, online: Online) -> FileSlice:
-        """Give the bytes of a stored object. Reading raises OSError when the file is shorter than `online.size`."""
+        """Return the bytes of a stored object. Reading raises OSError when the file is shorter than `online.size`."""
         return FileSlice(str(self.path(online.path)), online.size)
 
     def sha256(self, relative: str) -> str:
-        """Give the SHA-256 of a stored file as it is now (hex); empty when it is not there."""
+        """Return the SHA-256 of a stored file as it is now (hex); empty when it is not there."""
         file = self.path(relative)
         with reachable(WHAT):
             return sha256_of(file) if file.is_file() else ""
@@ -86,7 +86,7 @@ class OnlineStore:
             self.folders.drop(files)
 
     def copy_aside(self, online: Online) -> Online:
-        """Keep a stored object under `.conflict/` too (a hard link), before its own name is dropped. Give that place.
+        """Keep a stored object under `.conflict/` too (a hard link), before its own name is dropped. Return that place.
 
         One that lies there already stays where it is.
         """
@@ -104,7 +104,7 @@ class OnlineStore:
         return self.path(_aside_of(relative, sha256)).is_file()
 
     def of_study(self, hospital: str, study_uid: str) -> list[str]:
-        """Give the relative paths of all files of a study, whatever day they came. Looks into every day's folder."""
+        """Return the relative paths of all files of a study, whatever day they came. Looks into every day's folder."""
         if not (_KEY.fullmatch(hospital) and is_uid(study_uid)):
             return []
         with reachable(WHAT):
@@ -112,12 +112,12 @@ class OnlineStore:
                           for file in (self.folder / hospital).glob(f"[0-9]*/[0-9]*/[0-9]*/{study_uid}/*"))
 
     def sweep(self, older_than: float = 86400.0) -> int:
-        """Remove unfinished files last written more than `older_than` seconds ago; give how many."""
+        """Remove unfinished files last written more than `older_than` seconds ago; return how many."""
         with reachable(WHAT):
             return sweep_folder(self.folder / _INCOMING, time.time() - older_than)
 
     def recent(self, days: int) -> Iterator[tuple[str, str]]:
-        """Give (hospital, relative path) of every object that arrived today or on one of the `days` days before."""
+        """Return (hospital, relative path) of every object that arrived today or on one of the `days` days before."""
         today = dt.datetime.now(dt.UTC).date()
         # one day ahead: another machine's clock may already be there
         dates = [today - dt.timedelta(days=back) for back in range(days, -2, -1)]
@@ -129,7 +129,7 @@ class OnlineStore:
                             yield hospital, str(file.relative_to(self.folder))
 
     def recent_aside(self, days: int) -> Iterator[tuple[str, str]]:
-        """Give (hospital, relative path) of every object kept aside that was written in the last `days` days."""
+        """Return (hospital, relative path) of every object kept aside that was written in the last `days` days."""
         since = time.time() - days * 86400.0
         with reachable(WHAT):
             for file in sorted((self.folder / _CONFLICT).glob("*/*/*")):
@@ -138,7 +138,7 @@ class OnlineStore:
                     yield file.parent.parent.name, path
 
     def free_bytes(self) -> int:
-        """Give the bytes an unprivileged program may still write here."""
+        """Return the bytes an unprivileged program may still write here."""
         with reachable(WHAT):
             space = os.statvfs(self.folder if self.folder.is_dir() else self.folder.parent)
         return space.f_bavail * space.f_frsize
@@ -196,7 +196,7 @@ class Part:
             self._temporary.unlink(missing_ok=True)
 
     def keep(self, hospital: str, study_uid: str, sop_uid: str, existing: str | None = None) -> Kept:
-        """Give the object its durable name; never overwrite other bytes.
+        """Return the object its durable name; never overwrite other bytes.
 
         `existing` is the relative path where the index already has this instance (it may have come on another day).
         The same bytes there: that file stays and is given back. Other bytes: this object is kept aside as a conflict.

@@ -56,7 +56,7 @@ class Sdfo:
         self._indexes = _Indexes(CACHED_IMAGES)
 
     def open(self, location: Online | Archived) -> FileSlice:
-        """Give the bytes of a picture. Raise `Unavailable` when its file is absent, `Damaged` when it has another size.
+        """Return the bytes of a picture. Raise `Unavailable` when its file is absent, `Damaged` when it has another size.
 
         Only sizes are looked at; content is proven by `prove`. A reader that opens the bytes later may find the file
         gone (FileNotFoundError): the picture has moved on, and is to be located again.
@@ -72,7 +72,7 @@ class Sdfo:
         return source
 
     def open_whole(self, location: Online | Archived) -> FileSlice:
-        """Give the bytes of a picture as `open` does; those of a container after comparing them with its index.
+        """Return the bytes of a picture as `open` does; those of a container after comparing them with its index.
 
         A container lies for years: what rotted in it is `Damaged`, not given. The bytes stay in the system's cache.
         """
@@ -87,7 +87,7 @@ class Sdfo:
         return source
 
     def index(self, container: str) -> ContainerIndex:
-        """Give the index of a container, from its own footer; the last ones used are remembered."""
+        """Return the index of a container, from its own footer; the last ones used are remembered."""
         found = self._indexes.get(container)
         if found is None:
             with self._opened(container) as (pread, size):
@@ -96,12 +96,12 @@ class Sdfo:
         return found
 
     def locate(self, container: str, sop_uid: str) -> Archived | None:
-        """Give the place of an image inside a container, or None when it is not there."""
+        """Return the place of an image inside a container, or None when it is not there."""
         entry = self.index(container).entries.get(sop_uid)
         return archived(container, entry) if entry else None
 
     def manifest(self, container: str) -> dict[str, Any]:
-        """Give the manifest of a container: what SQL knew of the study when it was packed."""
+        """Return the manifest of a container: what SQL knew of the study when it was packed."""
         with self._opened(container) as (pread, size):
             return sdicom.read_manifest(pread, size)
 
@@ -132,7 +132,7 @@ class Sdfo:
         return Packed(path, written.size, written.sha256, written.index)
 
     def prove(self, container: str, sha256: str, expected: Mapping[str, str]) -> ContainerIndex:
-        """Read a container back from its store and compare everything; give its index as the footer has it.
+        """Read a container back from its store and compare everything; return its index as the footer has it.
 
         The whole file must have this SHA-256, each image the one its index says, the records must be those of the
         index, and each SOP Instance UID of `expected` must be there with the SHA-256 given. Raise `Damaged` otherwise.
@@ -160,7 +160,7 @@ class Sdfo:
             self._folders.drop([file])
 
     def containers(self, older_than: float) -> Iterator[tuple[str, str]]:
-        """Give (path, Study Instance UID) of all containers last written more than `older_than` seconds ago."""
+        """Return (path, Study Instance UID) of all containers last written more than `older_than` seconds ago."""
         before = time.time() - older_than
         with reachable(WHAT):
             for file in sorted(self.folder.glob("[0-9a-f][0-9a-f]/*.seq")):
@@ -169,7 +169,7 @@ class Sdfo:
                     yield path, file.name.partition("-")[0]
 
     def sweep(self, older_than: float = 86400.0) -> int:
-        """Remove unfinished files of both tiers, last written more than `older_than` seconds ago; give how many."""
+        """Remove unfinished files of both tiers, last written more than `older_than` seconds ago; return how many."""
         with reachable(WHAT):
             unfinished = sweep_folder(self.folder / _TEMPORARY, time.time() - older_than)
         return unfinished + self.online.sweep(older_than)
@@ -242,12 +242,12 @@ class _Indexes:
 
 
 def archived(container: str, entry: Entry) -> Archived:
-    """Give the location of an entry of this container."""
+    """Return the location of an entry of this container."""
     return Archived(container, entry.offset, entry.size, entry.sha256)
 
 
 def _hash_all(pread: Pread, size: int, index: ContainerIndex) -> str:
-    """Give the SHA-256 of the whole file, having compared that of every image on the way: one pass."""
+    """Return the SHA-256 of the whole file, having compared that of every image on the way: one pass."""
     whole, position = hashlib.sha256(), 0
     for entry in sorted(index.entries.values(), key=lambda entry: entry.offset):
         if entry.offset < position:

@@ -237,7 +237,7 @@ def _parse_index(value: Any, size: int) -> ContainerIndex:
 
 
 def _entry(row: Any, size: int) -> Entry:
-    """Give a row of the index of a container of `size` bytes. Raise `Damaged` when it is impossible."""
+    """Return a row of the index of a container of `size` bytes. Raise `Damaged` when it is impossible."""
     if isinstance(row, list) and [type(value) for value in row] == _ROW:
         entry = Entry._make(row)
         if (is_uid(entry.sop_uid) and _DIGEST.fullmatch(entry.sha256)

@@ -79,7 +79,7 @@ def write_vint(number: int) -> bytes:
 
 
 def read_vint(data: bytes, position: int) -> tuple[int, int]:
-    """Read a Hadoop variable-length integer; give it and the position behind it. Raise `Damaged` when it is cut off."""
+    """Read a Hadoop variable-length integer; return it and the position behind it. Raise `Damaged` when it is cut off."""
     if position >= len(data):
         raise Damaged("cut off in a number")
     first = data[position] - 256 if data[position] > 127 else data[position]
@@ -101,7 +101,7 @@ def write_text(text: str) -> bytes:
 
 
 def read_text(data: bytes, position: int) -> tuple[str, int]:
-    """Read a Hadoop `Text`; give it and the position behind it."""
+    """Read a Hadoop `Text`; return it and the position behind it."""
     length, position = read_vint(data, position)
     body = data[position:position + length] if length >= 0 else b""
     if length < 0 or len(body) != length:
@@ -113,7 +113,7 @@ def read_text(data: bytes, position: int) -> tuple[str, int]:
 
 
 def record_length(key: str, size: int) -> int:
-    """Give the length of a record with a value of `size` bytes. Raise `TooLarge` when the format cannot hold it."""
+    """Return the length of a record with a value of `size` bytes. Raise `TooLarge` when the format cannot hold it."""
     length = len(write_text(key)) + 4 + size
     if length > LARGEST:
         raise TooLarge(f"{LARGEST} bytes in one record of a container ({key})")
@@ -132,7 +132,7 @@ class Writer:
         self._synced = self.position
 
     def append(self, key: str, value: ByteSource) -> int:
-        """Write one record, streaming `value`; give the offset of its first byte.
+        """Write one record, streaming `value`; return the offset of its first byte.
 
         Raise `TooLarge` before anything is written when the record does not fit the format's signed 32-bit length,
         OSError when the source gives another number of bytes than its size.
@@ -163,7 +163,7 @@ class Reader:
         self.header = read_header(pread(0, min(size, _HEADER_LIMIT)))
 
     def records(self, start: int = 0) -> Iterator[Record]:
-        """Give the records from `start`, an offset `sync` gave (0: from the first). Raise `Damaged` at the first fault."""
+        """Return the records from `start`, an offset `sync` gave (0: from the first). Raise `Damaged` at the first fault."""
         position = max(start, self.header.size)
         while position < self._size:
             head = self._pread(position, min(_SYNC_LENGTH, self._size - position))
@@ -177,7 +177,7 @@ class Reader:
             position = record.offset + record.size
 
     def sync(self, start: int) -> int:
-        """Give the offset of the first record behind a sync marker at or after `start`; the file's size when there is none."""
+        """Return the offset of the first record behind a sync marker at or after `start`; the file's size when there is none."""
         if start <= self.header.size:
             return self.header.size
         wanted = _ESCAPE + self.header.marker

@@ -19,7 +19,7 @@ def write_messages(
     row: Transaction, caller: Caller, facts: Facts, outcome: Outcome, *, description: str = "", source_id: str, site: str,
     when: datetime | None = None,
 ) -> list[str]:
-    """Give the audit messages of one call as XML text without line ends: one per patient, at least one.
+    """Return the audit messages of one call as XML text without line ends: one per patient, at least one.
 
     `description` says why it failed; it never holds patient data.
     """
@@ -45,7 +45,7 @@ def _message(  # noqa: PLR0913, PLR0917 - one argument per part of the message
 def _frame(
     event: AuditEvent, action: str, outcome: Outcome, caller: Caller, site: str, source_id: str,
 ) -> tuple[str, str, str]:
-    """Give what comes before the time, behind it up to a description, and behind that up to the objects."""
+    """Return what comes before the time, behind it up to a description, and behind that up to the objects."""
     kind = _coded("EventTypeCode", event.type_code, event.type_system, event.type_text) if event.type_code else ""
     return (
         f'<AuditMessage><EventIdentification EventActionCode="{action}" EventDateTime="',
@@ -118,7 +118,7 @@ _ENCODING = _detail("QueryEncoding", "UTF-8")
 
 
 def q(value: str) -> str:
-    """Give a value as an attribute's, quoted."""
+    """Return a value as an attribute's, quoted."""
     return f'"{value.translate(_ESCAPES)}"' if _SPECIAL.search(value) else f'"{value}"'
 
 

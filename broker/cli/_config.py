@@ -16,7 +16,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 
 
 def load(config: Path | None) -> tuple[Settings, Profile]:
-    """Give settings and profile of `config`, or end the program with one clear line."""
+    """Return settings and profile of `config`, or end the program with one clear line."""
     try:
         settings = settings_file.load(config)
         return settings, profiles.load(settings.profile, config.resolve().parent if config else None)

@@ -20,7 +20,7 @@ Url = Annotated[str, typer.Option(help="the broker's base URL; without it the on
 
 
 def patient_id(text: str, profile: Profile) -> PatientId:
-    """Give the patient id a person typed, or end the program with one clear line and exit status 2."""
+    """Return the patient id a person typed, or end the program with one clear line and exit status 2."""
     namespace, colon, value = text.partition(":")
     try:
         if "^" in text or not colon:
@@ -80,12 +80,12 @@ def _authority(entry: DocumentEntry) -> str:
 
 
 def modalities(entry: DocumentEntry) -> str:
-    """Give the acquisition modalities of a document's study (RAD TF-2 4.68.4.1.2.3.2: they are in eventCodeList)."""
+    """Return the acquisition modalities of a document's study (RAD TF-2 4.68.4.1.2.3.2: they are in eventCodeList)."""
     return " ".join(sorted({code.code for code in entry.codes.get("eventCodeList", ()) if code.code in MODALITIES}))
 
 
 def day(time: str, zone: str) -> str:
-    """Give a DTM in UTC as a day in `zone` (±hhmm) for people; a time without hours has no zone and is given as it is."""
+    """Return a DTM in UTC as a day in `zone` (±hhmm) for people; a time without hours has no zone and is given as it is."""
     if len(time) < 10 or not time.isdecimal():
         return "-".join(filter(None, (time[:4], time[4:6], time[6:8])))
     moment = datetime.strptime(f"{time[:10]}00+0000", "%Y%m%d%H%M%z")

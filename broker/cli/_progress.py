@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextmanager
 def pictures(title: str, total: int, console: Console, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """Show objects and bytes while they come; give the function that is told (objects begun, bytes received)."""
+    """Show objects and bytes while they come; return the function that is told (objects begun, bytes received)."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[size]}"),
         TimeElapsedColumn())

@@ -109,7 +109,7 @@ def _decide(app: App, row: Transaction, decision: Decision, *, as_json: bool) ->
 
 
 def _patient(app: App, conflict: int, text: str) -> PatientId:
-    """Give the patient a person typed; a bare id is one of the hospital's own."""
+    """Return the patient a person typed; a bare id is one of the hospital's own."""
     if "^" in text or ":" in text:
         return patient_id(text, app.profile)
     hospital = app.profile.hospital(app.conflicts.get(conflict).hospital)

@@ -34,7 +34,7 @@ class _Child:
 
 
 def supervise(commands: Mapping[str, Sequence[str]]) -> int:
-    """Run one child per named command until SIGTERM or SIGINT; give the exit status (0 = stopped as asked)."""
+    """Run one child per named command until SIGTERM or SIGINT; return the exit status (0 = stopped as asked)."""
     children = [_Child(name, command) for name, command in commands.items()]
     stop = threading.Event()
 

@@ -110,7 +110,7 @@ class Consultation:
         self._open.close()
 
     def ids(self, patient: PatientId, domains: Sequence[str] = ()) -> tuple[PatientId, ...]:
-        """Give the patient's ids in all other domains, or in `domains` (ITI-45).
+        """Return the patient's ids in all other domains, or in `domains` (ITI-45).
 
         Raise `Rejected` (204) when the id or a domain is unknown.
         """
@@ -119,7 +119,7 @@ class Consultation:
         return hl7v3.read_pix_answer(self._pix.call(query))
 
     def affinity_id(self, patient: PatientId) -> PatientId:
-        """Give the affinity-domain id under which the registry knows the patient. Raise `Rejected` when there is none."""
+        """Return the affinity-domain id under which the registry knows the patient. Raise `Rejected` when there is none."""
         domain = self.region.affinity_domain
         if patient.domain == domain:
             return patient
@@ -129,7 +129,7 @@ class Consultation:
         return found[0]
 
     def documents(self, patient: PatientId) -> tuple[DocumentEntry, ...]:
-        """Give the Approved manifests of an affinity-domain id (ITI-18 FindDocuments, formatCode Key Object Selection)."""
+        """Return the Approved manifests of an affinity-domain id (ITI-18 FindDocuments, formatCode Key Object Selection)."""
         answer, found = ebxml.read_query_response(self._registry.call(messages.find_documents(patient)))
         if answer.problems:
             raise Rejected.of(answer.problems)
@@ -217,7 +217,7 @@ class Consultation:
         hl7v3.read_ack(self._pix.call(message))
 
     def submit(self, objects: RegistryObjects, documents: Mapping[str, Path], folder: Path) -> tuple[Problem, ...]:
-        """Submit documents by ITI-41; `documents` maps a DocumentEntry's id to its file. Give the warnings.
+        """Submit documents by ITI-41; `documents` maps a DocumentEntry's id to its file. Return the warnings.
 
         `folder` takes what the answer brings while it is read. Raise `Rejected` with the repository's errors.
         """
@@ -235,14 +235,14 @@ class Consultation:
 
 @contextmanager
 def _incoming(folder: Path) -> Iterator[Path]:
-    """Give a fresh folder beside the final places, so that a rename is enough; it is gone afterwards."""
+    """Return a fresh folder beside the final places, so that a rename is enough; it is gone afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".incoming-", dir=folder) as name:
         yield Path(name)
 
 
 def _contents(answer: MtomAnswer, place: Path) -> tuple[ebxml.RegistryResponse, dict[str, Landed]]:
-    """Give the answer's status and its documents as files, by uniqueId."""
+    """Return the answer's status and its documents as files, by uniqueId."""
     response, documents = messages.read_documents(answer.body)
     found: dict[str, Landed] = {}
     for number, document in enumerate(documents):
@@ -313,7 +313,7 @@ def _askable(ref: InstanceRef) -> bool:
 
 
 def _unnamed(uid: str, named: Sequence[Problem]) -> list[Problem]:
-    """Give a problem for what is neither there nor named."""
+    """Return a problem for what is neither there nor named."""
     return [] if any(p.location == uid for p in named) else [Problem(NOT_ANSWERED, "neither sent nor named as missing", uid)]
 
 
@@ -327,5 +327,5 @@ def _manifest(entry: DocumentEntry, path: Path, folder: Path) -> ManifestFile:
 
 
 def _safe(unique_id: str) -> str:
-    """Give a file name for a uniqueId, which may be any text."""
+    """Return a file name for a uniqueId, which may be any text."""
     return unique_id if is_uid(unique_id) else hashlib.sha256(unique_id.encode()).hexdigest()

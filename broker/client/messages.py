@@ -29,7 +29,7 @@ class Document:
 
 
 def find_documents(patient: PatientId, format_code: Code = KOS_FORMAT) -> bytes:
-    """Give ITI-18 FindDocuments for the Approved entries of an affinity-domain id, as LeafClass (ITI TF-2 3.18.4.1.2.3.7.1)."""
+    """Return ITI-18 FindDocuments for the Approved entries of an affinity-domain id, as LeafClass (ITI TF-2 3.18.4.1.2.3.7.1)."""
     slots = {
         "$XDSDocumentEntryPatientId": _quoted(str(patient)),
         "$XDSDocumentEntryStatus": f"({_quoted(APPROVED)})",
@@ -54,13 +54,13 @@ def _query(identifier: str, slots: Mapping[str, str]) -> bytes:
 
 
 def retrieve_documents(entries: Iterable[DocumentEntry]) -> bytes:
-    """Give ITI-43 for the documents of these entries (ITI TF-2 3.43.4.1)."""
+    """Return ITI-43 for the documents of these entries (ITI TF-2 3.43.4.1)."""
     rows = "".join(_document(entry.repository_unique_id, entry.unique_id, entry.home) for entry in entries)
     return f'<RetrieveDocumentSetRequest xmlns="{XDS}">{rows}</RetrieveDocumentSetRequest>'.encode()
 
 
 def retrieve_images(refs: Iterable[InstanceRef], syntaxes: Sequence[str] = RECEIVED_SYNTAXES) -> bytes:
-    """Give RAD-69 for these instances: each study and series once, whatever the order of `refs`.
+    """Return RAD-69 for these instances: each study and series once, whatever the order of `refs`.
 
     A source answers an object in the transfer syntax it keeps when that is listed: all are that the broker takes in.
     """
@@ -80,7 +80,7 @@ def retrieve_images(refs: Iterable[InstanceRef], syntaxes: Sequence[str] = RECEI
 
 
 def provide(objects: RegistryObjects, attachments: Mapping[str, str]) -> bytes:
-    """Give ITI-41 for a submission; `attachments` maps a DocumentEntry's id to the Content-ID of its bytes."""
+    """Return ITI-41 for a submission; `attachments` maps a DocumentEntry's id to the Content-ID of its bytes."""
     rows = "".join(
         f'<xds:Document id={quoteattr(document)}><xop:Include xmlns:xop="{XOP}" href={quoteattr(f"cid:{name}")}/></xds:Document>'
         for document, name in attachments.items())
@@ -90,7 +90,7 @@ def provide(objects: RegistryObjects, attachments: Mapping[str, str]) -> bytes:
 
 
 def read_documents(element: Element) -> tuple[ebxml.RegistryResponse, tuple[Document, ...]]:
-    """Give status and documents of a xds:RetrieveDocumentSetResponse (ITI-43 and RAD-69)."""
+    """Return status and documents of a xds:RetrieveDocumentSetResponse (ITI-43 and RAD-69)."""
     response = element.find(f"{{{RS}}}RegistryResponse")
     if element.tag != f"{{{XDS}}}RetrieveDocumentSetResponse" or response is None:
         raise Rejected("UnexpectedAnswer", "the answer is no RetrieveDocumentSetResponse")
@@ -120,6 +120,6 @@ def _document(repository: str, unique_id: str, home: str = "") -> str:
 
 
 def _quoted(text: str) -> str:
-    """Give a stored query's string: quoted, apostrophes doubled (ITI TF-2 3.18.4.1.2.3.5)."""
+    """Return a stored query's string: quoted, apostrophes doubled (ITI TF-2 3.18.4.1.2.3.5)."""
     doubled = text.replace("'", "''")
     return f"'{doubled}'"

@@ -7,7 +7,7 @@ from broker.wire.hl7v2 import Deframer, frame
 
 
 def feed_v2(host: str, port: int, message: bytes, *, silence: float = 30.0, limit: int = 4 << 20) -> bytes:
-    """Send one message (encoded, without the frame) and give the answer's bytes as they came, without the frame.
+    """Send one message (encoded, without the frame) and return the answer's bytes as they came, without the frame.
 
     What the answer says is the caller's to read. Raise `Unavailable` when the peer is away, silent for `silence`
     seconds or gone before its answer, `TooLarge` for an answer over `limit` bytes.

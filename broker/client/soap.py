@@ -96,7 +96,7 @@ class Endpoint:
         self._stream.close()
 
     def call(self, body: bytes) -> Element:
-        """Send `body` as plain SOAP and give the Body child of the answer.
+        """Send `body` as plain SOAP and return the Body child of the answer.
 
         Raise `Rejected` for a fault, `Unavailable` when the peer is away or busy after a few attempts.
         """
@@ -230,7 +230,7 @@ def _whole(chunks: Iterable[bytes], limits: Limits) -> bytes:
 
 
 def _body(status: int, headers: Mapping[str, str], data: bytes, message_id: str) -> Element:
-    """Give the Body child of an answer; a status other than 200 without a fault says nothing useful."""
+    """Return the Body child of an answer; a status other than 200 without a fault says nothing useful."""
     _refuse(status, headers)
     try:
         answer = envelope.read_answer(data)

@@ -6,7 +6,7 @@ from broker.model.errors import Unavailable
 
 
 def health(base_url: str, *, patience: float = 5.0) -> dict[str, str]:
-    """Give the state of each thing the broker depends on, `ok` or what is wrong. Raise `Unavailable` when it does not answer."""
+    """Return the state of what the broker depends on, `ok` or what is wrong. Raise `Unavailable` when it does not answer."""
     try:
         with httpx.Client(trust_env=False, timeout=patience) as client:
             states = client.get(f"{base_url.rstrip('/')}/healthz").json()["dependencies"]

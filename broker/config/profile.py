@@ -159,23 +159,23 @@ class Profile(_Part):
     folder: Path
 
     def hospital(self, key: str) -> Hospital | None:
-        """Give the hospital with this key."""
+        """Return the hospital with this key."""
         return next((h for h in self.hospitals if h.key == key), None)
 
     def hospital_by_ae(self, ae_title: str) -> Hospital | None:
-        """Give the hospital that calls with this AE title."""
+        """Return the hospital that calls with this AE title."""
         return next((h for h in self.hospitals if ae_title in (h.ae_title, *h.aliases)), None)
 
     def hospital_by_source(self, source_uid: str) -> Hospital | None:
-        """Give the hospital whose Retrieve Location UID this is."""
+        """Return the hospital whose Retrieve Location UID this is."""
         return next((h for h in self.hospitals if h.source_uid == source_uid), None)
 
     def domain(self, oid: str) -> Domain | None:
-        """Give the assigning authority with this OID; the affinity domain is one of them."""
+        """Return the assigning authority with this OID; the affinity domain is one of them."""
         return next((d for d in self.domains if d.oid == oid), None)
 
     def domain_by_namespace(self, namespace: str) -> Domain | None:
-        """Give the assigning authority with this namespace."""
+        """Return the assigning authority with this namespace."""
         return next((d for d in self.domains if d.namespace == namespace), None)
 
 

@@ -203,7 +203,7 @@ def load(file: Path | None) -> Settings:
 
 
 def first_problem(error: ValidationError) -> str:
-    """Give `key: what is wrong` of the first problem."""
+    """Return `key: what is wrong` of the first problem."""
     first = error.errors()[0]
     what = "there is no such key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
     return f"{'.'.join(map(str, first['loc'])) or 'file'}: {what}"

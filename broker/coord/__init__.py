@@ -12,7 +12,7 @@ __all__ = ["LocalCoord", "RedisCoord", "connect"]
 
 
 def connect(settings: Settings) -> LocalCoord | RedisCoord:
-    """Give the coordination of this installation: Redis where a URL is set, else sockets and locks in the run folder.
+    """Return the coordination of this installation: Redis where a URL is set, else sockets and locks in the run folder.
 
     With Redis, brokers of one region on one database hear each other and nobody else.
     """

@@ -8,7 +8,7 @@ Body = dict[str, str | int | None]
 
 
 def read_json(data: bytes) -> Any:
-    """Give what an announcement holds, None when it is not JSON, or JSON nested beyond reason."""
+    """Return what an announcement holds, None when it is not JSON, or JSON nested beyond reason."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
@@ -19,7 +19,7 @@ class Subscription(Protocol):
     """A queue of announcements on the channels asked for, from the moment `subscribe` returned."""
 
     def get(self, timeout: float) -> tuple[str, Body] | None:
-        """Give the next (channel, body), or None after `timeout` seconds or when the connection was lost."""
+        """Return the next (channel, body), or None after `timeout` seconds or when the connection was lost."""
         ...
 
     def close(self) -> None:

@@ -118,7 +118,7 @@ class LocalSubscription:
         self._ready.register(self._socket, select.POLLIN)
 
     def get(self, timeout: float) -> tuple[str, Body] | None:
-        """Give the next (channel, body), or None after `timeout` seconds."""
+        """Return the next (channel, body), or None after `timeout` seconds."""
         until = time.monotonic() + timeout
         while True:
             self._drain()
@@ -149,7 +149,7 @@ class _Deaf:
     """Hears nothing."""
 
     def get(self, timeout: float) -> None:
-        """Give None after `timeout` seconds."""
+        """Return None after `timeout` seconds."""
         time.sleep(max(0.0, timeout))
 
     def close(self) -> None:
@@ -158,7 +158,7 @@ class _Deaf:
 
 @contextlib.contextmanager
 def _short(folder: Path) -> Iterator[str]:
-    """Give a path of `folder` that is short enough for the name of a socket in it: its own, or that of a handle on it.
+    """Return a path of `folder` that is short enough for the name of a socket in it: its own, or that of a handle on it.
 
     Raise OSError when the folder is gone.
     """
@@ -198,7 +198,7 @@ def _read(data: bytes) -> tuple[str, Body] | None:
 
 
 def _take(path: Path) -> int | None:
-    """Give a handle that holds the lock file at `path`, or None when another has it."""
+    """Return a handle that holds the lock file at `path`, or None when another has it."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

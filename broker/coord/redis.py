@@ -75,7 +75,7 @@ class RedisCoord:
         return "ok"
 
     def close(self) -> None:
-        """Give back all connections."""
+        """Release all connections."""
         self._client.close()
 
 
@@ -89,7 +89,7 @@ class RedisSubscription:
         self._connect()
 
     def get(self, timeout: float) -> tuple[str, Body] | None:
-        """Give the next (channel, body), or None after `timeout` seconds or when the connection was lost."""
+        """Return the next (channel, body), or None after `timeout` seconds or when the connection was lost."""
         until = time.monotonic() + timeout
         while True:
             left = max(0.0, until - time.monotonic())

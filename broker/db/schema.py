@@ -22,12 +22,12 @@ def _config(connection: sa.Connection | None = None) -> Config:
 
 
 def head() -> str:
-    """Give the newest revision this program knows."""
+    """Return the newest revision this program knows."""
     return ScriptDirectory.from_config(_config()).get_current_head() or ""
 
 
 def current(database: Database) -> str:
-    """Give the revision the store is at; empty when it has none."""
+    """Return the revision the store is at; empty when it has none."""
     with database.read() as unit:
         return MigrationContext.configure(unit.connection).get_current_revision() or ""
 

@@ -52,7 +52,7 @@ class _Turn:
                 raise Unavailable("database")
 
     def hand_on(self) -> bool:
-        """Give the turn to the next one, if anybody waits; say whether."""
+        """Return the turn to the next one, if anybody waits; say whether."""
         with self._mutex:
             if self._waiting:
                 self._waiting.popleft().release()
@@ -60,7 +60,7 @@ class _Turn:
         return False
 
     def give_back(self) -> None:
-        """Give the turn to the next one, or to nobody."""
+        """Return the turn to the next one, or to nobody."""
         with self._mutex:
             if self._waiting:
                 self._waiting.popleft().release()
@@ -161,7 +161,7 @@ class SharedWriter:
             raise shared.error
 
     def _finish(self) -> None:
-        """End the transaction if there is one, tell those that wait for it, and give the turn back."""
+        """End the transaction if there is one, tell those that wait for it, and return the turn back."""
         shared, self._open = self._open, None
         if shared is not None:
             shared.error = self._commit(shared)

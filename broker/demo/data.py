@@ -75,7 +75,7 @@ class Study:
 
 
 def demo_plans(profile: Profile, today: date) -> tuple[StudyPlan, StudyPlan, StudyPlan]:
-    """Give the demonstration's three studies: hospital A's recent CT, its MR from more than a year ago, hospital B's MR."""
+    """Return the demonstration's three studies: hospital A's recent CT, its MR from more than a year ago, hospital B's MR."""
     a, b = (h for h in (profile.hospital("a"), profile.hospital("b")) if h)
     recent = StudyPlan(
         hospital="a", patient=PatientId(a.domain, PATIENT_A), day=today - timedelta(days=3), slices=20,
@@ -104,19 +104,19 @@ def write_study(plan: StudyPlan, folder: Path, seed: int = 0) -> Study:
 
 
 def data_sha256(path: Path) -> str:
-    """Give the SHA-256 of the data set of a Part-10 file: what a C-STORE carries, without preamble and file meta."""
+    """Return the SHA-256 of the data set of a Part-10 file: what a C-STORE carries, without preamble and file meta."""
     content = path.read_bytes()
     start = 144 + int.from_bytes(content[140:144], "little")    # PS3.10 7.1: (0002,0000) gives the length behind itself
     return hashlib.sha256(memoryview(content)[start:]).hexdigest()
 
 
 def pixel_sha256(path: Path) -> str:
-    """Give the SHA-256 of Pixel Data."""
+    """Return the SHA-256 of Pixel Data."""
     return hashlib.sha256(pydicom.dcmread(path).PixelData).hexdigest()
 
 
 def person_name(person: Demographics) -> str:
-    """Give the DICOM name (PN): the alphabetic group, then the ideographic one."""
+    """Return the DICOM name (PN): the alphabetic group, then the ideographic one."""
     groups = [f"{name.family}^{name.given}" for name in person.names]
     return "=".join(sorted(groups, key=lambda text: not text.isascii()))
 
@@ -131,7 +131,7 @@ def _installed(names: tuple[str, ...]) -> Iterator[Path]:
 
 
 def _slice(plan: StudyPlan, number: int, series_uid: str, frame: str, seed: int) -> Dataset:
-    """Give one generated image: an elliptic body that tapers along z, two cavities, a spine, noise."""
+    """Return one generated image: an elliptic body that tapers along z, two cavities, a spine, noise."""
     dataset = Dataset()
     dataset.SOPClassUID = CT if plan.modality == "CT" else MR
     dataset.SOPInstanceUID, dataset.SeriesInstanceUID, dataset.FrameOfReferenceUID = new_oid(), series_uid, frame
@@ -154,7 +154,7 @@ def _slice(plan: StudyPlan, number: int, series_uid: str, frame: str, seed: int)
 
 
 def _phantom(size: int, height: float, noise: random.Random) -> bytes:
-    """Give 12-bit pixels, little endian; `height` runs from 0 to 1 along the body."""
+    """Return 12-bit pixels, little endian; `height` runs from 0 to 1 along the body."""
     pixels = array("H", bytes(2 * size * size))
     girth = 0.75 + 0.25 * math.sin(math.pi * height)
     for x, y, width, depth, value in (
@@ -176,7 +176,7 @@ def _ellipse(pixels: "array[int]", size: int, centre: tuple[float, float], radii
 
 
 def _relabelled(path: Path, series_number: int) -> Dataset:
-    """Give an acquired sample with fresh UIDs and without what named its own patient."""
+    """Return an acquired sample with fresh UIDs and without what named its own patient."""
     dataset = pydicom.dcmread(path)
     dataset.remove_private_tags()
     for keyword in ("OtherPatientIDs", "OtherPatientIDsSequence", "OtherPatientNames", "PatientComments", "PatientAddress",

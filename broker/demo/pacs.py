@@ -53,7 +53,7 @@ def pacs(folder: Path, node: Node, broker: Node) -> Iterator[Pacs]:
 
 
 def send(folder: Path, to: Node, calling: str) -> str:
-    """Send all files of `folder` by C-STORE as AE title `calling`; give the program that did it.
+    """Send all files of `folder` by C-STORE as AE title `calling`; return the program that did it.
 
     Raise `Unavailable` when the program says that it failed.
     """

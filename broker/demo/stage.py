@@ -38,7 +38,7 @@ class Stage:
     pacs: Pacs
 
     def command(self, *arguments: str) -> str:
-        """Run `broker ARGUMENTS --config …` as an operator would; give what it printed. Raise `Rejected` when it failed."""
+        """Run `broker ARGUMENTS --config …` as an operator would; return what it printed. Raise `Rejected` when it failed."""
         command = [sys.executable, "-m", "broker", *arguments, "--config", str(self.config)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
@@ -74,7 +74,7 @@ def stage(parent: Path) -> Iterator[Stage]:
 
 @contextmanager
 def _folder(parent: Path) -> Iterator[Path]:
-    """Give `parent`/demo, emptied; a temporary folder beside it while another demonstration plays there."""
+    """Return `parent`/demo, emptied; a temporary folder beside it while another demonstration plays there."""
     parent.mkdir(parents=True, exist_ok=True)
     with (parent / "demo.lock").open("w") as lock:
         folder = parent / "demo"
@@ -100,7 +100,7 @@ def _own_environment() -> Iterator[None]:
 
 
 def _free(port: int) -> int:
-    """Give `port` if nothing listens on it, else one that is free."""
+    """Return `port` if nothing listens on it, else one that is free."""
     for wanted in (port, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -27,7 +27,7 @@ _BACKLOG = 1024
 
 
 def build(bounds: Sequence[Bound], gate: Gate, settings: Settings, extra: Mapping[str, Application]) -> Application:
-    """Give the web application: one SOAP endpoint per path of the SOAP rows, /schema/*.xsd, and `extra` by path.
+    """Return the web application: one SOAP endpoint per path of the SOAP rows, /schema/*.xsd, and `extra` by path.
 
     Rows of other wires are left alone. Build it in the process that serves it, never before a fork.
     """
@@ -93,7 +93,7 @@ class _Server(BaseApplication):
 
 
 def _following(reader: int, writer: int) -> Callable[[Any, Any], None]:
-    """Give the hook that ends a worker as soon as its master is gone, however it went.
+    """Return the hook that ends a worker as soon as its master is gone, however it went.
 
     gunicorn's own worker would notice, but keep the address while it lets requests finish: a new master could not listen.
     """

@@ -63,7 +63,7 @@ class MllpServer:
         self._guard = threading.Lock()
 
     def listen(self) -> int:
-        """Bind the address, so that connections queue up, and give its port. Raise OSError when it is taken."""
+        """Bind the address, so that connections queue up, and return its port. Raise OSError when it is taken."""
         if self._listener is None:
             self._listener = socket.create_server((self._settings.host, self._settings.mllp_port), backlog=1024)
         port: int = self._listener.getsockname()[1]
@@ -206,7 +206,7 @@ class MllpServer:
                 return
 
     def answer(self, data: bytes, address: str) -> bytes:
-        """Give the reply to one unframed message; nothing to an acknowledgement."""
+        """Return the reply to one unframed message; nothing to an acknowledgement."""
         try:
             message = parse(data, self._node)
         except BrokerError as error:

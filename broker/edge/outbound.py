@@ -73,7 +73,7 @@ class RemoteRegistrar:
         self._peer = _Peer(ITI_42, "registry", registry_url, audit, own_node, patience)
 
     def register(self, submission: Submission, call: Call) -> tuple[Problem, ...]:  # noqa: ARG002 - the port's signature
-        """Send ITI-42 and give the registry's warnings.
+        """Send ITI-42 and return the registry's warnings.
 
         Raise `Rejected` with its codes, `Unavailable` ("registry") when it is away, busy or answers nonsense: then
         nobody knows what it stored, and the same submission may be sent again.
@@ -118,7 +118,7 @@ class _Peer:
             raise self._gone(type(error).__name__) from error
 
     def _post(self, content: Iterable[bytes], headers: dict[str, str]) -> bytes:
-        """Give the answer's envelope. Only a refused connection is tried again: after that nobody knows what was done."""
+        """Return the answer's envelope. Only a refused connection is tried again: after that nobody knows what was done."""
         timeout = httpx.Timeout(self._patience.silence, connect=self._patience.connect)
         refused = tenacity.retry_if_exception_type(httpx.ConnectError)
         attempts = tenacity.Retrying(

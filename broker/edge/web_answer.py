@@ -37,7 +37,7 @@ class SetAside(Protocol):
     """An answer's body that holds something only while a thread works for it."""
 
     def set_aside(self) -> None:
-        """Give that back; the rest is sent without a thread of its own."""
+        """Return that back; the rest is sent without a thread of its own."""
         ...
 
 

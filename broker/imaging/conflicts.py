@@ -328,7 +328,7 @@ class Conflicts:
 
     @contextlib.contextmanager
     def _alone(self, decision: Decision) -> Iterator[Unit]:
-        """Give a unit while no part of the study is packed, and those that hold what is decided about are online."""
+        """Return a unit while no part of the study is packed, and those that hold what is decided about are online."""
         with self._database.read() as unit:
             case = _case(unit, decision.conflict)
             sops = {item.sop_uid for item in cases.objects(unit, case.id)}

@@ -76,7 +76,7 @@ class Fetch:
         self._database, self._coord, self._sdfo, self._profile = database, coord, sdfo, profile
 
     def gather(self, refs: Iterable[InstanceRef], *, deadline: float | None = None) -> Gathered:
-        """Give these instances, asking their hospital's PACS where nothing nearer has them; each is found or missing.
+        """Return these instances, asking their hospital's PACS where nothing nearer has them; each is found or missing.
 
         Waits at most `deadline` seconds, and at most the hospital's `total_seconds` and a little. A partial result is
         a result; `Unavailable` is raised only when the database is down.
@@ -93,7 +93,7 @@ class Fetch:
         return gathered
 
     def reopen(self, ref: InstanceRef) -> ByteSource:
-        """Give an instance again that moved between the tiers since it was gathered. Raise `OSError` when it is gone."""
+        """Return an instance again that moved between the tiers since it was gathered. Raise `OSError` when it is gone."""
         found: dict[InstanceRef, Found] = {}
         try:
             for place in self._locate([ref]).places[ref]:
@@ -108,7 +108,7 @@ class Fetch:
             return locate(unit, refs, self._sdfo, self._profile)
 
     def _open_all(self, located: Located, gathered: Gathered) -> dict[InstanceRef, Origin]:
-        """Open what has a file; give what only an origin has. What could not be opened may just have moved: once more."""
+        """Open what has a file; return what only an origin has. What could not be opened may just have moved: once more."""
         rest: dict[InstanceRef, Origin] = {}
         failed = self._open_each(located, gathered, rest)
         if failed:
@@ -151,7 +151,7 @@ class Fetch:
                 self._look(flights, gathered)
 
     def _take_off(self, rest: dict[InstanceRef, Origin], until: float) -> dict[int, _Flight]:
-        """Open or join the jobs; give them. What landed since it was located waits for no job (id 0)."""
+        """Open or join the jobs; return them. What landed since it was located waits for no job (id 0)."""
         groups: dict[tuple[str, str], set[InstanceRef]] = {}
         for ref, origin in rest.items():
             groups.setdefault((origin.hospital, ref.study_uid), set()).add(ref)
@@ -254,7 +254,7 @@ class _Moving:
         return self.opened.size
 
     def chunks(self, length: int = CHUNK) -> Iterator[bytes]:
-        """Give the bytes."""
+        """Return the bytes."""
         pieces = self.opened.chunks(length)
         try:
             first = next(pieces, b"")

@@ -96,7 +96,7 @@ class Indexer:
             self._stopping.wait(_RETRY)
 
     def adopt(self) -> int | None:
-        """Enter the files of recent days that have no row, those kept aside too; give how many.
+        """Enter the files of recent days that have no row, those kept aside too; return how many.
 
         One process at a time does it; None when another is at it: it may be past a file that was left since.
         """
@@ -109,7 +109,7 @@ class Indexer:
             return found
 
     def _without_row(self) -> Iterator[tuple[Hospital, str]]:
-        """Give the files to adopt; ends early when stopped, and waits while rows are behind."""
+        """Return the files to adopt; ends early when stopped, and waits while rows are behind."""
         for files, on_record in (
                 (self._online.recent(ADOPT_DAYS), studies.on_record),
                 (self._online.recent_aside(ADOPT_DAYS), studies.aside_on_record)):
@@ -155,7 +155,7 @@ class Indexer:
                 return
 
     def _collect(self) -> list[_Arrival]:
-        """Give what waits: at once what comes after a pause, then what `LINGER` seconds brought."""
+        """Return what waits: at once what comes after a pause, then what `LINGER` seconds brought."""
         self._take_up()
         try:
             batch = [self._waiting.get(timeout=_IDLE)]
@@ -250,7 +250,7 @@ class Indexer:
         return self._online.sha256(item.path) == item.sha256
 
     def _set_aside(self, unit: Unit, aside: list[StoredObject], now: float) -> list[str]:
-        """Enter what does not agree with its study; give the paths of what is on record elsewhere with the same bytes."""
+        """Enter what does not agree with its study; return the paths of what is on record elsewhere with the same bytes."""
         needless = []
         for item in aside:
             case = studies.set_aside(unit, item, self._profile, now, self._is_packed)
@@ -272,7 +272,7 @@ class Indexer:
 
 
 def _with_jobs(unit: Unit, objects: list[StoredObject]) -> list[StoredObject]:
-    """Give the objects, each with the fetch that expects it."""
+    """Return the objects, each with the fetch that expects it."""
     jobs = fetches.expecting_each(unit, [(item.hospital, item.study_uid, item.sop_uid) for item in objects])
     if not jobs:
         return objects

@@ -45,14 +45,14 @@ class Located:
 
 
 def sources(profile: Profile) -> set[str]:
-    """Give the Retrieve Location UIDs under which this broker answers: its own, and those of its hospitals."""
+    """Return the Retrieve Location UIDs under which this broker answers: its own, and those of its hospitals."""
     return {
         profile.region.source_uid, *(h.source_uid for h in profile.hospitals if h.source_uid),
         *(maker.second_location(h, profile) for h in profile.hospitals)}
 
 
 def locate(unit: Unit, refs: Iterable[InstanceRef], sdfo: Sdfo, profile: Profile) -> Located:
-    """Give where these instances are: online, then archive, then origin; several at once is normal.
+    """Return where these instances are: online, then archive, then origin; several at once is normal.
 
     Study, series and SOP Instance UID must agree with what is stored, and the source UID, where one is given, with the
     hospital: an instance under another study, series or source is not found (DICOM PS3.4 C.4.1, RAD TF-3 4.69).
@@ -68,7 +68,7 @@ def locate(unit: Unit, refs: Iterable[InstanceRef], sdfo: Sdfo, profile: Profile
 
 
 def online(unit: Unit, refs: Iterable[InstanceRef], profile: Profile) -> Located:
-    """Give only the places in the online tier."""
+    """Return only the places in the online tier."""
     located = Located({ref: [] for ref in refs})
     located.holdings = locations.holdings(unit, {ref.study_uid for ref in located.places})
     for holding, wanted in _by_holding(located, profile):
@@ -82,7 +82,7 @@ _Wanted = Mapping[tuple[str, str], list[InstanceRef]]
 
 
 def _by_holding(located: Located, profile: Profile) -> Iterable[tuple[Holding, _Wanted]]:
-    """Give each study row with the instances it may hold, keyed by series and SOP Instance UID."""
+    """Return each study row with the instances it may hold, keyed by series and SOP Instance UID."""
     by_study: dict[str, list[InstanceRef]] = {}
     for ref in located.places:
         by_study.setdefault(ref.study_uid, []).append(ref)
@@ -106,7 +106,7 @@ def is_first(unit: Unit, study_uid: str, hospital_key: str, profile: Profile) ->
 
 
 def _names(holding: Holding, profile: Profile, first: dict[str, str]) -> set[str]:
-    """Give the source UIDs under which a study is retrieved: what its manifests name, or named before its hospital had one.
+    """Return the source UIDs under which a study is retrieved: what its manifests name, or named before its hospital had one.
 
     `first` collects by study which hospital is the first that keeps it here: only its pictures are had under our own UID,
     so that no manifest leads to the object of another hospital. Ask in the order of the rows.

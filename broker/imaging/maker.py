@@ -25,7 +25,7 @@ log = structlog.get_logger("broker.publish")
 
 
 def collect(unit: Unit, profile: Profile, now: float, only: Container[int] | None = None) -> int:
-    """Make complete the studies that have been quiet long enough, and due those we publish; give how many are due.
+    """Make complete the studies that have been quiet long enough, and due those we publish; return how many are due.
 
     `only` are the row ids of those to look at, if not at all. Studies of a hospital of kind `origin` are published when
     someone asks for it, not because a copy came by; but for parts that an operator made.
@@ -44,7 +44,7 @@ def collect(unit: Unit, profile: Profile, now: float, only: Container[int] | Non
 
 
 def whole(study: StudyFacts, packed: Iterable[Entry], described: Mapping[str, SeriesFacts]) -> StudyFacts:
-    """Give a study with the instances of its containers beside those that are online.
+    """Return a study with the instances of its containers beside those that are online.
 
     Images that come late to an archived study must not push the earlier ones out of its manifest.
     """
@@ -61,7 +61,7 @@ def draft(
     study: StudyFacts, row: publications.Publication, patient: PatientId, profile: Profile, ae_title: str, now: float, *,
     first: bool = True,
 ) -> Draft:
-    """Give the manifest of a study with fresh identifiers; it replaces the one published before.
+    """Return the manifest of a study with fresh identifiers; it replaces the one published before.
 
     `patient` is the affinity-domain id, `ae_title` our own: pictures are had from us wherever they are kept. `first` is
     false for a study whose UID another hospital used before. Raise `Rejected` when the study cannot have a manifest.
@@ -85,7 +85,7 @@ def draft(
 
 
 def location(hospital: Hospital, tier: str, profile: Profile, *, first: bool = True) -> str:
-    """Give the Retrieve Location UID: the hospital's own where it has one, else ours.
+    """Return the Retrieve Location UID: the hospital's own where it has one, else ours.
 
     The same Study Instance UID may come from several hospitals, with the same SOP Instance UIDs and other bytes (a disc that
     was imported, ids that were coerced). RAD-69 has nothing but this UID to tell them apart, so only the study that was
@@ -97,7 +97,7 @@ def location(hospital: Hospital, tier: str, profile: Profile, *, first: bool = T
 
 
 def second_location(hospital: Hospital, profile: Profile) -> str:
-    """Give the Retrieve Location UID of a hospital's studies whose UID another hospital used first.
+    """Return the Retrieve Location UID of a hospital's studies whose UID another hospital used first.
 
     An OID of a name-based UUID (X.667): the same in every process, and after every change of the profile's order.
     """
@@ -105,12 +105,12 @@ def second_location(hospital: Hospital, profile: Profile) -> str:
 
 
 def manifest(made: Draft) -> Manifest:
-    """Give a draft in the form in which it is sent."""
+    """Return a draft in the form in which it is sent."""
     return Manifest(made.document, read_submission(parse(made.submission)))
 
 
 def outcome(made: Draft) -> dict[str, str]:
-    """Give what is to be remembered of a draft that was accepted: its ids, its patient, the digest of its instances."""
+    """Return what is to be remembered of a draft that was accepted: its ids, its patient, the digest of its instances."""
     read = read_manifest(made.document)
     entry = manifest(made).submission.objects.documents[0]
     listed = ((ref.series_uid, ref.sop_uid, ref.sop_class) for ref in read.instances)
@@ -119,12 +119,12 @@ def outcome(made: Draft) -> dict[str, str]:
 
 
 def digest(study: StudyFacts) -> str:
-    """Give what the instance list of a study comes down to: equal digests need no new manifest."""
+    """Return what the instance list of a study comes down to: equal digests need no new manifest."""
     return _digest((series.uid, uid, sop_class) for series in study.series for sop_class, uid in series.instances)
 
 
 def size(study: StudyFacts) -> int:
-    """Give the number of instances."""
+    """Return the number of instances."""
     return sum(len(series.instances) for series in study.series)
 
 

@@ -70,12 +70,12 @@ class Migrator:
         self._evicting, self._sweeping = Alone(database, "evict"), Alone(database, "sweep")
 
     def due(self, now: float, limit: int = 1000) -> list[tuple[int, str]]:
-        """Give (id, Study Instance UID) of the studies that the retention rules want packed, most urgent first."""
+        """Return (id, Study Instance UID) of the studies that the retention rules want packed, most urgent first."""
         with self._database.read() as unit:
             return containers.due(unit, self._retention, now, limit)
 
     def run_due(self, now: float, limit: int = 100, progress: Progress | None = None) -> int:
-        """Finish what was begun, then pack up to `limit` studies that are due; give how many are archived.
+        """Finish what was begun, then pack up to `limit` studies that are due; return how many are archived.
 
         A study that fails is noted, stays readable where it is, and is tried again an hour later, then later still. Once
         a day leftovers are swept and the cache is evicted. `progress(done, total)` counts studies.
@@ -124,7 +124,7 @@ class Migrator:
             return self._drop(study) if study.state == "dropping" else self._pack(study, progress)
 
     def sweep(self, older_than: float = _UNFINISHED) -> int:
-        """Remove what crashes left: unfinished files, and containers no row names; give how many.
+        """Remove what crashes left: unfinished files, and containers no row names; return how many.
 
         Such a container goes only when each of its images is safe elsewhere. Else it may be all that is left of a
         study whose rows were lost, and is kept and logged.
@@ -135,7 +135,7 @@ class Migrator:
             for path in self._unnamed(older_than))
 
     def evict(self, now: float) -> int:
-        """Drop cached objects of origins that were not retrieved for `cache_days`; give how many.
+        """Drop cached objects of origins that were not retrieved for `cache_days`; return how many.
 
         Only what the origin's catalogue lists and its PACS can be asked for again.
         """
@@ -203,7 +203,7 @@ class Migrator:
         return self._drop(study)
 
     def _settle(self, study: Subject, rows: list[Instance], entries: Mapping[str, Entry]) -> list[Instance]:
-        """Put aside what stands under the UID of other bytes in the container; give the rest."""
+        """Put aside what stands under the UID of other bytes in the container; return the rest."""
         good: list[Instance] = []
         for row in rows:
             if row.sop_uid not in entries or entries[row.sop_uid].sha256 == row.online.sha256:
@@ -218,7 +218,7 @@ class Migrator:
         return good
 
     def _described(self, study: Subject, row: Instance, aside: Online) -> StoredObject:
-        """Give an object that goes aside, with what its file says of the patient as far as it can be read."""
+        """Return an object that goes aside, with what its file says of the patient as far as it can be read."""
         hospital = self._profile.hospital(study.hospital)
         text: dict[str, str] = {}
         with suppress(OSError, Rejected, tags.Truncated):
@@ -236,7 +236,7 @@ class Migrator:
         return self._drop(study) if rows else Outcome.NOTHING
 
     def _images(self, rows: list[Instance], entries: Mapping[str, Entry], old: Container | None) -> list[PackImage]:
-        """Give everything the new container is to hold: the old one's images, and the online ones it lacks."""
+        """Return everything the new container is to hold: the old one's images, and the online ones it lacks."""
         found = [self._image(entry, archived(old.path, entry)) for entry in entries.values()] if old else []
         return found + [self._image(row, row.online) for row in rows if row.sop_uid not in entries]
 
@@ -275,7 +275,7 @@ class Migrator:
         return Outcome.ARCHIVED
 
     def _without_row(self, study: Subject, proven: Mapping[str, str], gone: set[str]) -> list[str]:
-        """Give the online files a crash left without a row, other than `gone`: only those that are safe elsewhere.
+        """Return the online files a crash left without a row, other than `gone`: only those that are safe elsewhere.
 
         The rest may be acknowledged objects whose rows are on their way.
         """
@@ -305,7 +305,7 @@ class Migrator:
             self._sdfo.drop_container(bad.path)
 
     def _unnamed(self, older_than: float) -> Iterator[str]:
-        """Give the containers no row names."""
+        """Return the containers no row names."""
         found = self._sdfo.containers(older_than)
         while batch := dict(itertools.islice(found, _BATCH)):
             with self._database.read() as unit:
@@ -340,7 +340,7 @@ class Migrator:
 
 
 def _instance_number(head: bytes, whole: bool) -> int:
-    """Give the Instance Number in the beginning of a Part-10 file; 0 where it has none that can be read."""
+    """Return the Instance Number in the beginning of a Part-10 file; 0 where it has none that can be read."""
     try:
         meta = tags.read_meta(head)
         return int(tags.scan(head, meta.transfer_syntax, meta.end, whole=whole).get(_INSTANCE_NUMBER, b"0"))

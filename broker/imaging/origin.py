@@ -154,13 +154,13 @@ def named_only(study: StudyFacts) -> StudyFacts:
 
 
 def unnamed(study: StudyFacts) -> dict[str, list[str]]:
-    """Give the instances whose SOP class nobody has told, by series UID."""
+    """Return the instances whose SOP class nobody has told, by series UID."""
     found = {series.uid: [uid for sop_class, uid in series.instances if not sop_class] for series in study.series}
     return {uid: listed for uid, listed in found.items() if listed}
 
 
 def _text(found: Found, hospital: Hospital) -> dict[str, str]:
-    """Give what a picture says of itself."""
+    """Return what a picture says of itself."""
     source = found.source
 
     def read(offset: int, length: int) -> bytes:

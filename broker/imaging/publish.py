@@ -97,7 +97,7 @@ class Publisher:
         self._completing = Alone(database, "complete")
 
     def run_once(self, now: float) -> int:
-        """Find what is complete, try what is due, and give how many manifests were accepted.
+        """Find what is complete, try what is due, and return how many manifests were accepted.
 
         Hospitals take turns; one whose study failed and took long has to wait for the next run with the others it has due.
         """
@@ -247,7 +247,7 @@ class Publisher:
             is_first(unit, facts.uid, row.hospital, self._profile))
 
     def _make(self, case: _Case, now: float, *, waits: bool) -> Draft | None:
-        """Give a new manifest, saved; None when the one in the registry still tells the truth."""
+        """Return a new manifest, saved; None when the one in the registry still tells the truth."""
         row, facts = self._without_strayed(case), case.facts
         if case.is_empty:
             with self._database.write() as unit:

@@ -55,7 +55,7 @@ class Answer:
     problems: tuple[Problem, ...]
 
     def only(self, keep: Callable[[Picture], bool]) -> "Answer":
-        """Give the answer as if what may not be seen were not there."""
+        """Return the answer as if what may not be seen were not there."""
         shown = tuple(picture for picture in self.pictures if keep(picture))
         hidden = tuple(
             _unavailable(picture.document.unique_id, "it is not known here under this study, series and source")
@@ -64,7 +64,7 @@ class Answer:
 
 
 def read(raw: SoapRequest) -> Wanted:
-    """Give what is asked for; repeated study and series requests are one, a repeated instance is asked for once."""
+    """Return what is asked for; repeated study and series requests are one, a repeated instance is asked for once."""
     homes: dict[InstanceRef, str] = {}
     for study in raw.body.iterfind(f"{{{RAD}}}StudyRequest"):
         for series in study.iterfind(f"{{{RAD}}}SeriesRequest"):
@@ -143,12 +143,12 @@ def _picture(found: Found, home: str) -> Picture:
 
 
 def write(_wanted: Wanted, answer: Answer) -> SoapReply:
-    """Give the RetrieveDocumentSetResponse, the pictures as attachments in the order of the request."""
+    """Return the RetrieveDocumentSetResponse, the pictures as attachments in the order of the request."""
     return retrieve_response([picture.document for picture in answer.pictures], answer.problems)
 
 
 def refuse(_raw: SoapRequest, error: BrokerError) -> SoapReply:
-    """Give a RetrieveDocumentSetResponse that failed as a whole."""
+    """Return a RetrieveDocumentSetResponse that failed as a whole."""
     return retrieve_response((), problems_of(error, "repository"))
 
 

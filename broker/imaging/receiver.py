@@ -76,7 +76,7 @@ class Incoming:
         self._part.write(data)
 
     def commit(self) -> int:
-        """Make the object durable; give 0x0000, also for bytes that came before.
+        """Make the object durable; return 0x0000, also for bytes that came before.
 
         Other bytes under a UID that is taken are kept aside: nothing is lost, so the sender hears success. Whether the
         object agrees with its study is found out when its row is written. Raise

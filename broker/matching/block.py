@@ -5,7 +5,7 @@ from broker.model.people import Demographics
 
 
 def block_keys(person: Demographics) -> frozenset[tuple[str, str]]:
-    """Give (kind, value) pairs: the birth date, resident numbers. None for a person under a placeholder name."""
+    """Return (kind, value) pairs: the birth date, resident numbers. None for a person under a placeholder name."""
     if any(is_placeholder(name) for name in person.names):
         return frozenset()
     numbers = {("number", number) for number in own_numbers(person)}

@@ -19,13 +19,13 @@ _WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 
 
 def name_key(name: PersonName) -> str:
-    """Give what is compared of a name: width, case, blanks, dots and hyphens do not count. Empty when nothing is left."""
+    """Return what is compared of a name: width, case, blanks, dots and hyphens do not count. Empty when nothing is left."""
     text = _DROPPED.sub("", _fold(name.family + name.given + name.middle))
     return text and f"{'han' if _HAN.search(text) else 'letters'}:{text}"
 
 
 def name_keys(person: Demographics) -> frozenset[str]:
-    """Give the keys of all repetitions of the name."""
+    """Return the keys of all repetitions of the name."""
     return frozenset(key for name in person.names if (key := name_key(name)))
 
 
@@ -52,7 +52,7 @@ def telling_date(person: Demographics) -> str:
 
 
 def resident_number(text: str) -> str:
-    """Give a resident identity number (GB 11643) in its form of 18 characters, or nothing when it is not a valid one.
+    """Return a resident identity number (GB 11643) in its form of 18 characters, or nothing when it is not a valid one.
 
     The older form of 15 digits is completed by century and check character.
     """
@@ -66,7 +66,7 @@ def resident_number(text: str) -> str:
 
 
 def _check(number: str) -> str:
-    """Give the check character of the first 17 digits (ISO 7064 MOD 11-2)."""
+    """Return the check character of the first 17 digits (ISO 7064 MOD 11-2)."""
     return "10X98765432"[sum(int(digit) * weight for digit, weight in zip(number, _WEIGHTS, strict=False)) % 11]
 
 

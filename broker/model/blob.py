@@ -17,7 +17,7 @@ class ByteSource(Protocol):
         ...
 
     def chunks(self, length: int = CHUNK) -> Iterator[bytes]:
-        """Give the bytes in pieces of at most `length`. Raise OSError when fewer than `size` bytes are there."""
+        """Return the bytes in pieces of at most `length`. Raise OSError when fewer than `size` bytes are there."""
         ...
 
 
@@ -30,7 +30,7 @@ class FileSlice:
     offset: int = 0
 
     def chunks(self, length: int = CHUNK) -> Iterator[bytes]:
-        """Give the bytes; a file that shrank raises OSError, it is never padded."""
+        """Return the bytes; a file that shrank raises OSError, it is never padded."""
         handle = os.open(self.path, os.O_RDONLY)
         try:
             at, end = self.offset, self.offset + self.size
@@ -56,7 +56,7 @@ class Octets:
         return len(self.data)
 
     def chunks(self, length: int = CHUNK) -> Iterator[bytes]:
-        """Give the bytes in pieces."""
+        """Return the bytes in pieces."""
         for start in range(0, len(self.data), length):
             yield self.data[start:start + length]
 

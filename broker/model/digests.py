@@ -70,7 +70,7 @@ class LateSha256:
         self._waiting = end
 
     def hexdigest(self) -> str:
-        """Give it as it is now."""
+        """Return it as it is now."""
         self._catch_up()
         return self._digest.hexdigest()
 

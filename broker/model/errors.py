@@ -126,7 +126,7 @@ class Unavailable(BrokerError):
 
     @classmethod
     def store(cls, what: str, error: OSError) -> "Unavailable":
-        """Give what an error of a file system means for the store on it."""
+        """Return what an error of a file system means for the store on it."""
         return cls(what, full=error.errno in _NO_ROOM)
 
 

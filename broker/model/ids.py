@@ -33,13 +33,13 @@ def is_uuid_urn(text: str) -> bool:
 
 
 def new_uuid_urn() -> str:
-    """Give a fresh random `urn:uuid:`, version 4 (RFC 9562 5.4)."""
+    """Return a fresh random `urn:uuid:`, version 4 (RFC 9562 5.4)."""
     digits = os.urandom(16).hex()
     return f"urn:uuid:{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
 
 
 def new_oid() -> str:
-    """Give a fresh OID under 2.25, also good as a DICOM UID (PS3.5 B.2)."""
+    """Return a fresh OID under 2.25, also good as a DICOM UID (PS3.5 B.2)."""
     return f"2.25.{uuid.uuid4().int}"
 
 

@@ -22,7 +22,7 @@ class PatientDirectory(Protocol):
     """Who is who, as the registry and the imaging actors need it."""
 
     def affinity_id(self, unit: Unit, local: PatientId) -> PatientId | None:
-        """Give the active affinity-domain id of the person with this local id, or None while no feed named it."""
+        """Return the active affinity-domain id of the person with this local id, or None while no feed named it."""
         ...
 
     def is_active(self, unit: Unit, patient: PatientId) -> bool:
@@ -63,7 +63,7 @@ class Registrar(Protocol):
     """The registry as a repository sees it (ITI-42)."""
 
     def register(self, submission: Any, call: Call) -> tuple[Problem, ...]:
-        """Register a `wire.ebxml.Submission` durably; give the warnings. When it raises, nothing is stored."""
+        """Register a `wire.ebxml.Submission` durably; return the warnings. When it raises, nothing is stored."""
         ...
 
 
@@ -165,7 +165,7 @@ class Sink(Protocol):
         ...
 
     def commit(self) -> int:
-        """Make the object durable (fsync, rename); give the C-STORE status (PS3.4 B.2.3)."""
+        """Make the object durable (fsync, rename); return the C-STORE status (PS3.4 B.2.3)."""
         ...
 
     def settle(self) -> None:

@@ -13,5 +13,5 @@ class Stamp(NamedTuple):
 
     @classmethod
     def now(cls) -> Self:
-        """Give a fresh stamp in local time."""
+        """Return a fresh stamp in local time."""
         return cls(datetime.now().astimezone().strftime("%Y%m%d%H%M%S%z"), uuid.uuid4().hex[:20])

@@ -48,7 +48,7 @@ class PixManager:
     # -- feeds
 
     def feed(self, feed: Feed, call: Call) -> bytes:
-        """Carry out a feed durably; give the answer of its receipt, or the one it got when it came before.
+        """Carry out a feed durably; return the answer of its receipt, or the one it got when it came before.
 
         Raise `Rejected` (101, 102, 204, 205) and leave nothing changed.
         """
@@ -183,7 +183,7 @@ class PixManager:
     # -- queries
 
     def query(self, claim: Claim, wanted: Sequence[Claim], call: Call) -> tuple[Named, ...]:
-        """Give the other ids of the person with this id, each with its namespace, in the wanted domains (none = all).
+        """Return the other ids of the person with this id, each with its namespace, in the wanted domains (none = all).
 
         The ids of one domain are adjacent. For a retired id the answer is its survivor's, without both. Raise `Rejected`
         (204) for an unknown authority, an unknown id, unknown wanted domains, in this order (ITI TF-2 3.9.4.2.2.6).
@@ -211,7 +211,7 @@ class PixManager:
         return found
 
     def _ids(self, unit: Unit, patient: PatientId) -> list[PatientId]:
-        """Give the id asked for and then the others of the person; nothing when it was never seen."""
+        """Return the id asked for and then the others of the person; nothing when it was never seen."""
         own = {patient}
         if patient.domain == self._affinity:
             group = store.find_group(unit, patient.value)
@@ -233,7 +233,7 @@ class PixManager:
         return [patient, *sorted(everyone - own, key=lambda i: (order.get(i.domain, len(order)), i))]
 
     def affinity_id(self, unit: Unit, local: PatientId) -> PatientId | None:
-        """Give the active affinity-domain id of the person with this id, or None while no feed named it.
+        """Return the active affinity-domain id of the person with this id, or None while no feed named it.
 
         A retired id is followed to its survivor: older pictures carry it.
         """
@@ -250,17 +250,17 @@ class PixManager:
         return group is not None and group.active
 
     def who(self, unit: Unit, patient: PatientId) -> list[PatientId]:
-        """Give every active id of the person with this id, the affinity-domain id among them; nothing when unknown."""
+        """Return every active id of the person with this id, the affinity-domain id among them; nothing when unknown."""
         affinity = self.affinity_id(unit, patient)
         return self._ids(unit, affinity) if affinity else []
 
     def demographics(self, unit: Unit, patient: PatientId) -> Demographics | None:
-        """Give what the source of this local id last said, or None when it was never seen."""
+        """Return what the source of this local id last said, or None when it was never seen."""
         found = store.find(unit, patient)
         return found.person if found else None
 
     def timeline(self, unit: Unit, patient: PatientId) -> list[Event]:
-        """Give what happened to this id (local or of the affinity domain), in order."""
+        """Return what happened to this id (local or of the affinity domain), in order."""
         return store.events(unit, patient)
 
     def check_receiver(self, application: str, facility: str) -> None:

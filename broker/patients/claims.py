@@ -78,7 +78,7 @@ class Authorities:
     profile: Profile
 
     def domain(self, claim: Claim) -> Domain | None:
-        """Give the domain all given parts name, or None when it is unknown or the parts contradict each other."""
+        """Return the domain all given parts name, or None when it is unknown or the parts contradict each other."""
         if not claim.oid:
             return self.profile.domain_by_namespace(claim.namespace) if claim.namespace else None
         found = self.profile.domain(claim.oid)
@@ -93,7 +93,7 @@ class Authorities:
         return found
 
     def fed(self, claims: Sequence[Claim], sender: Sender, place: str) -> tuple[PatientId, Claim]:
-        """Give the id a feed is about: the first one of a domain its sender may feed, and the claim it came from.
+        """Return the id a feed is about: the first one of a domain its sender may feed, and the claim it came from.
 
         An id without an authority takes the sender's domain where the region's `unknown_authority` is `sender`.
         Raise `Rejected`: 101 at `place` when no id is given, 204 when none is the sender's to feed.
@@ -147,12 +147,12 @@ class Authorities:
         return [(checked(oid, claim), claim) for oid, claim in named.items()]
 
     def hint(self, claim: Claim) -> tuple[str, str]:
-        """Give (OID, value) of an id of any authority; the OID is empty when the authority is unknown."""
+        """Return (OID, value) of an id of any authority; the OID is empty when the authority is unknown."""
         found = self.domain(claim)
         return (found.oid if found else claim.oid), claim.value
 
     def _owned(self, sender: Sender) -> list[Domain]:
-        """Give the domains this source may feed; the affinity domain is nobody's but ours."""
+        """Return the domains this source may feed; the affinity domain is nobody's but ours."""
         ours = self.profile.region.affinity_domain
         return [d for d in self.profile.domains if d.oid != ours and any(map(sender.is_feeder, d.feeders))]
 
@@ -163,7 +163,7 @@ def brief(text: str) -> str:
 
 
 def checked(oid: str, claim: Claim) -> PatientId:
-    """Give the id. Raise `Rejected` (102) when it is too long or holds what cannot be shown."""
+    """Return the id. Raise `Rejected` (102) when it is too long or holds what cannot be shown."""
     if len(claim.value) > _LONGEST or not claim.value.isprintable():
         raise Rejected(Hl7Code.DATA_TYPE, f"a patient id has at most {_LONGEST} printable characters", claim.at)
     return PatientId(oid, claim.value)

@@ -60,7 +60,7 @@ class Feed:
         return (*self.claims, *(self.hints or ()))
 
     def person(self, old: Demographics, key: Claim, authorities: Authorities) -> Demographics:
-        """Give the demographics after this feed; `key` is the claim the feed is about, the other ones are hints."""
+        """Return the demographics after this feed; `key` is the claim the feed is about, the other ones are hints."""
         given = [*(self.hints or ()), *(claim for claim in self.claims if claim is not key)]
         hints = None if self.hints is None and not given else [authorities.hint(claim) for claim in given if claim.value]
         return replace(old, **self.changes, other_ids=_other_ids(old.other_ids, hints, self.national))

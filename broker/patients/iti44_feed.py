@@ -18,7 +18,7 @@ _RETIRED = f"{_EVENT}/replacementOf/priorRegistration/subject1/priorRegisteredRo
 
 
 def claim(ii: Ii) -> Claim:
-    """Give the patient id in an II; its authority is the root alone."""
+    """Return the patient id in an II; its authority is the root alone."""
     return Claim(value=ii.extension, oid=ii.root, at=ii.location, at_authority=ii.location, at_whole=ii.location)
 
 

@@ -68,7 +68,7 @@ def _retired(message: Message) -> tuple[Claim, ...]:
 
 
 def handle(manager: PixManager, request: Request, call: Call) -> bytes:
-    """Carry out the feed; give the acknowledgement."""
+    """Carry out the feed; return the acknowledgement."""
     manager.check_receiver(request.application, request.facility)
     message = request.message
     receipt = Receipt(
@@ -77,12 +77,12 @@ def handle(manager: PixManager, request: Request, call: Call) -> bytes:
 
 
 def write(_request: Request, reply: bytes) -> bytes:
-    """Give the acknowledgement as it was stored with the feed."""
+    """Return the acknowledgement as it was stored with the feed."""
     return reply
 
 
 def refuse(message: Message, error: BrokerError) -> bytes:
-    """Give the AE or AR."""
+    """Return the AE or AR."""
     return write_ack(message, Stamp.now(), error)
 
 

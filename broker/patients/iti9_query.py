@@ -38,7 +38,7 @@ def read(message: Message) -> Request:
 
 
 def handle(manager: PixManager, request: Request, call: Call) -> tuple[Named, ...]:
-    """Give the other ids of the person."""
+    """Return the other ids of the person."""
     message = request.message
     call.facts.message_id, call.facts.query = message.control_id, message.raw
     call.facts.query_id = message.need("QPD").get(2)
@@ -47,12 +47,12 @@ def handle(manager: PixManager, request: Request, call: Call) -> tuple[Named, ..
 
 
 def write(request: Request, ids: tuple[Named, ...]) -> bytes:
-    """Give the RSP^K23."""
+    """Return the RSP^K23."""
     return write_pix_reply(request.message, Stamp.now(), ids)
 
 
 def refuse(message: Message, error: BrokerError) -> bytes:
-    """Give the RSP^K23 with its error, or a plain acknowledgement where there is no QPD to answer."""
+    """Return the RSP^K23 with its error, or a plain acknowledgement where there is no QPD to answer."""
     if not message.all("QPD"):
         return write_ack(message, Stamp.now(), error)
     return write_pix_reply(message, Stamp.now(), error=error)

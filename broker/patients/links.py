@@ -103,7 +103,7 @@ class Linker:
         return allowed
 
     def _regroup(self, unit: Unit, groups: set[int], fed: Sequence[Identity], retired: Sequence[Identity]) -> None:
-        """Give every component of `fed` and the people in `groups` one id: the oldest it may claim, else a new one.
+        """Return every component of `fed` and the people in `groups` one id: the oldest it may claim, else a new one.
 
         The first of `fed` is the one that changed, into which `retired` were merged.
         What the other actors have of a record goes along with it, also when its former id stays with others.
@@ -165,7 +165,7 @@ def _contradict(one: Identity, other: Identity) -> bool:
 
 
 def _components(people: Iterable[int], links: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Give the connected components, each sorted, the one with the oldest record first."""
+    """Return the connected components, each sorted, the one with the oldest record first."""
     part = {person: [person] for person in people}
     for a, b in links:
         if part[a] is not part[b]:
@@ -176,7 +176,7 @@ def _components(people: Iterable[int], links: Iterable[tuple[int, int]]) -> list
 
 
 def _claimant(number: int, parts: Sequence[Sequence[int]], people: dict[int, Identity], moved: int) -> int:
-    """Give which component keeps a group's id: those who stayed, the larger part of them, then the older one.
+    """Return which component keeps a group's id: those who stayed, the larger part of them, then the older one.
 
     A group whose last active record was merged away goes to the survivor.
     """

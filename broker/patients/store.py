@@ -131,32 +131,32 @@ class Event:
 
 
 def find(unit: Unit, patient: PatientId) -> Identity | None:
-    """Give the source record of a local id, retired or not."""
+    """Return the source record of a local id, retired or not."""
     where = (identity.c.domain == patient.domain) & (identity.c.value == patient.value)
     row = sql(unit).execute(sa.select(identity).where(where)).first()
     return _identity(row) if row else None
 
 
 def get(unit: Unit, identity_id: int) -> Identity:
-    """Give a source record by its key."""
+    """Return a source record by its key."""
     return _identity(sql(unit).execute(sa.select(identity).where(identity.c.id == identity_id)).one())
 
 
 def survivor(unit: Unit, found: Identity) -> Identity:
-    """Give the active record at the end of the merges, `found` itself when it is active."""
+    """Return the active record at the end of the merges, `found` itself when it is active."""
     while not found.active and found.survivor is not None:
         found = get(unit, found.survivor)
     return found
 
 
 def members(unit: Unit, groups: Iterable[int]) -> list[Identity]:
-    """Give the active records of these groups, oldest first."""
+    """Return the active records of these groups, oldest first."""
     query = sa.select(identity).where(identity.c.group_id.in_(list(groups)), identity.c.state == ACTIVE)
     return [_identity(row) for row in sql(unit).execute(query.order_by(identity.c.id))]
 
 
 def candidates(unit: Unit, keys: Iterable[tuple[str, str]]) -> list[Identity]:
-    """Give the active records that have one of these blocking keys, oldest first."""
+    """Return the active records that have one of these blocking keys, oldest first."""
     wanted = [(key.c.kind == kind) & (key.c.value == value) for kind, value in keys]
     if not wanted:
         return []
@@ -166,7 +166,7 @@ def candidates(unit: Unit, keys: Iterable[tuple[str, str]]) -> list[Identity]:
 
 
 def save(unit: Unit, patient: PatientId, person: Demographics, keys: Iterable[tuple[str, str]], message_id: str) -> Identity:
-    """Write a source record, new or known, with its blocking keys, and give it."""
+    """Write a source record, new or known, with its blocking keys; return it."""
     connection, now = sql(unit), time.time()
     values = {"demographics": asdict(person), "message_id": message_id, "updated_at": now}
     known = find(unit, patient)
@@ -246,7 +246,7 @@ def set_link(unit: Unit, one: int, other: int, kind: str) -> str:
 
 
 def links_between(unit: Unit, numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Give the links whose both ends are among these records."""
+    """Return the links whose both ends are among these records."""
     query = sa.select(link.c.a_id, link.c.b_id).where(link.c.a_id.in_(numbers), link.c.b_id.in_(numbers))
     return [(row.a_id, row.b_id) for row in sql(unit).execute(query)]
 
@@ -256,7 +256,7 @@ _FIND_GROUP = Prepared(sa.select(group.c.id, group.c.value, group.c.state, group
 
 
 def new_group(unit: Unit) -> Group:
-    """Give a new person with a new affinity-domain id: 75 random bits in 15 characters, as many as a v2.5 CX.1 holds."""
+    """Return a new person with a new affinity-domain id: 75 random bits in 15 characters, as many as a v2.5 CX.1 holds."""
     value = "".join(secrets.choice(_LETTERS) for _ in range(15))
     row = {"value": value, "state": ACTIVE, "created_at": time.time()}
     number = sql(unit).execute(sa.insert(group).values(row).returning(group.c.id)).scalar_one()
@@ -264,19 +264,19 @@ def new_group(unit: Unit) -> Group:
 
 
 def get_group(unit: Unit, number: int) -> Group:
-    """Give a group by its key."""
+    """Return a group by its key."""
     return _group(sql(unit).execute(sa.select(group).where(group.c.id == number)).one())
 
 
 def find_group(unit: Unit, value: str) -> Group | None:
-    """Give the group with this affinity-domain id, retired or not."""
+    """Return the group with this affinity-domain id, retired or not."""
     for number, name, state, survivor in _FIND_GROUP.rows(unit, {"value": value}):
         return Group(id=number, value=name, active=state == ACTIVE, survivor=survivor)
     return None
 
 
 def group_survivor(unit: Unit, found: Group) -> Group:
-    """Give the active group at the end of the joins, `found` itself when it is active."""
+    """Return the active group at the end of the joins, `found` itself when it is active."""
     while not found.active and found.survivor is not None:
         found = get_group(unit, found.survivor)
     return found
@@ -300,7 +300,7 @@ def tell(unit: Unit, happened: Event) -> None:
 
 
 def events(unit: Unit, patient: PatientId) -> list[Event]:
-    """Give what happened to this id, in order."""
+    """Return what happened to this id, in order."""
     where = (event.c.domain == patient.domain) & (event.c.value == patient.value)
     return [
         Event(at=row.at, kind=row.kind, patient=patient, sender=row.sender, message_id=row.message_id, body=row.body)
@@ -309,7 +309,7 @@ def events(unit: Unit, patient: PatientId) -> list[Event]:
 
 
 def answered(unit: Unit, sender: str, control_id: str, digest: str) -> bytes | None:
-    """Give the answer to this message of this sender, when the very same bytes were answered before."""
+    """Return the answer to this message of this sender, when the very same bytes were answered before."""
     where = (message.c.sender == sender) & (message.c.control_id == control_id) & (message.c.digest == digest)
     return sql(unit).execute(sa.select(message.c.reply).where(where)).scalar()
 
@@ -334,7 +334,7 @@ def _identity(row: Any) -> Identity:
 
 
 def person_of(body: dict[str, Any]) -> Demographics:
-    """Give demographics from their stored form."""
+    """Return demographics from their stored form."""
     return Demographics(
         names=tuple(PersonName(**name) for name in body["names"]),
         birth_date=body["birth_date"],

@@ -37,7 +37,7 @@ class Registry:
         self._queries = StoredQueries(database, self._aliases, limits)
 
     def register(self, submission: Submission, call: Call) -> tuple[Problem, ...]:
-        """Register durably; give the warnings, of which there are none: everything submitted is kept.
+        """Register durably; return the warnings, of which there are none: everything submitted is kept.
 
         Raise `Rejected` with all problems of the first failing rule; then nothing is stored.
         """
@@ -57,7 +57,7 @@ class Registry:
         deprecate(unit, entry_uuid, call.facts)
 
     def moved(self, unit: Unit, local: Collection[PatientId], before: PatientId, now: PatientId) -> set[str]:
-        """Give what is registered for `before` under one of these source patient ids to `now`, inside the feed's unit.
+        """Return what is registered for `before` under one of these source patient ids to `now`, inside the feed's unit.
 
         Return the entryUUIDs of the documents.
         """
@@ -65,7 +65,7 @@ class Registry:
         return relink(unit, local, before, now, self._aliases)
 
     def merged(self, unit: Unit, retired: PatientId, survivor: PatientId) -> None:
-        """Give all objects of `retired` to `survivor` inside the merge's unit; nothing is registered for `retired` any more."""
+        """Return all objects of `retired` to `survivor` inside the merge's unit; nothing is registered for `retired` any more."""
         lock(unit, Lock.REGISTRY_PATIENT, (str(retired), str(survivor)))
         store.retire(unit, retired, survivor)
         store.move(unit, retired, survivor)

@@ -39,7 +39,7 @@ class Attribute:
 
 
 def problem(where: str, text: str) -> Problem:
-    """Give a XDSRegistryMetadataError about the object or attribute `where`."""
+    """Return a XDSRegistryMetadataError about the object or attribute `where`."""
     return Problem(XdsCode.REGISTRY_METADATA_ERROR, f"{where}: {text}")
 
 
@@ -128,7 +128,7 @@ ATTRIBUTES: dict[str, tuple[Attribute, ...]] = {
 
 
 def attribute_problems(shape: Shape, rim: RimObject) -> Iterator[Problem]:
-    """Give what is wrong with the attributes of one object: missing, too many, malformed, or unknown to the standard."""
+    """Return what is wrong with the attributes of one object: missing, too many, malformed, or unknown to the standard."""
     where = f"{shape.name} {rim.id}"
     for attribute in ATTRIBUTES[shape.name]:
         found = attribute.get(rim)

@@ -38,7 +38,7 @@ class Answer:
     items: tuple[Item, ...]
 
     def only(self, keep: Callable[[Item], bool]) -> Self:
-        """Give the answer with the items for which `keep` holds; an association goes with either of its ends."""
+        """Return the answer with the items for which `keep` holds; an association goes with either of its ends."""
         everything = {item.uuid for item in self.items}
         kept = tuple(item for item in self.items if keep(item))
         while True:
@@ -83,7 +83,7 @@ def _read(raw: SoapRequest) -> QueryRequest:
 
 
 def _subject(request: QueryRequest) -> PatientId | None:
-    """Give the patient a query names, when it can be read at all."""
+    """Return the patient a query names, when it can be read at all."""
     row = QUERIES.get(request.query_id)
     for name, texts in request.slots if row else ():
         if row and name in row.patients and texts:

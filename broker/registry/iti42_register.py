@@ -68,7 +68,7 @@ def _lock(unit: Unit, objects: RegistryObjects) -> None:
 
 
 def _dtm(when: datetime) -> str:
-    """Give a time as a DTM, in a tenth of the time strftime takes."""
+    """Return a time as a DTM, in a tenth of the time strftime takes."""
     return "".join([f"{part:02}" for part in when.timetuple()[:6]])
 
 
@@ -85,7 +85,7 @@ def _note(objects: RegistryObjects, facts: Facts) -> None:
 def _inherit(
     objects: RegistryObjects, replacing: list[Association], holding: list[tuple[Known, str]],
 ) -> tuple[Association, ...]:
-    """Give what puts each replacement into the folders of what it replaces (ITI TF-2 3.42.4.1.3)."""
+    """Return what puts each replacement into the folders of what it replaces (ITI TF-2 3.42.4.1.3)."""
     already = {(link.source, link.target) for link in objects.associations if link.type == HAS_MEMBER}
     wanted = dict.fromkeys(
         (folder.uuid, link.source) for folder, member in holding for link in replacing if link.target == member)
@@ -96,7 +96,7 @@ def _inherit(
 
 
 def _filled(setting: Setting) -> set[str]:
-    """Give the registered folders that receive an entry by this submission."""
+    """Return the registered folders that receive an entry by this submission."""
     sources = {link.source for link in setting.request.objects.associations if link.type == HAS_MEMBER}
     return {key for key in sources & setting.registered.keys() if setting.registered[key].kind == FOLDER}
 

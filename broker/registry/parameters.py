@@ -51,7 +51,7 @@ class Parameter:
 def read_values(
     parameters: Sequence[Parameter], one_of: Sequence[str], slots: Slots, aliases: Mapping[str, str], most: int,
 ) -> Values:
-    """Give the values of the parameters that are present, ready to be compared with search columns.
+    """Return the values of the parameters that are present, ready to be compared with search columns.
 
     Unknown Slots are ignored. `one_of` names parameters of which exactly one must be there, `aliases` maps designators
     of coding schemes to OIDs. Raise `Rejected` as ITI TF-2 3.18.4.1.3 says, `TooLarge` for more than `most` values.
@@ -97,7 +97,7 @@ def _check_choice(one_of: Sequence[str], found: Values) -> None:
 
 
 def _group(parameter: Parameter, texts: tuple[str, ...], aliases: Mapping[str, str]) -> tuple[str, ...]:
-    """Give the values of one Slot, which may be spread over several Value elements."""
+    """Return the values of one Slot, which may be spread over several Value elements."""
     if not parameter.many and len(texts) > 1:
         raise Rejected(XdsCode.STORED_QUERY_PARAM_NUMBER, f"{parameter.name} takes one value")
     return tuple([_meaning(parameter, item, aliases) for text in texts for item in _items(parameter, text.strip())])
@@ -120,7 +120,7 @@ def _items(parameter: Parameter, text: str) -> Iterator[str]:
 
 
 def _unquoted(parameter: Parameter, match: re.Match[str]) -> str:
-    """Give the text of an item. Only a time may come as a bare number."""
+    """Return the text of an item. Only a time may come as a bare number."""
     text = match["text"]
     if text is None and parameter.form not in _TIMES:
         raise _malformed(parameter)

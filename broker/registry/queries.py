@@ -185,7 +185,7 @@ Shape = tuple[tuple[str, int], ...]                         # (filter, number of
 
 @functools.lru_cache(maxsize=512)
 def _statement(kind: str, shape: Shape, *, bodies: bool, sqlite: bool) -> Prepared:
-    """Give the statement for these conditions; values are bound as v0, v1, … in the order of `shape`."""
+    """Return the statement for these conditions; values are bound as v0, v1, … in the order of `shape`."""
     table, side = registry_object.c, _SIDE[kind]
     columns: list[sa.ColumnElement[Any]] = [
         table.uuid, table.kind, table.patient, table.confidentiality, table.body if bodies else sa.literal(b"", sa.LargeBinary())]
@@ -202,7 +202,7 @@ def _statement(kind: str, shape: Shape, *, bodies: bool, sqlite: bool) -> Prepar
 
 
 def _glob(pattern: str) -> str:
-    """Give a LIKE pattern as SQLite's GLOB, which minds case as LIKE does elsewhere."""
+    """Return a LIKE pattern as SQLite's GLOB, which minds case as LIKE does elsewhere."""
     return "".join({"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"}.get(c, c) for c in pattern)
 
 
@@ -213,7 +213,7 @@ class Search:
         self._unit, self._bodies, self._most, self._sqlite = unit, bodies, most, sqlite
 
     def select(self, kind: str, wanted: Mapping[str, Groups]) -> list[Item]:
-        """Give the objects of this kind that meet all conditions for which `FILTERS` has a row, in order of registration."""
+        """Return the objects of this kind that meet all conditions for which `FILTERS` has a row, in order of registration."""
         shape: list[tuple[str, int]] = []
         binds: dict[str, object] = {"most": self._most + 1}
         conditions, filters = 0, FILTERS[kind]
@@ -233,7 +233,7 @@ class Search:
         return self.bounded([_item(row) for row in statement.rows(self._unit, binds)])
 
     def among(self, kind: str, name: str, texts: Iterable[str], wanted: Mapping[str, Groups] | None = None) -> list[Item]:
-        """Give the objects of this kind for which condition `name` meets any of `texts`, each object once."""
+        """Return the objects of this kind for which condition `name` meets any of `texts`, each object once."""
         listed = list(dict.fromkeys(texts))
         found: dict[str, Item] = {}
         for start in range(0, len(listed), _BATCH):
@@ -242,7 +242,7 @@ class Search:
         return self.bounded(list(found.values()))
 
     def bounded(self, items: list[Item]) -> list[Item]:
-        """Give the items, or raise `Rejected` when they are too many for one answer."""
+        """Return the items, or raise `Rejected` when they are too many for one answer."""
         if len(items) > self._most:
             raise Rejected(XdsCode.TOO_MANY_RESULTS, f"more than {self._most} objects")
         return items
@@ -272,7 +272,7 @@ def _ids(items: Iterable[Item]) -> set[str]:
 
 
 def _entry_filters(values: Values) -> Values:
-    """Give the conditions on entries; without a type only stable ones are meant (ITI TF-2 3.18.4.1.2.3.6)."""
+    """Return the conditions on entries; without a type only stable ones are meant (ITI TF-2 3.18.4.1.2.3.6)."""
     return {"$XDSDocumentEntryType": ((STABLE,),), **{name: groups for name, groups in values.items() if name in _ENTRY_NAMES}}
 
 
@@ -344,7 +344,7 @@ def _related_documents(search: Search, values: Values) -> list[Item]:
 
 
 def _joined(links: Iterable[Item], ends: set[str]) -> list[Item]:
-    """Give the associations both ends of which are among `ends`."""
+    """Return the associations both ends of which are among `ends`."""
     return [link for link in links if link.source in ends and link.target in ends]
 
 

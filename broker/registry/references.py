@@ -45,7 +45,7 @@ class Setting:
     registered: dict[str, Known]
 
     def end(self, reference: str) -> Known | None:
-        """Give the object an association's end names, or None when there is no such object."""
+        """Return the object an association's end names, or None when there is no such object."""
         return self.brought.get(reference) or self.registered.get(reference)
 
 
@@ -53,7 +53,7 @@ Step = Callable[[Setting], Iterable[Problem]]
 
 
 def examine(unit: Unit, request: Request, directory: PatientDirectory, profile: Profile) -> Setting:
-    """Give the submission in its place when it fits there; raise `Rejected` with the problems of the first failing step."""
+    """Return the submission in its place when it fits there; raise `Rejected` with the problems of the first failing step."""
     patient = PatientId.parse(request.submission_set.patient_id)
     brought = _brought(request, str(patient))
     ends = {end for link in request.objects.associations for end in (link.source, link.target)}

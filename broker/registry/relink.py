@@ -23,7 +23,7 @@ log = structlog.get_logger("broker.registry")
 def relink(
     unit: Unit, local: Collection[PatientId], before: PatientId, now: PatientId, aliases: Mapping[str, str],
 ) -> set[str]:
-    """Give to `now` what is registered for `before` with one of these source patient ids; return which documents went.
+    """Move to `now` what is registered for `before` with one of these source patient ids; return which documents went.
 
     The caller holds the locks of both patients. `aliases` maps designators of coding schemes to their OIDs.
     """

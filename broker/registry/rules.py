@@ -69,7 +69,7 @@ Step = Callable[[Request, Profile], Iterable[Problem]]
 
 
 def examine(submission: Submission, profile: Profile) -> Request:
-    """Give the submission when it is right in itself; raise `Rejected` with all problems of the first failing step."""
+    """Return the submission when it is right in itself; raise `Rejected` with all problems of the first failing step."""
     request = Request(submission)
     for step in STEPS:
         problems = list(islice(step(request, profile), MOST_PROBLEMS))

@@ -139,22 +139,22 @@ class Known:
 
 
 def nfc(text: str) -> str:
-    """Give the text in the normal form in which search columns and query parameters are compared (ITI TF-3 4.2.3.1)."""
+    """Return the text in the normal form in which search columns and query parameters are compared (ITI TF-3 4.2.3.1)."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def known(unit: Unit, uuids: Iterable[str]) -> dict[str, Known]:
-    """Give what is known of those objects that are registered."""
+    """Return what is known of those objects that are registered."""
     return {row[0]: Known(*row) for row in _KNOWN.rows_of(unit, "keys", uuids)}
 
 
 def used_unique_ids(unit: Unit, unique_ids: Iterable[str]) -> set[str]:
-    """Give those of these uniqueIds that any registered object has."""
+    """Return those of these uniqueIds that any registered object has."""
     return {row[0] for row in _USED.rows_of(unit, "keys", unique_ids)}
 
 
 def fingerprints(unit: Unit, unique_ids: Iterable[str]) -> list[tuple[str, str, int]]:
-    """Give (uniqueId, hash, size) of every registered DocumentEntry with one of these uniqueIds."""
+    """Return (uniqueId, hash, size) of every registered DocumentEntry with one of these uniqueIds."""
     return [(row[0], row[1], row[2]) for row in _FINGERPRINTS.rows_of(unit, "keys", unique_ids)]
 
 
@@ -171,7 +171,7 @@ def relations_of(unit: Unit, uuids: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def attached(unit: Unit, uuids: Iterable[str]) -> set[str]:
-    """Give the entries attached to these by XFRM or APND, and what is attached to those, and so on."""
+    """Return the entries attached to these by XFRM or APND, and what is attached to those, and so on."""
     found: set[str] = set()
     wave = set(uuids)
     while wave:
@@ -181,7 +181,7 @@ def attached(unit: Unit, uuids: Iterable[str]) -> set[str]:
 
 
 def folders_holding(unit: Unit, uuids: Iterable[str]) -> list[tuple[Known, str]]:
-    """Give (folder, member) for every Approved folder that holds one of these entries."""
+    """Return (folder, member) for every Approved folder that holds one of these entries."""
     pairs = [(row[0], row[1]) for row in _HOLDING.rows_of(unit, "keys", uuids)]
     sources = known(unit, (source for source, _ in pairs))
     return [
@@ -215,7 +215,7 @@ def change(unit: Unit, uuids: Iterable[str], *, status: str = "", last_update_ti
 
 
 def move(unit: Unit, patient: PatientId, survivor: PatientId) -> None:
-    """Give everything of `patient` to `survivor`, who is then shown in every patientId (ITI TF-2 3.18.4.1.3)."""
+    """Return everything of `patient` to `survivor`, who is then shown in every patientId (ITI TF-2 3.18.4.1.3)."""
     table = registry_object
     columns = sa.select(table.c.id, table.c.body).where(table.c.patient == str(patient))
     for row in sql(unit).execute(columns.where(table.c.kind != ASSOCIATION)).all():
@@ -247,7 +247,7 @@ def links_of(unit: Unit, uuids: Iterable[str]) -> list[Association]:
 
 
 def give(unit: Unit, uuids: Iterable[str], patient: PatientId) -> None:
-    """Give objects to another patient, whom they then show as theirs; an association shows nobody."""
+    """Move objects to another patient, whom they then show as theirs; an association shows nobody."""
     for batch in batches(uuids):
         here = _object.uuid.in_(batch)
         for row in sql(unit).execute(sa.select(_object.id, _object.body).where(here, _object.kind != ASSOCIATION)).all():

@@ -67,7 +67,7 @@ class Documents:
         self._database, self._folder = database, folder
 
     def incoming(self) -> Path:
-        """Give the folder for files that are no documents yet; it is on the same disk as the documents."""
+        """Return the folder for files that are no documents yet; it is on the same disk as the documents."""
         folder = self._folder / _INCOMING
         try:
             make_folder(folder)
@@ -186,7 +186,7 @@ class Documents:
         return [offer for offer in offers if offer.unique_id in added]
 
     def _place(self, source: str, target: Path) -> None:
-        """Give the file its second name, or copy it where the disk is another; durable when this returns."""
+        """Return the file its second name, or copy it where the disk is another; durable when this returns."""
         if not target.parent.is_dir():
             make_folder(target.parent)
             fsync_folder(str(self._folder))

@@ -33,7 +33,7 @@ class Provided:
 
 
 def read(raw: SoapRequest) -> Provided:
-    """Give the submission with its documents paired. Raise `Rejected` naming every one that lacks its other half."""
+    """Return the submission with its documents paired. Raise `Rejected` naming every one that lacks its other half."""
     request = raw.body.find(f"{{{LCM}}}SubmitObjectsRequest")
     if request is None:
         raise Rejected(XdsCode.REPOSITORY_METADATA_ERROR, "there is no SubmitObjectsRequest")
@@ -59,7 +59,7 @@ def _unpaired(submission: Submission, elements: list[Element]) -> list[Problem]:
 
 
 def _surplus(raw: SoapRequest) -> list[Problem]:
-    """Give a problem for each attachment nothing in the whole envelope refers to."""
+    """Return a problem for each attachment nothing in the whole envelope refers to."""
     root = raw.body.getroottree().getroot()
     used = {unquote(include.get("href", "").removeprefix("cid:")) for include in root.iter(INCLUDE)}
     return [
@@ -85,7 +85,7 @@ def _unfit(submission: Submission) -> list[Problem]:
 
 
 def subject(request: Provided) -> PatientId | None:
-    """Give whose documents these are; None when the patient id is none (the registry will say so)."""
+    """Return whose documents these are; None when the patient id is none (the registry will say so)."""
     for submission_set in request.submission.objects.submission_sets:
         with contextlib.suppress(Rejected):
             return PatientId.parse(submission_set.patient_id)
@@ -93,7 +93,7 @@ def subject(request: Provided) -> PatientId | None:
 
 
 def handle(repository: Repository, request: Provided, call: Call) -> tuple[Problem, ...]:
-    """Store the documents, have them registered, and give the registry's warnings as they are.
+    """Store the documents, have them registered, and return the registry's warnings as they are.
 
     A refusal takes the documents back and is passed on unchanged. When the registry does not answer they are kept,
     for it may have registered them; the sender hears XDSRegistryNotAvailable and may send the same again.
@@ -117,7 +117,7 @@ def handle(repository: Repository, request: Provided, call: Call) -> tuple[Probl
 
 
 def _check(repository: Repository, request: Provided, clean: contextlib.ExitStack) -> tuple[list[Offer], Submission]:
-    """Give the documents and the submission with what the repository has to add, or raise `Rejected`.
+    """Return the documents and the submission with what the repository has to add, or raise `Rejected`.
 
     `clean` removes the files made for inline documents.
     """
@@ -142,7 +142,7 @@ def _check(repository: Repository, request: Provided, clean: contextlib.ExitStac
 
 
 def _differences(entry: DocumentEntry, spooled: Spooled, size: str, digest: str) -> list[Problem]:
-    """Give where the bytes are not what the sender says they are; a hash is hexadecimal in either case."""
+    """Return where the bytes are not what the sender says they are; a hash is hexadecimal in either case."""
     found = []
     if digest and digest.lower() != spooled.sha1:
         found.append(f"hash of the entry {entry.id} is {digest[:80]}, the document's is {spooled.sha1}")
@@ -152,12 +152,12 @@ def _differences(entry: DocumentEntry, spooled: Spooled, size: str, digest: str)
 
 
 def write(_request: Provided, warnings: tuple[Problem, ...]) -> SoapReply:
-    """Give the RegistryResponse of a success."""
+    """Return the RegistryResponse of a success."""
     return SoapReply(fragments=(registry_response(warnings=warnings),))
 
 
 def refuse(_raw: SoapRequest, error: BrokerError) -> SoapReply:
-    """Give the RegistryResponse of a failure; there is no partial success (ITI TF-3 4.2.4.2)."""
+    """Return the RegistryResponse of a failure; there is no partial success (ITI TF-3 4.2.4.2)."""
     return SoapReply(fragments=(registry_response(problems_of(error, "repository", metadata=True)),))
 
 

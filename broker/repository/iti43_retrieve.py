@@ -32,14 +32,14 @@ class Answer:
     problems: tuple[Problem, ...]
 
     def only(self, keep: Callable[[Retrieved], bool]) -> "Answer":
-        """Give the answer as if what may not be seen were not there."""
+        """Return the answer as if what may not be seen were not there."""
         shown = tuple(document for document in self.documents if keep(document))
         hidden = tuple(_unknown(document.unique_id) for document in self.documents if document not in shown)
         return Answer(shown, (*self.problems, *hidden))
 
 
 def read(raw: SoapRequest) -> tuple[Wanted, ...]:
-    """Give the documents that are asked for, in order, repeats included."""
+    """Return the documents that are asked for, in order, repeats included."""
     wanted = tuple(
         Wanted(*((request.findtext(f"{{{XDS}}}{name}") or "").strip()
                  for name in ("HomeCommunityId", "RepositoryUniqueId", "DocumentUniqueId")))
@@ -77,12 +77,12 @@ def _unknown(unique_id: str) -> Problem:
 
 
 def write(_wanted: tuple[Wanted, ...], answer: Answer) -> SoapReply:
-    """Give the RetrieveDocumentSetResponse."""
+    """Return the RetrieveDocumentSetResponse."""
     return retrieve_response(answer.documents, answer.problems)
 
 
 def refuse(_raw: SoapRequest, error: BrokerError) -> SoapReply:
-    """Give a RetrieveDocumentSetResponse that failed as a whole."""
+    """Return a RetrieveDocumentSetResponse that failed as a whole."""
     return retrieve_response((), problems_of(error, "repository"))
 
 

@@ -57,13 +57,13 @@ def find_all(unit: Unit, unique_ids: Iterable[str]) -> dict[str, list[Document]]
 
 
 def pending_before(unit: Unit, at: float) -> list[Document]:
-    """Give the rows that have been pending since before `at`."""
+    """Return the rows that have been pending since before `at`."""
     rows = sql(unit).execute(sa.select(document).where(document.c.state == PENDING, document.c.at < at))
     return [Document(**row) for row in rows.mappings()]
 
 
 def add(unit: Unit, row: Document) -> int:
-    """Enter a row and give its id."""
+    """Enter a row and return its id."""
     values = {name: getattr(row, name) for name in ("unique_id", "sha1", "size", "mime_type", "path", "state", "at")}
     key = sql(unit).execute(sa.insert(document).values(values)).inserted_primary_key
     assert key is not None

@@ -25,7 +25,7 @@ class Gate:
     audit: AuditLog
 
     def perform(self, bound: Bound, raw: Any, caller: Caller) -> Any:
-        """Give the wire's reply. A `BrokerError` is answered as the row's `refuse` says; anything else is audited and raised."""
+        """Return the wire's reply. A `BrokerError` is answered by the row's `refuse`; anything else is audited and raised."""
         row = bound.row
         try:
             return self._audited(row, caller, lambda facts: self._perform(bound, raw, caller, facts))
@@ -34,7 +34,7 @@ class Gate:
             return row.refuse(raw, error)
 
     def inside(self, bound: Bound, request: Any, caller: Caller) -> Any:
-        """Give the handler's result to another actor of this process: asked, filtered and audited as a call from outside."""
+        """Return the handler's result to another actor of this process: asked, filtered and audited as a call from outside."""
         return self._audited(bound.row, caller, lambda facts: self._handle(bound, request, caller, facts))
 
     def broken(self, bound: Bound, caller: Caller) -> None:
@@ -65,7 +65,7 @@ class Gate:
 
 
 def reason(error: BrokerError) -> str:
-    """Give the error codes of a problem, without its context: contexts may name a patient's id, logs must not."""
+    """Return the error codes of a problem, without its context: contexts may name a patient's id, logs must not."""
     if isinstance(error, Rejected):
         return ", ".join(dict.fromkeys(problem.code for problem in error.problems))
     return str(error)

@@ -13,7 +13,7 @@ class Filterable(Protocol):
     """A result made of items that belong to patients (registry objects, documents, studies)."""
 
     def only(self, keep: Callable[[Any], bool]) -> Self:
-        """Give the result with just the items for which `keep(item)` holds."""
+        """Return the result with just the items for which `keep(item)` holds."""
         ...
 
 
@@ -41,7 +41,7 @@ class Open:
 
 
 def visible(policy: Policy, caller: Caller, result: Any) -> Any:
-    """Give `result` without the items the caller may not see."""
+    """Return `result` without the items the caller may not see."""
     if isinstance(policy, Open) or not isinstance(result, Filterable):
         return result
     return result.only(lambda item: policy.may_see(caller, item))

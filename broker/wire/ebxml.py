@@ -53,24 +53,24 @@ class RegistryResponse:
 
 
 def read_objects(listing: Element) -> RegistryObjects:
-    """Give the metadata in a rim:RegistryObjectList; ObjectRefs are not objects and are left out."""
+    """Return the metadata in a rim:RegistryObjectList; ObjectRefs are not objects and are left out."""
     return from_rim(rim_objects(listing))
 
 
 def write_objects(objects: RegistryObjects) -> bytes:
-    """Give a rim:RegistryObjectList in default-namespace form. Nested ids are symbolic."""
+    """Return a rim:RegistryObjectList in default-namespace form. Nested ids are symbolic."""
     listing = etree.Element(_LISTING, nsmap={None: RIM})
     Writer(listing).write(objects)
     return etree.tostring(listing, encoding="UTF-8", xml_declaration=False)
 
 
 def submit_request(objects: RegistryObjects) -> bytes:
-    """Give a lcm:SubmitObjectsRequest that submits the objects."""
+    """Return a lcm:SubmitObjectsRequest that submits the objects."""
     return b'<lcm:SubmitObjectsRequest xmlns:lcm="%s">%s</lcm:SubmitObjectsRequest>' % (LCM.encode(), write_objects(objects))
 
 
 def listing_of(submission: Element) -> Element:
-    """Give the rim:RegistryObjectList of a lcm:SubmitObjectsRequest. Raise `Rejected` when there is none."""
+    """Return the rim:RegistryObjectList of a lcm:SubmitObjectsRequest. Raise `Rejected` when there is none."""
     found = next(submission.iterchildren(_LISTING), None) if submission.tag == _SUBMIT else None
     if found is None:
         raise Rejected(XdsCode.REGISTRY_METADATA_ERROR, "there is no SubmitObjectsRequest with a RegistryObjectList")
@@ -78,13 +78,13 @@ def listing_of(submission: Element) -> Element:
 
 
 def read_submission(element: Element) -> Submission:
-    """Give the submission in a lcm:SubmitObjectsRequest element. Raise `Rejected` for any other element."""
+    """Return the submission in a lcm:SubmitObjectsRequest element. Raise `Rejected` for any other element."""
     rims = tuple(rim_objects(listing_of(element)))
     return Submission(element, from_rim(rims), rims)
 
 
 def with_slots(submission: Submission, slots: Mapping[str, Mapping[str, str]]) -> Submission:
-    """Give the submission with these single-valued slots, by DocumentEntry id, set, whatever they were before."""
+    """Return the submission with these single-valued slots, by DocumentEntry id, set, whatever they were before."""
     element = copy.deepcopy(submission.element)
     for entry in listing_of(element).iterfind(tag("ExtrinsicObject")):
         for name, value in slots.get(entry.get("id", ""), {}).items():
@@ -93,7 +93,7 @@ def with_slots(submission: Submission, slots: Mapping[str, Mapping[str, str]]) -
 
 
 def error_list(problems: Sequence[Problem], warnings: Sequence[Problem] = ()) -> bytes:
-    """Give a rs:RegistryErrorList; nothing when there is nothing to tell (ITI TF-3 4.2.4.1)."""
+    """Return a rs:RegistryErrorList; nothing when there is nothing to tell (ITI TF-3 4.2.4.1)."""
     if not problems and not warnings:
         return b""
     listing = etree.Element(f"{{{RS}}}RegistryErrorList", nsmap={"rs": RS}, highestSeverity=_ERROR if problems else _WARNING)
@@ -105,7 +105,7 @@ def error_list(problems: Sequence[Problem], warnings: Sequence[Problem] = ()) ->
 
 
 def registry_response(problems: Sequence[Problem] = (), warnings: Sequence[Problem] = (), status: str = "") -> bytes:
-    """Give a rs:RegistryResponse; without a `status` it is Failure if there are problems, else Success."""
+    """Return a rs:RegistryResponse; without a `status` it is Failure if there are problems, else Success."""
     said = status or (FAILURE if problems else SUCCESS)
     return b'<rs:RegistryResponse xmlns:rs="%s" status="%s">%s</rs:RegistryResponse>' % (
         RS.encode(), said.encode(), error_list(problems, warnings))
@@ -114,7 +114,7 @@ def registry_response(problems: Sequence[Problem] = (), warnings: Sequence[Probl
 def query_response(
     fragments: Sequence[bytes], problems: Sequence[Problem] = (), warnings: Sequence[Problem] = (),
 ) -> tuple[bytes, ...]:
-    """Give the pieces of a query:AdhocQueryResponse around ready-made objects; with problems it is a Failure.
+    """Return the pieces of a query:AdhocQueryResponse around ready-made objects; with problems it is a Failure.
 
     The list of objects is always there, as the schema demands, also when it is empty.
     """
@@ -123,7 +123,7 @@ def query_response(
 
 
 def read_registry_response(element: Element) -> RegistryResponse:
-    """Give what a rs:RegistryResponse (or any response of that type) says."""
+    """Return what a rs:RegistryResponse (or any response of that type) says."""
     problems: list[Problem] = []
     warnings: list[Problem] = []
     for error in element.iterfind(f"{{{RS}}}RegistryErrorList/{{{RS}}}RegistryError"):
@@ -133,13 +133,13 @@ def read_registry_response(element: Element) -> RegistryResponse:
 
 
 def read_query_response(element: Element) -> tuple[RegistryResponse, RegistryObjects]:
-    """Give what a query:AdhocQueryResponse says and the metadata it brings; a failure may come without a list."""
+    """Return what a query:AdhocQueryResponse says and the metadata it brings; a failure may come without a list."""
     listing = element.find(_LISTING)
     return read_registry_response(element), read_objects(listing) if listing is not None else RegistryObjects()
 
 
 def read_object_refs(element: Element) -> tuple[str, ...]:
-    """Give the entryUUIDs an ObjectRef answer lists."""
+    """Return the entryUUIDs an ObjectRef answer lists."""
     return tuple(ref.get("id", "") for ref in element.iterfind(f"{_LISTING}/{tag('ObjectRef')}"))
 
 

@@ -52,7 +52,7 @@ Nested = tuple[list[Classification], list[Identifier]]
 
 
 def rim_objects(listing: Element) -> list[RimObject]:
-    """Give the ExtrinsicObjects, RegistryPackages and Associations of a rim:RegistryObjectList in order.
+    """Return the ExtrinsicObjects, RegistryPackages and Associations of a rim:RegistryObjectList in order.
 
     A Classification beside its package is given as if it were inside it (both are legal, ITI TF-3 4.2.1).
     """
@@ -64,12 +64,12 @@ def rim_objects(listing: Element) -> list[RimObject]:
 
 
 def object_elements(listing: Element) -> Iterator[Element]:
-    """Give the ExtrinsicObjects, RegistryPackages and Associations of a rim:RegistryObjectList in order."""
+    """Return the ExtrinsicObjects, RegistryPackages and Associations of a rim:RegistryObjectList in order."""
     return listing.iterchildren(*OBJECTS)
 
 
 def stray_elements(listing: Element) -> list[str]:
-    """Give what has no place in a submission's list: foreign elements, and labels of no package in it.
+    """Return what has no place in a submission's list: foreign elements, and labels of no package in it.
 
     ObjectRefs to schemes are harmless remains of XDS.a.
     """
@@ -90,7 +90,7 @@ def _with_labels(rim: RimObject, labels: list[Classification]) -> RimObject:
 
 
 def shape_of(rim: RimObject) -> Shape | None:
-    """Give what kind of XDS object this is; None for a package that is not labelled as exactly one."""
+    """Return what kind of XDS object this is; None for a package that is not labelled as exactly one."""
     if rim.kind != "RegistryPackage":
         return ENTRY if rim.kind == "ExtrinsicObject" else ASSOCIATION
     found = {c.node for c in rim.classifications if c.node in PACKAGES}
@@ -98,7 +98,7 @@ def shape_of(rim: RimObject) -> Shape | None:
 
 
 def from_rim(rims: Iterable[RimObject]) -> RegistryObjects:
-    """Give the metadata of these objects. Attributes that are missing or unreadable are empty."""
+    """Return the metadata of these objects. Attributes that are missing or unreadable are empty."""
     by_shape: dict[str, list[RimObject]] = {}
     for rim in rims:
         shape = shape_of(rim)

@@ -23,7 +23,7 @@ class QueryRequest:
 
 
 def read_query_request(element: Element) -> QueryRequest:
-    """Give what a query:AdhocQueryRequest asks; what is missing is empty."""
+    """Return what a query:AdhocQueryRequest asks; what is missing is empty."""
     option, query = next(element.iterchildren(_OPTION), None), next(element.iterchildren(_QUERY), None)
     return QueryRequest(
         query_id=query.get("id", "") if query is not None else "",
@@ -35,7 +35,7 @@ def read_query_request(element: Element) -> QueryRequest:
 def write_query_request(
     query_id: str, parameters: Mapping[str, str | Sequence[str]], return_type: str = "LeafClass",
 ) -> bytes:
-    """Give a query:AdhocQueryRequest.
+    """Return a query:AdhocQueryRequest.
 
     Text becomes a single value `'…'`, a sequence a list `('…','…')` split over Values of at most 256 characters.
     """

@@ -19,7 +19,7 @@ _UNFIT = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def tag(local: str) -> str:
-    """Give the Clark name of an ebRIM element."""
+    """Return the Clark name of an ebRIM element."""
     return f"{{{RIM}}}{local}"
 
 
@@ -30,7 +30,7 @@ HEADS = (_SLOT, _NAME, _DESCRIPTION, _VERSION)              # the schema's order
 
 
 def local_name(element: Element) -> str:
-    """Give the name of an ebRIM element without its namespace; empty for an element of another namespace."""
+    """Return the name of an ebRIM element without its namespace; empty for an element of another namespace."""
     space, _, local = str(element.tag).rpartition("}")
     return local if space == "{" + RIM else ""
 
@@ -79,17 +79,17 @@ class RimObject:
 
 
 def values(slots: Slots, name: str) -> tuple[str, ...]:
-    """Give the values of the slot called `name`; empty when there is none."""
+    """Return the values of the slot called `name`; empty when there is none."""
     return next((found for slot, found in slots if slot == name), ())
 
 
 def first(slots: Slots, name: str) -> str:
-    """Give the first value of the slot called `name`, or empty text."""
+    """Return the first value of the slot called `name`, or empty text."""
     return next(iter(values(slots, name)), "")
 
 
 def read_slots(element: Element) -> Slots:
-    """Give the slots that are children of `element`, in order, duplicates included."""
+    """Return the slots that are children of `element`, in order, duplicates included."""
     return tuple(map(_slot, element.iterchildren(_SLOT)))
 
 
@@ -99,7 +99,7 @@ def _slot(slot: Element) -> tuple[str, tuple[str, ...]]:
 
 
 def read_classification(element: Element) -> Classification:
-    """Give a rim:Classification."""
+    """Return a rim:Classification."""
     return Classification(
         id=element.get("id", ""), owner=element.get("classifiedObject", ""), node=element.get("classificationNode", ""),
         scheme=element.get("classificationScheme", ""), code=element.get("nodeRepresentation"),
@@ -107,7 +107,7 @@ def read_classification(element: Element) -> Classification:
 
 
 def read_object(element: Element) -> RimObject:
-    """Give the registry object of an element of a RegistryObjectList."""
+    """Return the registry object of an element of a RegistryObjectList."""
     version = next(element.iterchildren(_VERSION), None)
     return RimObject(
         kind=local_name(element),
@@ -161,7 +161,7 @@ def write_slots(element: Element, slots: Iterable[tuple[str, tuple[str, ...]]]) 
 
 
 def set_slot(element: Element, name: str, value: str) -> None:
-    """Give the registry object's element one slot `name` with one value, in place of any it had."""
+    """Return the registry object's element one slot `name` with one value, in place of any it had."""
     for old in [slot for slot in element.iterfind(tag("Slot")) if slot.get("name") == name]:
         element.remove(old)
     count = sum(1 for _ in element.iterfind(tag("Slot")))
@@ -170,7 +170,7 @@ def set_slot(element: Element, name: str, value: str) -> None:
 
 
 def nested(element: Element) -> Iterator[Element]:
-    """Give the Classification and ExternalIdentifier children of a registry object's element."""
+    """Return the Classification and ExternalIdentifier children of a registry object's element."""
     return element.iterchildren(_CLASSIFICATION, _IDENTIFIER)
 
 
@@ -190,5 +190,5 @@ def _write_localized(parent: Element, local: str, value: str) -> None:
 
 
 def fit(text: str) -> str:
-    """Give the text without the characters XML 1.0 cannot carry."""
+    """Return the text without the characters XML 1.0 cannot carry."""
     return _UNFIT.sub("", text)

@@ -29,7 +29,7 @@ class Final:
 
 
 def assign(submission: Submission, new_id: Callable[[], str], now: str) -> Final:
-    """Give the submission as it will be registered.
+    """Return the submission as it will be registered.
 
     Every symbolic id is replaced by one UUID wherever it occurs, labels stand inside their package, and what only a
     registry may say is set: Approved, lid = id, version 1, objectType, a folder's lastUpdateTime (ITI TF-2 3.42.4.1.3).
@@ -49,7 +49,7 @@ def assign(submission: Submission, new_id: Callable[[], str], now: str) -> Final
 
 
 def link(associations: tuple[Association, ...], new_id: Callable[[], str]) -> Final:
-    """Give associations the registry itself makes, in the form `assign` gives to submitted ones."""
+    """Return associations the registry itself makes, in the form `assign` gives to submitted ones."""
     return made(RegistryObjects(associations=associations), new_id)
 
 
@@ -59,7 +59,7 @@ def made(objects: RegistryObjects, new_id: Callable[[], str]) -> Final:
 
 
 def restamp(body: bytes, *, status: str = "", last_update_time: str = "", patient_id: str = "") -> bytes:
-    """Give a stored object with these attributes changed; the rest of its bytes' meaning stays."""
+    """Return a stored object with these attributes changed; the rest of its bytes' meaning stays."""
     thing = parse(body)
     if status:
         thing.set("status", status)
@@ -83,7 +83,7 @@ def read_submission_set(body: bytes) -> SubmissionSet:
 
 
 def _renamed(objects: RegistryObjects, names: Mapping[str, str], now: str) -> RegistryObjects:
-    """Give the metadata as it would be read from the elements with their new names."""
+    """Return the metadata as it would be read from the elements with their new names."""
     def name(old: str) -> str:
         return names.get(old, old)
 
@@ -98,7 +98,7 @@ def _renamed(objects: RegistryObjects, names: Mapping[str, str], now: str) -> Re
 
 
 def _rename(listing: Element, new_id: Callable[[], str]) -> dict[str, str]:
-    """Give every symbolic id its new one, in the tree too."""
+    """Return every symbolic id its new one, in the tree too."""
     places = [(element, place, value) for element in listing.iter(*_NAMED) for place in _PLACES
               if (value := element.get(place)) and not value.startswith("urn:uuid:")]
     names = {value: new_id() for value in dict.fromkeys(value for _, place, value in places if place == "id")}

@@ -28,7 +28,7 @@ class Shape:
 
     @functools.cached_property
     def slot_names(self) -> frozenset[str]:
-        """Give the names of all slots the standard defines here."""
+        """Return the names of all slots the standard defines here."""
         return frozenset((*self.single.values(), *self.many.values()))
 
 

@@ -31,14 +31,14 @@ class Answer:
 
 
 def write_request(body: bytes, *, action: str, to: str, message_id: str) -> bytes:
-    """Give the envelope around `body` (serialised XML without a declaration); ReplyTo is not marked mustUnderstand."""
+    """Return the envelope around `body` (serialised XML without a declaration); ReplyTo is not marked mustUnderstand."""
     head = _HEAD.format(
         soap=xml.SOAP, wsa=xml.WSA, anonymous=ANONYMOUS, action=escape(action), message_id=escape(message_id), to=escape(to))
     return b"".join((head.encode(), body, _TAIL))
 
 
 def read_answer(data: bytes) -> Answer:
-    """Give the reply. Raise `Fault` for a SOAP fault, `NotXml` or `Rejected` for what is no SOAP 1.2 reply."""
+    """Return the reply. Raise `Fault` for a SOAP fault, `NotXml` or `Rejected` for what is no SOAP 1.2 reply."""
     root = xml.parse(data)
     body = root.find(f"{{{xml.SOAP}}}Body")
     if root.tag != f"{{{xml.SOAP}}}Envelope" or body is None or len(body) != 1:

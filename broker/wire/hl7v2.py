@@ -62,7 +62,7 @@ _BEFORE_PROCESSING = {
 
 
 def frame(message: bytes) -> bytes:
-    """Give the message as one MLLP block: VT, message, FS, CR."""
+    """Return the message as one MLLP block: VT, message, FS, CR."""
     return START + message + END
 
 
@@ -84,7 +84,7 @@ class Deframer:
         self._buffer += data
 
     def take(self) -> bytes | None:
-        """Give the next whole message without its frame, or None until more is fed."""
+        """Return the next whole message without its frame, or None until more is fed."""
         buffer = self._buffer
         if buffer[:1] != START:
             begin = buffer.find(START)
@@ -310,14 +310,14 @@ class Header:
     processing: str = "P"
 
     def segment(self, name: str, form: Form) -> str:
-        """Give the segment; `name` is MSH-9 as written."""
+        """Return the segment; `name` is MSH-9 as written."""
         nodes = "|".join(form.quote(part) for part in (*self.sender, *self.receiver))
         return (f"MSH|^~\\&|{nodes}|{self.stamp.when}||{name}|{form.quote(self.stamp.id)}|{self.processing}|{self.version}"
                 f"||||||{form.charset}")
 
 
 def join(segments: Iterable[str | Segment], form: Form) -> bytes:
-    """Give the message's bytes. A received segment is copied byte for byte.
+    """Return the message's bytes. A received segment is copied byte for byte.
 
     Where the character set lacks a character the whole message is written in UTF-8 and says so: nothing is lost.
     """
@@ -365,7 +365,7 @@ def write_nack(stamp: Stamp, error: BrokerError, node: tuple[str, str] = NOBODY)
 
 
 def outcome(error: BrokerError | None) -> tuple[str, tuple[Problem, ...]]:
-    """Give MSA-1 and what goes into ERR: AE tells the sender not to resend unchanged, AR that it may (2.9.2)."""
+    """Return MSA-1 and what goes into ERR: AE tells the sender not to resend unchanged, AR that it may (2.9.2)."""
     if error is None:
         return "AA", ()
     if isinstance(error, Rejected):
@@ -376,7 +376,7 @@ def outcome(error: BrokerError | None) -> tuple[str, tuple[Problem, ...]]:
 
 
 def write_broken(request: Message, stamp: Stamp) -> bytes:
-    """Give the AE 207 that answers a bug."""
+    """Return the AE 207 that answers a bug."""
     return write_ack(request, stamp, Rejected(Hl7Code.INTERNAL, "internal error"))
 
 

@@ -37,7 +37,7 @@ class Form(NamedTuple):
 
     @classmethod
     def of(cls, charset: str) -> "Form":
-        """Give the usual delimiters with this MSH-18."""
+        """Return the usual delimiters with this MSH-18."""
         return cls(charset=charset, codec=charsets.codec(charset))
 
     def quote(self, text: str) -> str:
@@ -80,7 +80,7 @@ class Value:
     place: str = ""
 
     def component(self, number: int) -> str:
-        """Give a component as it is written, escapes and sub-components included."""
+        """Return a component as it is written, escapes and sub-components included."""
         parts = self.text.split(self.form.component, number)
         return parts[number - 1] if number <= len(parts) else ""
 
@@ -129,7 +129,7 @@ class Segment:
         return self.text[:3]
 
     def field(self, number: int) -> str:
-        """Give a field as it is written."""
+        """Return a field as it is written."""
         index = number - 1 if self.name == "MSH" else number
         parts = self.text.split(self.form.field, index + 1)
         return parts[index] if index < len(parts) else ""
@@ -205,11 +205,11 @@ class Message:
         return charsets.is_doubtful(self.raw, self.form.codec)
 
     def all(self, name: str) -> tuple[Segment, ...]:
-        """Give all segments of this name."""
+        """Return all segments of this name."""
         return tuple(segment for segment in self.segments if segment.name == name)
 
     def need(self, name: str) -> Segment:
-        """Give the first segment of this name. Raise `Rejected` (100) when there is none."""
+        """Return the first segment of this name. Raise `Rejected` (100) when there is none."""
         found = self.all(name)
         if not found:
             raise Rejected(Hl7Code.SEGMENT_SEQUENCE, f"segment {name} is missing", name)

@@ -28,7 +28,7 @@ _STRUCTURES = {"A08": "ADT_A01", "A28": "ADT_A05", "A31": "ADT_A05", "A40": "ADT
 
 
 def read_person(pid: Segment) -> dict[str, Any]:
-    """Give what PID says of a person, by attribute of `Demographics`; what is empty there is not in the answer.
+    """Return what PID says of a person, by attribute of `Demographics`; what is empty there is not in the answer.
 
     An empty field means no change, a field of two quotes means that the value is deleted (HL7 v2.5 2.10).
     Identifiers (PID-3, PID-19) are left out. Raise `Rejected` for a birth date or sex that is none, and for what is longer,
@@ -66,7 +66,7 @@ def few(segment: Segment, number: int) -> tuple[Value, ...]:
 
 
 def read_name(value: Value) -> PersonName:
-    """Give an XPN; the surname is the first sub-component of the family name."""
+    """Return an XPN; the surname is the first sub-component of the family name."""
     return PersonName(
         family=value.short(1), given=value.short(2), middle=value.short(3), suffix=value.short(4), prefix=value.short(5),
         use=value.short(7))
@@ -95,7 +95,7 @@ def _sex(text: str) -> str:
 
 
 def write_cx(form: Form, patient: PatientId, namespace: str = "") -> str:
-    """Give a CX with the full authority: `id^^^namespace&oid&ISO`."""
+    """Return a CX with the full authority: `id^^^namespace&oid&ISO`."""
     authority = form.subcomponent.join((form.quote(namespace), patient.domain, "ISO"))
     return form.component.join((form.quote(patient.value), "", "", authority))
 
@@ -104,7 +104,7 @@ def write_adt(
     header: Header, event: str, patient: PatientId, person: Demographics, *, namespace: str = "",
     retired: PatientId | None = None,
 ) -> bytes:
-    """Give an ITI-8 feed: `event` is A01, A04, A05, A08, A28, A31, or A40 with the `retired` id of the same domain.
+    """Return an ITI-8 feed: `event` is A01, A04, A05, A08, A28, A31, or A40 with the `retired` id of the same domain.
 
     Of `person.other_ids` the first one without a domain becomes PID-19, those with a domain are added to PID-3.
     """
@@ -139,7 +139,7 @@ def _write_address(form: Form, address: Address) -> str:
 
 
 def write_pix_query(header: Header, patient: PatientId, domains: Sequence[str] = (), tag: str = "") -> bytes:
-    """Give an ITI-9 query for the ids of `patient` in the domains with these OIDs (none = all). The tag defaults to MSH-10."""
+    """Return an ITI-9 query for the ids of `patient` in the domains with these OIDs (none = all). The tag defaults to MSH-10."""
     form = Form.of(header.charset)
     wanted = "~".join(f"^^^&{oid}&ISO" for oid in domains)
     return join([
@@ -152,7 +152,7 @@ def write_pix_query(header: Header, patient: PatientId, domains: Sequence[str] =
 def write_pix_reply(
     request: Message, stamp: Stamp, ids: Sequence[tuple[PatientId, str]] = (), error: BrokerError | None = None,
 ) -> bytes:
-    """Give the RSP^K23 (ITI TF-2 3.9.4.2): `ids` are (id, namespace), those of one domain adjacent; none = NF.
+    """Return the RSP^K23 (ITI TF-2 3.9.4.2): `ids` are (id, namespace), those of one domain adjacent; none = NF.
 
     QPD is the request's, byte for byte. The one ERR names the places of all problems that have the first one's code.
     Before version 2.5 a problem is told in MSA-3 and ERR-1; IHE's answer, which is of 2.5, has no MSA-3.
@@ -196,7 +196,7 @@ def _problems(err: Segment, text: str) -> list[Problem]:
 
 
 def read_pix_answer(message: Message) -> tuple[PatientId, ...]:
-    """Give the ids of an RSP^K23, none when nothing was found. Raise `Rejected` when it is a refusal."""
+    """Return the ids of an RSP^K23, none when nothing was found. Raise `Rejected` when it is a refusal."""
     read_ack(message)
     return tuple(
         PatientId(value.get(4, 2), value.get(1))

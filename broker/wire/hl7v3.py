@@ -125,7 +125,7 @@ def read_pix_query(message: Element) -> PixQuery:
 
 
 def location(message: Element, path: str) -> str:
-    """Give the XPath of `path` in the message as an acknowledgement detail names it: no prefixes, from the root."""
+    """Return the XPath of `path` in the message as an acknowledgement detail names it: no prefixes, from the root."""
     return f"/{local_name(message)}/{path.replace('h:', '')}"
 
 
@@ -142,7 +142,7 @@ def _iis(message: Element, path: str) -> tuple[Ii, ...]:
 
 
 def _some(message: Element, within: Element, path: str) -> list[Element]:
-    """Give the elements at a path. Raise `Rejected` (102) for more of them than anybody has names, ids or addresses."""
+    """Return the elements at a path. Raise `Rejected` (102) for more of them than anybody has names, ids or addresses."""
     found = list(islice(within.iterfind(path, _N), _MOST + 1))
     if len(found) > _MOST:
         raise Rejected(Hl7Code.DATA_TYPE, "too many repetitions", f"/{local_name(message)}//{path.replace('h:', '')}")
@@ -334,7 +334,7 @@ def _subject(patient: str, custodian: str, more: str = "") -> str:
 def write_add_patient(
     patient: PatientId, person: Demographics, *, sender: str, receiver: str, revise: bool = False, stamp: Stamp | None = None,
 ) -> bytes:
-    """Give a 201301 (or, with `revise`, a 201302): the whole of what is known of the person.
+    """Return a 201301 (or, with `revise`, a 201302): the whole of what is known of the person.
 
     `sender` and `receiver` are device OIDs. Of `person.other_ids` only those with a domain can be told.
     """
@@ -349,7 +349,7 @@ def write_merge_patient(
     patient: PatientId, retired: PatientId, names: Sequence[PersonName], *, sender: str, receiver: str,
     stamp: Stamp | None = None,
 ) -> bytes:
-    """Give a 201304: `retired` lives on as `patient`, an id of the same domain."""
+    """Return a 201304: `retired` lives on as `patient`, an id of the same domain."""
     role = (f'{_id("id", Ii(patient.domain, patient.value))}<statusCode code="active"/>'
             f"{_write_person(Demographics(names=tuple(names)))}{_provider(patient.domain)}")
     replaced = ('<replacementOf typeCode="RPLC"><priorRegistration classCode="REG" moodCode="EVN"><statusCode code="obsolete"/>'
@@ -406,7 +406,7 @@ def _elements(parts: Iterable[tuple[str, str]]) -> str:
 def write_pix_query(
     patient: PatientId, domains: Sequence[str] = (), *, sender: str, receiver: str, stamp: Stamp | None = None,
 ) -> bytes:
-    """Give a 201309 for the ids of `patient` in the domains with these OIDs (none = all)."""
+    """Return a 201309 for the ids of `patient` in the domains with these OIDs (none = all)."""
     moment = stamp or Stamp.now()
     sources = "".join(
         f"<dataSource><value root={q(oid)}/><semanticsText>DataSource.id</semanticsText></dataSource>" for oid in domains)
@@ -432,7 +432,7 @@ def read_ack(message: Element) -> None:
 
 
 def read_pix_answer(message: Element) -> tuple[PatientId, ...]:
-    """Give the ids of a 201310, none when nothing was found. Raise `Rejected` when it is a refusal."""
+    """Return the ids of a 201310, none when nothing was found. Raise `Rejected` when it is a refusal."""
     read_ack(message)
     found = (*_iis(message, f"{_PATIENT}/h:id"), *_iis(message, f"{_PERSON}/h:asOtherIDs/h:id"))
     return tuple(PatientId(ii.root, ii.extension) for ii in found if ii.extension)

@@ -60,7 +60,7 @@ def write_manifest(
     study: StudyFacts, *, retrieve_ae: str, location_uid: str, sop_uid: str, series_uid: str, now: datetime,
     issuer: tuple[str, str], accession_issuer: str | None = None,
 ) -> bytes:
-    """Give the manifest of a study as a DICOM Part-10 file.
+    """Return the manifest of a study as a DICOM Part-10 file.
 
     `retrieve_ae` and `location_uid` go into every series item (RAD-16 and RAD-69); `issuer` is the (namespace, OID) of
     the local patient ids; `now` is an aware time in the region's zone. Raise `Rejected` for a study without
@@ -121,7 +121,7 @@ def read_manifest(data: bytes) -> ReadManifest:
 
 
 def value_type(sop_class: str) -> str:
-    """Give the content item type that refers to an instance of this class: IMAGE, WAVEFORM or COMPOSITE (TID 2010)."""
+    """Return the content item type that refers to an instance of this class: IMAGE, WAVEFORM or COMPOSITE (TID 2010)."""
     name = UID(sop_class).name.partition(" - ")[0]
     if name.endswith("Waveform Storage"):
         return "WAVEFORM"
@@ -186,7 +186,7 @@ def _encode(dataset: Dataset, sop_uid: str) -> bytes:
 
 
 def _parse(data: bytes) -> Dataset:
-    """Give the data set of a Part-10 file. pydicom's own reading of files inflates without a limit."""
+    """Return the data set of a Part-10 file. pydicom's own reading of files inflates without a limit."""
     meta = tags.read_meta(data)
     body, whole = data[meta.end:], True
     if meta.transfer_syntax == tags.DEFLATED:
@@ -245,7 +245,7 @@ def _contradiction(instances: tuple[InstanceRef, ...], content: set[tuple[str, s
 
 
 def _items(dataset: Dataset, keyword: str) -> Sequence:
-    """Give the items of a sequence; none when it is absent or is no sequence."""
+    """Return the items of a sequence; none when it is absent or is no sequence."""
     if keyword not in dataset:
         return Sequence()
     value = dataset[keyword].value
@@ -253,7 +253,7 @@ def _items(dataset: Dataset, keyword: str) -> Sequence:
 
 
 def _patient_id(dataset: Dataset) -> str:
-    """Give the Patient ID by the declared character set, as the studies' own tags are read."""
+    """Return the Patient ID by the declared character set, as the studies' own tags are read."""
     declared = dataset.get("SpecificCharacterSet") or ""
     terms = declared if isinstance(declared, str) else "\\".join(map(str, declared))
     raw = {TAGS["SpecificCharacterSet"]: terms.encode("ascii", "replace"), TAGS["PatientID"]: _raw(dataset, "PatientID")}
@@ -261,12 +261,12 @@ def _patient_id(dataset: Dataset) -> str:
 
 
 def _text(dataset: Dataset, keyword: str) -> str:
-    """Give an element that holds no more than ASCII."""
+    """Return an element that holds no more than ASCII."""
     return _raw(dataset, keyword).decode("ascii", "replace").strip(" \0")
 
 
 def _raw(dataset: Dataset, keyword: str) -> bytes:
-    """Give the bytes of an element: pydicom's own conversion warns about, and so prints, bad values."""
+    """Return the bytes of an element: pydicom's own conversion warns about, and so prints, bad values."""
     tag = tag_for_keyword(keyword)
     element = dataset.get_item(tag) if tag is not None else None
     value = element.value if isinstance(element, RawDataElement) else None

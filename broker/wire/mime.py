@@ -41,7 +41,7 @@ class BadMultipart(Rejected):
 
 @functools.lru_cache(maxsize=256)  # callers send the same one with every request
 def content_type_parameters(value: str) -> tuple[str, Mapping[str, str]]:
-    """Give the media type in lower case and its parameters, names in lower case, quotes removed.
+    """Return the media type in lower case and its parameters, names in lower case, quotes removed.
 
     All is empty for no value, and for one with characters beyond those of HTTP.
     """
@@ -54,18 +54,18 @@ def content_type_parameters(value: str) -> tuple[str, Mapping[str, str]]:
 
 
 def content_id(value: str) -> str:
-    """Give a Content-ID or `start` value without its angle brackets."""
+    """Return a Content-ID or `start` value without its angle brackets."""
     return value.strip().removeprefix("<").removesuffix(">")
 
 
 def reading(read: Callable[[int], bytes], length: int = CHUNK) -> Iterator[bytes]:
-    """Give what `read(length)` returns until it returns nothing."""
+    """Return what `read(length)` returns until it returns nothing."""
     while data := read(length):
         yield data
 
 
 def limited(chunks: Iterable[bytes], limit: int, setting: str) -> Iterator[bytes]:
-    """Give the chunks; raise `TooLarge` naming `setting` as soon as they are more than `limit` bytes."""
+    """Return the chunks; raise `TooLarge` naming `setting` as soon as they are more than `limit` bytes."""
     size = 0
     for data in chunks:
         size += len(data)
@@ -113,7 +113,7 @@ class Multipart:
             yield event
 
     def _next(self) -> Headers | bytes | None:
-        """Give headers, then data, then None at the end of the part; None again at the end of the message."""
+        """Return headers, then data, then None at the end of the part; None again at the end of the message."""
         while not self._events:
             if self._ended:
                 for _ in self._chunks:

@@ -26,7 +26,7 @@ class Retrieved:
 
 
 def retrieve_response(documents: Sequence[Retrieved], problems: Sequence[Problem] = ()) -> SoapReply:
-    """Give the answer with these documents as attachments and one error per problem.
+    """Return the answer with these documents as attachments and one error per problem.
 
     Success, PartialSuccess or Failure follows from the two (ITI TF-3 4.2.4.2): errors beside documents are partial.
     """
@@ -52,5 +52,5 @@ def _response(document: Retrieved, part: Part) -> bytes:
 
 
 def _media_type(mime_type: str) -> str:
-    """Give a media type fit for a MIME header: what a sender calls a document may be anything."""
+    """Return a media type fit for a MIME header: what a sender calls a document may be anything."""
     return mime_type if _MEDIA_TYPE.fullmatch(mime_type) else "application/octet-stream"

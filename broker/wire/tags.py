@@ -104,7 +104,7 @@ BIG = Order(struct.Struct(">HH2sH"), struct.Struct(">HHL"), struct.Struct(">L"))
 
 
 def part10_header(sop_class: str, sop_uid: str, transfer_syntax: str) -> bytes:
-    """Give preamble, prefix and file meta information of a file whose data set follows (PS3.10 7.1)."""
+    """Return preamble, prefix and file meta information of a file whose data set follows (PS3.10 7.1)."""
     group = b"".join((
         _meta_element(0x0001, b"OB", b"\0\1"),
         _meta_element(0x0002, b"UI", sop_class.encode("ascii")),
@@ -143,7 +143,7 @@ def read_meta(data: bytes) -> FileMeta:
 
 
 def scan(data: bytes, transfer_syntax: str, offset: int = 0, *, whole: bool = False) -> dict[int, bytes]:
-    """Give the raw values of the elements in `KEYWORDS` by tag, from a data set that starts at `offset`.
+    """Return the raw values of the elements in `KEYWORDS` by tag, from a data set that starts at `offset`.
 
     Those of `PROCEDURE` have keys of their own, which `study_tags` knows. `data` may be the beginning only: `Truncated`
     when that does not reach far enough. `whole` says it is all there is.
@@ -171,7 +171,7 @@ def _scan(data: bytes, offset: int, order: Order, *, explicit: bool, whole: bool
 
 
 def _wanted(data: bytes, at: int, order: Order, *, explicit: bool, whole: bool) -> Iterator[tuple[int, int, int, bool]]:
-    """Give tag, begin and end of each wanted element's value, and whether its items are Explicit VR.
+    """Return tag, begin and end of each wanted element's value, and whether its items are Explicit VR.
 
     The loop runs for each element of each object that comes in: it does without `_element`.
     """
@@ -218,7 +218,7 @@ def first_code(data: bytes, order: Order, *, explicit: bool) -> dict[int, bytes]
 
 
 def _element(data: bytes, at: int, order: Order, *, explicit: bool) -> tuple[int, int, int]:
-    """Give tag, offset of the value and its length of the element at `at`."""
+    """Return tag, offset of the value and its length of the element at `at`."""
     if not explicit:
         group, element, size = order.implicit.unpack_from(data, at)
         return group << 16 | element, at + 8, size
@@ -229,7 +229,7 @@ def _element(data: bytes, at: int, order: Order, *, explicit: bool) -> tuple[int
 
 
 def _skip_sequence(data: bytes, at: int, order: Order, *, explicit: bool, depth: int = 0) -> int:
-    """Give the offset behind a sequence of undefined length whose first item is at `at` (PS3.5 7.5)."""
+    """Return the offset behind a sequence of undefined length whose first item is at `at` (PS3.5 7.5)."""
     if depth > DEPTH:
         raise NotDicom("sequences are nested too deeply")
     while True:
@@ -254,7 +254,7 @@ def _skip_item(data: bytes, at: int, order: Order, explicit: bool, depth: int) -
 
 
 def inflate(data: bytes, limit: int) -> tuple[bytes, bool]:
-    """Give what a deflated data set holds, up to `limit` bytes, and whether that is all. Raise `NotDicom` when damaged."""
+    """Return what a deflated data set holds, up to `limit` bytes, and whether that is all. Raise `NotDicom` when damaged."""
     engine = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         return engine.decompress(data, limit), engine.eof
@@ -282,7 +282,7 @@ def unknown_labels(raw: Mapping[int, bytes], sets: CharacterSets) -> tuple[str, 
 
 
 def write_identifier(values: Mapping[str, str]) -> bytes:
-    """Give a query identifier in Implicit VR Little Endian; `values` by keyword, empty = please return it (PS3.4 C.2)."""
+    """Return a query identifier in Implicit VR Little Endian; `values` by keyword, empty = please return it (PS3.4 C.2)."""
     found = bytearray()
     for tag, keyword in KEYWORDS.items():
         if keyword in values:

@@ -45,7 +45,7 @@ class ManifestFacts:
 
 
 def describe(study: StudyFacts, facts: ManifestFacts, profile: Profile, hospital: Hospital) -> RegistryObjects:
-    """Give the metadata with which the manifest of `hospital`'s study is provided and registered.
+    """Return the metadata with which the manifest of `hospital`'s study is provided and registered.
 
     Only the DocumentEntry has a UUID already; all other ids are symbolic, so that a repeat of the submission is known
     by the uniqueId of its SubmissionSet. The repository adds its own id.
@@ -101,7 +101,7 @@ def _fits(text: str) -> bool:
 
 
 def utc(date: str, time: str, zone: str) -> str:
-    """Give a DICOM date and time of `zone` (±hhmm) as a DTM in UTC with the precision of the time given.
+    """Return a DICOM date and time of `zone` (±hhmm) as a DTM in UTC with the precision of the time given.
 
     A date without a usable time stays as it is, for it cannot be converted; anything that is no date gives empty text.
     """
@@ -121,7 +121,7 @@ def _parsed(text: str, pattern: str) -> datetime | None:
 
 
 def xpn(name: str) -> str:
-    """Give a DICOM person name as HL7 XPN: PS3.5 6.2 orders prefix before suffix, HL7 suffix before prefix.
+    """Return a DICOM person name as HL7 XPN: PS3.5 6.2 orders prefix before suffix, HL7 suffix before prefix.
 
     Component groups become repetitions; if there are several, each says its representation (XPN.8 A, I, P) and type L.
     """
@@ -138,7 +138,7 @@ def _components(group: str) -> list[str]:
 
 
 def patient_info(study: StudyFacts) -> Iterable[str]:
-    """Give the sourcePatientInfo fields PID-3, 5, 7 and 8 of what `carried` left, as far as they fit (ITI TF-3 4.2.3.1.7)."""
+    """Return the sourcePatientInfo fields PID-3, 5, 7 and 8 of what `carried` left, as far as they fit (ITI TF-3 4.2.3.1.7)."""
     if _fits(f"PID-3|{study.patient}"):
         yield f"PID-3|{study.patient}"
     name = _name(study)
@@ -163,7 +163,7 @@ def _cut(name: str, most: int) -> str:
 
 
 def references(study: StudyFacts, accession_issuer: str | None) -> Iterable[str]:
-    """Give the referenceIdList: the accession number where its issuer is known, and the study (CXi, ITI TF-3 4.2.3.1.7)."""
+    """Return the referenceIdList: the accession number where its issuer is known, and the study (CXi, ITI TF-3 4.2.3.1.7)."""
     accession = f"{escape_hl7(study.accession)}^^^&{accession_issuer}&ISO^{ACCESSION}"
     if study.accession and accession_issuer and _fits(accession):
         yield accession
@@ -183,7 +183,7 @@ def _codes(study: StudyFacts, codes: region.Codes) -> dict[str, tuple[Code, ...]
 
 
 def _type_code(study: StudyFacts, codes: region.Codes) -> Code | None:
-    """Give the procedure's code if the region knows its scheme and allows it, else the region's own."""
+    """Return the procedure's code if the region knows its scheme and allows it, else the region's own."""
     if study.procedure_code:
         value, designator, meaning = study.procedure_code
         scheme = codes.scheme_aliases.get(designator, designator)

@@ -89,7 +89,7 @@ def _starts_with_element(data: bytes) -> bool:
 
 
 def parse(data: bytes) -> Element:
-    """Give the root element. Comments and PIs are removed, whitespace is kept. Raise `NotXml` for anything unfit."""
+    """Return the root element. Comments and PIs are removed, whitespace is kept. Raise `NotXml` for anything unfit."""
     if _USUAL.match(data) is None:
         _check_beginning(data)
     if len(data) > _FREE_ATTRIBUTES:
@@ -140,7 +140,7 @@ def _check_names(data: bytes) -> None:
 
 
 def canonical(element: Element) -> bytes:
-    """Give the exclusive canonical form: self-contained, free of the sender's unused namespaces.
+    """Return the exclusive canonical form: self-contained, free of the sender's unused namespaces.
 
     Raise `NotXml` where there is none, as for a relative URI as a namespace (Canonical XML 1.0, 1.3).
     """
@@ -151,12 +151,12 @@ def canonical(element: Element) -> bytes:
 
 
 def local_name(element: Element) -> str:
-    """Give the element's name without its namespace."""
+    """Return the element's name without its namespace."""
     return etree.QName(element).localname
 
 
 def in_default_namespace(element: Element) -> bytes:
-    """Give the element in its namespace as the default one, whatever prefixes its sender used; attributes are kept."""
+    """Return the element in its namespace as the default one, whatever prefixes its sender used; attributes are kept."""
     namespace = etree.QName(element).namespace
     copy = etree.Element(element.tag, nsmap={None: namespace} if namespace else {})
     _copy(element, copy)

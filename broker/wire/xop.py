@@ -48,7 +48,7 @@ def spool(media_type: str, chunks: Iterable[bytes], folder: Path) -> Spooled:
 
 
 def resolve(request: SoapRequest, element: Element, folder: Path) -> Spooled:
-    """Give the binary content of `element` as a file.
+    """Return the binary content of `element` as a file.
 
     An attachment's file belongs to the request and is dropped with it unless it was renamed; inline base64 is written
     into `folder`, and that file is the caller's to rename or unlink. Only `cid:` references are followed, never a URL.

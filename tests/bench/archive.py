@@ -22,7 +22,7 @@ _STUDY = "1.2.840.99.201"
 
 
 def _study(sdfo: Sdfo) -> list[PackImage]:
-    """Give the images of a study that lies in the online tier, 512 x 512 x 16 bit each."""
+    """Return the images of a study that lies in the online tier, 512 x 512 x 16 bit each."""
     block = os.urandom(_SIZE)
     images = []
     for number in range(_IMAGES):

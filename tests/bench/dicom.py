@@ -52,7 +52,7 @@ class _Broker:
     store: sqlite3.Connection
 
     def rows(self) -> int:
-        """Give the number of objects in the index."""
+        """Return the number of objects in the index."""
         found: int = self.store.execute("SELECT count(*) FROM instance").fetchone()[0]
         return found
 
@@ -64,7 +64,7 @@ class _Broker:
             time.sleep(_LOOK)
 
     def cpu(self) -> float:
-        """Give the processor seconds the receivers used so far."""
+        """Return the processor seconds the receivers used so far."""
         return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in self.pids)
 
     def clear(self) -> None:
@@ -159,7 +159,7 @@ class _Receive:
         self._rounds = 0
 
     def ours(self) -> float:
-        """Give objects/s until the last row is written."""
+        """Return objects/s until the last row is written."""
         before = self._broker.cpu()
         rate = _timed(self.count, self._into_us)
         self._processor += self._broker.cpu() - before
@@ -172,7 +172,7 @@ class _Receive:
         self._broker.indexed(self.count)
 
     def peer(self, port: int, called: str, clear: Callable[[], object]) -> float:
-        """Give objects/s of a peer that is done when it answered the last one."""
+        """Return objects/s of a peer that is done when it answered the last one."""
         rate = _timed(self.count, lambda: _send(self._sent.studies, port, called, self._senders))
         clear()
         return rate
@@ -225,7 +225,7 @@ class _Retrieve:
         return Scu(self._profile, self._app.settings.model_copy(update={"server": server}), self._app.receiver, self._app.audit)
 
     def ours(self) -> float:
-        """Give images/s from the demand until the last row."""
+        """Return images/s from the demand until the last row."""
         with self._app.database.write() as unit:
             studies.record_origin(unit, self._hospital, self._catalogue)
         with contextlib.closing(self._app.coord.subscribe("landed")) as landed:
@@ -253,14 +253,14 @@ class _Retrieve:
         return self._broker.store.execute("SELECT state FROM fetch_job").fetchall() == [("done",)]
 
     def elsewhere(self, peer: _Storescp) -> float:
-        """Give images/s of the same move, asked for in the same way, into another destination."""
+        """Return images/s of the same move, asked for in the same way, into another destination."""
         ask = self._scu("STORESCP")
         rate = _timed(SLICES, lambda: ask.retrieve(self._hospital, Want(self._sent.uid), lambda: True))
         peer.clear(SLICES)
         return rate
 
     def getscu(self, folder: Path) -> float:
-        """Give images/s of dcmtk's getscu."""
+        """Return images/s of dcmtk's getscu."""
         folder.mkdir(exist_ok=True)
         command = ["getscu", "-S", "-pdu", _PDU, "-aet", "BROKER", "-aec", self._hospital.ae_title, "-od", str(folder),
                    "-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={self._sent.uid}",

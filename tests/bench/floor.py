@@ -67,7 +67,7 @@ class Recorder:
         self.seen.append((statement, rows))
 
     def only(self, start: str) -> list[tuple[str, list[tuple[Any, ...]]]]:
-        """Give the statements that begin with this word."""
+        """Return the statements that begin with this word."""
         return [(statement, rows) for statement, rows in self.seen if statement.lstrip().upper().startswith(start)]
 
 
@@ -106,7 +106,7 @@ class _Connections(threading.local):
 
 
 def query(recorded: Recorded) -> http.Application:
-    """Give the floor of ITI-18."""
+    """Return the floor of ITI-18."""
     threads = _Connections(recorded.database)
     (statement, (template,)), = recorded.statements
 
@@ -123,7 +123,7 @@ def query(recorded: Recorded) -> http.Application:
 
 
 def register(recorded: Recorded) -> http.Application:
-    """Give the floor of ITI-42: the same INSERTs in one durable transaction; ids and uniqueIds are new."""
+    """Return the floor of ITI-42: the same INSERTs in one durable transaction; ids and uniqueIds are new."""
     threads = _Connections(recorded.database)
 
     def application(environ: dict[str, Any], start_response: http.StartResponse) -> Iterable[bytes]:
@@ -174,7 +174,7 @@ def write(recorded: Recorded, file: Path) -> None:
 
 
 def read(file: Path) -> http.Application:
-    """Give the floor that was written."""
+    """Return the floor that was written."""
     recorded = Recorded(**json.loads(file.read_text("utf-8")))
     recorded.statements = [
         (statement, [[[kind, value.encode() if kind == "body" else value] for kind, value in row] for row in rows])

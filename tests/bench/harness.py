@@ -74,7 +74,7 @@ def measure(figure: Figure) -> Result:
 
 
 def run(figures: list[Figure], only: str, target: Path) -> int:
-    """Measure the figures that match `only`; give the number that stayed below their floor."""
+    """Measure the figures that match `only`; return the number that stayed below their floor."""
     chosen = [figure for figure in figures if fnmatch.fnmatch(figure.name, only)]
     console = Console(width=150)
     results = []
@@ -92,7 +92,7 @@ def run(figures: list[Figure], only: str, target: Path) -> int:
 
 
 def table(results: list[Result]) -> Table:
-    """Give the results as a table for the screen."""
+    """Return the results as a table for the screen."""
     shown = Table("figure", "ours", "peer", "unit", "ratio", "floor", "aim", "notes")
     for r in results:
         mark = "[red]" if r.ratio < r.floor else "[green]" if r.ratio >= r.aim else ""
@@ -102,14 +102,14 @@ def table(results: list[Result]) -> Table:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Give how long one call takes."""
+    """Return how long one call takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def rate(work: Callable[[], object], seconds_long: float = 0.5) -> float:
-    """Give calls per second over at least `seconds_long`."""
+    """Return calls per second over at least `seconds_long`."""
     count, started = 0, time.perf_counter()
     while (passed := time.perf_counter() - started) < seconds_long:
         work()
@@ -118,7 +118,7 @@ def rate(work: Callable[[], object], seconds_long: float = 0.5) -> float:
 
 
 def markdown(rows: list[dict[str, object]]) -> Iterator[str]:
-    """Give `build/bench.json` as the lines of docs/results.md's table."""
+    """Return `build/bench.json` as the lines of docs/results.md's table."""
     yield "| figure | ours | peer | unit | ratio | floor | aim | notes |"
     yield "|---|---|---|---|---|---|---|---|"
     for r in rows:

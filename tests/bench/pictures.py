@@ -40,7 +40,7 @@ class Pictures:
 
 
 def made(size: int) -> Pictures:
-    """Give studies of slices of `size` x `size` pixels of 16 bit, with a header of about 280 elements."""
+    """Return studies of slices of `size` x `size` pixels of 16 bit, with a header of about 280 elements."""
     pictures = Pictures(scene.ROOT / f"ct-{size}", size)
     mark = pictures.folder / "made"
     if not (mark.is_file() and mark.read_text("ascii") == _MADE):

@@ -37,7 +37,7 @@ _START = 1 << 12
 
 @contextlib.contextmanager
 def folder() -> Iterator[Path]:
-    """Give an empty folder on the checkout's disk, discarded afterwards."""
+    """Return an empty folder on the checkout's disk, discarded afterwards."""
     ROOT.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=ROOT)).resolve()
     try:
@@ -62,7 +62,7 @@ def discard(folder: Path) -> None:
 
 
 def settings(where: Path) -> Settings:
-    """Give the shipped settings with their data in `where`, on a free port; `broker.toml` there says the same."""
+    """Return the shipped settings with their data in `where`, on a free port; `broker.toml` there says the same."""
     port, mllp, dicom = free_ports(3)
     config = where / "broker.toml"
     config.write_text(
@@ -72,7 +72,7 @@ def settings(where: Path) -> Settings:
 
 @contextlib.contextmanager
 def parts(made: Settings) -> Iterator[App]:
-    """Give the broker's parts in this process, its schema in place."""
+    """Return the broker's parts in this process, its schema in place."""
     app = App(made, profiles.load("demo"))
     made.run_folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -83,7 +83,7 @@ def parts(made: Settings) -> Iterator[App]:
 
 
 def admit(app: App, number: int) -> PatientId:
-    """Let hospital A feed a patient by ITI-8; give the id in the affinity domain."""
+    """Let hospital A feed a patient by ITI-8; return the id in the affinity domain."""
     local = PatientId(LOCAL_DOMAIN, f"BENCH-{number}")
     header = Header(
         sender=("HIS-A", NAMESPACE), receiver=("BROKER", "REGION"), charset="UNICODE UTF-8", version="2.3.1", stamp=Stamp.now())
@@ -99,7 +99,7 @@ def admit(app: App, number: int) -> PatientId:
 
 @contextlib.contextmanager
 def process(arguments: list[str], port: int, log: Path) -> Iterator[int]:
-    """Run a server until left; give its pid once it listens."""
+    """Run a server until left; return its pid once it listens."""
     with log.open("ab") as output:
         child = subprocess.Popen(arguments, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
     try:
@@ -122,7 +122,7 @@ def _await(port: int, child: "subprocess.Popen[bytes]", log: Path) -> None:
 
 @contextlib.contextmanager
 def web(made: Settings) -> Iterator[int]:
-    """Run the broker's web role as `broker serve` does; give the pid of its (one) worker process."""
+    """Run the broker's web role as `broker serve` does; return the pid of its (one) worker process."""
     command = [sys.executable, "-m", "broker", "serve", "--role", "web", "--config", str(made.data.parent / "broker.toml")]
     with process(command, made.server.http_port, made.data.parent / "web.log") as pid:
         yield _worker(pid)
@@ -139,7 +139,7 @@ def _worker(pid: int) -> int:
 
 
 def peak_memory(pid: int) -> str:
-    """Give the peak resident memory of a process."""
+    """Return the peak resident memory of a process."""
     for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines():
         if line.startswith("VmHWM"):
             return f"{int(line.split()[1]) // 1024} MB"
@@ -147,7 +147,7 @@ def peak_memory(pid: int) -> str:
 
 
 def post(path: str, body: bytes, content_type: str = "application/soap+xml; charset=utf-8") -> bytes:
-    """Give an HTTP request for a kept connection."""
+    """Return an HTTP request for a kept connection."""
     head = (f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n")
     return head.encode() + body
 
@@ -161,7 +161,7 @@ class Load:
         self._first = 10_000_000
 
     def rate(self, port: int, expect: bytes) -> float:
-        """Give requests/s. Every answer must be a 200 with `expect` in it."""
+        """Return requests/s. Every answer must be a 200 with `expect` in it."""
         done = subprocess.run(
             [sys.executable, "-m", "tests.bench.load", str(port), str(self._connections), str(self._seconds), str(self._first),
              str(self._file), expect.decode()], capture_output=True, text=True, check=False, timeout=120)

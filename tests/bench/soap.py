@@ -31,7 +31,7 @@ _TABLES = {"registry_object", "registry_entry", "registry_submission", "registry
 
 
 def _entries(patient: PatientId) -> RegistryObjects:
-    """Give a submission of entries of about 7.5 KB each, as long as those with many authors and codes are."""
+    """Return a submission of entries of about 7.5 KB each, as long as those with many authors and codes are."""
     authors = tuple(
         Author(person=f"{n}^李^明^^^主任医师", institutions=(f"第一人民医院放射科^^^^^&2.999.2.{n}&ISO^^^^2.999.2.{n}",),
                roles=("Attending",), specialties=("Radiology",)) for n in range(1, 5))
@@ -54,7 +54,7 @@ def _ask(patient: PatientId) -> bytes:
 
 
 def _query_floor(app: App, patient: PatientId, where: Path) -> Path:
-    """Write down what a query runs, for the bare function; give the file."""
+    """Write down what a query runs, for the bare function; return the file."""
     with floor.Recorder() as recorder:
         made.ask(app.registry, "FindDocuments", {
             "$XDSDocumentEntryPatientId": str(patient), "$XDSDocumentEntryStatus": [APPROVED]})
@@ -100,7 +100,7 @@ def _call(application: Any, body: bytes) -> list[bytes]:
 
 @contextlib.contextmanager
 def _served_floor(made_settings: Settings, file: Path, where: Path) -> Iterator[int]:
-    """Serve the bare function with the product's own server on another port; give the port."""
+    """Serve the bare function with the product's own server on another port; return the port."""
     (port,) = free_ports(1)
     server = made_settings.server.model_copy(update={"http_port": port})
     own = where / "floor-settings.json"
@@ -128,7 +128,7 @@ def _iti18_http(notes: Notes) -> Iterator[Round]:
 
 
 def _submit(patient: PatientId) -> str:
-    """Give the registration of one manifest as an HTTP request; its uniqueIds end with the mark that becomes a number."""
+    """Return the registration of one manifest as an HTTP request; its uniqueIds end with the mark that becomes a number."""
     document = made.document(patient=patient, unique_id=f"2.999.5.{_MARK}")
     objects = made.bundle([document], patient=patient, unique_id=f"2.999.6.{_MARK}")
     return write_request(
@@ -137,7 +137,7 @@ def _submit(patient: PatientId) -> str:
 
 
 def _register_floor(app: App, request: bytes, where: Path) -> Path:
-    """Write down what a registration inserts, for the bare function; give the file."""
+    """Write down what a registration inserts, for the bare function; return the file."""
     number = "19999999"
     body = parse(request.replace(_MARK.encode(), number.encode()))[1][0]
     with floor.Recorder() as recorder:

@@ -38,7 +38,7 @@ class _Hole:
     size: int
 
     def chunks(self, length: int = CHUNK) -> Iterator[bytes]:
-        """Give nothing."""
+        """Return nothing."""
         yield from ()
 
 
@@ -48,7 +48,7 @@ def _head(path: str, content_type: str, length: int, method: str = "POST") -> by
 
 
 def _file(path: Path, size: int) -> str:
-    """Write a file nobody can compress; give its SHA-1."""
+    """Write a file nobody can compress; return its SHA-1."""
     digest, block = hashlib.sha1(usedforsecurity=False), os.urandom(1 << 20)
     with path.open("wb") as file:
         for number in range(size >> 20):
@@ -62,7 +62,7 @@ def _file(path: Path, size: int) -> str:
 # -- a document in
 
 def _provide(app: App, sha1: str) -> tuple[bytes, bytes, str, int]:
-    """Give what comes before and after the document's bytes, the content type and the length of the body."""
+    """Return what comes before and after the document's bytes, the content type and the length of the body."""
     patient = scene.admit(app, 0)
     entry = made.document(
         patient=patient, unique_id="2.999.5.@@@@@@@@", hash=sha1, size=SIZE, mime_type="application/pdf")
@@ -136,7 +136,7 @@ def _retrieve(refs: list[InstanceRef]) -> bytes:
 
 @contextlib.contextmanager
 def _nginx(folder: Path) -> Iterator[int]:
-    """Serve a folder with nginx, one worker, sendfile; give the port."""
+    """Serve a folder with nginx, one worker, sendfile; return the port."""
     (port,) = free_ports(1)
     config = folder / "nginx.conf"
     config.write_text(f"""

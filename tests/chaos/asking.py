@@ -24,7 +24,7 @@ RCP|I
 
 
 def affinity_id(port: int, value: str, domain: str = DOMAIN_A, *, seconds: float = 20.0) -> str:
-    """Give the CX of a hospital's patient in the affinity domain, by ITI-9; empty when there is none."""
+    """Return the CX of a hospital's patient in the affinity domain, by ITI-9; empty when there is none."""
     message = _PIX.format(control=f"q-{time.monotonic_ns():x}", value=value, domain=domain)
     until = time.monotonic() + seconds
     while True:
@@ -45,11 +45,11 @@ def affinity_id(port: int, value: str, domain: str = DOMAIN_A, *, seconds: float
 
 
 def refs(pictures: Mapping[str, Picture], source: str) -> list[Ref]:
-    """Give pictures as RAD-69 asks for them."""
+    """Return pictures as RAD-69 asks for them."""
     return [Ref(picture.study, picture.series, picture.sop, source) for picture in pictures.values()]
 
 
 def differences(pictures: Mapping[str, Picture], answer: Answer) -> list[str]:
-    """Give the SOP Instance UIDs whose bytes are not those that were sent, or that nobody asked for."""
+    """Return the SOP Instance UIDs whose bytes are not those that were sent, or that nobody asked for."""
     return [sop for sop, data in answer.documents.items()
             if sop not in pictures or studies.sha256_of(data) != pictures[sop].sha256]

@@ -128,7 +128,7 @@ def registered(port: int, unique_ids: Sequence[str]) -> list[str]:
 
 
 def _value(name: str, value: str) -> str:
-    """Give a value in the coding of stored queries; that of a parameter that takes no list is bare."""
+    """Return a value in the coding of stored queries; that of a parameter that takes no list is bare."""
     bare = name.endswith("PatientId") or name == "SubmissionSetUniqueId"
     text = f"'{value}'"
     return f"<Value>{escape(text if bare else f'({text})')}</Value>"
@@ -229,7 +229,7 @@ def _read(kind: str, content: bytes) -> Answer:
 
 
 def _split(content: bytes, boundary: str) -> list[tuple[str, bytes]]:
-    """Give (Content-ID, bytes) of each part; a body without its closing boundary is cut."""
+    """Return (Content-ID, bytes) of each part; a body without its closing boundary is cut."""
     pieces = (b"\r\n" + content).split(f"\r\n--{boundary}".encode())
     if len(pieces) < 3 or not pieces[-1].startswith(b"--"):
         raise Cut("the answer has no end")

@@ -79,7 +79,7 @@ def _whole(held: Held, study: dict[str, Picture]) -> str:
 
 
 def _large_study(region: Region, journal: Journal) -> dict[str, Picture]:
-    """Send a study of hospital A; give it when RAD-69 gives all of it."""
+    """Send a study of hospital A; return it when RAD-69 gives all of it."""
     shots = studies.study(Path(region.folder) / "sent", random.Random("large"), next(iter(journal.patients)), date=studies.RECENT,
                           count=_LARGE, pixels=512)
     assert stored(shots, region.dicom_port) == _LARGE
@@ -97,7 +97,7 @@ def _large_study(region: Region, journal: Journal) -> dict[str, Picture]:
 
 
 def _begun(ae: AE, port: int) -> Iterator[Association]:
-    """Give an association in mid-message, or nothing when it was refused."""
+    """Return an association in mid-message, or nothing when it was refused."""
     one = ae.associate("127.0.0.1", port, ae_title="BROKER")
     if not one.is_established:
         return

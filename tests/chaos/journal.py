@@ -104,7 +104,7 @@ class Journal:
             self._line({"kind": "wrong", "what": what})
 
     def studies(self) -> dict[str, dict[str, Picture]]:
-        """Give the acknowledged objects of hospital A by study and SOP Instance UID."""
+        """Return the acknowledged objects of hospital A by study and SOP Instance UID."""
         found: dict[str, dict[str, Picture]] = {}
         with self.guard:
             for picture in self.pictures.values():

@@ -66,7 +66,7 @@ class Killer:
         return f"{kind}, in mid-{' and mid-'.join(sorted(works))}" if works else kind
 
     def rows(self) -> list[tuple[str, int, str]]:
-        """Give victim, number of kills, how many of them in mid-work, and how fast it was whole again."""
+        """Return victim, number of kills, how many of them in mid-work, and how fast it was whole again."""
         return [(kind, len(times), f"{self.busy[kind]} in mid-work" + ("" if kind == "command" else
                  f", whole again in {statistics.median(times):.1f} s, at most {max(times):.1f} s"))
                 for kind, times in sorted(self.recovered.items())]
@@ -84,7 +84,7 @@ class Killer:
             victim.kill()
 
     def _choose(self, kind: str) -> tuple[int, psutil.Process | None, set[str]]:
-        """Give how many there are of a kind, the victim (None: all), and what it is in the middle of.
+        """Return how many there are of a kind, the victim (None: all), and what it is in the middle of.
 
         One in the midst of its work, if that is to be had in time.
         """
@@ -161,7 +161,7 @@ def _open_files(pid: int) -> list[str]:
 
 
 def leftovers(region: Region) -> list[str]:
-    """Give the processes of a stopped broker that still live."""
+    """Return the processes of a stopped broker that still live."""
     found = []
     for process in psutil.process_iter(["pid", "cmdline"]):
         line = process.info["cmdline"] or []

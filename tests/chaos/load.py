@@ -245,7 +245,7 @@ class Load:
 
 
 def stored(shots: list[Shot], port: int) -> int:
-    """Send by storescu; give how many were acknowledged with success: the first ones, it stops at the first trouble."""
+    """Send by storescu; return how many were acknowledged with success: the first ones, it stops at the first trouble."""
     done = subprocess.run(
         ["storescu", "-v", "-R", "-to", "10", "-ta", "20", "-td", "20", "-aet", "PACSA", "-aec", "BROKER", "127.0.0.1", str(port),
          *(str(shot.file) for shot in shots)],

@@ -114,7 +114,7 @@ def _shake(region: Region, load: Load, journal: Journal, report: Report, plan: t
 
 
 def _settled(data: Path, *, later: bool) -> list[str]:
-    """Wait until nothing is under way; give what still is. `later`: what waits for its time counts too."""
+    """Wait until nothing is under way; return what still is. `later`: what waits for its time counts too."""
     until = time.monotonic() + _CALM
     while (busy := list(_under_way(data, later=later))) and time.monotonic() < until:
         time.sleep(0.5)

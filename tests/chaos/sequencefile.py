@@ -13,7 +13,7 @@ class Broken(Exception):
 
 
 def records(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Give key and value of every record, in order."""
+    """Return key and value of every record, in order."""
     if data[:4] != b"SEQ\x06":
         raise Broken("no SequenceFile of version 6")
     position = 4
@@ -46,7 +46,7 @@ def records(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def container(file: Path) -> tuple[dict[str, bytes], list[list[Any]]]:
-    """Give the images of an S-DICOM container by SOP Instance UID, and the rows of its index; both checked for form."""
+    """Return the images of an S-DICOM container by SOP Instance UID, and the rows of its index; both checked for form."""
     found = list(records(file.read_bytes()))
     if not found or found[0][0] != "\x01manifest" or found[-1][0] != "\x01index":
         raise Broken("no manifest in front or no index at the end")

@@ -124,7 +124,7 @@ class Stored:
             value for value, control in self._journal.patients.items() if known[value] != 1 or fed[value, control] != 1])
 
     def _online(self) -> dict[str, list[str]]:
-        """Check online files against their rows; give the data set hashes of each SOP instance, by UID, wherever it is."""
+        """Check online files against their rows; return the data set hashes of each SOP instance, by UID, wherever it is."""
         folder = self._data / "online"
         rows = self._rows("SELECT i.*, s.hospital, s.study_uid FROM instance i JOIN study s ON s.id = i.study_id")
         pictures: dict[str, list[str]] = {}
@@ -265,7 +265,7 @@ class Stored:
 
 
 def _told(message: ET.Element) -> set[tuple[str, str]]:
-    """Give (transaction, object) of a success."""
+    """Return (transaction, object) of a success."""
     event = message.find("EventIdentification")
     kind = event.find("EventTypeCode") if event is not None else None
     if event is None or kind is None or event.get("EventOutcomeIndicator") != "0":
@@ -275,7 +275,7 @@ def _told(message: ET.Element) -> set[tuple[str, str]]:
 
 
 def _whole_container(file: Path, row: _Row) -> dict[str, bytes]:
-    """Give the images of a container that is as its row and its own index say."""
+    """Return the images of a container that is as its row and its own index say."""
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if (row["state"], row["sha256"]) != ("current", digest):
         raise sequencefile.Broken(f"state {row['state']}, or another checksum")

@@ -27,22 +27,22 @@ class Shot:
 
 
 def uid(dice: random.Random) -> str:
-    """Give a UID of the 2.25 arc that the seed decides."""
+    """Return a UID of the 2.25 arc that the seed decides."""
     return f"2.25.{uuid.UUID(int=dice.getrandbits(128), version=4).int}"
 
 
 def data_set(part10: bytes) -> bytes:
-    """Give what follows the file meta group of a Part-10 file (PS3.10 7.1: (0002,0000) holds the group's length)."""
+    """Return what follows the file meta group of a Part-10 file (PS3.10 7.1: (0002,0000) holds the group's length)."""
     return part10[144 + int.from_bytes(part10[140:144], "little"):]
 
 
 def sha256_of(part10: bytes) -> str:
-    """Give the SHA-256 of a Part-10 file's data set."""
+    """Return the SHA-256 of a Part-10 file's data set."""
     return hashlib.sha256(data_set(part10)).hexdigest()
 
 
 def read_manifest(data: bytes) -> tuple[str, dict[str, str]]:
-    """Give the study of a manifest, and the series of each image it names, by SOP Instance UID."""
+    """Return the study of a manifest, and the series of each image it names, by SOP Instance UID."""
     dataset = pydicom.dcmread(io.BytesIO(data))
     (evidence,) = dataset.CurrentRequestedProcedureEvidenceSequence
     return str(evidence.StudyInstanceUID), {

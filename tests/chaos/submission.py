@@ -20,7 +20,7 @@ _CODES = {
 
 
 def submission(set_uid: str, patient: str, documents: Mapping[str, tuple[str, bytes]]) -> str:
-    """Give the lcm:SubmitObjectsRequest; `patient` is a CX, `documents` (uniqueId, bytes) by entry id."""
+    """Return the lcm:SubmitObjectsRequest; `patient` is a CX, `documents` (uniqueId, bytes) by entry id."""
     numbers = itertools.count(1)
     entries = "".join(_entry(key, uid, data, patient, numbers) for key, (uid, data) in documents.items())
     members = "".join(

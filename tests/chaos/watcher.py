@@ -35,7 +35,7 @@ class Watcher:
         self._stop.wait(dice.uniform(0, 0.5))
 
     def _patient(self, dice: random.Random) -> str:
-        """Give one that reports are written about, or hospital B's, or one whose study came lately."""
+        """Return one that reports are written about, or hospital B's, or one whose study came lately."""
         lately = list(self._journal.studies().values())[-20:]
         who = dice.random()
         if who < 0.4 or not lately:
@@ -104,7 +104,7 @@ class Watcher:
             self._journal.count("submission sets read under load")
 
     def _found(self, answer: Answer, kind: str) -> Iterator[ET.Element]:
-        """Give the objects of an answer; anything but success is noted and ends the look."""
+        """Return the objects of an answer; anything but success is noted and ends the look."""
         if answer.body is None or answer.status != "Success":
             if not _later(answer):
                 self._journal.blame(f"ITI-18 answered {answer.status} {answer.errors}")

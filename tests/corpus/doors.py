@@ -34,7 +34,7 @@ def _any_uid(value: Any, *_: object, **__: object) -> UID | None:
 
 
 def store(one: Specimen, port: int, calling: str) -> str:
-    """Send one data set unaltered; give an empty text for success, else what the broker said."""
+    """Send one data set unaltered; return an empty text for success, else what the broker said."""
     with patch.object(primitives, "set_uid", _any_uid), patch.object(_config, "UNRESTRICTED_STORAGE_SERVICE", True):
         link = AE(ae_title=calling).associate(
             "127.0.0.1", port, contexts=[build_context(one.sop_class, one.syntax)], ae_title="BROKER")
@@ -80,7 +80,7 @@ class Desk:
             yield client
 
     def feed(self, patients: Iterable[PatientId]) -> dict[PatientId, str]:
-        """Register patients by ITI-44; give those that were refused, with the reason."""
+        """Register patients by ITI-44; return those that were refused, with the reason."""
         refused = {}
         with self._client() as client:
             for number, patient in enumerate(sorted(patients)):
@@ -93,7 +93,7 @@ class Desk:
         return refused
 
     def manifests(self, patients: Iterable[PatientId]) -> set[InstanceRef]:
-        """Give what the manifests of these patients name, without the classes."""
+        """Return what the manifests of these patients name, without the classes."""
         named = set[InstanceRef]()
         with self._client() as client:
             for patient in sorted(patients):
@@ -119,7 +119,7 @@ class Desk:
 
 
 def _apart(refs: Sequence[InstanceRef]) -> list[list[InstanceRef]]:
-    """Give them so that no SOP Instance UID is asked for twice in one request."""
+    """Return them so that no SOP Instance UID is asked for twice in one request."""
     rounds: list[dict[str, InstanceRef]] = []
     for ref in refs:
         place = next((one for one in rounds if ref.sop_uid not in one), None)

@@ -45,7 +45,7 @@ class Specimen:
 
 
 def specimens() -> Iterator[Specimen]:
-    """Give all files of all packages that are or claim to be DICOM, by package and path."""
+    """Return all files of all packages that are or claim to be DICOM, by package and path."""
     for package, module in PACKAGES.items():
         found = importlib.util.find_spec(module)
         places = found.submodule_search_locations if found else None
@@ -55,7 +55,7 @@ def specimens() -> Iterator[Specimen]:
 
 
 def data_set(part10: bytes) -> bytes:
-    """Give what follows the file meta information, by the length it claims, else by its group number (PS3.10 7.1)."""
+    """Return what follows the file meta information, by the length it claims, else by its group number (PS3.10 7.1)."""
     at = 132
     while part10[at:at + 2] == b"\2\0":
         long = part10[at + 4:at + 6] in {b"OB", b"UN"}

@@ -142,7 +142,7 @@ def _upload(pacs: Orthanc, one: Specimen) -> str:
 
 
 def _publish_each(app: App, desk: Desk, studies: Iterable[str], tell: Tell) -> dict[str, str]:
-    """Publish every study of hospital B, its patient registered when it is known; give why not, by study."""
+    """Publish every study of hospital B, its patient registered when it is known; return why not, by study."""
     reasons, waiting = {}, []
     for study_uid in sorted(studies):
         reasons[study_uid] = _publish(app, study_uid)
@@ -164,7 +164,7 @@ def _publish(app: App, study_uid: str) -> str:
 
 
 def _rounds(files: Sequence[Specimen]) -> tuple[list[Fate], int]:
-    """Give each file a hospital of its own among those that hold its SOP Instance UID, and how many hospitals that takes."""
+    """Return each file a hospital of its own among those that hold its SOP Instance UID, and how many hospitals that takes."""
     seen: Counter[str] = Counter()
     fates = []
     for one in files:
@@ -183,7 +183,7 @@ def _add_hospitals(region: Region, count: int) -> None:
 
 
 def _aside(app: App) -> dict[tuple[str, str], str]:
-    """Give what was kept aside, by hospital and SOP Instance UID."""
+    """Return what was kept aside, by hospital and SOP Instance UID."""
     with app.database.read() as unit:
         return {(row.hospital, row.sop_uid): "kept aside" for row in sql(unit).execute(sa.select(t.conflict))}
 
@@ -194,7 +194,7 @@ def _app(region: Region) -> App:
 
 
 def _patients(app: App, hospital: str) -> set[PatientId]:
-    """Give the patients as the broker read them."""
+    """Return the patients as the broker read them."""
     with app.database.read() as unit:
         return {study.patient for study in studies.find_studies(unit, hospital=hospital, limit=100_000) if study.patient.value}
 
@@ -218,7 +218,7 @@ def unit_count(unit: Any, condition: Any) -> int:
 
 
 def _reasons(app: App) -> dict[str, str]:
-    """Give why a study is not published, by study."""
+    """Return why a study is not published, by study."""
     query = sa.select(t.study.c.study_uid, t.publication.c.state, t.publication.c.reason).join(
         t.publication, t.publication.c.study_id == t.study.c.id).where(t.publication.c.state != publications.PUBLISHED)
     with app.database.read() as unit:

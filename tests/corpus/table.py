@@ -10,7 +10,7 @@ _COLUMNS = ("way", "files of", "files", "stored", "refused", "published", "fetch
 
 
 def markdown(ways: Iterable[Way]) -> str:
-    """Give a table of numbers, and one of everything that was not stored, published or given back, with its reason."""
+    """Return a table of numbers, and one of everything that was not stored, published or given back, with its reason."""
     ways = list(ways)
     lines = ["| " + " | ".join(_COLUMNS) + " |", "|" + "---|" * len(_COLUMNS)]
     for way in ways:
@@ -24,7 +24,7 @@ def markdown(ways: Iterable[Way]) -> str:
 
 
 def lost(ways: Iterable[Way]) -> list[str]:
-    """Give what must not be: what we stored and do not give back, and what came back as something else."""
+    """Return what must not be: what we stored and do not give back, and what came back as something else."""
     return [
         f"{way.name}: {fate.one.path.name} {where}: {said}" for way in ways for fate in way.stored
         for where, said in (("online", fate.online), ("archive", fate.archive))

@@ -32,7 +32,7 @@ def send(region: Region, *pictures: Picture) -> None:
 
 
 def consultation(region: Region, patient: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Give whose Patient ID is on each picture that a consultation of this patient gets, and what is missing."""
+    """Return whose Patient ID is on each picture that a consultation of this patient gets, and what is missing."""
     with Consultation(region.url, profiles.load(str(region.folder / "region"))) as client:
         folder = region.folder / "got" / patient
         manifests = client.manifests(client.documents(client.affinity_id(PatientId(DOMAIN, patient))), folder / "manifests")
@@ -57,7 +57,7 @@ def shows(region: Region, patient: str, *numbers: int, of: str = "") -> None:
 
 
 def audited(region: Region, code: str) -> list[set[str]]:
-    """Give the patients of each audit message of this kind."""
+    """Return the patients of each audit message of this kind."""
     return [
         {one.get("ParticipantObjectID", "") for one in message.iter("ParticipantObjectIdentification")}
         for message in region.audit()

@@ -8,7 +8,7 @@ _WORST: dict[type, int] = {sa.Integer: 1 << 31, sa.BigInteger: 1 << 63}
 
 
 def misfits(database: Database) -> list[str]:
-    """Give every column that holds a text longer than it may be, a NUL, or a number beyond its type."""
+    """Return every column that holds a text longer than it may be, a NUL, or a number beyond its type."""
     found: list[str] = []
     with database.read() as unit:
         for table in metadata.sorted_tables:

@@ -48,7 +48,7 @@ class Target:
 
 
 def seeds(target: Target) -> dict[str, bytes]:
-    """Give the golden inputs of a target by `folder/file`; every one has its origin told in origin.toml."""
+    """Return the golden inputs of a target by `folder/file`; every one has its origin told in origin.toml."""
     found: dict[str, bytes] = {}
     for folder in target.golden:
         origins = tomllib.loads((GOLDEN / folder / "origin.toml").read_text("utf-8"))
@@ -86,7 +86,7 @@ class Board:
         self._map[self._HEAD.size:self._HEAD.size + len(data)] = data
 
     def look(self) -> tuple[list[int], float, float, bytes]:
-        """Give the counts, the moment (monotonic) and the worker's CPU seconds when the input was begun, and the input."""
+        """Return the counts, the moment (monotonic) and the worker's CPU seconds when the input was begun, and the input."""
         *counts, wall, cpu, length = self._HEAD.unpack_from(self._map)
         return counts, wall, cpu, self._map[self._HEAD.size:self._HEAD.size + length]
 

@@ -32,7 +32,7 @@ class Mutator:
             self._number, self._number, self._repeat, self._swap, self._markup, self._markup, self._value)
 
     def mutate(self, corpus: Sequence[bytes]) -> bytes:
-        """Give a child of one of the inputs, at most `longest` bytes."""
+        """Return a child of one of the inputs, at most `longest` bytes."""
         data = bytearray(self._source.choice(corpus))
         for _ in range(self._source.choice((1, 1, 1, 2, 2, 3, 5, 8))):
             self._source.choice(self._ways)(data, corpus)

@@ -156,7 +156,7 @@ class _Sink:
 
 
 def converse(stream: bytes, seed: int) -> tuple[list[Any], bytes]:
-    """Let a link with contexts 1, 3 and 5 read a stream in pieces of chance; give what it made of it and what it answered."""
+    """Let a link with contexts 1, 3 and 5 read a stream in pieces of chance; return what it made of it and what it answered."""
     said: list[Any] = []
     wire = _Wire(stream, seed)
     link = Link(cast("socket.socket", wire), Limits(send=1.0, data_set=4096), lambda _seconds: None)
@@ -176,7 +176,7 @@ def converse(stream: bytes, seed: int) -> tuple[list[Any], bytes]:
 
 
 def well_formed(script: bytes) -> bytes:
-    """Give a stream of P-DATA whose lengths are right: each piece of the script is context, control, length, content."""
+    """Return a stream of P-DATA whose lengths are right: each piece of the script is context, control, length, content."""
     stream, at = bytearray(), 0
     while at + 3 <= len(script):
         context, control, length = script[at], script[at + 1], script[at + 2]

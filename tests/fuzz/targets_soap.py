@@ -43,7 +43,7 @@ MIME_WORDS = (
 
 
 def cut(data: bytes) -> Iterator[bytes]:
-    """Give the data in pieces whose sizes depend on nothing but the data."""
+    """Return the data in pieces whose sizes depend on nothing but the data."""
     source, at = random.Random(zlib.crc32(data)), 0
     most = source.choice((3, 40, 1000, 1 << 16))
     while at < len(data):
@@ -74,14 +74,14 @@ def _mime(_scratch: Path) -> Reader:
 
 
 def _request(data: bytes) -> tuple[str, str, bytes]:
-    """Give path, content type and body of an input: `path content-type`, a line end, the body."""
+    """Return path, content type and body of an input: `path content-type`, a line end, the body."""
     line, _, body = data.partition(b"\n")
     path, _, kind = line[:8000].decode("latin-1").partition(" ")
     return path, kind.translate({0: " ", 13: " "}), body        # gunicorn lets no such bytes through
 
 
 def _told(reply: Reply) -> str:
-    """Give what an answer is, after checking that it is one."""
+    """Return what an answer is, after checking that it is one."""
     assert reply.status in _STATUSES, reply.status
     assert int(reply.headers["Content-Length"]) == len(reply.body)
     if reply.kind not in {"application/soap+xml", "multipart/related"}:

@@ -59,7 +59,7 @@ def run(target: Target, seconds: float, seed: int, folder: Path | None = None, i
 def _worker(
     target: Target, seconds: float, seed: int, inputs: int, folder: Path | None, report: Report,
 ) -> tuple[list[Finding], bool]:
-    """Run one worker to its end; give its findings, and whether it came to its end by itself."""
+    """Run one worker to its end; return its findings, and whether it came to its end by itself."""
     with _scratch() as scratch:
         board = Board.create(scratch / "board")
         board.begin((0, 0, 0, 0), b"")
@@ -87,7 +87,7 @@ def _worker(
 
 
 def _watch(process: ForkServerProcess, board: Board, target: Target) -> str:
-    """Wait for the worker; give what ended it, empty when it came to its own end."""
+    """Wait for the worker; return what ended it, empty when it came to its own end."""
     limit = time.monotonic() + _START
     hanging = 0
     while process.is_alive():

@@ -135,7 +135,7 @@ class Run:
 
 
 def _place(error: BaseException) -> str:
-    """Give the last place in our own code that the error came through."""
+    """Return the last place in our own code that the error came through."""
     steps = [step for step in traceback.extract_tb(error.__traceback__) if step.filename.startswith(_OURS)]
     return f"{steps[-1].filename.removeprefix(_OURS)}:{steps[-1].lineno}" if steps else "tests"
 

@@ -52,7 +52,7 @@ class Zeros:
     size: int
 
     def chunks(self, length: int = CHUNK) -> Iterator[bytes]:
-        """Give the bytes."""
+        """Return the bytes."""
         block, left = bytes(length), self.size
         while left:
             yield block[:left]
@@ -84,7 +84,7 @@ class Centre:
         self.database.close()
 
     def receive(self, images: Mapping[str, bytes], **study: str) -> int:
-        """Take images of a study as the receiver does (also twice); give its row id. The study is complete then."""
+        """Take images of a study as the receiver does (also twice); return its row id. The study is complete then."""
         facts = {"hospital": "a", "study_uid": STUDY, "date": "20150301", "modality": "CT"} | study
         hospital, uid = facts["hospital"], facts["study_uid"]
         objects = [self._object(sop_uid, data, facts) for sop_uid, data in images.items()]
@@ -106,7 +106,7 @@ class Centre:
             tags={"StudyDate": facts["date"], "Modality": facts["modality"], "PatientID": "A-1"})
 
     def study(self, study_uid: str = STUDY, hospital: str = "a") -> studies.Study:
-        """Give the study's row."""
+        """Return the study's row."""
         with self.database.read() as unit:
             found = studies.study(unit, hospital, study_uid)
         assert found is not None
@@ -123,7 +123,7 @@ class Centre:
         return b"".join(self.sdfo.open(place).chunks())
 
     def files(self) -> tuple[list[str], list[str]]:
-        """Give the files of the online and the archive folder."""
+        """Return the files of the online and the archive folder."""
         online, archive = (
             sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
             for folder in (self.sdfo.online.folder, self.sdfo.folder))

@@ -137,7 +137,7 @@ class BadPacs:
 
 
 def _text(data: bytes) -> dict[str, str]:
-    """Give an identifier's values by keyword, several ones with backslashes between."""
+    """Return an identifier's values by keyword, several ones with backslashes between."""
     found = pydicom.dcmread(io.BytesIO(data), force=True)
     return {element.keyword: "\\".join(map(str, element.value)) if element.VM > 1 else str(element.value) for element in found}
 

@@ -122,13 +122,13 @@ def busy(retry_after: str = "0") -> Script:
 
 
 def envelope(body: str, relates_to: str) -> bytes:
-    """Give a SOAP 1.2 envelope."""
+    """Return a SOAP 1.2 envelope."""
     return (f'<s:Envelope xmlns:s="{SOAP}" xmlns:wsa="{WSA}"><s:Header><wsa:RelatesTo>{relates_to}</wsa:RelatesTo></s:Header>'
             f"<s:Body>{body}</s:Body></s:Envelope>").encode()
 
 
 def retrieved(documents: Sequence[tuple[str, str]], errors: Sequence[tuple[str, str]] = ()) -> str:
-    """Give a RetrieveDocumentSetResponse: (uniqueId, Content-ID) of documents, (code, location) of errors."""
+    """Return a RetrieveDocumentSetResponse: (uniqueId, Content-ID) of documents, (code, location) of errors."""
     listed = "".join(
         f'<rs:RegistryError errorCode="{code}" codeContext="not there" location="{place}" '
         'severity="urn:oasis:names:tc:ebxml-regrep:ErrorSeverityType:Error"/>' for code, place in errors)
@@ -145,7 +145,7 @@ def retrieved(documents: Sequence[tuple[str, str]], errors: Sequence[tuple[str, 
 
 
 def _described(path: str, url: str) -> Reply:
-    """Give the broker's own WSDL of an endpoint, with this peer's address, or one of its schemas."""
+    """Return the broker's own WSDL of an endpoint, with this peer's address, or one of its schemas."""
     schema = data("wsdl") / "schema" / path.rpartition("/")[2]
     if path in WSDL:
         return _xml((data("wsdl") / f"{WSDL[path]}.wsdl").read_bytes().replace(b"http://127.0.0.1:8080", url.encode()))

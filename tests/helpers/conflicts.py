@@ -151,15 +151,15 @@ class Scene:
         return self.conflicts.listed()
 
     def assign(self, conflict: int, patient: str, domain: str = DOMAINS["a"]) -> Facts:
-        """Settle; give what the audit record is told."""
+        """Settle; return what the audit record is told."""
         return self._decide(self.conflicts.assign, Decision(conflict=conflict, patient=PatientId(domain, patient)))
 
     def reject(self, conflict: int) -> Facts:
-        """Settle; give what the audit record is told."""
+        """Settle; return what the audit record is told."""
         return self._decide(self.conflicts.reject, Decision(conflict=conflict))
 
     def undo(self, conflict: int) -> Facts:
-        """Take it back; give what the audit record is told."""
+        """Take it back; return what the audit record is told."""
         return self._decide(self.conflicts.undo, Decision(conflict=conflict))
 
     @staticmethod

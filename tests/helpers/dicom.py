@@ -41,7 +41,7 @@ _ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}
 
 
 def free_port() -> int:
-    """Give a loopback port nobody listens on now."""
+    """Return a loopback port nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -60,7 +60,7 @@ class Patient:
 
 def ct_dataset(study_uid: str, series_uid: str, sop_uid: str, *, number: int = 1, size: int = 16,
                patient: Patient = Patient(), charset: str = "GB18030") -> Dataset:
-    """Give one synthetic CT slice of `size` x `size` pixels; every pixel holds its number."""
+    """Return one synthetic CT slice of `size` x `size` pixels; every pixel holds its number."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -86,7 +86,7 @@ def ct_study(
     folder: Path, n: int = 3, size: int = 16, study_uid: str = "", *, series: int = 1, patient: Patient = Patient(),
     charset: str = "GB18030",
 ) -> list[Path]:
-    """Write a CT study of `n` slices in `series` series; give the files in order."""
+    """Write a CT study of `n` slices in `series` series; return the files in order."""
     folder.mkdir(parents=True, exist_ok=True)
     study_uid = study_uid or new_oid()
     series_uids = [f"{study_uid}.{number}" if len(study_uid) < 56 else new_oid() for number in range(1, series + 1)]
@@ -102,14 +102,14 @@ def ct_study(
 
 
 def body(file: Path) -> bytes:
-    """Give the data set of a Part-10 file: what C-STORE carries."""
+    """Return the data set of a Part-10 file: what C-STORE carries."""
     data = file.read_bytes()
     return data[tags.read_meta(data).end:]
 
 
 def hospital_at(profile: Profile, key: str, port: int, *, routes: Sequence[str] = ("move",), ae_title: str = "",
                 limits: Limits | None = None) -> Profile:
-    """Give the profile with this hospital's PACS at a port of this machine."""
+    """Return the profile with this hospital's PACS at a port of this machine."""
     changes: dict[str, Any] = {"host": "127.0.0.1", "port": port, "routes": tuple(routes)}
     if ae_title:
         changes["ae_title"] = ae_title
@@ -120,14 +120,14 @@ def hospital_at(profile: Profile, key: str, port: int, *, routes: Sequence[str] 
 
 
 def hospital(profile: Profile, key: str) -> Hospital:
-    """Give a hospital that is there."""
+    """Return a hospital that is there."""
     found = profile.hospital(key)
     assert found is not None
     return found
 
 
 def sender(ae_title: str) -> Caller:
-    """Give the caller a peer with this AE title is."""
+    """Return the caller a peer with this AE title is."""
     return Caller(node=ae_title, address="127.0.0.1", local_node="BROKER")
 
 
@@ -197,7 +197,7 @@ class Orthanc:
             self._call("/instances", file.read_bytes())
 
     def instances(self) -> list[str]:
-        """Give Orthanc's ids of all instances."""
+        """Return Orthanc's ids of all instances."""
         found: list[str] = json.loads(self._call("/instances"))
         return found
 
@@ -251,21 +251,21 @@ class Broker:
         return self.listener.port
 
     def study(self, study_uid: str, hospital: str = "a") -> studies.Study | None:
-        """Give the study's row."""
+        """Return the study's row."""
         with self.database.read() as unit:
             return studies.study(unit, hospital, study_uid)
 
     def files(self) -> list[str]:
-        """Give the relative paths of all files in the online store, unfinished ones too."""
+        """Return the relative paths of all files in the online store, unfinished ones too."""
         return sorted(str(file.relative_to(self.online.folder)) for file in self.online.folder.rglob("*") if file.is_file())
 
     def audited(self) -> list[str]:
-        """Give the audit messages written so far."""
+        """Return the audit messages written so far."""
         return [line for file in sorted(self.audit_folder.glob("*.xml")) for line in file.read_text("utf-8").splitlines()]
 
 
 def short_settings(**server: Any) -> Settings:
-    """Give settings with every port free and short patience."""
+    """Return settings with every port free and short patience."""
     return Settings(server=ServerSettings(**{"dicom_port": 0, "io_timeout": 5.0, "idle_timeout": 20.0, **server}))
 
 
@@ -315,7 +315,7 @@ class Board:
         raise AssertionError(channels)
 
     def lock(self, name: str, ttl: float) -> contextlib.AbstractContextManager[bool]:
-        """Give the lock when it is free."""
+        """Return the lock when it is free."""
         return contextlib.nullcontext(self.free)
 
     def state(self) -> str:

@@ -16,12 +16,12 @@ VERIFICATION = "1.2.840.10008.1.1"
 
 
 def item(kind: int, body: bytes) -> bytes:
-    """Give an item of an association PDU."""
+    """Return an item of an association PDU."""
     return struct.pack(">BBH", kind, 0, len(body)) + body
 
 
 def association(kind: int, calling: str, called: str, contexts: Sequence[tuple[str, str]]) -> bytes:
-    """Give an A-ASSOCIATE-RQ (kind 1) proposing (abstract syntax, transfer syntax) pairs with ids 1, 3, 5 …"""
+    """Return an A-ASSOCIATE-RQ (kind 1) proposing (abstract syntax, transfer syntax) pairs with ids 1, 3, 5 …"""
     body = struct.pack(">HH", 1, 0) + called.encode().ljust(16) + calling.encode().ljust(16) + b"\0" * 32
     body += item(0x10, b"1.2.840.10008.3.1.1.1")
     for number, (abstract, syntax) in enumerate(contexts):
@@ -31,7 +31,7 @@ def association(kind: int, calling: str, called: str, contexts: Sequence[tuple[s
 
 
 def fragments(context: int, control: int, data: bytes, dice: random.Random | None) -> list[bytes]:
-    """Give presentation data values; with `dice` cut anywhere, empty ones among them."""
+    """Return presentation data values; with `dice` cut anywhere, empty ones among them."""
     cuts = sorted(dice.randrange(len(data) + 1) for _ in range(dice.randrange(6))) if dice else []
     parts = [data[start:end] for start, end in pairwise([0, *cuts, len(data)])]
     return [
@@ -53,7 +53,7 @@ def pdus(values: list[bytes], dice: random.Random | None) -> bytes:
 
 def store_request(context: int, sop_class: str, sop_uid: str, data: bytes, *, dice: random.Random | None = None,
                   message_id: int = 7) -> bytes:
-    """Give all bytes of a C-STORE request."""
+    """Return all bytes of a C-STORE request."""
     command = pdata.write_command(context, [
         (pdata.CLASS, sop_class), (pdata.FIELD, pdata.C_STORE_RQ), (pdata.MESSAGE_ID, message_id), (pdata.PRIORITY, 0),
         (pdata.DATA_SET, 1), (pdata.INSTANCE, sop_uid)])[12:]
@@ -87,19 +87,19 @@ class Parrot:
             data = data[size:]
 
     def hear(self) -> tuple[int, bytes]:
-        """Give type and body of the next PDU; type 0 when the peer closed."""
+        """Return type and body of the next PDU; type 0 when the peer closed."""
         head = self._exactly(6)
         if len(head) < 6:
             return 0, b""
         return head[0], self._exactly(int.from_bytes(head[2:], "big"))
 
     def associate(self, contexts: Sequence[tuple[str, str]], calling: str = "PACSA", called: str = "BROKER") -> tuple[int, bytes]:
-        """Ask for an association; give the answer."""
+        """Ask for an association; return the answer."""
         self.say(association(1, calling, called, contexts))
         return self.hear()
 
     def answer(self) -> Command:
-        """Give the command set of the next response."""
+        """Return the command set of the next response."""
         kind, body = self.hear()
         assert kind == 4, f"PDU of type {kind}"
         return Command.read(body[6:])
@@ -142,11 +142,11 @@ class Parrot:
         self.say(struct.pack(">BBL", 2, 0, len(answer)) + answer)
 
     def context(self, sop_class: str) -> int:
-        """Give the id of the first context proposed for a class."""
+        """Return the id of the first context proposed for a class."""
         return next(number for number, abstract, _ in self.proposed if abstract == sop_class)
 
     def request(self) -> tuple[Command, bytes]:
-        """Give the next request and its data set."""
+        """Return the next request and its data set."""
         command = self.answer()
         data = b""
         while command.has_data_set:
@@ -192,5 +192,5 @@ def pacs(*scripts: Callable[[Parrot], None]) -> Iterator[int]:
 
 
 def threads(prefix: str) -> int:
-    """Give how many threads with such a name live."""
+    """Return how many threads with such a name live."""
     return sum(thread.name.startswith(prefix) for thread in threading.enumerate())

@@ -109,7 +109,7 @@ class Centre:
                  "SOPClassUID": CT, "PatientID": f"P-{key}"} for ref in refs])
 
     def pack(self, study_uid: str, *, keep_online: bool = False) -> str:
-        """Move a study into a container; give its path."""
+        """Move a study into a container; return its path."""
         with self.database.read() as unit:
             study = studies.find_studies(unit, study_uid=study_uid)[0]
             rows = studies.instances(unit, study.id)

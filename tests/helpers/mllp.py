@@ -4,7 +4,7 @@ import socket
 
 
 def send(port: int, message: str, encoding: str = "gb18030") -> list[list[str]]:
-    """Send one message (segments separated by line ends) and give the answer as fields per segment."""
+    """Send one message (segments separated by line ends) and return the answer as fields per segment."""
     data = b"\x0b" + message.strip().replace("\n", "\r").encode(encoding) + b"\r\x1c\r"
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(data)
@@ -17,7 +17,7 @@ def send(port: int, message: str, encoding: str = "gb18030") -> list[list[str]]:
 
 
 def codes(answer: list[list[str]]) -> list[str]:
-    """Give the codes of table 0357 in an answer: of ERR-3 (HL7 v2.5 2.15.5.3), in ERR-1 before version 2.5 (v2.4 2.16.5.1)."""
+    """Return the codes of table 0357 in an answer: of ERR-3 (HL7 v2.5 2.15.5.3), in ERR-1 before version 2.5 (v2.4 2.16.5.1)."""
     errors = [fields for fields in answer if fields[0] == "ERR"]
     if segment(answer, "MSH")[11] >= "2.5":
         return [fields[3].split("^")[0] for fields in errors]
@@ -25,5 +25,5 @@ def codes(answer: list[list[str]]) -> list[str]:
 
 
 def segment(answer: list[list[str]], name: str) -> list[str]:
-    """Give the first segment with this name."""
+    """Return the first segment with this name."""
     return next(fields for fields in answer if fields[0] == name)

@@ -40,7 +40,7 @@ DOMAINS = {HOSPA: "HOSPA", HOSPB: "HOSPB", HOSPC: "HOSPC"}
 
 
 def region(profile: Profile, **changes: Any) -> Profile:
-    """Give the demonstration region with a third hospital that feeds by V3, and a domain that hospitals A and B both feed.
+    """Return the demonstration region with a third hospital that feeds by V3, and a domain that hospitals A and B both feed.
 
     `changes` are keys of region.toml.
     """
@@ -87,12 +87,12 @@ class Bench:
         self.coord.close()
 
     def v2(self, message: str, encoding: str = "utf-8") -> list[list[str]]:
-        """Send an HL7 v2 message; give the answer as fields per segment."""
+        """Send an HL7 v2 message; return the answer as fields per segment."""
         reply = self.mllp.answer(message.strip().replace("\n", "\r").encode(encoding), "10.0.0.7")
         return [line.split("|") for line in reply.decode(encoding).split("\r") if line]
 
     def feed(self, event: str, value: str, person: Demographics = WEI, retired: str = "", control: str = "") -> str:
-        """Let hospital A feed one of its ids by ITI-8; give MSA-1."""
+        """Let hospital A feed one of its ids by ITI-8; return MSA-1."""
         header = Header(
             sender=("HIS-A", "HOSPA"), receiver=("BROKER", "REGION"), charset="GB 18030-2000", version="2.3.1",
             stamp=Stamp("20260301101500+0800", control) if control else Stamp.now())
@@ -101,7 +101,7 @@ class Bench:
         return self.mllp.answer(data, "10.0.0.7").decode("gb18030").split("\r")[1].split("|")[1]
 
     def v3(self, message: bytes) -> Element:
-        """Send a V3 message that is valid by its schema; give the answer, valid as well."""
+        """Send a V3 message that is valid by its schema; return the answer, valid as well."""
         rows, name = (iti44_feed.row(OURS), iti45_query.row(OURS)), parse(message).tag
         row = next(row for row in rows for m in row.messages if m.name == name)
         return self.perform(row, message)
@@ -119,7 +119,7 @@ class Bench:
         return answer
 
     def add(self, value: str, person: Demographics = WEI, *, domain: str = HOSPB, revise: bool = False) -> str:
-        """Let hospital B or C feed one of its ids by ITI-44; give the acknowledgement's code."""
+        """Let hospital B or C feed one of its ids by ITI-44; return the acknowledgement's code."""
         sender = DEVICE_C if domain == HOSPC else DEVICE_B
         return ack(self.v3(hl7v3.write_add_patient(
             PatientId(domain, value), person, sender=sender, receiver=OURS, revise=revise)))
@@ -130,12 +130,12 @@ class Bench:
             PatientId(domain, value), PatientId(domain, retired), WEI.names, sender=sender, receiver=OURS)))
 
     def who(self, value: str, domain: str = HOSPA) -> set[str]:
-        """Give the local ids of the person with this local id."""
+        """Return the local ids of the person with this local id."""
         with self.database.read() as unit:
             return {patient.value for patient in self.manager.who(unit, PatientId(domain, value)) if patient.domain != XAD}
 
     def affinity(self, value: str, domain: str = HOSPA) -> str:
-        """Give the affinity-domain id of the person with this local id; empty when there is none."""
+        """Return the affinity-domain id of the person with this local id; empty when there is none."""
         with self.database.read() as unit:
             found = self.manager.affinity_id(unit, PatientId(domain, value))
         return found.value if found else ""
@@ -145,7 +145,7 @@ class Bench:
             return self.manager.is_active(unit, PatientId(XAD, value))
 
     def audited(self) -> list[dict[str, Any]]:
-        """Give the audit records in order: code, action, outcome, patient, nodes, details, query."""
+        """Return the audit records in order: code, action, outcome, patient, nodes, details, query."""
         lines = [line for file in sorted((self.folder / "audit").glob("*")) for line in file.read_text("utf-8").splitlines()]
         return [_record(etree.fromstring(line)) for line in lines]
 
@@ -166,7 +166,7 @@ def _record(message: Element) -> dict[str, Any]:
 
 
 def ack(answer: Element) -> str:
-    """Give the type code of an acknowledgement."""
+    """Return the type code of an acknowledgement."""
     return attribute(answer, "h:acknowledgement/h:typeCode", "code")
 
 
@@ -176,12 +176,12 @@ def attribute(answer: Element, path: str, name: str) -> str:
 
 
 def details(answer: Element) -> list[list[str]]:
-    """Give (code, location) of the acknowledgement's details."""
+    """Return (code, location) of the acknowledgement's details."""
     return [
         [attribute(detail, "h:code", "code"), detail.findtext("h:location", "", NS)]
         for detail in answer.iterfind("h:acknowledgement/h:acknowledgementDetail", NS)]
 
 
 def plain(text: str) -> str:
-    """Give text with random affinity-domain ids replaced by XAD."""
+    """Return text with random affinity-domain ids replaced by XAD."""
     return re.sub(r"[0-9A-HJKMNP-TV-Z]{15}(?=\^\^\^)", "XAD", text)

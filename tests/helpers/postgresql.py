@@ -21,7 +21,7 @@ _OPTIONS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_
 
 
 def _program(name: str) -> str:
-    """Give a program of PostgreSQL; Debian keeps its own outside the PATH."""
+    """Return a program of PostgreSQL; Debian keeps its own outside the PATH."""
     places = [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
     found = shutil.which(name, path=os.pathsep.join([*places, os.environ.get("PATH", "")]))
     assert found is not None, f"{name} is not installed"
@@ -72,7 +72,7 @@ class Postgres:
 
 
 def fresh(server_url: str) -> str:
-    """Give the URL of a new database at the newest schema; it lives as long as its server."""
+    """Return the URL of a new database at the newest schema; it lives as long as its server."""
     name = f"broker_{uuid.uuid4().hex}"
     with _maintaining(server_url) as connection:
         connection.execute(f"CREATE DATABASE {name}")
@@ -86,7 +86,7 @@ _ours = functools.cache(fresh)      # one for all tests of a process
 
 
 def empty(server_url: str) -> str:
-    """Give the URL of a database with empty tables, the same one for each test of a process."""
+    """Return the URL of a database with empty tables, the same one for each test of a process."""
     url = _ours(server_url)
     with _maintaining(url) as connection:
         tables = [name for (name,) in connection.execute(

@@ -22,7 +22,7 @@ from broker.config.data import data
 
 
 def free_ports(count: int) -> list[int]:
-    """Give TCP ports nobody listens on now."""
+    """Return TCP ports nobody listens on now."""
     sockets = [socket.socket() for _ in range(count)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))
@@ -104,7 +104,7 @@ class Region:
         raise AssertionError(f"not healthy: {state}\n{self.log.read_text('utf-8', 'replace')[-4000:]}")
 
     def health(self) -> dict[str, Any]:
-        """Give the body of /healthz, empty when nobody answers."""
+        """Return the body of /healthz, empty when nobody answers."""
         return self.get_json("/healthz")
 
     def get_json(self, path: str) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class Region:
         psutil.wait_procs(others)
 
     def run(self, *arguments: str, expect: int = 0) -> str:
-        """Run a broker command with this region's configuration; give its standard output."""
+        """Run a broker command with this region's configuration; return its standard output."""
         done = subprocess.run(
             [sys.executable, "-m", "broker", *arguments, "--config", str(self.config)], capture_output=True, text=True,
             check=False, timeout=120, stdin=subprocess.DEVNULL)
@@ -161,12 +161,12 @@ class Region:
         return done.stdout
 
     def audit(self) -> list[ET.Element]:
-        """Give all audit messages so far."""
+        """Return all audit messages so far."""
         files = sorted((self.data / "audit").glob("*.xml"))
         return [ET.fromstring(line) for file in files for line in file.read_text("utf-8").splitlines()]
 
     def audited(self) -> set[tuple[str, str, str]]:
-        """Give (event type code or event id, action, outcome) of all audit messages."""
+        """Return (event type code or event id, action, outcome) of all audit messages."""
         found = set()
         for message in self.audit():
             event = message.find("EventIdentification")
@@ -178,5 +178,5 @@ class Region:
         return found
 
     def logs(self) -> str:
-        """Give everything the processes logged."""
+        """Return everything the processes logged."""
         return self.log.read_text("utf-8", "replace")

@@ -61,12 +61,12 @@ class Directory:
 
 
 def number() -> int:
-    """Give a number not used before in this run, for uniqueIds."""
+    """Return a number not used before in this run, for uniqueIds."""
     return next(_numbers)
 
 
 def document(key: str = "Doc1", patient: PatientId = WANG, **changes: Any) -> DocumentEntry:
-    """Give a complete DocumentEntry with a fresh uniqueId."""
+    """Return a complete DocumentEntry with a fresh uniqueId."""
     values: dict[str, Any] = {
         "id": key, "unique_id": f"2.999.5.{number()}", "patient_id": str(patient), "mime_type": "application/dicom",
         "title": "胸部CT", "creation_time": "20240506013005", "service_start_time": "20240506011500", "language_code": "zh-CN",
@@ -77,7 +77,7 @@ def document(key: str = "Doc1", patient: PatientId = WANG, **changes: Any) -> Do
 
 
 def submission_set(patient: PatientId = WANG, **changes: Any) -> SubmissionSet:
-    """Give a complete SubmissionSet with a fresh uniqueId."""
+    """Return a complete SubmissionSet with a fresh uniqueId."""
     values: dict[str, Any] = {
         "id": "SS1", "unique_id": f"2.999.6.{number()}", "source_id": "2.999.2", "patient_id": str(patient),
         "submission_time": "20240506013010", "content_type": Code("IMG", "2.999.1.90", "Imaging")}
@@ -85,7 +85,7 @@ def submission_set(patient: PatientId = WANG, **changes: Any) -> SubmissionSet:
 
 
 def folder(key: str = "Fol1", patient: PatientId = WANG, **changes: Any) -> Folder:
-    """Give a complete Folder with a fresh uniqueId."""
+    """Return a complete Folder with a fresh uniqueId."""
     values: dict[str, Any] = {
         "id": key, "unique_id": f"2.999.7.{number()}", "patient_id": str(patient), "title": "肺结节随访",
         "codes": (Code("FU", "2.999.1.91", "Follow-up"),)}
@@ -93,7 +93,7 @@ def folder(key: str = "Fol1", patient: PatientId = WANG, **changes: Any) -> Fold
 
 
 def link(source: str, target: str, kind: str = HAS_MEMBER, key: str = "", status: str = "") -> Association:
-    """Give an association."""
+    """Return an association."""
     return Association(id=key or f"as{number()}", type=kind, source=source, target=target, submission_set_status=status)
 
 
@@ -101,7 +101,7 @@ def bundle(
     documents: Sequence[DocumentEntry] = (), folders: Sequence[Folder] = (), links: Sequence[Association] = (),
     patient: PatientId = WANG, **changes: Any,
 ) -> RegistryObjects:
-    """Give a submission of these, each a member of a new SubmissionSet; FolderContent among `links` is made a member, too."""
+    """Return a submission of these, each a member of a new SubmissionSet; FolderContent among `links` is made a member, too."""
     own = submission_set(patient, **changes)
     placed = [item for item in links if item.type == HAS_MEMBER and item.source != own.id]
     members = [
@@ -113,12 +113,12 @@ def bundle(
 
 
 def submission(objects: RegistryObjects) -> ebxml.Submission:
-    """Give the objects as a submission that came over the wire."""
+    """Return the objects as a submission that came over the wire."""
     return ebxml.read_submission(xml.parse(ebxml.submit_request(objects)))
 
 
 def register(registry: Registry, objects: RegistryObjects) -> Facts:
-    """Register; give what the audit record would know."""
+    """Register; return what the audit record would know."""
     facts = Facts()
     registry.register(submission(objects), Call(caller=ANONYMOUS, facts=facts))
     return facts
@@ -132,12 +132,12 @@ def one_document(registry: Registry, patient: PatientId = WANG, **changes: Any) 
 
 
 def registered(registry: Registry, unique_id: str) -> tuple[DocumentEntry, ...]:
-    """Give the DocumentEntries with this uniqueId."""
+    """Return the DocumentEntries with this uniqueId."""
     return ask(registry, "GetDocuments", {"$XDSDocumentEntryUniqueId": [unique_id]}).documents
 
 
 def rows(database: Database) -> int:
-    """Give the number of registered objects and of their side rows."""
+    """Return the number of registered objects and of their side rows."""
     tables: Iterable[sa.Table] = (
         store.registry_object, store.registry_entry, store.registry_submission, store.registry_folder,
         store.registry_association, store.registry_code, store.registry_author, store.registry_reference)
@@ -146,18 +146,18 @@ def rows(database: Database) -> int:
 
 
 def schema(name: str) -> etree.XMLSchema:
-    """Give one of the schemas we serve."""
+    """Return one of the schemas we serve."""
     return etree.XMLSchema(file=str(data("wsdl") / "schema" / f"{name}.xsd"))
 
 
 def request(name: str, parameters: Mapping[str, str | Sequence[str]], return_type: str = "LeafClass") -> SoapRequest:
-    """Give the request of the stored query called `name`."""
+    """Return the request of the stored query called `name`."""
     body = xml.parse(write_query_request(UUIDS.get(name, name), parameters, return_type))
     return SoapRequest(body=body, message=iti18_query.ROW.messages[0])
 
 
 def answer(registry: Registry, raw: SoapRequest, facts: Facts | None = None) -> xml.Element:
-    """Give the schema-valid answer to a query; errors are raised, not rendered."""
+    """Return the schema-valid answer to a query; errors are raised, not rendered."""
     row = iti18_query.ROW
     asked = row.read(raw)
     result = row.handle(registry, asked, Call(caller=ANONYMOUS, facts=facts or Facts()))
@@ -167,31 +167,31 @@ def answer(registry: Registry, raw: SoapRequest, facts: Facts | None = None) -> 
 
 
 def element_of(reply: SoapReply) -> xml.Element:
-    """Give a reply as the XML the peer will see."""
+    """Return a reply as the XML the peer will see."""
     return xml.parse(b"".join(reply.fragments))
 
 
 def ask(registry: Registry, name: str, parameters: Mapping[str, str | Sequence[str]]) -> RegistryObjects:
-    """Give the objects a LeafClass query answers."""
+    """Return the objects a LeafClass query answers."""
     return ebxml.read_query_response(answer(registry, request(name, parameters)))[1]
 
 
 def refs(registry: Registry, name: str, parameters: Mapping[str, str | Sequence[str]]) -> tuple[str, ...]:
-    """Give the ids an ObjectRef query answers."""
+    """Return the ids an ObjectRef query answers."""
     return ebxml.read_object_refs(answer(registry, request(name, parameters, "ObjectRef")))
 
 
 def unique_ids(objects: RegistryObjects) -> list[str]:
-    """Give the uniqueIds of an answer's documents."""
+    """Return the uniqueIds of an answer's documents."""
     return [entry.unique_id for entry in objects.documents]
 
 
 def with_codes(attribute: str, *codes: tuple[str, str]) -> Mapping[str, tuple[Code, ...]]:
-    """Give the usual codes with this attribute replaced."""
+    """Return the usual codes with this attribute replaced."""
     return {**CODES, attribute: tuple(Code(code, scheme, code) for code, scheme in codes)}
 
 
 def renamed(objects: RegistryObjects, **changes: Any) -> RegistryObjects:
-    """Give the objects with the first document changed."""
+    """Return the objects with the first document changed."""
     first, *others = objects.documents
     return replace(objects, documents=(replace(first, **changes), *others))

@@ -52,7 +52,7 @@ FOLDERS = ("documents", "online", "archive")
 
 def adt(control: str, value: str = A.value, *, version: str = "2.3.1", pid3: str | None = None, name: str = "葉^曉東",
         kind: str = "ADT^A04^ADT_A01") -> str:
-    """Give a feed of hospital A."""
+    """Return a feed of hospital A."""
     cx = f"{value}^^^HOSPA&2.999.2.1&ISO^PI" if pid3 is None else pid3
     return (f"MSH|^~\\&|HIS-A|HOSPA|BROKER|REGION|20261101101500||{kind}|{control}|P|{version}||||||GB 18030-2000\n"
             f"EVN||20261101101500\nPID|||{cx}||{name}^^^^^L||19790214|F\nPV1||O\n")
@@ -67,7 +67,7 @@ def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 def rest(connection: socket.socket) -> bytes:
-    """Give everything until the peer closes."""
+    """Return everything until the peer closes."""
     data = b""
     with contextlib.suppress(ConnectionError):
         while piece := connection.recv(65536):
@@ -76,7 +76,7 @@ def rest(connection: socket.socket) -> bytes:
 
 
 def read_http(data: bytes) -> Reply:
-    """Give a whole HTTP/1.1 answer."""
+    """Return a whole HTTP/1.1 answer."""
     head, _, body = data.partition(b"\r\n\r\n")
     line, _, fields = head.decode("latin-1").partition("\r\n")
     headers = dict(email.parser.Parser().parsestr(fields).items())
@@ -84,7 +84,7 @@ def read_http(data: bytes) -> Reply:
 
 
 def ref(file: Path, source: str = OURS) -> InstanceRef:
-    """Give the instance in a file as a consumer asks for it."""
+    """Return the instance in a file as a consumer asks for it."""
     dataset = pydicom.dcmread(file, stop_before_pixels=True)
     return InstanceRef(
         str(dataset.StudyInstanceUID), str(dataset.SeriesInstanceUID), str(dataset.SOPInstanceUID),
@@ -107,11 +107,11 @@ class Site:
             self.patient = client.affinity_id(A)
 
     def number(self) -> int:
-        """Give a number not given before."""
+        """Return a number not given before."""
         return next(self._numbers)
 
     def client(self) -> Consultation:
-        """Give a consultation client."""
+        """Return a consultation client."""
         return Consultation(self.region.url, self.profile)
 
     # --- the good calls
@@ -122,19 +122,19 @@ class Site:
         assert mllp.segment(mllp.send(self.region.mllp_port, adt(control, value)), "MSA")[1:3] == ["AA", control]
 
     def query(self) -> int:
-        """ITI-18; give the number of documents."""
+        """ITI-18; return the number of documents."""
         with self.client() as client:
             return len(client.documents(self.patient))
 
     def store(self, folder: Path, count: int = 1, calling: str = "PACSA", size: int = 16, **options: Any) -> list[Path]:
-        """Store a fresh study by storescu; give its files."""
+        """Store a fresh study by storescu; return its files."""
         files = dicom.ct_study(folder / new_oid(), count, size, patient=dicom.Patient(id=A.value), **options)
         done = dicom.store(files, self.region.dicom_port, calling)
         assert done.returncode == 0, done.stdout + done.stderr
         return files
 
     def submit(self, folder: Path, data: bytes = b"a report") -> str:
-        """ITI-41; give the document's uniqueId."""
+        """ITI-41; return the document's uniqueId."""
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"report-{self.number()}"
         file.write_bytes(data)
@@ -161,14 +161,14 @@ class Site:
     # --- messages
 
     def objects(self, data: bytes, patient: PatientId | None = None, **changes: Any) -> RegistryObjects:
-        """Give metadata of one document with these bytes."""
+        """Return metadata of one document with these bytes."""
         made = manifests.metadata(self.profile, data, patient=patient or self.patient)
         return replace(made, documents=(replace(made.documents[0], **changes),)) if changes else made
 
     def provide(
         self, objects: RegistryObjects, *documents: bytes, surplus: tuple[bytes, ...] = (), lost: int = 0,
     ) -> MtomBody:
-        """Give an ITI-41 request; `surplus` are attachments nothing refers to, the `lost` last ones are not sent."""
+        """Return an ITI-41 request; `surplus` are attachments nothing refers to, the `lost` last ones are not sent."""
         names = {entry.id: f"doc{n}@test" for n, entry in enumerate(objects.documents[:len(documents)])}
         parts = [Part(content_id=name, media_type="application/octet-stream", source=Octets(data))
                  for name, data in zip((*names.values(), *(f"more{n}@test" for n in range(len(surplus)))),
@@ -177,7 +177,7 @@ class Site:
 
     @staticmethod
     def envelope(body: bytes, action: str) -> bytes:
-        """Give a SOAP request."""
+        """Return a SOAP request."""
         return write_request(body, action=action, to="http://broker/", message_id=new_uuid_urn())
 
     def catalogue(self, refs: Sequence[InstanceRef], patient: str = dicom.Patient().id) -> None:
@@ -190,15 +190,15 @@ class Site:
     # --- raw doors
 
     def http(self) -> socket.socket:
-        """Give a connection to the HTTP port."""
+        """Return a connection to the HTTP port."""
         return socket.create_connection(("127.0.0.1", self.region.http_port), 15)
 
     def mllp(self) -> socket.socket:
-        """Give a connection to the MLLP port."""
+        """Return a connection to the MLLP port."""
         return socket.create_connection(("127.0.0.1", self.region.mllp_port), 15)
 
     def post(self, path: str, body: bytes | Iterable[bytes], kind: str = SOAP_TYPE) -> Reply:
-        """POST on a connection of its own; give the answer."""
+        """POST on a connection of its own; return the answer."""
         data = body if isinstance(body, bytes) else b"".join(body)
         with self.http() as connection:
             with contextlib.suppress(ConnectionError):      # it may have been refused before it was all sent
@@ -208,7 +208,7 @@ class Site:
     # --- what is stored
 
     def rows(self, table: str, columns: str = "*") -> list[tuple[Any, ...]]:
-        """Give the rows of a table."""
+        """Return the rows of a table."""
         with contextlib.closing(sqlite3.connect(self.region.data / "broker.db", timeout=10)) as connection:
             return connection.execute(f"SELECT {columns} FROM {table}").fetchall()
 
@@ -217,13 +217,13 @@ class Site:
         return (sop_uid,) in self.rows("instance", "sop_uid")
 
     def files(self) -> list[str]:
-        """Give every file of documents and pictures, unfinished ones too."""
+        """Return every file of documents and pictures, unfinished ones too."""
         return sorted(
             str(file.relative_to(self.region.data)) for name in FOLDERS for file in (self.region.data / name).rglob("*")
             if file.is_file() and not file.name.startswith(".probe."))
 
     def stored(self, fed: int | None = None) -> tuple[object, ...]:
-        """Give what is stored: of every table the number of rows and the hash of their content, and all files.
+        """Return what is stored: of every table the number of rows and the hash of their content, and all files.
 
         With `fed` given, without what so many good feeds of known patients moved, the last ones.
         """
@@ -247,19 +247,19 @@ class Site:
         assert set(self.stored(fed)) ^ set(before) == set()
 
     def audited(self, code: str, outcome: str) -> int:
-        """Give how many audit messages of a transaction have this outcome."""
+        """Return how many audit messages of a transaction have this outcome."""
         lines = [line for file in (self.region.data / "audit").glob("*.xml") for line in file.read_text("utf-8").split("\n")]
         return sum(f'<EventTypeCode csd-code="{code}"' in line and f'EventOutcomeIndicator="{outcome}"' in line for line in lines)
 
     # --- processes
 
     def load(self) -> tuple[int, int]:
-        """Give the threads and sockets of all processes of the broker."""
+        """Return the threads and sockets of all processes of the broker."""
         processes = psutil.Process(self.region.pid).children(recursive=True)
         return (sum(process.num_threads() for process in processes),
                 sum(len(process.net_connections("inet")) for process in processes))
 
 
 def head(path: str, kind: str, more: str) -> bytes:
-    """Give the head of a POST; `more` are further header lines."""
+    """Return the head of a POST; `more` are further header lines."""
     return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n{more}\r\n\r\n".encode()

@@ -36,13 +36,13 @@ def context(number: int, *parts: bytes) -> bytes:
 
 
 def request(*items: bytes, calling: bytes = b"PACSA", called: bytes = b"BROKER", version: int = 1) -> bytes:
-    """Give an A-ASSOCIATE-RQ with these items."""
+    """Return an A-ASSOCIATE-RQ with these items."""
     body = struct.pack(">HH", version, 0) + called.ljust(16) + calling.ljust(16) + b"\0" * 32 + b"".join(items)
     return struct.pack(">BBL", 1, 0, len(body)) + body
 
 
 def results(accept: bytes) -> dict[int, int]:
-    """Give the result of each context of an A-ASSOCIATE-AC; a context that is answered twice fails."""
+    """Return the result of each context of an A-ASSOCIATE-AC; a context that is answered twice fails."""
     found: dict[int, int] = {}
     at = 68
     while at < len(accept):
@@ -59,7 +59,7 @@ def echo(number: int) -> bytes:
 
 
 def answered(peer: Parrot, number: int, longest: int) -> pdata.Command:
-    """Give the command set of the next response in a context: a peer that takes short PDUs gets it in pieces."""
+    """Return the command set of the next response in a context: a peer that takes short PDUs gets it in pieces."""
     message, last = b"", False
     while not last:
         kind, body = peer.hear()

@@ -41,7 +41,7 @@ def repeated(manifest: Dataset) -> None:
 
 
 def edited(edit: Callable[[Dataset], None]) -> bytes:
-    """Give a manifest whose evidence (three instances) or content was changed."""
+    """Return a manifest whose evidence (three instances) or content was changed."""
     dataset = pydicom.dcmread(io.BytesIO(manifests.kos(manifests.study())))
     edit(dataset)
     file = io.BytesIO()
@@ -67,7 +67,7 @@ def test_an_instance_named_twice_is_asked_for_once(site: Site, tmp_path: Path) -
 
 
 def read(site: Site, ids: list[str], folder: Path) -> Manifests:
-    """Give the manifests among the patient's documents."""
+    """Return the manifests among the patient's documents."""
     with site.client() as client:
         entries: list[DocumentEntry] = [entry for entry in client.documents(site.patient) if entry.unique_id in ids]
         assert len(entries) == len(ids)
@@ -83,7 +83,7 @@ class Packed:
     container: Path
 
     def missing(self, folder: Path) -> list[str]:
-        """RAD-69 for all of it; give what cannot be had."""
+        """RAD-69 for all of it; return what cannot be had."""
         refs: list[InstanceRef] = [ref(file) for file in self.files]
         with self.site.client() as client:
             got = client.images(refs, folder)
@@ -112,7 +112,7 @@ def flipped(data: bytes, files: list[Path]) -> bytes:
 
 
 def retrieved(site: Site) -> dict[str, int]:
-    """Give the number of audited RAD-69 by outcome."""
+    """Return the number of audited RAD-69 by outcome."""
     return {outcome: site.audited("RAD-69", outcome) for outcome in ("0", "4", "8", "12")}
 
 

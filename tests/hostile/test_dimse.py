@@ -46,7 +46,7 @@ def ref_of(made: Dataset) -> InstanceRef:
 
 
 def results(accept: bytes) -> dict[int, int]:
-    """Give the result of each presentation context of an A-ASSOCIATE-AC."""
+    """Return the result of each presentation context of an A-ASSOCIATE-AC."""
     found, at = {}, 68
     while at < len(accept):
         if accept[at] == 0x21:
@@ -56,7 +56,7 @@ def results(accept: bytes) -> dict[int, int]:
 
 
 def store(site: Site, sop: str, data: bytes, *, sop_class: str = CT) -> int:
-    """Give the status of one object, which leaves nothing; the same association then stores a good one."""
+    """Return the status of one object, which leaves nothing; the same association then stores a good one."""
     with Parrot(site.region.dicom_port) as peer:
         assert peer.associate([(CT, EXPLICIT)])[0] == 2
         with site.unchanged():
@@ -72,7 +72,7 @@ def store(site: Site, sop: str, data: bytes, *, sop_class: str = CT) -> int:
 
 
 def escaped(site: Site) -> list[Path]:
-    """Give what an evil UID left anywhere around the region: from its folders `../../../tmp` is a place of the tests' own."""
+    """Return what an evil UID left anywhere around the region: from its folders `../../../tmp` is a place of the tests' own."""
     found = [*site.region.folder.parent.rglob(f"*{EVIL}*"), *Path("/tmp").glob(f"*{EVIL}*")]
     return [path for path in found if path.exists()]
 
@@ -138,7 +138,7 @@ def test_a_refused_object_is_answered_and_logged_with_its_reason(site: Site, nam
 
 
 def _logged(site: Site, before: int) -> str:
-    """Give the one log line about a refused object since then."""
+    """Return the one log line about a refused object since then."""
     eventually(lambda: "object refused" in site.region.logs()[before:])
     (line,) = [line for line in site.region.logs()[before:].splitlines() if "object refused" in line]
     return line

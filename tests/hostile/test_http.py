@@ -157,7 +157,7 @@ def test_every_line_of_the_log_is_ours(site: Site) -> None:
 
 
 def modes(folder: Path) -> Iterator[tuple[Path, int, int]]:
-    """Give what is in a folder, with its type and mode."""
+    """Return what is in a folder, with its type and mode."""
     for place, _, names in os.walk(folder):
         for path in (Path(place), *(Path(place) / name for name in names)):
             with contextlib.suppress(FileNotFoundError):

@@ -48,7 +48,7 @@ def roomy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def open_at(site: Site, port: int) -> int:
-    """Give how many connections the broker's processes hold at their end of a door."""
+    """Return how many connections the broker's processes hold at their end of a door."""
     return sum(
         one.status == psutil.CONN_ESTABLISHED and one.laddr.port == port
         for process in psutil.Process(site.region.pid).children(recursive=True) for one in process.net_connections("inet"))

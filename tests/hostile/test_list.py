@@ -50,7 +50,7 @@ READERS = {
 
 @cache
 def named_in(file: str) -> frozenset[str]:
-    """Give the names of a module's tests."""
+    """Return the names of a module's tests."""
     return frozenset(node.name for node in ast.walk(ast.parse((ROOT / file).read_text("utf-8")))
                      if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"))
 

@@ -40,7 +40,7 @@ def send(site: Site, *messages: str) -> list[list[list[str]]]:
 
 
 def outcome(answer: list[list[str]]) -> tuple[str, str]:
-    """Give MSA-1 and the codes of ERR."""
+    """Return MSA-1 and the codes of ERR."""
     return segment(answer, "MSA")[1], ",".join(codes(answer))
 
 

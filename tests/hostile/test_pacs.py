@@ -35,7 +35,7 @@ class Study:
         return [ref(file, THEIRS) for file in self.files]
 
     def fetch(self, folder: str = "got") -> tuple[Fetched, float]:
-        """RAD-69 for all of it; give the answer and the seconds it took."""
+        """RAD-69 for all of it; return the answer and the seconds it took."""
         begun = time.monotonic()
         with self.site.client() as client:
             got = client.images(self.refs(), self.folder / folder)

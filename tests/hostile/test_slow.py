@@ -23,7 +23,7 @@ LONG = 9.0      # no deadline of the region is longer
 
 
 def drip(connection: socket.socket, more: Iterator[bytes]) -> bytes:
-    """Send a byte every 50 ms until something comes or the connection ends; give what came."""
+    """Send a byte every 50 ms until something comes or the connection ends; return what came."""
     begun, data = time.monotonic(), b""
     connection.settimeout(0.05)
     with contextlib.suppress(ConnectionError):

@@ -33,7 +33,7 @@ Make = Callable[[Site], RegistryObjects]
 
 
 def codes(reply: Reply) -> list[str]:
-    """Give the error codes of a RegistryResponse; a success has none."""
+    """Return the error codes of a RegistryResponse; a success has none."""
     assert (reply.status, reply.fault) == (200, ""), reply.body[:400]
     response = next(reply.root().iter(f"{{{RS}}}RegistryResponse"))
     found = read_registry_response(response)
@@ -42,7 +42,7 @@ def codes(reply: Reply) -> list[str]:
 
 
 def kept(site: Site, entry: DocumentEntry) -> bytes:
-    """Give the bytes that ITI-43 gives."""
+    """Return the bytes that ITI-43 gives."""
     wanted = messages.retrieve_documents([replace(entry, repository_unique_id=REPOSITORY)])
     request = MtomBody(site.envelope(wanted, RETRIEVE))
     parts = site.post("/xds/repository", request, request.content_type).parts()
@@ -140,7 +140,7 @@ class Door:
     taken: bytes
 
     def request(self, root: bytes, kind: str) -> tuple[bytes, str]:
-        """Give body and content type of the request with another envelope; `kind` replaces the type."""
+        """Return body and content type of the request with another envelope; `kind` replaces the type."""
         if not self.parts:
             return root, kind or SOAP_TYPE
         body = MtomBody(root, self.parts)
@@ -252,7 +252,7 @@ def test_a_part_over_the_limit_is_refused(site: Site, tmp_path: Path) -> None:
 
 
 def cuts(data: bytes, boundary: bytes) -> dict[str, int]:
-    """Give places to cut: around each boundary, in each head and in the middle of each part."""
+    """Return places to cut: around each boundary, in each head and in the middle of each part."""
     found = {"nothing": 0}
     marks = [match.start() for match in re.finditer(re.escape(b"--" + boundary), data)]
     for number, (start, end) in enumerate(zip(marks, [*marks[1:], len(data)], strict=True)):

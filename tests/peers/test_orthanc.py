@@ -73,7 +73,7 @@ def test_a_move_to_a_destination_orthanc_does_not_know_says_so(
 
 
 def mixed(folder: Path, sop_class: str = dicom.CT, syntax: str = "1.2.840.10008.1.2.1") -> tuple[str, list[Path], str]:
-    """Give a study of four images, its files and the one that differs: of another class, or in a syntax that is not read."""
+    """Return a study of four images, its files and the one that differs: of another class, or in a syntax that is not read."""
     uid = new_oid()
     files = dicom.ct_study(folder, 4, 16, uid, series=2)
     odd = pydicom.dcmread(files[1])

@@ -45,7 +45,7 @@ class PgSite(Site):
     url: str = ""
 
     def rows(self, table: str, columns: str = "*") -> list[tuple[Any, ...]]:
-        """Give the rows of a table."""
+        """Return the rows of a table."""
         with psycopg.connect(self.url.replace("+psycopg", "")) as connection:
             return connection.execute(f"SELECT {columns} FROM {table}").fetchall()
 

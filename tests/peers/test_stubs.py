@@ -62,7 +62,7 @@ def stub(given: Given, path: str) -> Any:
 
 
 def raw_parts(answer: Any) -> list[bytes]:
-    """Give the parts behind the root of a raw answer: zeep changes the bytes of binary parts."""
+    """Return the parts behind the root of a raw answer: zeep changes the bytes of binary parts."""
     _, parameters = content_type_parameters(answer.headers["Content-Type"])
     boundary = parameters["boundary"].encode()
     pieces = answer.content.split(b"--" + boundary)[2:-1]

@@ -70,7 +70,7 @@ class Reception:
             self._fail(error)
 
     def close(self) -> int:
-        """Make the object durable; give the C-STORE status."""
+        """Make the object durable; return the C-STORE status."""
         if self._sink is not None:
             try:
                 return self._sink.commit()

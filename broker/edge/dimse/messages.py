@@ -43,7 +43,7 @@ class Messages:
         return bool(self._fragment) or self._command is not None or self._reception is not None
 
     def incoming(self) -> Iterator[Message]:
-        """Give the messages until the peer asks for release; C-STORE requests are answered here."""
+        """Return the messages until the peer asks for release; C-STORE requests are answered here."""
         try:
             for piece in self._link.pieces():
                 if piece.context != self._context:

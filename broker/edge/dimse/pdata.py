@@ -69,12 +69,12 @@ class Command:
         return cls(elements)
 
     def number(self, element: int, default: int = -1) -> int:
-        """Give a US value, `default` when it is absent."""
+        """Return a US value, `default` when it is absent."""
         value = self._elements.get(element, b"")
         return int.from_bytes(value[:2], "little") if len(value) >= 2 else default
 
     def text(self, element: int) -> str:
-        """Give a UI or AE value without padding, empty when it is absent."""
+        """Return a UI or AE value without padding, empty when it is absent."""
         return self._elements.get(element, b"").strip(b"\0 ").decode("latin-1")
 
     def tag(self, element: int) -> str:
@@ -187,7 +187,7 @@ class Link:
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(self.limits.send))
 
     def pieces(self) -> Iterator[Piece]:
-        """Give the fragments as they come; end when the peer asks for release. Raise `PeerGone`, `ProtocolError`."""
+        """Return the fragments as they come; end when the peer asks for release. Raise `PeerGone`, `ProtocolError`."""
         empty = 0
         while True:
             self._inside = False
@@ -318,7 +318,7 @@ def _timeval(seconds: float) -> bytes:
 
 
 def collect(command: bytearray, piece: Piece) -> Command | None:
-    """Add a command fragment; give the command set when it is complete. Raise `ProtocolError` when it grows too long."""
+    """Add a command fragment; return the command set when it is complete. Raise `ProtocolError` when it grows too long."""
     command += piece.data
     if len(command) > _COMMAND_LIMIT:
         raise ProtocolError("a command set is too long")

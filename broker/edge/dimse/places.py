@@ -99,7 +99,7 @@ class Places:
             return place
 
     def leave(self, place: Place) -> None:
-        """Give a place back."""
+        """Return a place back."""
         with self._guard:
             self._places.pop(place, None)
 

@@ -109,7 +109,7 @@ class Scu:
             return _judge(hospital, answers, patience, incoming.refused)
 
     def _classes(self, hospital: Hospital, want: Want) -> list[str]:
-        """Give the SOP classes of a study, so that a C-GET can propose just these; empty when the PACS does not say."""
+        """Return the SOP classes of a study, so that a C-GET can propose just these; empty when the PACS does not say."""
         patience = Patience(hospital.limits.idle_seconds, hospital.limits.total_seconds)
         try:
             with connect(hospital, self._settings, contexts.plain(contexts.STUDY_FIND), patience) as peer:
@@ -232,7 +232,7 @@ def _keys(level: str, keywords: tuple[str, ...], study_uid: str, series_uid: str
 
 
 def _identifier(want: Want) -> bytes:
-    """Give the identifier of a retrieve (PS3.4 C.4.2.2.1); a single series is named with its instances."""
+    """Return the identifier of a retrieve (PS3.4 C.4.2.2.1); a single series is named with its instances."""
     keys = {"StudyInstanceUID": want.study_uid, "QueryRetrieveLevel": "STUDY"}
     if want.series_uids and (not want.sop_uids or len(want.series_uids) == 1):
         keys |= {"SeriesInstanceUID": "\\".join(want.series_uids), "QueryRetrieveLevel": "SERIES"}

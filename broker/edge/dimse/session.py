@@ -28,7 +28,7 @@ class Session:
         self._failures: dict[str, BrokerError] = {}
 
     def echo(self) -> int:
-        """Answer a C-ECHO; give its status."""
+        """Answer a C-ECHO; return its status."""
         status: int = self._gate.perform(Bound(c_echo.ROW, None), None, self._caller)
         return status
 

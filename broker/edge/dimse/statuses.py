@@ -28,7 +28,7 @@ _MEANINGS = {   # PS3.7 annex C; PS3.4 C.4.1.1.4, C.4.2.1.5, C.4.3.1.4
 
 
 def status_of(error: BrokerError) -> int:
-    """Give the C-STORE status of an error (PS3.4 B.2.3): a `Rejected` names it, a store that is down or full is 0xA700."""
+    """Return the C-STORE status of an error (PS3.4 B.2.3): a `Rejected` names it, a store that is down or full is 0xA700."""
     codes = [problem.code for problem in error.problems] if isinstance(error, Rejected) else []
     known = next((code for code in codes if code in set(DimseCode)), _DEFAULT[isinstance(error, Rejected)])
     return int(known, 16)
@@ -63,6 +63,6 @@ def is_failure(status: int) -> bool:
 
 
 def meaning(status: int) -> str:
-    """Give a peer's failure status in plain words."""
+    """Return a peer's failure status in plain words."""
     words = _MEANINGS.get(status) or ("it is unable to process" if status >> 12 == 0xC else "failed")
     return f"{words}, status 0x{status:04X}"

@@ -81,7 +81,7 @@ class SoapApplication:
 
 
 def _service(operations: Sequence[Operation], perform: Callable[[Any, Any], SoapReply]) -> type[Service]:
-    """Give a spyne service with one method per operation; each descriptor carries its operation in `udd`."""
+    """Return a spyne service with one method per operation; each descriptor carries its operation in `udd`."""
     def method(name: str, operation: Operation) -> Any:
         def run(context: Any, body: Any) -> SoapReply:
             return perform(context, body)
@@ -114,12 +114,12 @@ def validated(bound: Bound, most: int) -> Bound:
 
 
 def _without_slot(bound: Bound) -> Bound:
-    """Give the row as it runs when all slots are taken: audited, and answered as HTTP 503."""
+    """Return the row as it runs when all slots are taken: audited, and answered as HTTP 503."""
     return dataclasses.replace(bound, row=dataclasses.replace(bound.row, read=_no_slot, refuse=_busy))
 
 
 def _failing(bound: Bound, error: BrokerError) -> Bound:
-    """Give the row as it runs when its request could not be taken in: refused and audited like any other."""
+    """Return the row as it runs when its request could not be taken in: refused and audited like any other."""
     def read(_raw: SoapRequest) -> NoReturn:
         raise error
     return dataclasses.replace(bound, row=dataclasses.replace(bound.row, read=read))

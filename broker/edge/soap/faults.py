@@ -42,7 +42,7 @@ class SoapFault(Fault):
         return f"{WSA}/fault" if any(namespace == WSA for namespace, _ in self.subcodes) else f"{WSA}/soap/fault"
 
     def body(self) -> bytes:
-        """Give the Fault element; the prefix `s` is bound by the envelope."""
+        """Return the Fault element; the prefix `s` is bound by the envelope."""
         inner = ""
         for namespace, local in reversed(self.subcodes):
             inner = f"<s:Subcode><s:Value xmlns:q={quoteattr(namespace)}>q:{local}</s:Value>{inner}</s:Subcode>"
@@ -52,20 +52,20 @@ class SoapFault(Fault):
 
 
 def version_mismatch(reason: str) -> SoapFault:
-    """Give the fault for another envelope; it names the one we speak (SOAP 1.2 part 1, 5.4.7)."""
+    """Return the fault for another envelope; it names the one we speak (SOAP 1.2 part 1, 5.4.7)."""
     header = f'<s:Upgrade><s:SupportedEnvelope qname="e:Envelope" xmlns:e="{SOAP}"/></s:Upgrade>'
     return SoapFault("VersionMismatch", reason, header=header)
 
 
 def not_understood(namespace: str, local: str) -> SoapFault:
-    """Give the fault for a mandatory header we do not know, with its name (SOAP 1.2 part 1, 5.4.8)."""
+    """Return the fault for a mandatory header we do not know, with its name (SOAP 1.2 part 1, 5.4.8)."""
     name = f'"q:{local}" xmlns:q={quoteattr(namespace)}' if namespace else f'"{local}"'
     header = f"<s:NotUnderstood qname={name}/>"
     return SoapFault("MustUnderstand", f"header {local} is not understood", header=header)
 
 
 def of(error: BrokerError) -> SoapFault:
-    """Give the fault for an error found before there was a transaction to answer it."""
+    """Return the fault for an error found before there was a transaction to answer it."""
     if isinstance(error, TooLarge):
         return SoapFault("Sender", str(error), status=TOO_LARGE)
     if isinstance(error, Unavailable):

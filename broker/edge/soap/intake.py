@@ -121,7 +121,7 @@ def sweep(folder: Path) -> None:
 
 
 def _body(environ: Mapping[str, Any], limit: int, setting: str) -> Iterator[bytes]:
-    """Give the body in pieces. Over `limit` it ends with `TooLarge`, before the first byte where a length is announced."""
+    """Return the body in pieces. Over `limit` it ends with `TooLarge`, before the first byte where a length is announced."""
     text = environ.get("CONTENT_LENGTH")
     # Without a length and without chunks there is no body (RFC 9112 6.3).
     left = int(text) if text else None if environ.get("wsgi.input_terminated") else 0

@@ -43,13 +43,13 @@ class Operation:
 
 
 def operation_of(descriptor: Any) -> Operation:
-    """Give the operation of a method descriptor made with `_udd={"operation": …}`."""
+    """Return the operation of a method descriptor made with `_udd={"operation": …}`."""
     operation: Operation = descriptor.udd["operation"]
     return operation
 
 
 def reply_address(headers: Mapping[str, Element]) -> str:
-    """Give the address in wsa:ReplyTo, or nothing."""
+    """Return the address in wsa:ReplyTo, or nothing."""
     element = headers.get(_REPLY_TO)
     address = None if element is None else next(element.iterchildren(_ADDRESS), None)
     return "" if address is None else (address.text or "").strip()
@@ -112,7 +112,7 @@ class BrokerSoap12(Soap12):
         ctx.method_request_string = child.tag
 
     def get_context(self, parent: Any, transport: Any) -> None:
-        """Give nothing: a protocol's own context is for protocols with state."""
+        """Return nothing: a protocol's own context is for protocols with state."""
 
     def generate_method_contexts(self, ctx: Any) -> list[Any]:
         """Make this context the call's: a message has one method here, spyne would copy the context for each."""
@@ -178,7 +178,7 @@ def _head(ctx: Any, action: str, more: str = "") -> bytes:
 
 @functools.cache
 def _opening(action: str) -> str:
-    """Give an envelope of ours up to its MessageID; actions are those of rows and faults."""
+    """Return an envelope of ours up to its MessageID; actions are those of rows and faults."""
     return _HEAD.format(action=escape(action))
 
 

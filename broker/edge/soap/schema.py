@@ -71,7 +71,7 @@ _kept = _PerThread()
 
 
 def load(file: str) -> etree.XMLSchema:
-    """Give this thread's schema of wsdl/schema/`file`. A file that is missing or wrong is a bug: lxml's error."""
+    """Return this thread's schema of wsdl/schema/`file`. A file that is missing or wrong is a bug: lxml's error."""
     schema = _kept.schemas.get(file)
     if schema is None:
         document = etree.parse(str(data("wsdl") / "schema" / file))
@@ -205,7 +205,7 @@ def _called(element: Element) -> str:
 
 
 def _first_error(schema: etree.XMLSchema, element: Element) -> "etree._LogEntry | None":
-    """Give what is wrong first. All that is wrong gets logged; with its place in a tree, where lxml counts its siblings.
+    """Return what is wrong first. All that is wrong gets logged; with its place in a tree, where lxml counts its siblings.
 
     So a large tree, whose 400 000 errors would take minutes, is written out and validated while it is parsed.
     """

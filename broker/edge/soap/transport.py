@@ -108,7 +108,7 @@ class SoapTransport(ServerBase):
             ctx.out_error = fault
 
     def _run(self, context: Any, environ: Mapping[str, Any]) -> tuple[Any, bool]:
-        """Give the finished context, and whether the request was refused before its body was read."""
+        """Return the finished context, and whether the request was refused before its body was read."""
         try:
             context.transport.intake.read(environ, self._limits, self._spool)
         except (SoapFault, BrokerError) as error:
@@ -154,7 +154,7 @@ class _Answer:
         self._whole = True
 
     def set_aside(self) -> None:
-        """Give the slot back: the rest is sent without a thread of its own."""
+        """Return the slot back: the rest is sent without a thread of its own."""
         exchange = self._context.transport
         release, exchange.release = exchange.release, None
         if release is not None:
@@ -172,7 +172,7 @@ class _Answer:
 
 
 def internal_error(error: Exception, transaction: str) -> SoapFault:
-    """Log a bug: its kind and where it happened, no values, since they may be a patient's. Give the fault to answer."""
+    """Log a bug: its kind and where it happened, no values, since they may be a patient's. Return the fault to answer."""
     frames = "".join(traceback.format_tb(error.__traceback__))
     cause = error.__cause__ or error.__context__
     log.error(

@@ -17,7 +17,7 @@ FILES: Mapping[str, str] = {
 
 
 def wsdl(endpoint: str, public_url: str) -> bytes:
-    """Give the WSDL of an endpoint with its configured address; empty for an endpoint that has none."""
+    """Return the WSDL of an endpoint with its configured address; empty for an endpoint that has none."""
     name = FILES.get(endpoint)
     if name is None:
         return b""
@@ -30,7 +30,7 @@ def wsdl(endpoint: str, public_url: str) -> bytes:
 
 
 def schemas() -> dict[str, bytes]:
-    """Give every XML schema by the path it is served at: the fixed map behind /schema/."""
+    """Return every XML schema by the path it is served at: the fixed map behind /schema/."""
     return {f"/schema/{file.name}": file.read_bytes() for file in sorted((data("wsdl") / "schema").glob("*.xsd"))}
 
 
@@ -46,7 +46,7 @@ class _Static:
 
 
 def documents(text: bytes) -> type[InterfaceDocumentsBase]:
-    """Give the documents container that makes a spyne Application serve `text` instead of generating a WSDL."""
+    """Return the documents container that makes a spyne Application serve `text` instead of generating a WSDL."""
     class Documents(InterfaceDocumentsBase):
         def __init__(self, interface: object) -> None:
             super().__init__(interface, wsdl11=_Static(text))

@@ -57,7 +57,7 @@ class Version:
 
 
 def due(unit: Unit, retention: Retention, now: float, limit: int) -> list[tuple[int, str]]:
-    """Give (id, Study Instance UID) of the studies to pack: late objects of packed studies first, then the oldest.
+    """Return (id, Study Instance UID) of the studies to pack: late objects of packed studies first, then the oldest.
 
     A study is due when its date (without one, its last object) is older than the retention of its hospital and of each
     of its modalities; where none of them has a rule of its own, older than `online_days`.
@@ -71,7 +71,7 @@ def due(unit: Unit, retention: Retention, now: float, limit: int) -> list[tuple[
 
 
 def unfinished(unit: Unit, dropping_since: float) -> list[int]:
-    """Give the studies whose migration was begun: those in packing, and those in dropping since before this time."""
+    """Return the studies whose migration was begun: those in packing, and those in dropping since before this time."""
     query = (
         sa.select(t.study.c.id)
         .outerjoin(t.container, sa.and_(t.container.c.study_id == t.study.c.id, t.container.c.state == "current"))
@@ -82,7 +82,7 @@ def unfinished(unit: Unit, dropping_since: float) -> list[int]:
 
 
 def subject(unit: Unit, study_id: int) -> Subject | None:
-    """Give the study, kept from others' changes until the unit ends; None when there is none."""
+    """Return the study, kept from others' changes until the unit ends; None when there is none."""
     connection = sql(unit)
     row = connection.execute(sa.select(t.study).where(t.study.c.id == study_id).with_for_update()).one_or_none()
     if row is None:
@@ -99,12 +99,12 @@ def subject(unit: Unit, study_id: int) -> Subject | None:
 
 
 def current(unit: Unit, study_id: int) -> Container | None:
-    """Give the container of a packed study, or None."""
+    """Return the container of a packed study, or None."""
     return next(iter(_containers(unit, study_id, "current")), None)
 
 
 def retired(unit: Unit, study_id: int) -> list[Container]:
-    """Give the containers a newer one replaced, newest first."""
+    """Return the containers a newer one replaced, newest first."""
     return _containers(unit, study_id, "retired")
 
 
@@ -129,7 +129,7 @@ def switch(
 
 
 def forget_online(unit: Unit, study_id: int, proven: Mapping[str, str]) -> list[str]:
-    """Remove the instance rows whose SOP Instance UID and SHA-256 are in `proven`; give the paths of their files."""
+    """Remove the instance rows whose SOP Instance UID and SHA-256 are in `proven`; return the paths of their files."""
     gone = [row for row in instances(unit, study_id) if proven.get(row.sop_uid) == row.online.sha256]
     delete_instances(unit, study_id, [row.sop_uid for row in gone])
     return [row.online.path for row in gone]
@@ -156,7 +156,7 @@ def forget_container(unit: Unit, container_id: int) -> None:
 
 
 def unused(unit: Unit, hospitals: Collection[str], before: float) -> list[int]:
-    """Give the studies of these hospitals whose cached objects neither came nor were retrieved since before this time."""
+    """Return the studies of these hospitals whose cached objects neither came nor were retrieved since before this time."""
     return list(sql(unit).scalars(
         sa.select(t.study.c.id)
         .where(t.study.c.tier == "origin", t.study.c.state == "complete", t.study.c.objects > 0,
@@ -165,7 +165,7 @@ def unused(unit: Unit, hospitals: Collection[str], before: float) -> list[int]:
 
 
 def forget_cached(unit: Unit, study_id: int) -> list[str]:
-    """Remove the instance rows that the origin's catalogue lists too; give the paths of their files, to be dropped.
+    """Remove the instance rows that the origin's catalogue lists too; return the paths of their files, to be dropped.
 
     What a decision shows stays: its PACS would send it with the other patient again. None while a fetch of the study is
     open. Until `forgotten` is called the study is in state dropping.
@@ -189,21 +189,21 @@ def forgotten(unit: Unit, study_id: int, paths: Collection[str]) -> None:
 
 
 def half_forgotten(unit: Unit) -> list[tuple[int, str, str]]:
-    """Give (id, hospital, Study Instance UID) of the studies whose eviction was begun."""
+    """Return (id, hospital, Study Instance UID) of the studies whose eviction was begun."""
     query = sa.select(t.study.c.id, t.study.c.hospital, t.study.c.study_uid).where(
         t.study.c.tier == "origin", t.study.c.state == "dropping")
     return [(row.id, row.hospital, row.study_uid) for row in sql(unit).execute(query)]
 
 
 def named(unit: Unit, study_uids: Collection[str]) -> set[str]:
-    """Give the paths of all containers that rows of these studies name."""
+    """Return the paths of all containers that rows of these studies name."""
     return set(sql(unit).scalars(
         sa.select(t.container.c.path).join(t.study, t.study.c.id == t.container.c.study_id)
         .where(t.study.c.study_uid.in_(study_uids))))
 
 
 def holders(unit: Unit, study_uid: str) -> list[int]:
-    """Give the ids of the studies with this UID, one per hospital that has it."""
+    """Return the ids of the studies with this UID, one per hospital that has it."""
     return list(sql(unit).scalars(sa.select(t.study.c.id).where(t.study.c.study_uid == study_uid)))
 
 
@@ -228,7 +228,7 @@ def delete_instances(unit: Unit, study_id: int, sop_uids: Sequence[str]) -> None
 
 
 def _old(retention: Retention, now: float) -> Iterable[sa.ColumnElement[bool]]:
-    """Give the conditions that all must hold for a study to be old enough."""
+    """Return the conditions that all must hold for a study to be old enough."""
     rules = [(t.study.c.hospital == key, days) for key, days in sorted(retention.per_hospital.items())]
     rules += [
         (sa.exists().where(t.series.c.study_id == t.study.c.id, t.series.c.modality == modality), days)

@@ -51,7 +51,7 @@ def alone(unit: Unit, hospital: str, study_uid: str) -> None:
 
 
 def enqueue(unit: Unit, hospital: str, study_uid: str, wants: Sequence[tuple[str, str]], now: float) -> int:
-    """Give the id of the open job of this study with `wants`, (series, sop) pairs, among what it waits for.
+    """Return the id of the open job of this study with `wants`, (series, sop) pairs, among what it waits for.
 
     Joins the job that is open, else opens one.
     """
@@ -75,12 +75,12 @@ def enqueue(unit: Unit, hospital: str, study_uid: str, wants: Sequence[tuple[str
 
 
 def expecting(unit: Unit, hospital: str, study_uid: str, sop_uid: str) -> int | None:
-    """Give the open job of this hospital and study that expects the instance, or None: then it is a submission."""
+    """Return the open job of this hospital and study that expects the instance, or None: then it is a submission."""
     return expecting_each(unit, [(hospital, study_uid, sop_uid)]).get((hospital, study_uid, sop_uid))
 
 
 def expecting_each(unit: Unit, instances: Collection[tuple[str, str, str]]) -> dict[tuple[str, str, str], int]:
-    """Give the open job that expects each of these (hospital, study, SOP) instances; without those no job expects."""
+    """Return the open job that expects each of these (hospital, study, SOP) instances; without those no job expects."""
     connection = sql(unit)
     studies = {(hospital, study_uid) for hospital, study_uid, _ in instances}
     jobs = connection.execute(
@@ -142,7 +142,7 @@ def known_reasons(unit: Unit, job: Job, since: float) -> dict[str, str]:
 
 
 def missing(unit: Unit, job_id: int) -> list[Wanted]:
-    """Give what a job still waits for: neither noted as landed nor on record, nor known not to come."""
+    """Return what a job still waits for: neither noted as landed nor on record, nor known not to come."""
     here = (
         sa.exists().where(instance.c.study_id == study.c.id, instance.c.sop_uid == fetch_want.c.sop_uid)
         .where(study.c.study_uid == fetch_job.c.study_uid, study.c.hospital == fetch_job.c.hospital))
@@ -154,7 +154,7 @@ def missing(unit: Unit, job_id: int) -> list[Wanted]:
 
 
 def claim(unit: Unit, owner: str, limits: Mapping[str, int], now: float) -> Job | None:
-    """Give the oldest queued job of a hospital with fewer running jobs than its limit, now running and ours; else None.
+    """Return the oldest queued job of a hospital with fewer running jobs than its limit, now running and ours; else None.
 
     Hospitals that `limits` does not name are left alone.
     """
@@ -175,7 +175,7 @@ def claim(unit: Unit, owner: str, limits: Mapping[str, int], now: float) -> Job 
 
 
 def beat(unit: Unit, owner: str, job_ids: Collection[int], now: float) -> set[int]:
-    """Say that the owner works on these jobs; give those that are its own. One that is not among them was taken away."""
+    """Say that the owner works on these jobs; return those that are its own. One that is not among them was taken away."""
     return set(sql(unit).scalars(
         fetch_job.update().values(beat_at=now)
         .where(fetch_job.c.id.in_(job_ids), fetch_job.c.state == "running", fetch_job.c.owner == owner)
@@ -205,13 +205,13 @@ def abandoned(unit: Unit, before: float) -> bool:
 
 
 def reap(unit: Unit, before: float) -> int:
-    """Queue again the running jobs whose owner did not beat since `before`; give how many."""
+    """Queue again the running jobs whose owner did not beat since `before`; return how many."""
     return sql(unit).execute(
         fetch_job.update().values(state="queued", owner="", beat_at=0.0).where(*_dead(before))).rowcount
 
 
 def queued(unit: Unit) -> list[Job]:
-    """Give the queued jobs, oldest first."""
+    """Return the queued jobs, oldest first."""
     return [Job(*row) for row in sql(unit).execute(_JOBS.where(fetch_job.c.state == "queued").order_by(fetch_job.c.id))]
 
 
@@ -224,13 +224,13 @@ def refuse(unit: Unit, job: Job, reason: str, now: float) -> None:
 
 
 def state(unit: Unit, job_id: int) -> Job | None:
-    """Give a job as it is now, or None when it is unknown or forgotten."""
+    """Return a job as it is now, or None when it is unknown or forgotten."""
     row = sql(unit).execute(_JOBS.where(fetch_job.c.id == job_id)).one_or_none()
     return Job(*row) if row else None
 
 
 def forget(unit: Unit, before: float) -> int:
-    """Remove the jobs that ended before this time; give how many."""
+    """Remove the jobs that ended before this time; return how many."""
     old = sa.select(fetch_job.c.id).where(fetch_job.c.ended_at > 0, fetch_job.c.ended_at < before)
     sql(unit).execute(fetch_want.delete().where(fetch_want.c.job_id.in_(old)))
     return sql(unit).execute(fetch_job.delete().where(fetch_job.c.ended_at > 0, fetch_job.c.ended_at < before)).rowcount

@@ -39,7 +39,7 @@ class OnlineInstance:
 
 
 def holdings(unit: Unit, study_uids: Collection[str]) -> list[Holding]:
-    """Give every hospital's row of these studies, oldest first."""
+    """Return every hospital's row of these studies, oldest first."""
     found: list[Holding] = []
     for batch in _batches(sorted(study_uids)):
         rows = sql(unit).execute(
@@ -53,7 +53,7 @@ def holdings(unit: Unit, study_uids: Collection[str]) -> list[Holding]:
 
 
 def online(unit: Unit, study_id: int, sop_uids: Collection[str]) -> Iterator[OnlineInstance]:
-    """Give those of the instances that this study has online."""
+    """Return those of the instances that this study has online."""
     for batch in _batches(sorted(sop_uids)):
         for row in sql(unit).execute(
                 sa.select(instance.c.series_uid, instance.c.sop_uid, instance.c.transfer_syntax, instance.c.path,
@@ -64,7 +64,7 @@ def online(unit: Unit, study_id: int, sop_uids: Collection[str]) -> Iterator[Onl
 
 
 def containers(unit: Unit, study_id: int) -> list[str]:
-    """Give the paths of the study's current containers, newest first."""
+    """Return the paths of the study's current containers, newest first."""
     return list(sql(unit).scalars(
         sa.select(container.c.path).where(container.c.study_id == study_id, container.c.state == "current")
         .order_by(container.c.id.desc())))

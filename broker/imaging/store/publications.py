@@ -73,7 +73,7 @@ class Stuck:
 
 
 def get(unit: Unit, study_id: int) -> Publication | None:
-    """Give the publication of a study, or None."""
+    """Return the publication of a study, or None."""
     found = sql(unit).execute(
         sa.select(publication, study.c.hospital, study.c.tier, study.c.state.label("study_state"))
         .join(study, study.c.id == publication.c.study_id).where(publication.c.study_id == study_id)).one_or_none()
@@ -222,7 +222,7 @@ def moved(unit: Unit, entries: Collection[str], patient: PatientId) -> None:
 
 
 def arrived(unit: Unit, patient: PatientId) -> int:
-    """Make due what waited for this patient, and give how many studies that are."""
+    """Make due what waited for this patient, and return how many studies that are."""
     return sql(unit).execute(
         sa.update(publication)
         .where(publication.c.state == WAITING, publication.c.patient_domain == patient.domain,
@@ -231,7 +231,7 @@ def arrived(unit: Unit, patient: PatientId) -> int:
 
 
 def described(unit: Unit, study_id: int) -> dict[str, SeriesFacts]:
-    """Give what is known of every series a study ever had here, without instances, by its UID."""
+    """Return what is known of every series a study ever had here, without instances, by its UID."""
     rows = sql(unit).execute(sa.select(series).where(series.c.study_id == study_id))
     return {
         row.series_uid: SeriesFacts(

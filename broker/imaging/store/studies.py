@@ -245,7 +245,7 @@ def _kind(shown: Study, said: PatientId, facts: dict[str, str], *, taken: bool) 
 def record_origin(
     unit: Unit, hospital: Hospital, found: Sequence[dict[str, str]], now: float | None = None, profile: Profile | None = None,
 ) -> int:
-    """Enter what a C-FIND of one study returned, one dict of text by keyword per instance; give the study's row id.
+    """Enter what a C-FIND of one study returned, one dict of text by keyword per instance; return the study's row id.
 
     The study's facts and catalogue are replaced, and what is said of its series; a study that is already here keeps its
     tier. Rows that name another patient than the study make a case: nothing is shown for them until it is settled.
@@ -313,12 +313,12 @@ def set_catalogue(unit: Unit, study_id: int, listed: Sequence[cases.Listed], at:
 
 
 def origin_catalogue(unit: Unit, study_id: int) -> list[tuple[str, str, str]]:
-    """Give what the origin says its study holds: (series UID, SOP Instance UID, SOP class); empty when it was not asked."""
+    """Return what the origin says its study holds: (series UID, SOP Instance UID, SOP class); empty when it was not asked."""
     return cases.unpack(sql(unit).scalar(sa.select(t.catalogue.c.body).where(t.catalogue.c.study_id == study_id)))
 
 
 def study(unit: Unit, hospital: str, study_uid: str) -> Study | None:
-    """Give the study of this hospital, its part 0 where it has several, or None."""
+    """Return the study of this hospital, its part 0 where it has several, or None."""
     return min(find_studies(unit, hospital=hospital, study_uid=study_uid), key=lambda found: found.part, default=None)
 
 
@@ -330,7 +330,7 @@ def get(unit: Unit, study_id: int) -> Study:
 def find_studies(
     unit: Unit, *, hospital: str = "", study_uid: str = "", patient: PatientId | None = None, limit: int = 1000,
 ) -> list[Study]:
-    """Give the studies that match everything given, newest first."""
+    """Return the studies that match everything given, newest first."""
     query = sa.select(t.study).order_by(t.study.c.last_at.desc(), t.study.c.id.desc()).limit(limit)
     if hospital:
         query = query.where(t.study.c.hospital == hospital)
@@ -342,7 +342,7 @@ def find_studies(
 
 
 def quiet(unit: Unit, before: float) -> list[Study]:
-    """Give the studies in state `receiving` whose last object came before this time, longest quiet first."""
+    """Return the studies in state `receiving` whose last object came before this time, longest quiet first."""
     query = (
         sa.select(t.study).where(t.study.c.state == "receiving", t.study.c.last_at < before)
         .order_by(t.study.c.last_at))
@@ -350,7 +350,7 @@ def quiet(unit: Unit, before: float) -> list[Study]:
 
 
 def instances(unit: Unit, study_id: int) -> list[Instance]:
-    """Give the instances kept online, by series and UID."""
+    """Return the instances kept online, by series and UID."""
     rows = sql(unit).execute(
         sa.select(t.instance).where(t.instance.c.study_id == study_id)
         .order_by(t.instance.c.series_uid, t.instance.c.sop_uid))
@@ -361,19 +361,19 @@ def instances(unit: Unit, study_id: int) -> list[Instance]:
 
 
 def on_record(unit: Unit, hospital: str, study_uid: str) -> set[str]:
-    """Give the paths of a study's instance rows."""
+    """Return the paths of a study's instance rows."""
     return set(sql(unit).scalars(
         sa.select(t.instance.c.path).join(t.study, t.study.c.id == t.instance.c.study_id)
         .where(t.study.c.study_uid == study_uid, t.study.c.hospital == hospital)))
 
 
 def aside_on_record(unit: Unit, hospital: str, study_uid: str) -> set[str]:
-    """Give the paths of what is kept aside of a study, and of what a decision shows from there."""
+    """Return the paths of what is kept aside of a study, and of what a decision shows from there."""
     return cases.paths(unit, hospital, study_uid) | on_record(unit, hospital, study_uid)
 
 
 def facts(unit: Unit, study_id: int) -> StudyFacts:
-    """Give a study as its manifest needs it: of tier `origin` with the catalogue's instances, else those online."""
+    """Return a study as its manifest needs it: of tier `origin` with the catalogue's instances, else those online."""
     connection = sql(unit)
     row = get(unit, study_id)
     listed = _given(unit, study_id) if row.tier == "origin" else [

@@ -98,7 +98,7 @@ def _folders() -> dict[str, Folder]:
 
 
 def _fill(registry: Registry) -> dict[str, str]:
-    """Six submissions; give the ids by name."""
+    """Six submissions; return the ids by name."""
     d, f, ids = _documents(), _folders(), dict[str, str]()
 
     def send(name: str, bring: list[str], folders: list[str], links: list[tuple[str, str, str, str]], **changes: Any) -> None:
@@ -135,7 +135,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def _names(world: World) -> dict[str, str]:
-    """Give id -> name of every object, associations by their ends."""
+    """Return id -> name of every object, associations by their ends."""
     names = {key: name for name, key in world.names.items()}
     links = ask(world.registry, "GetAssociations", {"$uuid": list(names)}).associations
     second = ask(world.registry, "GetAssociations", {"$uuid": [item.id for item in links]}).associations

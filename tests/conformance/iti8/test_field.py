@@ -45,7 +45,7 @@ def feed(bench: Bench, pid3: str, name: str = "Qiu^Yi", birth: str = "19500505",
 
 
 def stored(bench: Bench) -> dict[str, dict[str, Any]]:
-    """Give the demographics by id."""
+    """Return the demographics by id."""
     with bench.database.read() as unit:
         rows = sql(unit).execute(sa.select(store.identity.c.value, store.identity.c.demographics)).all()
     return {row.value: row.demographics if isinstance(row.demographics, dict) else json.loads(row.demographics) for row in rows}

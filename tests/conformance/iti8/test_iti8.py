@@ -28,7 +28,7 @@ def bench(request: pytest.FixtureRequest, database: Database, profile: Profile, 
 
 
 def errors(segments: list[list[str]], *, old: bool) -> list[list[str]]:
-    """Give place and code of each problem; before version 2.5 the place ends with the field (HL7 v2.4 2.16.5.1)."""
+    """Return place and code of each problem; before version 2.5 the place ends with the field (HL7 v2.4 2.16.5.1)."""
     assert {fields[0] for fields in segments} <= {"ERR"}
     if old:
         assert all(len(fields) == 2 for fields in segments)

@@ -31,7 +31,7 @@ RELEASE = b"\5\0\0\0\0\4\0\0\0\0"
 
 
 def _data_sets() -> dict[str, tuple[int, Dataset]]:
-    """Give data sets with the way they are written: 0 explicit, 1 implicit, 2 big endian, 3 deflated (by the reader)."""
+    """Return data sets with the way they are written: 0 explicit, 1 implicit, 2 big endian, 3 deflated (by the reader)."""
     utf8, gb = (ct_dataset("2.25.1", "2.25.1.1", "2.25.1.1.1", size=2, charset=charset) for charset in ("ISO_IR 192", "GB18030"))
     plain = Dataset()
     plain.SOPClassUID, plain.SOPInstanceUID, plain.StudyInstanceUID, plain.SeriesInstanceUID = (
@@ -175,7 +175,7 @@ def _associations() -> Files:
 
 
 def _said(command: Sequence[str], *files: Path) -> bytes:
-    """Run a client against a listener of dcmtk through a relay; give what it said."""
+    """Run a client against a listener of dcmtk through a relay; return what it said."""
     port, relay = free_port(), socket.create_server(("127.0.0.1", 0))
     said = bytearray()
     with tempfile.TemporaryDirectory() as folder, subprocess.Popen(

@@ -53,7 +53,7 @@ def _fresh() -> Files:
 
 
 def v3_messages() -> Files:
-    """Give every message of the PIX profile."""
+    """Return every message of the PIX profile."""
     query = hl7v3.write_pix_query(LOCAL_B, ["2.999.1.1", "2.999.2.1"], **_NODES)
     element = parse_xml(query)
     return {

@@ -54,7 +54,7 @@ def associated(port: int) -> Parrot:
 
 
 def served(port: int) -> float:
-    """Store an object; give the seconds it took."""
+    """Store an object; return the seconds it took."""
     begun = time.monotonic()
     with associated(port) as peer:
         peer.say(store_request(3, CT, "1.2.9", encoded()))

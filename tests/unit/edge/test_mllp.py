@@ -99,7 +99,7 @@ def connected(port: int, source: str = "127.0.0.1") -> Iterator[socket.socket]:
 
 
 def replies(connection: socket.socket, count: int) -> list[list[str]]:
-    """Give MSA-1 and MSA-2 of the next answers."""
+    """Return MSA-1 and MSA-2 of the next answers."""
     data = b""
     while data.count(b"\x1c\r") < count:
         piece = connection.recv(65536)

@@ -63,7 +63,7 @@ def pong(connection: socket.socket) -> None:
 
 
 def answered(server: Served) -> float:
-    """Give the seconds a healthy client waits."""
+    """Return the seconds a healthy client waits."""
     begun = time.monotonic()
     with connect(server) as connection:
         pong(connection)
@@ -294,7 +294,7 @@ def slowly(server: Served, count: int, first: bytes, then: bytes, peer: str = "1
 
 
 def post(server: Served, path: str, body: bytes, kind: str = SOAP) -> bytes:
-    """Give the answer's first line; fails when it does not come."""
+    """Return the answer's first line; fails when it does not come."""
     with connect(server) as connection:
         connection.sendall(head(path, kind, f"Content-Length: {len(body)}") + body)
         return connection.recv(100).partition(b"\r\n")[0]

@@ -58,7 +58,7 @@ def study(*series: tuple[int, str]) -> dict[str, Listed]:
 
 
 def run(pacs: Pacs, listed: dict[str, Listed], wanted: Collection[str] = (), most: int = 100) -> tuple[set[str], dict[str, str]]:
-    """Ask until nothing more is to be asked; give what came, and why the rest did not."""
+    """Ask until nothing more is to be asked; return what came, and why the rest did not."""
     asking, came, why = Asking(STUDY, listed, most), set[str](), dict[str, str]()
     wanted = wanted or list(listed)
     for _ in range(1000):

@@ -505,7 +505,7 @@ class Steps:
 
 
 def prepare(centre: Centre, scenario: str) -> tuple[int, dict[str, bytes], int]:
-    """Give the study to migrate, what must stay readable, and how many conflicts there will be."""
+    """Return the study to migrate, what must stay readable, and how many conflicts there will be."""
     study_id = centre.receive(IMAGES)
     if scenario == "first":
         return study_id, IMAGES, 0

@@ -30,7 +30,7 @@ def mode(path: Path) -> int:
 
 
 def loose(folder: Path) -> list[tuple[str, str]]:
-    """Give what others may do more with than they should."""
+    """Return what others may do more with than they should."""
     return [(str(path), oct(mode(path))) for path in folder.rglob("*")
             if mode(path) & ~(FOLDER if path.is_dir() else FILE) & 0o777 and not path.is_socket()]
 

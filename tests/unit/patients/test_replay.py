@@ -62,7 +62,7 @@ def _pairs(key: Id, body: dict[str, Any]) -> set[frozenset[Id]]:
 
 
 def read(bench: Bench) -> tuple[Replayed, list[Any]]:
-    """Give the present state as the tables have it, and all events."""
+    """Return the present state as the tables have it, and all events."""
     found = Replayed()
     with bench.database.read() as unit:
         groups = {row.id: row for row in sql(unit).execute(sa.select(store.group))}
