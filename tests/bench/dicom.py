@@ -33,7 +33,7 @@ from tests.bench.harness import Figure, Notes, Round
 from tests.bench.pictures import SLICES, STUDIES, Pictures
 from tests.helpers import dicom
 from tests.helpers.dicom import Orthanc
-from tests.helpers.region import free_ports
+from tests.helpers.ports import free_port, free_ports
 
 _LARGE, _SMALL = 512, 131
 _PDU = "131072"
@@ -141,7 +141,7 @@ class _Storescp:
 
 @contextlib.contextmanager
 def _storescp(where: Path, *options: str) -> Iterator[_Storescp]:
-    (port,) = free_ports(1)
+    port = free_port()
     folder = where / "storescp"
     folder.mkdir()
     command = ["storescp", "-pdu", _PDU, "-aet", "STORESCP", "-od", str(folder), *options, str(port)]

@@ -27,7 +27,7 @@ from broker.model.transaction import Bound
 from broker.patients import iti8_feed
 from broker.wire.hl7v2 import Header
 from broker.wire.hl7v2_pix import write_adt
-from tests.helpers.region import free_ports
+from tests.helpers.ports import free_ports
 
 ROOT = Path("build/bench-tmp")
 LOCAL_DOMAIN, NAMESPACE = "2.999.2.1", "HOSPA"

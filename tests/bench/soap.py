@@ -21,7 +21,7 @@ from broker.wire.xml import parse
 from tests.bench import floor, scene
 from tests.bench.harness import Figure, Notes, Round, rate
 from tests.helpers import registry as made
-from tests.helpers.region import free_ports
+from tests.helpers.ports import free_port
 
 _PATIENTS, _ENTRIES = 50, 10
 _REGISTRY = "/xds/registry"
@@ -101,7 +101,7 @@ def _call(application: Any, body: bytes) -> list[bytes]:
 @contextlib.contextmanager
 def _served_floor(made_settings: Settings, file: Path, where: Path) -> Iterator[int]:
     """Serve the bare function with the product's own server on another port; return the port."""
-    (port,) = free_ports(1)
+    port = free_port()
     server = made_settings.server.model_copy(update={"http_port": port})
     own = where / "floor-settings.json"
     own.write_text(replace_server(made_settings, server), "utf-8")

@@ -23,7 +23,7 @@ from broker.wire.soap import Part
 from tests.bench import scene
 from tests.bench.harness import Figure, Notes, Round
 from tests.helpers import registry as made
-from tests.helpers.region import free_ports
+from tests.helpers.ports import free_port
 
 SIZE = 200 << 20
 _IMAGES = 200
@@ -137,7 +137,7 @@ def _retrieve(refs: list[InstanceRef]) -> bytes:
 @contextlib.contextmanager
 def _nginx(folder: Path) -> Iterator[int]:
     """Serve a folder with nginx, one worker, sendfile; return the port."""
-    (port,) = free_ports(1)
+    port = free_port()
     config = folder / "nginx.conf"
     config.write_text(f"""
 daemon off;

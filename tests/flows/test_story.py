@@ -22,7 +22,8 @@ from broker.model.metadata import DocumentEntry
 from broker.model.people import Demographics, PersonName
 from broker.wire import hl7v3
 from tests.helpers import dicom, mllp
-from tests.helpers.region import Region, free_ports
+from tests.helpers.ports import free_port
+from tests.helpers.region import Region
 
 pytestmark = [pytest.mark.peer("dcmtk"), pytest.mark.peer("orthanc"), pytest.mark.timeout(300)]
 
@@ -107,7 +108,7 @@ def until(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 @contextlib.contextmanager
 def redis(folder: Path) -> Iterator[str]:
-    (port,) = free_ports(1)
+    port = free_port()
     with dicom.running(["redis-server", "--port", str(port), "--save", "", "--appendonly", "no"], folder, port):
         yield f"redis://127.0.0.1:{port}/0"
 

@@ -33,19 +33,12 @@ from broker.model.ids import new_oid
 from broker.security.gate import Gate
 from broker.security.rules import Open
 from broker.wire import tags
+from tests.helpers.ports import free_port
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 HOSPITAL = Hospital(key="a", kind="sends", domain="2.999.2.1", source_id="2.999.2", ae_title="PACSA")
 READY_SECONDS = 30.0
 _ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}
-
-
-def free_port() -> int:
-    """Return a loopback port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass(frozen=True, kw_only=True)

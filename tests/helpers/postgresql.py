@@ -15,7 +15,7 @@ from typing import Any, Self
 import psycopg
 
 from broker.db import Database, schema
-from tests.helpers.region import free_ports
+from tests.helpers.ports import free_port
 
 _OPTIONS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200", "listen_addresses=127.0.0.1")
 
@@ -32,7 +32,7 @@ class Postgres:
     """A server on a free port. Use as a context manager; `stop` and `start` it as the test needs."""
 
     def __init__(self) -> None:
-        (self.port,) = free_ports(1)
+        self.port = free_port()
         self._folder = Path(tempfile.mkdtemp(prefix="broker-pg-"))
         # It refuses to run as root.
         self._as: dict[str, Any] = {}

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,17 +18,7 @@ from typing import Any, Self
 import psutil
 
 from broker.config.data import data
-
-
-def free_ports(count: int) -> list[int]:
-    """Return TCP ports nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+from tests.helpers.ports import free_ports
 
 
 class Region:

@@ -28,6 +28,7 @@ from broker.wire.mime import MtomBody, Multipart, content_id, content_type_param
 from broker.wire.soap import Part, SoapReply, SoapRequest
 from broker.wire.xml import RAD, XDS, Element, parse
 from broker.wire.xop import resolve
+from tests.helpers.ports import free_port
 
 NS = "urn:test"
 EVENT = AuditEvent(event_code="110112", event_text="Query", action="E", type_code="TEST-1", type_text="Test")
@@ -265,13 +266,6 @@ def call(
             answer.close()
     status, headers = started[0]
     return Reply(int(status[:3]), dict(headers), b"".join(pieces))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass

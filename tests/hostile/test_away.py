@@ -17,7 +17,8 @@ from broker.edge.dimse.pdata import Command
 from tests.helpers import dicom
 from tests.helpers.bad_pacs import SUCCESS, BadPacs
 from tests.helpers.dimse import Parrot
-from tests.helpers.region import Region, free_ports
+from tests.helpers.ports import free_port
+from tests.helpers.region import Region
 from tests.helpers.site import LIMITS, THEIRS, Site, eventually, ref
 
 pytestmark = [pytest.mark.peer("dcmtk")]
@@ -48,7 +49,7 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, BadPac
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server not installed")
     folder = tmp_path_factory.mktemp("redis")
-    (port,) = free_ports(1)
+    port = free_port()
     redis = Redis(port, folder)
     redis.start()
     with contextlib.ExitStack() as stack:

@@ -23,8 +23,9 @@ from broker.model.blob import Octets
 from broker.wire import tags
 from tests.fuzz.golden.origin import HAND, OURS, Files
 from tests.helpers import archive
-from tests.helpers.dicom import CT, ct_dataset, free_port
+from tests.helpers.dicom import CT, ct_dataset
 from tests.helpers.manifests import kos, study
+from tests.helpers.ports import free_port
 
 PYDICOM = "written by pydicom"
 RELEASE = b"\5\0\0\0\0\4\0\0\0\0"

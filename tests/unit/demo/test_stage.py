@@ -15,14 +15,9 @@ from broker.demo import stage as demo_stage
 from broker.demo.pacs import Node
 from broker.model.errors import Unavailable
 from broker.model.ids import PatientId
+from tests.helpers.ports import free_port
 
 PLAN = demo_data.StudyPlan(hospital="b", patient=PatientId("2.999.3.1", "B-1"), day=date(2026, 3, 1), slices=2, pixels=32)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_busy_default_port_is_replaced() -> None:

@@ -22,6 +22,7 @@ from broker.wire import tags
 from tests.helpers import dicom
 from tests.helpers.dicom import CT
 from tests.helpers.dimse import Parrot, item, pacs, store_request
+from tests.helpers.ports import free_port
 
 FIND, MOVE, GET = contexts.STUDY_FIND, contexts.STUDY_MOVE, contexts.STUDY_GET
 RELEASE = b"\6\0\0\0\0\4\0\0\0\0"
@@ -238,7 +239,7 @@ def test_a_refusal_of_a_pacs_is_put_into_words(ask: Scu, profile: Profile, answe
 
 
 def test_nobody_listening_is_unavailable_at_once(ask: Scu, profile: Profile) -> None:
-    for hospital in (at(profile, dicom.free_port()), at(profile, 11112).model_copy(update={"host": "no.such.host.invalid"})):
+    for hospital in (at(profile, free_port()), at(profile, 11112).model_copy(update={"host": "no.such.host.invalid"})):
         with pytest.raises(Unavailable):
             ask.echo(hospital)
 
@@ -779,7 +780,7 @@ def test_a_get_takes_private_classes_when_the_profile_names_them(
 
 def test_a_get_of_nothing_but_classes_that_are_not_taken_says_so(ask: Scu, profile: Profile) -> None:
     with pytest.raises(Unavailable, match="SOP class is not taken here"):
-        ask.retrieve(at(profile, dicom.free_port(), "get"), Want("1.2", sop_classes=(PRIVATE,)), lambda: True)
+        ask.retrieve(at(profile, free_port(), "get"), Want("1.2", sop_classes=(PRIVATE,)), lambda: True)
 
 
 def test_nothing_but_requests_crosses_a_query_association(ask: Scu, profile: Profile) -> None:
