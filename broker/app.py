@@ -34,11 +34,11 @@ from broker.imaging.origin import Origins
 from broker.imaging.publish import Publisher
 from broker.imaging.rad69_retrieve import ImagingSource
 from broker.imaging.receiver import Receiver
-from broker.model.caller import Call, Caller, Facts
+from broker.model.caller import AuditFacts, Call, Caller
 from broker.model.errors import BrokerError, Problem, place_of
 from broker.model.ids import PatientId
 from broker.model.ports import Registrar, Unit
-from broker.model.transaction import Bound, Outcome, Transaction
+from broker.model.transaction import Outcome, ServedTransaction, Transaction
 from broker.patients import iti8_feed, iti9_query, iti44_feed, iti45_query
 from broker.patients.actor import PixManager
 from broker.registry import deprecate, iti18_query, iti42_register
@@ -147,7 +147,7 @@ class App:
     def decide(self, row: Transaction, decision: Decision, user: str) -> Conflict:
         """Carry out one row of `imaging.conflicts` for a user of this machine, through the gate like every other call."""
         caller = Caller(node=socket.gethostname(), user=user, local_node=self.settings.public_url)
-        found: Conflict = self.gate.inside(Bound(row, self.conflicts), decision, caller)
+        found: Conflict = self.gate.inside(ServedTransaction(row, self.conflicts), decision, caller)
         return found
 
     def apply_corrections(self) -> None:
@@ -160,20 +160,21 @@ class App:
                 log.error("a correction was not applied, will be tried again", conflict=decision.conflict, reason=place_of(error))
 
     @cached_property
-    def bounds(self) -> tuple[Bound, ...]:
+    def served(self) -> tuple[ServedTransaction, ...]:
         """Every transaction we serve, with its actor."""
         return (
-            *(Bound(module.ROW, self.patients) for module in (iti8_feed, iti9_query)),
-            *(Bound(module.row(self.profile.region.device_oid), self.patients) for module in (iti44_feed, iti45_query)),
-            *(Bound(module.ROW, self.registry) for module in (iti18_query, iti42_register)),
-            *(Bound(module.ROW, self.repository) for module in (iti41_provide, iti43_retrieve)),
-            Bound(rad69_retrieve.ROW, ImagingSource(self.fetch, self.profile)),
+            *(ServedTransaction(module.ROW, self.patients) for module in (iti8_feed, iti9_query)),
+            *(ServedTransaction(module.row(self.profile.region.device_oid), self.patients)
+              for module in (iti44_feed, iti45_query)),
+            *(ServedTransaction(module.ROW, self.registry) for module in (iti18_query, iti42_register)),
+            *(ServedTransaction(module.ROW, self.repository) for module in (iti41_provide, iti43_retrieve)),
+            ServedTransaction(rad69_retrieve.ROW, ImagingSource(self.fetch, self.profile)),
         )
 
     @property
     def rows(self) -> tuple[Transaction, ...]:
         """Every row: what we serve on all wires."""
-        return (*(bound.row for bound in self.bounds), *listener.ROWS)
+        return (*(served.row for served in self.served), *listener.ROWS)
 
     def wsgi(self) -> Any:
         """Return the web application."""
@@ -181,7 +182,7 @@ class App:
             "/healthz": health.healthz(self._checks(), lambda: health.living(self.settings.run_folder), tuple(ROLES)),
             "/services": health.services(self.rows, self.settings),
         }
-        return http.build(self.bounds, self.gate, self.settings, extra)
+        return http.build(self.served, self.gate, self.settings, extra)
 
     def run(self, role: str, stop: threading.Event) -> None:
         """Run one role until `stop` is set (web: until SIGTERM)."""
@@ -211,7 +212,7 @@ class App:
 
     def withdraw(self, unit: Unit, entry_uuid: str, caller: Caller) -> None:
         """Deprecate a DocumentEntry of our registry inside `unit`, and audit it once that is durable (`ports.Withdraw`)."""
-        facts = Facts()
+        facts = AuditFacts()
         self.registry.deprecate(unit, entry_uuid, Call(caller=caller, facts=facts))
         unit.after_commit(lambda: self.audit.record(deprecate.ROW, caller, facts, Outcome.SUCCESS))
 
@@ -229,7 +230,7 @@ class App:
         url = self.settings.repository.registry_url
         if url:
             return RemoteRegistrar(url, self.audit, self.settings.public_url, self._patience)
-        return _OwnRegistry(self.gate, Bound(iti42_register.ROW, self.registry), self.settings.public_url)
+        return _OwnRegistry(self.gate, ServedTransaction(iti42_register.ROW, self.registry), self.settings.public_url)
 
     def _checks(self) -> dict[str, Callable[[], object]]:
         settings = self.settings
@@ -250,12 +251,12 @@ class _OwnRegistry:
     """ITI-42 inside one process, through the gate like every other call; our repository is the caller."""
 
     gate: Gate
-    bound: Bound
+    served: ServedTransaction
     url: str
 
     def register(self, submission: Any, call: Call) -> tuple[Problem, ...]:
-        caller = replace(call.caller, node=self.url + iti41_provide.ROW.endpoint, local_node=self.url + self.bound.row.endpoint)
-        warnings: tuple[Problem, ...] = self.gate.inside(self.bound, submission, caller)
+        caller = replace(call.caller, node=self.url + iti41_provide.ROW.endpoint, local_node=self.url + self.served.row.endpoint)
+        warnings: tuple[Problem, ...] = self.gate.inside(self.served, submission, caller)
         return warnings
 
 
@@ -274,9 +275,9 @@ def _receiver(app: App, stop: threading.Event) -> None:
 
 
 def _mllp(app: App, stop: threading.Event) -> None:
-    bounds = [bound for bound in app.bounds if bound.row.endpoint == "mllp"]
+    rows = [served for served in app.served if served.row.endpoint == "mllp"]
     region = app.profile.region
-    MllpServer(bounds, app.gate, app.settings, (region.application, region.facility)).serve(stop)
+    MllpServer(rows, app.gate, app.settings, (region.application, region.facility)).serve(stop)
 
 
 def _fetch(app: App, stop: threading.Event) -> None:

@@ -5,7 +5,7 @@ import functools
 import re
 from datetime import UTC, datetime
 
-from broker.model.caller import Caller, Facts
+from broker.model.caller import AuditFacts, Caller
 from broker.model.ids import PatientId
 from broker.model.transaction import AuditEvent, Outcome, Transaction
 
@@ -16,7 +16,7 @@ _ROLES = {"source": ("110153", "Source Role ID"), "destination": ("110152", "Des
 
 
 def write_messages(
-    row: Transaction, caller: Caller, facts: Facts, outcome: Outcome, *, description: str = "", source_id: str, site: str,
+    row: Transaction, caller: Caller, facts: AuditFacts, outcome: Outcome, *, description: str = "", source_id: str, site: str,
     when: datetime | None = None,
 ) -> list[str]:
     """Return the audit messages of one call as XML text without line ends: one per patient, at least one.
@@ -31,7 +31,7 @@ def write_messages(
 
 
 def _message(  # noqa: PLR0913, PLR0917 - one argument per part of the message
-    event: AuditEvent, code: str, caller: Caller, facts: Facts, patient: PatientId | None, outcome: Outcome,
+    event: AuditEvent, code: str, caller: Caller, facts: AuditFacts, patient: PatientId | None, outcome: Outcome,
     description: str, source_id: str, site: str, when: datetime,
 ) -> str:
     action = (facts.actions.get(patient) if facts.actions and patient else None) or facts.action or event.action
@@ -56,12 +56,12 @@ def _frame(
 
 
 def _participants(event: AuditEvent, caller: Caller) -> str:
-    peer, ours = ("destination", "source") if event.we_send else ("source", "destination")
+    peer, ours = ("destination", "source") if event.source_is_local else ("source", "destination")
     human = f'<ActiveParticipant UserID={q(caller.user)} UserIsRequestor="true"/>' if caller.user else ""
     node = caller.node or caller.address or "unknown"
     return (
-        _participant(node, peer, requestor=not caller.user and not event.we_ask, address=caller.address) + human
-        + _participant(caller.local_node or "broker", ours, requestor=event.we_ask))
+        _participant(node, peer, requestor=not caller.user and not event.requestor_is_local, address=caller.address) + human
+        + _participant(caller.local_node or "broker", ours, requestor=event.requestor_is_local))
 
 
 def _participant(user: str, role: str, *, requestor: bool, address: str = "") -> str:
@@ -73,7 +73,7 @@ def _participant(user: str, role: str, *, requestor: bool, address: str = "") ->
     )
 
 
-def _objects(event: AuditEvent, code: str, facts: Facts, patient: PatientId | None) -> str:
+def _objects(event: AuditEvent, code: str, facts: AuditFacts, patient: PatientId | None) -> str:
     found: list[str] = []
     if patient is not None:
         detail = _detail("MSH-10" if code in {"ITI-8", "ITI-9"} else "II", facts.message_id) if facts.message_id else ""

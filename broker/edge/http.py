@@ -15,7 +15,7 @@ from broker.edge.soap.application import SoapApplication
 from broker.edge.soap.wsdl import schemas, wsdl
 from broker.edge.web_worker import worker_for
 from broker.model.modes import PRIVATE, UMASK, make_folder
-from broker.model.transaction import Bound, Wire
+from broker.model.transaction import ServedTransaction, Wire
 from broker.security.gate import Gate
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
@@ -26,19 +26,20 @@ _SILENT_WORKER = 60
 _BACKLOG = 1024
 
 
-def build(bounds: Sequence[Bound], gate: Gate, settings: Settings, extra: Mapping[str, Application]) -> Application:
+def build(rows: Sequence[ServedTransaction], gate: Gate, settings: Settings, extra: Mapping[str, Application]) -> Application:
     """Return the web application: one SOAP endpoint per path of the SOAP rows, /schema/*.xsd, and `extra` by path.
 
     Rows of other wires are left alone. Build it in the process that serves it, never before a fork.
     """
     slots = Slots(settings.server.retrieve_slots)
-    endpoints: dict[str, list[Bound]] = {}
-    for bound in bounds:
-        if bound.row.wire is Wire.SOAP:
-            endpoints.setdefault(bound.row.endpoint, []).append(bound)
+    endpoints: dict[str, list[ServedTransaction]] = {}
+    for served in rows:
+        if served.row.wire is Wire.SOAP:
+            endpoints.setdefault(served.row.endpoint, []).append(served)
     routes: dict[str, Application] = {path: _document(body) for path, body in schemas().items()}
     routes |= {
-        path: SoapApplication(rows, gate, settings, wsdl(path, settings.public_url), slots) for path, rows in endpoints.items()}
+        path: SoapApplication(of_path, gate, settings, wsdl(path, settings.public_url), slots)
+        for path, of_path in endpoints.items()}
     routes |= extra
 
     def route(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:

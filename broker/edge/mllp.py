@@ -27,7 +27,7 @@ from broker.edge.shares import peer_of
 from broker.model.caller import Caller
 from broker.model.errors import BrokerError, Hl7Code, Rejected, TooLarge
 from broker.model.stamp import Stamp
-from broker.model.transaction import Bound
+from broker.model.transaction import ServedTransaction
 from broker.security.gate import Gate, reason
 from broker.wire.hl7v2 import Deframer, Message, frame, parse, parse_header, write_ack, write_broken, write_nack
 
@@ -54,8 +54,8 @@ class _Standing:
 class MllpServer:
     """Serves the HL7 v2 rows on one address, as the `node` (application, facility) that its answers come from."""
 
-    def __init__(self, bounds: Sequence[Bound], gate: Gate, settings: Settings, node: tuple[str, str]) -> None:
-        self._rows = {message.name: bound for bound in bounds for message in bound.row.messages}
+    def __init__(self, rows: Sequence[ServedTransaction], gate: Gate, settings: Settings, node: tuple[str, str]) -> None:
+        self._rows = {message.name: served for served in rows for message in served.row.messages}
         self._types = {name.split("^")[0] for name in self._rows}
         self._gate, self._settings, self._node = gate, settings.server, node
         self._listener: socket.socket | None = None
@@ -230,15 +230,15 @@ class MllpServer:
 
     def _dispatch(self, message: Message, address: str) -> bytes:
         msh = message.msh
-        bound = self._find(message)
+        served = self._find(message)
         if not message.control_id:
             raise Rejected(Hl7Code.REQUIRED_FIELD_MISSING, "no control id", "MSH^1^10")
         caller = Caller(
             node=f"{msh.get(4)}|{msh.get(3)}", local_node=f"{msh.get(6)}|{msh.get(5)}", address=address)
-        reply: bytes = self._gate.perform(bound, message, caller)
+        reply: bytes = self._gate.perform(served, message, caller)
         return reply
 
-    def _find(self, message: Message) -> Bound:
+    def _find(self, message: Message) -> ServedTransaction:
         """Return the row of a message. Raise `Rejected` (200 to 203) as HL7 v2.5 2.9.2.2 and table 0357 say.
 
         A message of one segment is refused (100) before its last fields are looked at: they hold the rest of it.
@@ -246,8 +246,8 @@ class MllpServer:
         msh = message.msh
         if msh.get(9) not in self._types:
             raise Rejected(Hl7Code.UNSUPPORTED_MESSAGE_TYPE, "message type is not served", "MSH^1^9^1^1")
-        bound = self._rows.get(message.name)
-        if bound is None:
+        served = self._rows.get(message.name)
+        if served is None:
             raise Rejected(Hl7Code.UNSUPPORTED_EVENT, "trigger event is not served", "MSH^1^9^1^2")
         if len(message.segments) == 1:
             raise Rejected(Hl7Code.SEGMENT_SEQUENCE, "there is no segment behind MSH: a segment ends with CR", "MSH^1")
@@ -255,7 +255,7 @@ class MllpServer:
             raise Rejected(Hl7Code.UNSUPPORTED_PROCESSING_ID, "processing id is not P, T or D", "MSH^1^11")
         if not _VERSION.fullmatch(msh.get(12)):
             raise Rejected(Hl7Code.UNSUPPORTED_VERSION, "version is not 2.x", "MSH^1^12")
-        return bound
+        return served
 
     def _unread(self, data: bytes, error: BrokerError) -> bytes:
         """Return the answer to what is no message, or was not read to its end: to its control id where there is a header."""

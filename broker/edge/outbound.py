@@ -15,7 +15,7 @@ import tenacity
 
 from broker.audit.spool import AuditLog
 from broker.model.blob import Octets
-from broker.model.caller import Call, Caller, Facts
+from broker.model.caller import AuditFacts, Call, Caller
 from broker.model.errors import BrokerError, Problem, Rejected, TooLarge, Unavailable, XdsCode
 from broker.model.ids import PatientId, new_uuid_urn
 from broker.model.ports import Manifest
@@ -180,20 +180,21 @@ def _root(chunks: Iterable[bytes], parameters: Mapping[str, str]) -> bytes:
     return found
 
 
-def _facts(submission: Submission) -> Facts:
+def _facts(submission: Submission) -> AuditFacts:
     sets = submission.objects.submission_sets
     if not sets:
-        return Facts()
+        return AuditFacts()
     try:
         patients = [PatientId.parse(sets[0].patient_id)]
     except Rejected:
         patients = []
-    return Facts(patients=patients, submission_set=sets[0].unique_id)
+    return AuditFacts(patients=patients, submission_set=sets[0].unique_id)
 
 
 def _row(code: str, name: str, message: Message, packaging: Packaging) -> Transaction:
     event = AuditEvent(
-        event_code="110106", event_text="Export", action="R", type_code=code, type_text=name, we_send=True, we_ask=True)
+        event_code="110106", event_text="Export", action="R", type_code=code, type_text=name,
+        source_is_local=True, requestor_is_local=True)
     return Transaction(
         code=code, name=name, wire=Wire.SOAP, endpoint="", messages=(message,), audit=event, packaging=packaging)
 

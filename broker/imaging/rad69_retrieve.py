@@ -164,7 +164,7 @@ ROW = Transaction(
     ),),
     audit=AuditEvent(
         event_code="110104", event_text="DICOM Instances Transferred", action="R", type_code="RAD-69",
-        type_text="Retrieve Imaging Document Set", we_send=True),
+        type_text="Retrieve Imaging Document Set", source_is_local=True),
     read=read,
     handle=handle,
     write=write,

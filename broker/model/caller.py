@@ -21,7 +21,7 @@ ANONYMOUS = Caller()
 
 
 @dataclass(slots=True, kw_only=True)
-class Facts:
+class AuditFacts:
     """What a handler learns about its subject while it works; the audit record is written from it, also after a failure.
 
     `query` is the request as bytes (ITI-18, ITI-9, ITI-45 …) and `query_id` its id; `message_id` is MSH-10 or the V3 id.
@@ -46,4 +46,4 @@ class Call:
     """One call of a transaction, as its handler sees it."""
 
     caller: Caller
-    facts: Facts
+    facts: AuditFacts

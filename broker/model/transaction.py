@@ -51,8 +51,8 @@ class Message:
 class AuditEvent:
     """How the transaction is audited on our side (DICOM PS3.15 A.5): EventID code and text, action, event type.
 
-    `we_send` is true where we are the data's source (retrieves): the source participant is then we ourselves.
-    `we_ask` is true where we began the call: the requestor is then we ourselves, the caller is the peer we called.
+    `source_is_local`: this broker is the data's source (we answer a retrieve), so the source participant is the broker.
+    `requestor_is_local`: this broker began the call, so the requestor is the broker and the caller is the peer we called.
     """
 
     event_code: str
@@ -61,8 +61,8 @@ class AuditEvent:
     type_code: str = ""
     type_text: str = ""
     type_system: str = "IHE Transactions"
-    we_send: bool = False
-    we_ask: bool = False
+    source_is_local: bool = False
+    requestor_is_local: bool = False
 
 
 def _not_served(*_arguments: Any) -> NoReturn:
@@ -100,8 +100,8 @@ class Transaction:
 
 
 @dataclass(frozen=True)
-class Bound:
-    """A row together with the actor that serves it."""
+class ServedTransaction:
+    """A transaction together with the actor that serves it."""
 
     row: Transaction
     actor: Any

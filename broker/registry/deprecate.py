@@ -5,7 +5,7 @@ deprecated, and what is right submitted anew.
 """
 
 from broker.db import Lock, lock
-from broker.model.caller import Facts
+from broker.model.caller import AuditFacts
 from broker.model.errors import Rejected, XdsCode
 from broker.model.ids import PatientId
 from broker.model.metadata import DEPRECATED, DocumentEntry
@@ -14,7 +14,7 @@ from broker.model.transaction import AuditEvent, Transaction, Wire
 from broker.registry import store
 
 
-def deprecate(unit: Unit, entry_uuid: str, facts: Facts) -> None:
+def deprecate(unit: Unit, entry_uuid: str, facts: AuditFacts) -> None:
     """Deprecate a DocumentEntry, and with it what is attached to it, as a replacement would; doing it again changes nothing.
 
     `facts` learns whose entry it is. Raise `Rejected` (UnresolvedReferenceException) when no such entry is registered.
@@ -41,5 +41,6 @@ ROW = Transaction(
     endpoint="",
     messages=(),
     audit=AuditEvent(
-        event_code="110107", event_text="Import", action="U", type_code="ITI-57", type_text="Update Document Set", we_ask=True),
+        event_code="110107", event_text="Import", action="U", type_code="ITI-57", type_text="Update Document Set",
+        requestor_is_local=True),
 )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from broker.db import Database
-from broker.model.caller import Facts
+from broker.model.caller import AuditFacts
 from broker.model.errors import BrokerError, Rejected, XdsCode
 from broker.model.ids import PatientId
 from broker.model.transaction import AuditEvent, Message, Transaction, Wire
@@ -55,7 +55,7 @@ class StoredQueries:
     def __init__(self, database: Database, aliases: Mapping[str, str], limits: Limits) -> None:
         self._database, self._aliases, self._limits = database, aliases, limits
 
-    def answer(self, request: QueryRequest, facts: Facts) -> Answer:
+    def answer(self, request: QueryRequest, facts: AuditFacts) -> Answer:
         """Run the query. Raise `Rejected` as ITI TF-2 3.18.4.1.3 says; nothing found is an empty answer."""
         facts.query, facts.query_id = request.body, request.query_id
         row = QUERIES.get(request.query_id)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from broker.config.profile import Profile
 from broker.db import Database, Lock, lock
-from broker.model.caller import Facts
+from broker.model.caller import AuditFacts
 from broker.model.errors import BrokerError, Problem, Rejected
 from broker.model.ids import PatientId, new_uuid_urn
 from broker.model.metadata import DEPRECATED, HAS_MEMBER, Association, RegistryObjects
@@ -29,7 +29,7 @@ class Registration:
     def __init__(self, database: Database, patients: PatientDirectory, profile: Profile, clock: Callable[[], datetime]) -> None:
         self._database, self._patients, self._profile, self._clock = database, patients, profile, clock
 
-    def register(self, submission: Submission, facts: Facts) -> None:
+    def register(self, submission: Submission, facts: AuditFacts) -> None:
         """Register durably. Raise `Rejected` with all problems of the first failing step; then nothing is stored."""
         _note(submission.objects, facts)
         request = rules.examine(submission, self._profile)
@@ -72,7 +72,7 @@ def _dtm(when: datetime) -> str:
     return "".join([f"{part:02}" for part in when.timetuple()[:6]])
 
 
-def _note(objects: RegistryObjects, facts: Facts) -> None:
+def _note(objects: RegistryObjects, facts: AuditFacts) -> None:
     """Tell the audit record whose submission this is, as far as it can be read."""
     for submission_set in objects.submission_sets:
         facts.submission_set = submission_set.unique_id

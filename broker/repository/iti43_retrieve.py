@@ -98,7 +98,7 @@ ROW = Transaction(
     ),),
     audit=AuditEvent(
         event_code="110106", event_text="Export", action="R", type_code="ITI-43", type_text="Retrieve Document Set",
-        we_send=True),
+        source_is_local=True),
     read=read,
     handle=handle,
     write=write,

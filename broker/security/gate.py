@@ -7,9 +7,9 @@ from typing import Any
 import structlog
 
 from broker.audit.spool import AuditLog
-from broker.model.caller import Call, Caller, Facts
+from broker.model.caller import AuditFacts, Call, Caller
 from broker.model.errors import BrokerError, Rejected, TooLarge
-from broker.model.transaction import Bound, Outcome, Transaction
+from broker.model.transaction import Outcome, ServedTransaction, Transaction
 from broker.security.rules import Policy, visible
 
 log = structlog.get_logger("broker.gate")
@@ -24,33 +24,33 @@ class Gate:
     policy: Policy
     audit: AuditLog
 
-    def perform(self, bound: Bound, raw: Any, caller: Caller) -> Any:
+    def perform(self, served: ServedTransaction, raw: Any, caller: Caller) -> Any:
         """Return the wire's reply. A `BrokerError` is answered by the row's `refuse`; anything else is audited and raised."""
-        row = bound.row
+        row = served.row
         try:
-            return self._audited(row, caller, lambda facts: self._perform(bound, raw, caller, facts))
+            return self._audited(row, caller, lambda facts: self._perform(served, raw, caller, facts))
         except BrokerError as error:
             log.info("refused", transaction=row.code, reason=reason(error))
             return row.refuse(raw, error)
 
-    def inside(self, bound: Bound, request: Any, caller: Caller) -> Any:
+    def inside(self, served: ServedTransaction, request: Any, caller: Caller) -> Any:
         """Return the handler's result to another actor of this process: asked, filtered and audited as a call from outside."""
-        return self._audited(bound.row, caller, lambda facts: self._handle(bound, request, caller, facts))
+        return self._audited(served.row, caller, lambda facts: self._handle(served, request, caller, facts))
 
-    def broken(self, bound: Bound, caller: Caller) -> None:
+    def broken(self, served: ServedTransaction, caller: Caller) -> None:
         """Audit that an answer did not reach the caller whole."""
-        self.audit.record(bound.row, caller, Facts(), Outcome.SERIOUS, "the answer was not taken whole")
+        self.audit.record(served.row, caller, AuditFacts(), Outcome.SERIOUS, "the answer was not taken whole")
 
-    def _perform(self, bound: Bound, raw: Any, caller: Caller, facts: Facts) -> Any:
-        request = bound.row.read(raw)
-        return bound.row.write(request, self._handle(bound, request, caller, facts))
+    def _perform(self, served: ServedTransaction, raw: Any, caller: Caller, facts: AuditFacts) -> Any:
+        request = served.row.read(raw)
+        return served.row.write(request, self._handle(served, request, caller, facts))
 
-    def _handle(self, bound: Bound, request: Any, caller: Caller, facts: Facts) -> Any:
-        self.policy.authorise(bound.row, caller, bound.row.subject(request))
-        return visible(self.policy, caller, bound.row.handle(bound.actor, request, Call(caller=caller, facts=facts)))
+    def _handle(self, served: ServedTransaction, request: Any, caller: Caller, facts: AuditFacts) -> Any:
+        self.policy.authorise(served.row, caller, served.row.subject(request))
+        return visible(self.policy, caller, served.row.handle(served.actor, request, Call(caller=caller, facts=facts)))
 
-    def _audited(self, row: Transaction, caller: Caller, work: Callable[[Facts], Any]) -> Any:
-        facts = Facts()
+    def _audited(self, row: Transaction, caller: Caller, work: Callable[[AuditFacts], Any]) -> Any:
+        facts = AuditFacts()
         try:
             result = work(facts)
         except BrokerError as error:

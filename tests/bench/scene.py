@@ -23,7 +23,7 @@ from broker.edge.mllp import MllpServer
 from broker.model.ids import PatientId
 from broker.model.people import Demographics, PersonName
 from broker.model.stamp import Stamp
-from broker.model.transaction import Bound
+from broker.model.transaction import ServedTransaction
 from broker.patients import iti8_feed
 from broker.wire.hl7v2 import Header
 from broker.wire.hl7v2_pix import write_adt
@@ -88,7 +88,7 @@ def admit(app: App, number: int) -> PatientId:
     header = Header(
         sender=("HIS-A", NAMESPACE), receiver=("BROKER", "REGION"), charset="UNICODE UTF-8", version="2.3.1", stamp=Stamp.now())
     person = Demographics(names=(PersonName(f"张{number}", "伟"),), birth_date="19790214", sex="M")
-    server = MllpServer([Bound(iti8_feed.ROW, app.patients)], app.gate, app.settings, ("BROKER", "REGION"))
+    server = MllpServer([ServedTransaction(iti8_feed.ROW, app.patients)], app.gate, app.settings, ("BROKER", "REGION"))
     reply = server.answer(write_adt(header, "A04", local, person, namespace=NAMESPACE), "127.0.0.1")
     assert b"MSA|AA" in reply, reply
     with app.database.read() as unit:

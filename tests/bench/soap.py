@@ -10,7 +10,7 @@ from typing import Any
 
 from broker.app import App
 from broker.config.settings import Settings
-from broker.model.caller import ANONYMOUS, Call, Facts
+from broker.model.caller import ANONYMOUS, AuditFacts, Call
 from broker.model.ids import PatientId
 from broker.model.metadata import APPROVED, Author, RegistryObjects
 from broker.registry import iti18_query, iti42_register
@@ -43,7 +43,7 @@ def _entries(patient: PatientId) -> RegistryObjects:
 def _fill(app: App) -> list[PatientId]:
     patients = [scene.admit(app, number) for number in range(_PATIENTS)]
     for patient in patients:
-        app.registry.register(made.submission(_entries(patient)), Call(caller=ANONYMOUS, facts=Facts()))
+        app.registry.register(made.submission(_entries(patient)), Call(caller=ANONYMOUS, facts=AuditFacts()))
     return patients
 
 
@@ -141,7 +141,7 @@ def _register_floor(app: App, request: bytes, where: Path) -> Path:
     number = "19999999"
     body = parse(request.replace(_MARK.encode(), number.encode()))[1][0]
     with floor.Recorder() as recorder:
-        app.registry.register(ebxml.read_submission(body), Call(caller=ANONYMOUS, facts=Facts()))
+        app.registry.register(ebxml.read_submission(body), Call(caller=ANONYMOUS, facts=AuditFacts()))
     statements = recorder.only("INSERT")
     assert {statement.split()[2] for statement, _ in statements} == _TABLES
     with app.database.read() as unit:

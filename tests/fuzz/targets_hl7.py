@@ -101,8 +101,8 @@ def _mllp(scratch: Path) -> Reader:
     settings.data.mkdir()
     centre = broker_app.App(settings, profiles.load("demo"))
     database_schema.upgrade(centre.database)
-    bounds = [bound for bound in centre.bounds if bound.row.endpoint == "mllp"]
-    server = MllpServer(bounds, centre.gate, settings, ("BROKER", "REGION"))
+    rows = [served for served in centre.served if served.row.endpoint == "mllp"]
+    server = MllpServer(rows, centre.gate, settings, ("BROKER", "REGION"))
     count = itertools.count(1)
 
     def read(data: bytes) -> str:

@@ -20,7 +20,7 @@ from broker.imaging.publish import Publisher
 from broker.imaging.receiver import Receiver
 from broker.imaging.store import studies
 from broker.imaging.store.studies import Study
-from broker.model.caller import Call, Caller, Facts
+from broker.model.caller import AuditFacts, Call, Caller
 from broker.model.ids import PatientId
 from broker.model.imaging import InstanceRef, StoredObject
 from broker.model.metadata import RPLC
@@ -150,21 +150,21 @@ class Scene:
         """The open conflicts."""
         return self.conflicts.listed()
 
-    def assign(self, conflict: int, patient: str, domain: str = DOMAINS["a"]) -> Facts:
+    def assign(self, conflict: int, patient: str, domain: str = DOMAINS["a"]) -> AuditFacts:
         """Settle; return what the audit record is told."""
         return self._decide(self.conflicts.assign, Decision(conflict=conflict, patient=PatientId(domain, patient)))
 
-    def reject(self, conflict: int) -> Facts:
+    def reject(self, conflict: int) -> AuditFacts:
         """Settle; return what the audit record is told."""
         return self._decide(self.conflicts.reject, Decision(conflict=conflict))
 
-    def undo(self, conflict: int) -> Facts:
+    def undo(self, conflict: int) -> AuditFacts:
         """Take it back; return what the audit record is told."""
         return self._decide(self.conflicts.undo, Decision(conflict=conflict))
 
     @staticmethod
-    def _decide(way: Callable[[Decision, Call], Conflict], decision: Decision) -> Facts:
-        call = Call(caller=Caller(user="operator"), facts=Facts())
+    def _decide(way: Callable[[Decision, Call], Conflict], decision: Decision) -> AuditFacts:
+        call = Call(caller=Caller(user="operator"), facts=AuditFacts())
         way(decision, call)
         return call.facts
 

@@ -12,7 +12,7 @@ from broker.config.profile import Profile
 from broker.coord.base import Body, Subscription
 from broker.imaging.fetch import Fetch, Gathered
 from broker.model.blob import Spooled
-from broker.model.caller import Call, Caller, Facts
+from broker.model.caller import AuditFacts, Call, Caller
 from broker.model.errors import Problem
 from broker.model.ids import PatientId, new_oid, new_uuid_urn
 from broker.model.imaging import InstanceRef, SeriesFacts, StudyFacts
@@ -107,7 +107,7 @@ def retrieve(*wanted: tuple[str, str], home: str = "") -> SoapRequest:
 
 def a_call() -> Call:
     """A call of nobody in particular."""
-    return Call(caller=Caller(node="http://sender", address="10.0.0.9", local_node="http://broker"), facts=Facts())
+    return Call(caller=Caller(node="http://sender", address="10.0.0.9", local_node="http://broker"), facts=AuditFacts())
 
 
 @dataclass

@@ -21,7 +21,7 @@ from broker.model.ids import PatientId
 from broker.model.people import Demographics, PersonName
 from broker.model.ports import Unit
 from broker.model.stamp import Stamp
-from broker.model.transaction import Bound, Transaction
+from broker.model.transaction import ServedTransaction, Transaction
 from broker.patients import iti8_feed, iti9_query, iti44_feed, iti45_query
 from broker.patients.actor import PixManager
 from broker.security.gate import Gate
@@ -80,8 +80,8 @@ class Bench:
         self.coord = LocalCoord(folder / "run")
         self.manager = PixManager(database, profile, self.coord, self.ports.on_arrived, self.ports.on_merged, self.ports.on_moved)
         self.gate = Gate(Open(), AuditLog(folder / "audit", "broker", "demo"))
-        self.bounds = [Bound(row, self.manager) for row in (iti8_feed.ROW, iti9_query.ROW)]
-        self.mllp = MllpServer(self.bounds, self.gate, Settings(), (profile.region.application, profile.region.facility))
+        self.served = [ServedTransaction(row, self.manager) for row in (iti8_feed.ROW, iti9_query.ROW)]
+        self.mllp = MllpServer(self.served, self.gate, Settings(), (profile.region.application, profile.region.facility))
 
     def close(self) -> None:
         self.coord.close()
@@ -111,7 +111,7 @@ class Bench:
         schema.check(row.schema, body)
         request = SoapRequest(body=body, message=next(m for m in row.messages if m.name == body.tag))
         caller = Caller(node="http://his.example", address="10.0.0.8", local_node="http://broker/pix")
-        reply = self.gate.perform(Bound(row, self.manager), request, caller)
+        reply = self.gate.perform(ServedTransaction(row, self.manager), request, caller)
         assert isinstance(reply, SoapReply)
         answer = parse(b"".join(reply.fragments))
         schema.check(row.schema, answer)

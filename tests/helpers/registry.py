@@ -10,7 +10,7 @@ from lxml import etree
 
 from broker.config.data import data
 from broker.db import Database, sql
-from broker.model.caller import ANONYMOUS, Call, Facts
+from broker.model.caller import ANONYMOUS, AuditFacts, Call
 from broker.model.ids import PatientId
 from broker.model.metadata import (
     HAS_MEMBER,
@@ -117,9 +117,9 @@ def submission(objects: RegistryObjects) -> ebxml.Submission:
     return ebxml.read_submission(xml.parse(ebxml.submit_request(objects)))
 
 
-def register(registry: Registry, objects: RegistryObjects) -> Facts:
+def register(registry: Registry, objects: RegistryObjects) -> AuditFacts:
     """Register; return what the audit record would know."""
-    facts = Facts()
+    facts = AuditFacts()
     registry.register(submission(objects), Call(caller=ANONYMOUS, facts=facts))
     return facts
 
@@ -156,11 +156,11 @@ def request(name: str, parameters: Mapping[str, str | Sequence[str]], return_typ
     return SoapRequest(body=body, message=iti18_query.ROW.messages[0])
 
 
-def answer(registry: Registry, raw: SoapRequest, facts: Facts | None = None) -> xml.Element:
+def answer(registry: Registry, raw: SoapRequest, facts: AuditFacts | None = None) -> xml.Element:
     """Return the schema-valid answer to a query; errors are raised, not rendered."""
     row = iti18_query.ROW
     asked = row.read(raw)
-    result = row.handle(registry, asked, Call(caller=ANONYMOUS, facts=facts or Facts()))
+    result = row.handle(registry, asked, Call(caller=ANONYMOUS, facts=facts or AuditFacts()))
     element = element_of(row.write(asked, result))
     schema("query").assertValid(element)
     return element

@@ -20,7 +20,7 @@ from broker.edge import http
 from broker.model.blob import CHUNK, FileSlice, Octets, Spooled
 from broker.model.caller import Call
 from broker.model.errors import BrokerError, Rejected, TooLarge, Unavailable
-from broker.model.transaction import AuditEvent, Bound, Message, Packaging, Transaction, Wire
+from broker.model.transaction import AuditEvent, Message, Packaging, ServedTransaction, Transaction, Wire
 from broker.security.gate import Gate, reason
 from broker.security.rules import Open
 from broker.wire.envelope import write_request
@@ -175,7 +175,8 @@ def bench(folder: Path, **server: Any) -> Bench:
     settings = Settings(data=folder, server=Server(**server))
     actor = Actor(settings.documents_folder / ".spool")
     gate = Gate(Open(), AuditLog(settings.audit_folder, "test", "test"))
-    return Bench(settings, actor, http.build([Bound(row, actor) for row in ROWS], gate, settings, {"/healthz": _healthz}))
+    served = [ServedTransaction(row, actor) for row in ROWS]
+    return Bench(settings, actor, http.build(served, gate, settings, {"/healthz": _healthz}))
 
 
 def _healthz(_environ: Any, start_response: Any) -> Iterable[bytes]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from broker.config.settings import load
-from broker.model.caller import ANONYMOUS, Call, Facts
+from broker.model.caller import ANONYMOUS, AuditFacts, Call
 from broker.model.errors import Rejected, XdsCode
 from broker.model.metadata import APPROVED
 from tests.bench import scene
@@ -20,7 +20,7 @@ def test_the_registrys_limits_are_settings(tmp_path: Path) -> None:
         find = {"$XDSDocumentEntryPatientId": str(patient), "$XDSDocumentEntryStatus": [APPROVED]}
         for number in range(3):
             documents = [document(f"Doc{number}", patient)]
-            app.registry.register(submission(bundle(documents, patient=patient)), Call(caller=ANONYMOUS, facts=Facts()))
+            app.registry.register(submission(bundle(documents, patient=patient)), Call(caller=ANONYMOUS, facts=AuditFacts()))
             if number == 1:
                 assert len(ask(app.registry, "FindDocuments", find).documents) == 2
         with pytest.raises(Rejected) as caught:

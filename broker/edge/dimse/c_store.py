@@ -7,7 +7,7 @@ import structlog
 
 from broker.edge.dimse.pdata import CLASS, INSTANCE, Command
 from broker.edge.dimse.statuses import Refusal, refusal, status_of
-from broker.model.caller import Call, Caller, Facts
+from broker.model.caller import AuditFacts, Call, Caller
 from broker.model.errors import BrokerError, DimseCode, Rejected, TooLarge
 from broker.model.ids import is_uid
 from broker.model.imaging import StoredObject
@@ -102,7 +102,7 @@ def begin(received: Received, caller: Caller, request: StoreRequest, classes: fr
     """
     if request.sop_class not in classes:
         raise Rejected(DimseCode.CLASS_NOT_SUPPORTED, f"{_uid(request.sop_class)} is no storage SOP class that is taken here")
-    sink: Sink = ROW.handle(received, request, Call(caller=caller, facts=Facts()))
+    sink: Sink = ROW.handle(received, request, Call(caller=caller, facts=AuditFacts()))
     return sink
 
 

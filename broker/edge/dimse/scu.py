@@ -12,7 +12,7 @@ from broker.config.settings import Settings
 from broker.edge.dimse import c_store, contexts, pdata, statuses
 from broker.edge.dimse.c_store import Reception, StoreRequest
 from broker.edge.dimse.requestor import Answer, Patience, Requestor, away, connect, pacs
-from broker.model.caller import Caller, Facts
+from broker.model.caller import AuditFacts, Caller
 from broker.model.errors import BrokerError, TooLarge, Unavailable
 from broker.model.ids import PatientId, is_uid
 from broker.model.ports import Received, Retrieved, RetrieveFailed, StudyRows, Want
@@ -55,7 +55,7 @@ class Scu:
     def find_study(self, hospital: Hospital, study_uid: str) -> StudyRows:
         """C-FIND down to IMAGE level; no row = the study is not known there."""
         patience = Patience(hospital.limits.idle_seconds, hospital.limits.total_seconds)
-        facts = Facts(query=_keys("STUDY", _STUDY, study_uid), query_id=contexts.STUDY_FIND)
+        facts = AuditFacts(query=_keys("STUDY", _STUDY, study_uid), query_id=contexts.STUDY_FIND)
         with self._audited(FIND, hospital, facts), connect(
                 hospital, self._settings, contexts.plain(contexts.STUDY_FIND), patience) as peer:
             found = _Find(hospital, peer, study_uid).everything()
@@ -89,7 +89,7 @@ class Scu:
 
     def _move(self, hospital: Hospital, want: Want, progress: Callable[[], bool]) -> Retrieved:
         patience = Patience(hospital.limits.idle_seconds, hospital.limits.total_seconds, progress)
-        with self._audited(MOVE, hospital, Facts(studies={want.study_uid: []})), connect(
+        with self._audited(MOVE, hospital, AuditFacts(studies={want.study_uid: []})), connect(
                 hospital, self._settings, contexts.plain(contexts.STUDY_MOVE), patience) as peer:
             answers = peer.ask(contexts.STUDY_MOVE, pdata.C_MOVE_RQ, _identifier(want), self._settings.ae_title)
             return _judge(hospital, answers, patience, {})
@@ -102,7 +102,7 @@ class Scu:
             raise RetrieveFailed(pacs(hospital, words), Retrieved(words=words))
         patience = Patience(hospital.limits.idle_seconds, hospital.limits.total_seconds, progress)
         incoming = _Incoming(self._received, hospital, self._caller(hospital), self._settings.max_body)
-        with self._audited(GET, hospital, Facts(studies={want.study_uid: []})), connect(
+        with self._audited(GET, hospital, AuditFacts(studies={want.study_uid: []})), connect(
                 hospital, self._settings, [*contexts.plain(contexts.STUDY_GET), *proposed], patience,
                 provided=provided, receive=incoming.begin, done=incoming.done) as peer:
             answers = peer.ask(contexts.STUDY_GET, pdata.C_GET_RQ, _identifier(want))
@@ -124,7 +124,7 @@ class Scu:
         return Caller(node=hospital.ae_title, address=hospital.host, local_node=self._settings.ae_title)
 
     @contextlib.contextmanager
-    def _audited(self, row: Transaction, hospital: Hospital, facts: Facts) -> Iterator[None]:
+    def _audited(self, row: Transaction, hospital: Hospital, facts: AuditFacts) -> Iterator[None]:
         outcome, description = Outcome.SUCCESS, ""
         try:
             yield
@@ -276,10 +276,10 @@ def _row(code: str, name: str, event: AuditEvent) -> Transaction:
 
 FIND = _row("C-FIND", "DICOM Query", AuditEvent(
     event_code="110112", event_text="Query", action="E", type_code="C-FIND", type_text="Query", type_system="DIMSE",
-    we_ask=True))
+    requestor_is_local=True))
 MOVE = _row("C-MOVE", "DICOM Retrieve", AuditEvent(
     event_code="110104", event_text="DICOM Instances Transferred", action="C", type_code="C-MOVE", type_text="Retrieve",
-    type_system="DIMSE", we_ask=True))
+    type_system="DIMSE", requestor_is_local=True))
 GET = _row("C-GET", "DICOM Retrieve", AuditEvent(
     event_code="110104", event_text="DICOM Instances Transferred", action="C", type_code="C-GET", type_text="Retrieve",
-    type_system="DIMSE", we_ask=True))
+    type_system="DIMSE", requestor_is_local=True))

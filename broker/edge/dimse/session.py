@@ -7,11 +7,11 @@ the first one, so that a process that is killed leaves nothing acknowledged with
 from broker.config.profile import Profile
 from broker.edge.dimse import c_echo, c_store
 from broker.edge.dimse.c_store import Reception, StoreRequest
-from broker.model.caller import Caller, Facts
+from broker.model.caller import AuditFacts, Caller
 from broker.model.errors import BrokerError
 from broker.model.ids import PatientId
 from broker.model.ports import Received, Sink
-from broker.model.transaction import Bound, Outcome
+from broker.model.transaction import Outcome, ServedTransaction
 from broker.security.gate import Gate, reason
 
 _STUDIES = 256      # studies of one association that are remembered as audited
@@ -29,7 +29,7 @@ class Session:
 
     def echo(self) -> int:
         """Answer a C-ECHO; return its status."""
-        status: int = self._gate.perform(Bound(c_echo.ROW, None), None, self._caller)
+        status: int = self._gate.perform(ServedTransaction(c_echo.ROW, None), None, self._caller)
         return status
 
     def receive(self, request: StoreRequest) -> Reception:
@@ -49,7 +49,7 @@ class Session:
     def end(self) -> None:
         """Write one audit record for each kind of failure."""
         for text in self._failures:
-            self._gate.audit.record(c_store.ROW, self._caller, Facts(), Outcome.MINOR, text)
+            self._gate.audit.record(c_store.ROW, self._caller, AuditFacts(), Outcome.MINOR, text)
         self._failures.clear()
 
     def _audit(self, key: str, study_uid: str, patient: str) -> None:
@@ -60,7 +60,8 @@ class Session:
         self._studies.add((key, study_uid, patient))
         hospital = self._profile.hospital(key)
         patients = [PatientId(hospital.domain, patient)] if hospital and patient else []
-        self._gate.audit.record(c_store.ROW, self._caller, Facts(patients=patients, studies={study_uid: []}), Outcome.SUCCESS)
+        facts = AuditFacts(patients=patients, studies={study_uid: []})
+        self._gate.audit.record(c_store.ROW, self._caller, facts, Outcome.SUCCESS)
 
     def _begin(self, request: StoreRequest) -> Sink:
         if not self._allowed:

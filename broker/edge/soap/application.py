@@ -17,7 +17,7 @@ from broker.edge.soap.wsdl import documents
 from broker.model.caller import Caller
 from broker.model.errors import BrokerError, TooLarge, Unavailable
 from broker.model.modes import make_folder
-from broker.model.transaction import Bound, Packaging
+from broker.model.transaction import Packaging, ServedTransaction
 from broker.security.gate import Gate
 from broker.wire.soap import SoapReply, SoapRequest
 
@@ -27,25 +27,25 @@ SPOOL = ".spool"
 class SoapApplication:
     """The WSGI application of one endpoint.
 
-    `bounds` are its SOAP rows with their actors, `wsdl` the document served at ?wsdl (empty: none), `slots` the
+    `rows` are its SOAP rows with their actors, `wsdl` the document served at ?wsdl (empty: none), `slots` the
     retrieves this process runs at once.
     """
 
     def __init__(
-        self, bounds: Sequence[Bound], gate: Gate, settings: Settings, wsdl: bytes, slots: Slots,
+        self, rows: Sequence[ServedTransaction], gate: Gate, settings: Settings, wsdl: bytes, slots: Slots,
     ) -> None:
         self._gate, self._slots = gate, slots
         server = settings.server
-        self._local_node = settings.public_url + bounds[0].row.endpoint
+        self._local_node = settings.public_url + rows[0].row.endpoint
         operations = [
-            Operation(bound, message) for bound in (validated(one, server.max_listed) for one in bounds)
-            for message in bound.row.messages]
-        spool = settings.documents_folder / SPOOL if any(b.row.packaging is Packaging.MTOM for b in bounds) else None
+            Operation(served, message) for served in (validated(one, server.max_listed) for one in rows)
+            for message in served.row.messages]
+        spool = settings.documents_folder / SPOOL if any(one.row.packaging is Packaging.MTOM for one in rows) else None
         if spool is not None:
             make_folder(spool)
             sweep(spool)
         application = Application(
-            [_service(operations, self._perform)], tns=f"urn:broker{bounds[0].row.endpoint}", out_protocol=BrokerSoap12(),
+            [_service(operations, self._perform)], tns=f"urn:broker{rows[0].row.endpoint}", out_protocol=BrokerSoap12(),
             in_protocol=BrokerSoap12(plain_retrieve=server.plain_retrieve), documents_container=documents(wsdl))
         self._transport = SoapTransport(
             application, Limits(server.max_request, server.max_body, server.max_parts), server.io_timeout, spool, self._broken)
@@ -56,20 +56,20 @@ class SoapApplication:
 
     def _perform(self, context: Any, body: Any) -> SoapReply:
         operation = operation_of(context.descriptor)
-        bound, exchange = operation.bound, context.transport
-        if bound.row.takes_slot:
+        served, exchange = operation.served, context.transport
+        if served.row.takes_slot:
             exchange.release = self._slots.take(peer_of(exchange.address))
             if exchange.release is None:
-                bound = _without_slot(bound)
+                served = _without_slot(served)
         if exchange.intake.full is not None:
-            bound = _failing(bound, exchange.intake.full)
+            served = _failing(served, exchange.intake.full)
         request = SoapRequest(body=body, message=operation.message, attachments=exchange.intake.attachments)
         try:
-            reply: SoapReply = self._gate.perform(bound, request, self._caller(context))
+            reply: SoapReply = self._gate.perform(served, request, self._caller(context))
         except SoapFault:
             raise
         except Exception as error:  # noqa: BLE001 - the edge's dispatch: a bug is answered and logged once, here
-            raise internal_error(error, bound.row.code) from None
+            raise internal_error(error, served.row.code) from None
         return reply
 
     def _caller(self, context: Any) -> Caller:
@@ -77,7 +77,7 @@ class SoapApplication:
             node=context.transport.node, address=context.transport.address, local_node=self._local_node)
 
     def _broken(self, context: Any) -> None:
-        self._gate.broken(operation_of(context.descriptor).bound, self._caller(context))
+        self._gate.broken(operation_of(context.descriptor).served, self._caller(context))
 
 
 def _service(operations: Sequence[Operation], perform: Callable[[Any, Any], SoapReply]) -> type[Service]:
@@ -95,14 +95,14 @@ def _service(operations: Sequence[Operation], perform: Callable[[Any, Any], Soap
         name: method(name, operation) for name, operation in zip(names, operations, strict=True)})
 
 
-def validated(bound: Bound, most: int) -> Bound:
+def validated(served: ServedTransaction, most: int) -> ServedTransaction:
     """Return the row with two checks as the first steps of its reading, so that a refusal is audited like any other:
 
     that it lists no more than `most` of what it lists, and that it agrees with its schema.
     """
-    row = bound.row
+    row = served.row
     if not row.schema:
-        return bound
+        return served
     schema.load(row.schema)  # a schema that does not load stops the start, not the first request
 
     def read(raw: SoapRequest) -> Any:
@@ -110,19 +110,19 @@ def validated(bound: Bound, most: int) -> Bound:
             raise TooLarge(f"server.max_listed = {most} in one request")
         schema.check(row.schema, raw.body)
         return row.read(raw)
-    return dataclasses.replace(bound, row=dataclasses.replace(row, read=read))
+    return dataclasses.replace(served, row=dataclasses.replace(row, read=read))
 
 
-def _without_slot(bound: Bound) -> Bound:
+def _without_slot(served: ServedTransaction) -> ServedTransaction:
     """Return the row as it runs when all slots are taken: audited, and answered as HTTP 503."""
-    return dataclasses.replace(bound, row=dataclasses.replace(bound.row, read=_no_slot, refuse=_busy))
+    return dataclasses.replace(served, row=dataclasses.replace(served.row, read=_no_slot, refuse=_busy))
 
 
-def _failing(bound: Bound, error: BrokerError) -> Bound:
+def _failing(served: ServedTransaction, error: BrokerError) -> ServedTransaction:
     """Return the row as it runs when its request could not be taken in: refused and audited like any other."""
     def read(_raw: SoapRequest) -> NoReturn:
         raise error
-    return dataclasses.replace(bound, row=dataclasses.replace(bound.row, read=read))
+    return dataclasses.replace(served, row=dataclasses.replace(served.row, read=read))
 
 
 def _no_slot(_raw: Any) -> NoReturn:

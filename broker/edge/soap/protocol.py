@@ -16,7 +16,7 @@ from broker.edge.soap import faults, incoming
 from broker.edge.soap.compat import Soap12
 from broker.edge.soap.faults import SoapFault
 from broker.model.ids import new_uuid_urn
-from broker.model.transaction import Bound, Message, Packaging
+from broker.model.transaction import Message, Packaging, ServedTransaction
 from broker.wire.soap import SoapReply
 from broker.wire.xml import SOAP, WSA, Element, NotXml, has_instructions, parse
 
@@ -36,9 +36,9 @@ _TAIL = b"</s:Body></s:Envelope>"
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One message of one bound transaction, as spyne's method descriptor carries it."""
+    """One message of a served transaction, as spyne's method descriptor carries it."""
 
-    bound: Bound
+    served: ServedTransaction
     message: Message
 
 
@@ -133,7 +133,7 @@ class BrokerSoap12(Soap12):
             subcodes=[(WSA, "ActionNotSupported")])
 
     def _check_packaging(self, operation: Operation, is_mtom: bool) -> None:
-        row = operation.bound.row
+        row = operation.served.row
         wants_mtom = row.packaging is Packaging.MTOM
         if wants_mtom == is_mtom or (row.may_be_plain and self._plain_retrieve and not is_mtom):
             return

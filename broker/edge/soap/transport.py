@@ -131,7 +131,7 @@ class SoapTransport(ServerBase):
             log.info("fault", code=fault.code, status=fault.status, subcodes=[local for _, local in fault.subcodes])
             if fault.retry_after:
                 headers.append(("Retry-After", str(fault.retry_after)))
-        elif operation_of(context.descriptor).bound.row.packaging is Packaging.MTOM:
+        elif operation_of(context.descriptor).served.row.packaging is Packaging.MTOM:
             mtom = MtomBody(root, context.out_object[0].parts)
             headers = [("Content-Type", mtom.content_type), ("Content-Length", str(mtom.length)), ("MIME-Version", "1.0")]
             body = mtom

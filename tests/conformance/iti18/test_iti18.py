@@ -30,7 +30,7 @@ from broker.model.metadata import (
     DocumentEntry,
     Folder,
 )
-from broker.model.transaction import Bound
+from broker.model.transaction import ServedTransaction
 from broker.registry import iti18_query
 from broker.registry.actor import Registry
 from broker.registry.queries import QUERIES
@@ -168,7 +168,7 @@ def _request(world: World, case: dict[str, Any]) -> SoapRequest:
 @pytest.mark.parametrize("case", [pytest.param(case, id=case["id"]) for case in CASES])
 def test_case(case: dict[str, Any], world: World) -> None:
     raw = _request(world, case)
-    reply = element_of(world.gate.perform(Bound(iti18_query.ROW, world.registry), raw, ANONYMOUS))
+    reply = element_of(world.gate.perform(ServedTransaction(iti18_query.ROW, world.registry), raw, ANONYMOUS))
     schema("query").assertValid(reply)
     said = ebxml.read_registry_response(reply)
     listing = reply.find(tag("RegistryObjectList"))

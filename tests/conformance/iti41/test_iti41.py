@@ -18,7 +18,7 @@ from broker.edge.soap.application import validated
 from broker.model.caller import Caller
 from broker.model.errors import Problem, Rejected, TooLarge, Unavailable
 from broker.model.metadata import Association, DocumentEntry, RegistryObjects
-from broker.model.transaction import Bound
+from broker.model.transaction import ServedTransaction
 from broker.registry.actor import Registry
 from broker.repository import iti41_provide, iti43_retrieve, store
 from broker.repository.actor import Repository
@@ -60,9 +60,9 @@ class Bench:
     def repository(self) -> Repository:
         return Repository(self.database, self.folder / "documents", self.profile, self.registrar)
 
-    def perform(self, request: SoapRequest, bound: Bound | None = None) -> RegistryResponse:
+    def perform(self, request: SoapRequest, served: ServedTransaction | None = None) -> RegistryResponse:
         gate = Gate(Open(), AuditLog(self.folder / "audit", "broker", "demo"))
-        reply = gate.perform(bound or Bound(iti41_provide.ROW, self.repository), request, CALLER)
+        reply = gate.perform(served or ServedTransaction(iti41_provide.ROW, self.repository), request, CALLER)
         assert isinstance(reply, SoapReply)
         assert reply.parts == ()
         element = parse(b"".join(reply.fragments))
@@ -284,7 +284,7 @@ def test_a_schema_error_is_the_repositorys_metadata_error(bench: Bench, old: byt
     documents = [included(objects.documents[0].id, "cid:doc")]
     attachments = {"doc": spooled(DOCUMENT, bench.folder / "spool", "doc")}
     raw = provide(text.replace(old, new, 1), documents, attachments)
-    problem, = bench.perform(raw, validated(Bound(iti41_provide.ROW, bench.repository), 100)).problems
+    problem, = bench.perform(raw, validated(ServedTransaction(iti41_provide.ROW, bench.repository), 100)).problems
     assert problem.code == "XDSRepositoryMetadataError"
     assert told in problem.context
     assert bench.files() == []
@@ -351,7 +351,8 @@ def test_our_own_manifest_passes_schema_registry_and_retrieve(database: Database
     settings = Settings(data=tmp_path)
     repository = Repository(database, settings.documents_folder, profile, registry)
     gate = Gate(Open(), AuditLog(settings.audit_folder, "broker", "demo"))
-    app = http.build([Bound(iti41_provide.ROW, repository), Bound(iti43_retrieve.ROW, repository)], gate, settings, {})
+    served = [ServedTransaction(row, repository) for row in (iti41_provide.ROW, iti43_retrieve.ROW)]
+    app = http.build(served, gate, settings, {})
     document = kos(study())
     objects = metadata(profile, document, unique_id="2.25.200")
     body = (f'<xds:ProvideAndRegisterDocumentSetRequest xmlns:xds="{XDS}">{submit_request(objects).decode()}'

@@ -17,7 +17,7 @@ from broker.model.caller import Caller
 from broker.model.errors import Rejected, Unavailable
 from broker.model.imaging import StoredObject
 from broker.model.ports import Manifest
-from broker.model.transaction import Bound
+from broker.model.transaction import ServedTransaction
 from broker.registry.actor import Registry
 from broker.registry.store import registry_object
 from broker.repository import iti41_provide
@@ -54,7 +54,7 @@ class Region:
             canonical(manifest.submission.element), [included(entry.id, "cid:kos")],
             {"kos": spooled(manifest.document, self.folder / "spool", "kos")})
         gate = Gate(Open(), AuditLog(self.folder / "audit", "broker", "demo"))
-        reply = gate.perform(Bound(iti41_provide.ROW, self.repository), request, Caller())
+        reply = gate.perform(ServedTransaction(iti41_provide.ROW, self.repository), request, Caller())
         said = read_registry_response(parse(b"".join(reply.fragments)))
         self.lose()
         if said.problems:

@@ -20,7 +20,7 @@ from broker.edge.soap.application import validated
 from broker.model.caller import ANONYMOUS
 from broker.model.ids import PatientId
 from broker.model.metadata import APND, RPLC, SIGNS, XFRM, XFRM_RPLC, Code, RegistryObjects
-from broker.model.transaction import Bound
+from broker.model.transaction import ServedTransaction
 from broker.registry import iti42_register
 from broker.registry.actor import Registry
 from broker.security.gate import Gate
@@ -219,7 +219,7 @@ def test_case(case: dict[str, Any], place: Place) -> None:
     before = rows(place.database)
 
     raw = SoapRequest(body=root, message=iti42_register.ROW.messages[0])
-    reply = element_of(place.gate.perform(Bound(iti42_register.ROW, place.registry), raw, ANONYMOUS))
+    reply = element_of(place.gate.perform(ServedTransaction(iti42_register.ROW, place.registry), raw, ANONYMOUS))
 
     schema("rs").assertValid(reply)
     said = ebxml.read_registry_response(reply)
@@ -252,8 +252,8 @@ def test_a_schema_error_is_a_metadata_error(place: Place, name: str) -> None:
     step, told = SCHEMA_ERRORS[name]
     root = xml.parse(ebxml.submit_request(bundle([document()])))
     _edit(root, step)
-    bound = validated(Bound(iti42_register.ROW, place.registry), 100)
-    reply = place.gate.perform(bound, SoapRequest(body=root, message=iti42_register.ROW.messages[0]), ANONYMOUS)
+    served = validated(ServedTransaction(iti42_register.ROW, place.registry), 100)
+    reply = place.gate.perform(served, SoapRequest(body=root, message=iti42_register.ROW.messages[0]), ANONYMOUS)
     problem, = ebxml.read_registry_response(element_of(reply)).problems
     assert problem.code == "XDSRegistryMetadataError"
     assert told in problem.context
@@ -271,8 +271,8 @@ def test_types_and_nil_of_xml_schema_are_not_kept(place: Place) -> None:
     name = entry.find(f"{{{RIM}}}Name")
     assert name is not None
     name.addnext(etree.Element(f"{{{RIM}}}Description", {f"{{{xsi}}}nil": "true"}))
-    bound = validated(Bound(iti42_register.ROW, place.registry), 100)
-    reply = place.gate.perform(bound, SoapRequest(body=root, message=iti42_register.ROW.messages[0]), ANONYMOUS)
+    served = validated(ServedTransaction(iti42_register.ROW, place.registry), 100)
+    reply = place.gate.perform(served, SoapRequest(body=root, message=iti42_register.ROW.messages[0]), ANONYMOUS)
     assert ebxml.read_registry_response(element_of(reply)).problems == ()
     found = answer(place.registry, request("GetDocuments", {"$XDSDocumentEntryUniqueId": [objects.documents[0].unique_id]}))
     assert xsi.encode() not in xml.canonical(found)
@@ -287,7 +287,7 @@ def test_every_given_is_used() -> None:
 def test_audit_names_patient_and_submission_set(place: Place) -> None:
     objects = bundle([document()])
     raw = SoapRequest(body=xml.parse(ebxml.submit_request(objects)), message=iti42_register.ROW.messages[0])
-    place.gate.perform(Bound(iti42_register.ROW, place.registry), raw, ANONYMOUS)
+    place.gate.perform(ServedTransaction(iti42_register.ROW, place.registry), raw, ANONYMOUS)
     record, = [line for file in place.audit.iterdir() for line in file.read_text("utf-8").splitlines()]
     assert 'ParticipantObjectID="W-1^^^&amp;2.999.1.1&amp;ISO"' in record
     assert f'ParticipantObjectID="{objects.submission_sets[0].unique_id}"' in record

@@ -12,7 +12,7 @@ from broker.db import Database
 from broker.model.blob import FileSlice
 from broker.model.caller import Caller
 from broker.model.ids import PatientId
-from broker.model.transaction import Bound, Transaction
+from broker.model.transaction import ServedTransaction, Transaction
 from broker.repository import iti43_retrieve
 from broker.repository.actor import Repository
 from broker.repository.documents import Offer
@@ -69,7 +69,7 @@ class Bench:
 
     def perform(self, request: SoapRequest, policy: Any = None) -> Answered:
         gate = Gate(policy or Open(), AuditLog(self.folder / "audit", "broker", "demo"))
-        reply = gate.perform(Bound(iti43_retrieve.ROW, self.repository), request, CALLER)
+        reply = gate.perform(ServedTransaction(iti43_retrieve.ROW, self.repository), request, CALLER)
         element = parse(b"".join(reply.fragments))
         assert element.tag == f"{{{XDS}}}RetrieveDocumentSetResponse"
         return Answered(reply, element)

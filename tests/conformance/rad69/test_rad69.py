@@ -15,7 +15,7 @@ from broker.db import Database
 from broker.edge.soap import schema
 from broker.imaging.rad69_retrieve import ROW, ImagingSource
 from broker.model.caller import Caller
-from broker.model.transaction import Bound
+from broker.model.transaction import ServedTransaction
 from broker.security.gate import Gate
 from broker.security.rules import Open
 from broker.wire.soap import SoapReply, SoapRequest
@@ -59,9 +59,9 @@ def _request(rows: list[list[str]], syntaxes: list[str]) -> SoapRequest:
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
 def test_case(case: dict[str, Any], centre: Centre, tmp_path: Path) -> None:
     audit = AuditLog(tmp_path / "audit", "broker", "demo")
-    bound = Bound(ROW, ImagingSource(centre.fetch, centre.profile))
+    served = ServedTransaction(ROW, ImagingSource(centre.fetch, centre.profile))
     raw = _request(case["ask"], case.get("syntaxes", [EXPLICIT, JPEG]))
-    reply = Gate(Open(), audit).perform(bound, raw, Caller(node="consumer", address="10.0.0.9"))
+    reply = Gate(Open(), audit).perform(served, raw, Caller(node="consumer", address="10.0.0.9"))
     assert isinstance(reply, SoapReply)
 
     element = parse(b"".join(reply.fragments))

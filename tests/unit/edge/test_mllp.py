@@ -14,7 +14,7 @@ from broker.edge.mllp import MllpServer
 from broker.model.caller import Call
 from broker.model.errors import BrokerError
 from broker.model.stamp import Stamp
-from broker.model.transaction import AuditEvent, Bound, Transaction, Wire
+from broker.model.transaction import AuditEvent, ServedTransaction, Transaction, Wire
 from broker.model.transaction import Message as Row
 from broker.security.gate import Gate
 from broker.security.rules import Open
@@ -67,7 +67,7 @@ def message(control: str, name: str = "LI", kind: str = "ADT^A04") -> bytes:
 def serving(folder: Path, actor: Actor, **settings: Any) -> Iterator[int]:
     limits = {"mllp_port": 0, "io_timeout": 5.0, "idle_timeout": 10.0, **settings}
     gate = Gate(Open(), AuditLog(folder / "audit", "broker", "demo"))
-    server = MllpServer([Bound(ROW, actor)], gate, Settings(server=Server(**limits)), NODE)
+    server = MllpServer([ServedTransaction(ROW, actor)], gate, Settings(server=Server(**limits)), NODE)
     port, stop = server.listen(), threading.Event()
     thread = threading.Thread(target=server.serve, args=(stop,))
     thread.start()
@@ -398,4 +398,4 @@ def test_a_slow_peer_does_not_hold_up_another(port: int, actor: Actor) -> None:
 def test_a_taken_port_is_told_at_once(tmp_path: Path, actor: Actor, port: int) -> None:
     gate = Gate(Open(), AuditLog(tmp_path / "audit", "broker", "demo"))
     with pytest.raises(OSError, match="in use"):
-        MllpServer([Bound(ROW, actor)], gate, Settings(server=Server(mllp_port=port)), NODE).listen()
+        MllpServer([ServedTransaction(ROW, actor)], gate, Settings(server=Server(mllp_port=port)), NODE).listen()

@@ -10,7 +10,7 @@ import pytest
 
 from broker.audit.spool import AuditLog
 from broker.edge.outbound import Patience, RemoteRegistrar, SoapOutbound
-from broker.model.caller import ANONYMOUS, Call, Facts
+from broker.model.caller import ANONYMOUS, AuditFacts, Call
 from broker.model.errors import BrokerError, Problem, Rejected, Unavailable
 from broker.model.metadata import DocumentEntry, RegistryObjects, SubmissionSet
 from broker.model.ports import Manifest
@@ -20,7 +20,7 @@ from broker.wire.xml import RS, SOAP, WSA, XDS, XOP, parse
 
 DOCUMENT = b"\0" * 128 + b"DICM\r\n--mime.\r\n\r\n"
 SOAP_TYPE = "application/soap+xml; charset=utf-8"
-CALL = Call(caller=ANONYMOUS, facts=Facts())
+CALL = Call(caller=ANONYMOUS, facts=AuditFacts())
 OWN = "http://broker.example"
 
 

@@ -9,7 +9,7 @@ from broker.coord.local import LocalCoord
 from broker.db import Database
 from broker.imaging import rad69_retrieve
 from broker.imaging.rad69_retrieve import ROW, Answer, ImagingSource, Wanted
-from broker.model.caller import ANONYMOUS, Call, Facts
+from broker.model.caller import ANONYMOUS, AuditFacts, Call
 from broker.model.errors import Rejected, TooLarge, Unavailable, XdsCode
 from broker.model.imaging import InstanceRef
 from broker.wire.soap import SoapReply, SoapRequest
@@ -29,9 +29,9 @@ def _raw(body: bytes) -> SoapRequest:
     return SoapRequest(body=parse(body), message=ROW.messages[0])
 
 
-def _answer(centre: Centre, refs: list[InstanceRef]) -> tuple[Wanted, Answer, Facts]:
+def _answer(centre: Centre, refs: list[InstanceRef]) -> tuple[Wanted, Answer, AuditFacts]:
     wanted = rad69_retrieve.read(_raw(retrieve_images(refs)))
-    facts = Facts()
+    facts = AuditFacts()
     answer = rad69_retrieve.handle(ImagingSource(centre.fetch, centre.profile), wanted, Call(caller=ANONYMOUS, facts=facts))
     return wanted, answer, facts
 
@@ -65,7 +65,7 @@ def test_facts_name_what_was_given_and_whose_it_is(centre: Centre) -> None:
 
 def test_facts_name_what_was_asked_when_nothing_can_be_given(centre: Centre) -> None:
     refs = refs_of("1.2.1", 2, OURS)
-    facts = Facts()
+    facts = AuditFacts()
     wanted = rad69_retrieve.read(_raw(retrieve_images(refs)))
     with pytest.raises(Rejected):
         rad69_retrieve.handle(ImagingSource(centre.fetch, centre.profile), wanted, Call(caller=ANONYMOUS, facts=facts))

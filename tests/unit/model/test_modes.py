@@ -12,7 +12,7 @@ from broker.audit.spool import AuditLog
 from broker.coord.local import LocalCoord
 from broker.db import Database
 from broker.health import Heartbeat, writable
-from broker.model.caller import Caller, Facts
+from broker.model.caller import AuditFacts, Caller
 from broker.model.modes import FILE, FOLDER, PRIVATE, make_file, make_folder, tighten, too_loose
 from broker.model.transaction import Outcome
 from tests.helpers.soap import ASK, bench, keep, mtom
@@ -54,7 +54,7 @@ def test_everything_that_keeps_patient_data_makes_it_tight(tmp_path: Path, umask
     part = OnlineStore(tmp_path / "online").begin()
     part.write(b"picture")
     part.keep("a", "1.2", "1.3")
-    AuditLog(tmp_path / "audit", "us", "here").record(ASK, Caller(), Facts(), Outcome.SUCCESS)
+    AuditLog(tmp_path / "audit", "us", "here").record(ASK, Caller(), AuditFacts(), Outcome.SUCCESS)
     ready = bench(tmp_path / "web")
     seen = mtom(keep("cid:a"), "urn:test:Keep", ("a", b"document"))
     assert ready.post("/keep", b"".join(seen), seen.content_type).status == 200

@@ -8,7 +8,7 @@ from lxml import etree
 from broker.config.profile import Profile
 from broker.config.settings import load
 from broker.db import Database
-from broker.model.caller import ANONYMOUS, Call, Caller, Facts
+from broker.model.caller import ANONYMOUS, AuditFacts, Call, Caller
 from broker.model.errors import Rejected, XdsCode
 from broker.model.metadata import APND, APPROVED, DEPRECATED, RPLC, XFRM
 from broker.model.ports import Withdraw
@@ -34,8 +34,8 @@ def registry(database: Database, profile: Profile) -> Registry:
     return Registry(database, Directory(WANG, LIN), profile)
 
 
-def deprecated(registry: Registry, database: Database, entry_uuid: str) -> Facts:
-    facts = Facts()
+def deprecated(registry: Registry, database: Database, entry_uuid: str) -> AuditFacts:
+    facts = AuditFacts()
     with database.write() as unit:
         registry.deprecate(unit, entry_uuid, Call(caller=ANONYMOUS, facts=facts))
     return facts
@@ -98,7 +98,7 @@ def test_it_is_audited_once_it_is_durable(tmp_path: Path) -> None:
     with scene.parts(load(config)) as app:
         patient = scene.admit(app, 1)
         objects = bundle([document(patient=patient)], patient=patient)
-        app.registry.register(submission(objects), Call(caller=ANONYMOUS, facts=Facts()))
+        app.registry.register(submission(objects), Call(caller=ANONYMOUS, facts=AuditFacts()))
         entry, = registered(app.registry, objects.documents[0].unique_id)
         withdraw: Withdraw = app.withdraw
         with pytest.raises(KeyError), app.database.write() as unit:

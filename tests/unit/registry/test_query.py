@@ -6,7 +6,7 @@ import pytest
 
 from broker.config.profile import Profile
 from broker.db import Database
-from broker.model.caller import ANONYMOUS, Call, Facts
+from broker.model.caller import ANONYMOUS, AuditFacts, Call
 from broker.model.errors import Rejected, TooLarge, Unavailable, XdsCode
 from broker.model.ids import PatientId
 from broker.model.metadata import APPROVED
@@ -45,7 +45,7 @@ def registry(database: Database, profile: Profile) -> Registry:
 
 
 def perform(registry: Registry, raw: SoapRequest) -> Answer:
-    result: Answer = iti18_query.ROW.handle(registry, iti18_query.ROW.read(raw), Call(caller=ANONYMOUS, facts=Facts()))
+    result: Answer = iti18_query.ROW.handle(registry, iti18_query.ROW.read(raw), Call(caller=ANONYMOUS, facts=AuditFacts()))
     return result
 
 
@@ -149,13 +149,13 @@ def test_filtering_takes_associations_along(database: Database, profile: Profile
 
 def test_facts_also_of_a_failure(registry: Registry) -> None:
     one_document(registry)
-    facts = Facts()
+    facts = AuditFacts()
     raw = request("FindDocuments", FIND)
     answer(registry, raw, facts)
     assert facts.patients[0] == WANG
     assert facts.query_id == "urn:uuid:14d4debf-8f97-4251-9a74-a90016b0af0d"
     assert facts.query == xml.canonical(raw.body)
-    facts = Facts()
+    facts = AuditFacts()
     with pytest.raises(Rejected):
         answer(registry, request("FindDocuments", {}), facts)
     assert facts.query
@@ -164,7 +164,7 @@ def test_facts_also_of_a_failure(registry: Registry) -> None:
 
 def test_facts_name_the_patients_of_what_was_got(registry: Registry) -> None:
     one, two = one_document(registry, WANG), one_document(registry, LIN)
-    facts = Facts()
+    facts = AuditFacts()
     answer(registry, request("GetDocuments", {"$XDSDocumentEntryEntryUUID": [one.id, two.id]}, "ObjectRef"), facts)
     assert facts.patients == sorted([WANG, LIN])
 

@@ -8,7 +8,7 @@ import pytest
 
 from broker.config.profile import Profile
 from broker.db import Database
-from broker.model.caller import ANONYMOUS, Call, Facts
+from broker.model.caller import ANONYMOUS, AuditFacts, Call
 from broker.model.errors import Rejected, XdsCode
 from broker.model.ids import new_uuid_urn
 from broker.model.metadata import (
@@ -79,7 +79,7 @@ def follow(registry: Registry, kind: str, target: DocumentEntry) -> DocumentEntr
 
 def test_is_a_registrar(registry: Registry) -> None:
     registrar: Registrar = registry
-    facts = Facts()
+    facts = AuditFacts()
     objects = bundle([document()])
     assert registrar.register(submission(objects), Call(caller=ANONYMOUS, facts=facts)) == ()
     assert (facts.patients, facts.submission_set) == ([WANG], objects.submission_sets[0].unique_id)
@@ -106,7 +106,7 @@ def test_a_label_beside_its_package_is_stored_inside(registry: Registry) -> None
     root = xml.parse(ebxml.submit_request(objects))
     label = next(c for c in root.iter(tag("Classification")) if c.get("classificationNode"))
     ebxml.listing_of(root).append(label)
-    registry.register(ebxml.read_submission(root), Call(caller=ANONYMOUS, facts=Facts()))
+    registry.register(ebxml.read_submission(root), Call(caller=ANONYMOUS, facts=AuditFacts()))
     found = ask(registry, "FindSubmissionSets", {
         "$XDSSubmissionSetPatientId": str(WANG), "$XDSSubmissionSetStatus": [APPROVED]}).submission_sets
     assert [ss.unique_id for ss in found] == [objects.submission_sets[0].unique_id]
@@ -115,7 +115,7 @@ def test_a_label_beside_its_package_is_stored_inside(registry: Registry) -> None
 def test_submitted_request_is_left_as_it_was(registry: Registry) -> None:
     given = submission(bundle([document()]))
     before = xml.canonical(given.element)
-    registry.register(given, Call(caller=ANONYMOUS, facts=Facts()))
+    registry.register(given, Call(caller=ANONYMOUS, facts=AuditFacts()))
     assert xml.canonical(given.element) == before
 
 

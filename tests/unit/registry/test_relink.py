@@ -10,7 +10,7 @@ from broker.config.profile import Profile
 from broker.config.settings import load
 from broker.db import Database
 from broker.edge.mllp import MllpServer
-from broker.model.caller import ANONYMOUS, Call, Facts
+from broker.model.caller import ANONYMOUS, AuditFacts, Call
 from broker.model.ids import PatientId
 from broker.model.metadata import APND, APPROVED, HAS_MEMBER, DocumentEntry, RegistryObjects, SubmissionSet
 from broker.model.people import Demographics, PersonName
@@ -117,7 +117,7 @@ def test_a_correction_at_the_hospital_takes_the_documents_out_of_the_other_perso
     config = tmp_path / "broker.toml"
     config.write_text('data = "data"\n', "utf-8")
     with scene.parts(load(config)) as app:
-        mllp = [bound for bound in app.bounds if bound.row.endpoint == "mllp"]
+        mllp = [served for served in app.served if served.row.endpoint == "mllp"]
         door = MllpServer(mllp, app.gate, app.settings, ("BROKER", "REGION"))
 
         def feed(event: str, value: str, person: Demographics, retired: str = "") -> None:
@@ -140,7 +140,7 @@ def test_a_correction_at_the_hospital_takes_the_documents_out_of_the_other_perso
             feed("A04", value, WEI)
             patient, local = affinity(value), PatientId(HOSPA, value)
             objects = bundle([document(patient=patient, source_patient_id=str(local))], patient=patient)
-            app.registry.register(submission(objects), Call(caller=ANONYMOUS, facts=Facts()))
+            app.registry.register(submission(objects), Call(caller=ANONYMOUS, facts=AuditFacts()))
         person = affinity("A1")
         feed("A40", "A1", WEI, retired="A9")
         assert shown(person) == {"A1", "A9", "D7"}

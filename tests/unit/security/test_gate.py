@@ -9,7 +9,7 @@ from broker.audit.spool import AuditLog
 from broker.model.caller import Call, Caller
 from broker.model.errors import Rejected, Unavailable, XdsCode
 from broker.model.ids import PatientId
-from broker.model.transaction import AuditEvent, Bound, Message, Transaction, Wire
+from broker.model.transaction import AuditEvent, Message, ServedTransaction, Transaction, Wire
 from broker.security.gate import Gate
 from broker.security.rules import Open
 
@@ -59,7 +59,7 @@ def spool(tmp_path: Path) -> Path:
 
 def perform(spool: Path, request: str, *, caller: Caller = CALLER, strict: bool = False) -> Any:
     gate = Gate(Strict() if strict else Open(), AuditLog(spool, "broker", "demo"))
-    return gate.perform(Bound(ROW, None), request, caller)
+    return gate.perform(ServedTransaction(ROW, None), request, caller)
 
 
 def records(spool: Path) -> list[str]:
@@ -97,5 +97,5 @@ def test_rules_hide_items_and_refuse_strangers_without_touching_the_handler(spoo
 def test_a_full_disk_costs_the_record_not_the_work(tmp_path: Path) -> None:
     (tmp_path / "audit").write_text("a file where the folder should be")
     log = AuditLog(tmp_path / "audit", "broker", "demo")
-    assert Gate(Open(), log).perform(Bound(ROW, None), "fine", CALLER) == ["open", "secret"]
+    assert Gate(Open(), log).perform(ServedTransaction(ROW, None), "fine", CALLER) == ["open", "secret"]
     assert log.lost == 1
