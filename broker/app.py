@@ -37,7 +37,7 @@ from broker.imaging.receiver import Receiver
 from broker.model.caller import AuditFacts, Call, Caller
 from broker.model.errors import BrokerError, Problem, place_of
 from broker.model.ids import PatientId
-from broker.model.ports import Registrar, Unit
+from broker.model.ports import Unit
 from broker.model.transaction import Outcome, ServedTransaction, Transaction
 from broker.patients import iti8_feed, iti9_query, iti44_feed, iti45_query
 from broker.patients.actor import PixManager
@@ -47,6 +47,7 @@ from broker.repository import iti41_provide, iti43_retrieve
 from broker.repository.actor import Repository
 from broker.security.gate import Gate, reason
 from broker.security.rules import Open, Policy
+from broker.wire.ports import Registrar
 
 log = structlog.get_logger("broker.app")
 

@@ -18,12 +18,12 @@ from broker.model.blob import Octets
 from broker.model.caller import AuditFacts, Call, Caller
 from broker.model.errors import BrokerError, Problem, Rejected, TooLarge, Unavailable, XdsCode
 from broker.model.ids import PatientId, new_uuid_urn
-from broker.model.ports import Manifest
 from broker.model.transaction import AuditEvent, Message, Outcome, Packaging, Transaction, Wire
 from broker.security.gate import reason
 from broker.wire import envelope
 from broker.wire.ebxml import SUCCESS, RegistryResponse, Submission, read_registry_response
 from broker.wire.mime import SOAP_TYPE, BadMultipart, MtomBody, Multipart, content_id, content_type_parameters, limited
+from broker.wire.ports import Manifest
 from broker.wire.soap import Part
 from broker.wire.xml import LCM, RS, XDS, XOP, canonical
 

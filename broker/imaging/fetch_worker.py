@@ -17,6 +17,7 @@ from datetime import datetime
 
 import structlog
 
+from broker.config.ports import Mover
 from broker.config.profile import Hospital, Profile
 from broker.coord.base import Coord
 from broker.db import Database
@@ -24,7 +25,7 @@ from broker.imaging.asking import Asking, Ended, Listed, Request
 from broker.imaging.store import fetches, studies
 from broker.imaging.store.fetches import Job, Wanted
 from broker.model.errors import Unavailable
-from broker.model.ports import Mover, Retrieved, RetrieveFailed, Unit
+from broker.model.ports import Retrieved, RetrieveFailed, Unit
 
 _TICK = 1.0                 # seconds between two looks into SQL
 _PATIENCE = 10.0            # seconds without a beat after which a job's owner counts as dead

@@ -15,9 +15,10 @@ from broker.imaging.store.publications import Draft
 from broker.model.errors import Rejected
 from broker.model.ids import PatientId, new_oid, new_uuid_urn
 from broker.model.imaging import SeriesFacts, StudyFacts
-from broker.model.ports import Manifest, Unit
+from broker.model.ports import Unit
 from broker.wire.ebxml import read_submission, submit_request
 from broker.wire.kos import read_manifest, write_manifest
+from broker.wire.ports import Manifest
 from broker.wire.xdsi import ManifestFacts, describe, remarks
 from broker.wire.xml import parse
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from broker.archive.online import HEAD
+from broker.config.ports import Mover
 from broker.config.profile import Hospital, Profile
 from broker.db import Database
 from broker.imaging import header, maker
@@ -18,7 +19,7 @@ from broker.model.blob import CHUNK
 from broker.model.errors import Rejected, Unavailable
 from broker.model.ids import is_uid
 from broker.model.imaging import InstanceRef, StudyFacts
-from broker.model.ports import Mover, StudyRows, Unit
+from broker.model.ports import StudyRows, Unit
 from broker.wire import tags
 
 PATIENCE = 30.0     # seconds an operator waits for all samples of a study

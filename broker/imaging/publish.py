@@ -28,8 +28,9 @@ from broker.model.caller import Caller
 from broker.model.errors import BrokerError, Problem, Rejected, Unavailable, XdsCode, place_of
 from broker.model.ids import PatientId
 from broker.model.imaging import SeriesFacts, StudyFacts
-from broker.model.ports import Outbound, PatientDirectory, StudyRows, Unit, Withdraw
+from broker.model.ports import PatientDirectory, StudyRows, Unit, Withdraw
 from broker.security.gate import reason as codes_of
+from broker.wire.ports import Outbound
 
 log = structlog.get_logger("broker.publish")
 

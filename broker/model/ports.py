@@ -1,11 +1,14 @@
-"""The protocols in which actors and edges meet; `app.py` connects them. No actor imports another."""
+"""The protocols in which actors and edges meet; `app.py` connects them. No actor imports another.
+
+Protocols that carry a type of a higher floor stand beside it: `config.ports`, `wire.ports`.
+"""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
-from broker.model.caller import Call, Caller
-from broker.model.errors import Problem, Unavailable
+from broker.model.caller import Caller
+from broker.model.errors import Unavailable
 from broker.model.ids import PatientId
 from broker.model.imaging import StoredObject
 
@@ -59,30 +62,6 @@ class Withdraw(Protocol):
         ...
 
 
-class Registrar(Protocol):
-    """The registry as a repository sees it (ITI-42)."""
-
-    def register(self, submission: Any, call: Call) -> tuple[Problem, ...]:
-        """Register a `wire.ebxml.Submission` durably; return the warnings. When it raises, nothing is stored."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """A KOS to publish: the Part-10 bytes and the metadata of its submission (a `wire.ebxml.Submission`)."""
-
-    document: bytes
-    submission: Any
-
-
-class Outbound(Protocol):
-    """Transactions we initiate over SOAP."""
-
-    def provide_and_register(self, manifest: Manifest) -> None:
-        """Send RAD-68 to the configured repository; return when it answered Success. Raise `Rejected` or `Unavailable`."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Want:
     """What a fetch asks of a PACS: a study, narrowed to series and instances when they are given.
@@ -132,26 +111,6 @@ class RetrieveFailed(Unavailable):
         self.retrieved = retrieved
 
 
-class Mover(Protocol):
-    """DICOM query/retrieve SCU towards a hospital (a `config.profile.Hospital`)."""
-
-    def echo(self, hospital: Any) -> None:
-        """C-ECHO; return when it succeeded, else raise `Unavailable`."""
-        ...
-
-    def find_study(self, hospital: Any, study_uid: str) -> StudyRows:
-        """C-FIND down to IMAGE level; no row = the study is not known there."""
-        ...
-
-    def retrieve(self, hospital: Any, want: Want, progress: Callable[[], bool]) -> Retrieved:
-        """C-GET where the hospital's routes say so, else C-MOVE to our own AE title; return what the final response says.
-
-        `progress()` is asked at least once a second and gives False to cancel. Raise `RetrieveFailed` for a failed final
-        status and an association that breaks off, `Unavailable` for one that is refused or silent.
-        """
-        ...
-
-
 class Sink(Protocol):
     """One incoming object, between its first byte and its answer."""
 
@@ -183,5 +142,3 @@ class Received(Protocol):
     def open(self, caller: Caller, sop_class: str, sop_uid: str, transfer_syntax: str) -> Sink:
         """Begin an object. Raise `Rejected` for UIDs that are not UIDs, `Unavailable` when the store cannot take it."""
         ...
-
-

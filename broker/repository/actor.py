@@ -5,8 +5,8 @@ from pathlib import Path
 
 from broker.config.profile import Profile
 from broker.db import Database
-from broker.model.ports import Registrar
 from broker.repository.documents import Documents
+from broker.wire.ports import Registrar
 
 
 class Repository:

@@ -17,11 +17,12 @@ from broker.model.errors import Problem
 from broker.model.ids import PatientId, new_oid, new_uuid_urn
 from broker.model.imaging import InstanceRef, SeriesFacts, StudyFacts
 from broker.model.metadata import RegistryObjects
-from broker.model.ports import Manifest, Retrieved, StudyRows, Unit, Want
+from broker.model.ports import Retrieved, StudyRows, Unit, Want
 from broker.model.transaction import Message
 from broker.wire import xdsi
 from broker.wire.ebxml import Submission, read_submission, submit_request
 from broker.wire.kos import write_manifest
+from broker.wire.ports import Manifest
 from broker.wire.soap import SoapRequest
 from broker.wire.xml import XDS, XOP, parse
 

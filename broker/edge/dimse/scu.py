@@ -1,4 +1,4 @@
-"""What we ask of a hospital's PACS: C-ECHO, C-FIND, C-MOVE, C-GET (PS3.4 annexes A and C). Implements `ports.Mover`."""
+"""What we ask of a hospital's PACS: C-ECHO, C-FIND, C-MOVE, C-GET (PS3.4 annexes A and C). Implements `config.ports.Mover`."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping

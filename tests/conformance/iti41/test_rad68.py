@@ -16,7 +16,6 @@ from broker.imaging.store import studies
 from broker.model.caller import Caller
 from broker.model.errors import Rejected, Unavailable
 from broker.model.imaging import StoredObject
-from broker.model.ports import Manifest
 from broker.model.transaction import ServedTransaction
 from broker.registry.actor import Registry
 from broker.registry.store import registry_object
@@ -26,6 +25,7 @@ from broker.security.gate import Gate
 from broker.security.rules import Open
 from broker.wire.ebxml import read_registry_response
 from broker.wire.kos import read_manifest
+from broker.wire.ports import Manifest
 from broker.wire.xml import canonical, parse
 from tests.helpers.manifests import CT, LOCAL, PATIENT, FakeCoord, FakeDirectory, FakeMover, NoFetch, included, provide, spooled
 

@@ -13,9 +13,9 @@ from broker.edge.outbound import Patience, RemoteRegistrar, SoapOutbound
 from broker.model.caller import ANONYMOUS, AuditFacts, Call
 from broker.model.errors import BrokerError, Problem, Rejected, Unavailable
 from broker.model.metadata import DocumentEntry, RegistryObjects, SubmissionSet
-from broker.model.ports import Manifest
 from broker.wire.ebxml import PARTIAL_SUCCESS, Submission, read_submission, registry_response, submit_request
 from broker.wire.mime import MtomBody, Multipart, content_type_parameters
+from broker.wire.ports import Manifest
 from broker.wire.xml import RS, SOAP, WSA, XDS, XOP, parse
 
 DOCUMENT = b"\0" * 128 + b"DICM\r\n--mime.\r\n\r\n"

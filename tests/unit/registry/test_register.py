@@ -22,10 +22,10 @@ from broker.model.metadata import (
     DocumentEntry,
     RegistryObjects,
 )
-from broker.model.ports import Registrar
 from broker.registry.actor import Registry
 from broker.wire import ebxml, xml
 from broker.wire.ebxml_rim import tag
+from broker.wire.ports import Registrar
 from tests.helpers.registry import (
     WANG,
     Directory,
