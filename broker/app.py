@@ -19,9 +19,10 @@ from broker.config.profile import Profile
 from broker.config.settings import Settings
 from broker.coord.base import Coord
 from broker.db import Database
-from broker.edge import http
 from broker.edge.dimse import listener, scu
-from broker.edge.mllp import MllpServer
+from broker.edge.http import routes
+from broker.edge.http.server import serve
+from broker.edge.mllp.server import MllpServer
 from broker.edge.outbound import Patience, RemoteRegistrar, SoapOutbound
 from broker.edge.soap.application import SPOOL
 from broker.edge.soap.intake import sweep
@@ -183,7 +184,7 @@ class App:
             "/healthz": health.healthz(self._checks(), lambda: health.living(self.settings.run_folder), tuple(ROLES)),
             "/services": health.services(self.rows, self.settings),
         }
-        return http.build(self.served, self.gate, self.settings, extra)
+        return routes.build(self.served, self.gate, self.settings, extra)
 
     def run(self, role: str, stop: threading.Event) -> None:
         """Run one role until `stop` is set (web: until SIGTERM)."""
@@ -262,7 +263,7 @@ class _OwnRegistry:
 
 
 def _web(app: App, _stop: threading.Event) -> None:
-    http.serve(lambda: App(app.settings, app.profile).wsgi(), app.settings)
+    serve(lambda: App(app.settings, app.profile).wsgi(), app.settings)
 
 
 def _receiver(app: App, stop: threading.Event) -> None:

@@ -35,7 +35,7 @@ _CROWDED = re.compile(rb"""<[^\s<>/="']++(?:%s){%d}""" % (_ATTRIBUTE, _MOST_ATTR
 _NAMESPACE = re.compile(rb"""\sxmlns(?::[^\s=]*+)?\s*+=\s*+(?:"[^"]*+"|'[^']*+')""")
 
 # libxml2 keeps names and namespaces for as long as the thread lives: nobody may teach it many with one message, or long ones.
-# What one small message brings is forgotten with its thread (edge/web_worker.py).
+# What one small message brings is forgotten with its thread (edge/http/worker.py).
 _MOST_NAMES, _MOST_LETTERS, _FREE_NAMES = 2048, 1 << 17, 8192
 _NAME = re.compile(rb"""<([^\s<>/="'!?]++)|<\?([^\s<>?]++)|\s([^\s<>/="']++)\s*+=\s*+["']""")
 

@@ -18,7 +18,8 @@ from lxml import etree
 
 from broker.config.settings import Settings
 from broker.db import SqlUnit
-from broker.edge import http
+from broker.edge.http import routes
+from broker.edge.http.server import serve
 from broker.wire.ebxml_vocabulary import SUBMISSION_SET, UNIQUE_ID
 
 _SET_UNIQUE_ID = SUBMISSION_SET.identifiers[UNIQUE_ID]
@@ -105,12 +106,12 @@ class _Connections(threading.local):
         self.connection = connection(database)
 
 
-def query(recorded: Recorded) -> http.Application:
+def query(recorded: Recorded) -> routes.Application:
     """Return the floor of ITI-18."""
     threads = _Connections(recorded.database)
     (statement, (template,)), = recorded.statements
 
-    def application(environ: dict[str, Any], start_response: http.StartResponse) -> Iterable[bytes]:
+    def application(environ: dict[str, Any], start_response: routes.StartResponse) -> Iterable[bytes]:
         root = etree.fromstring(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
         slots = {
             slot.get("name"): (slot.findtext(f"{RIM}ValueList/{RIM}Value") or "").strip("()'")
@@ -122,11 +123,11 @@ def query(recorded: Recorded) -> http.Application:
     return application
 
 
-def register(recorded: Recorded) -> http.Application:
+def register(recorded: Recorded) -> routes.Application:
     """Return the floor of ITI-42: the same INSERTs in one durable transaction; ids and uniqueIds are new."""
     threads = _Connections(recorded.database)
 
-    def application(environ: dict[str, Any], start_response: http.StartResponse) -> Iterable[bytes]:
+    def application(environ: dict[str, Any], start_response: routes.StartResponse) -> Iterable[bytes]:
         root = etree.fromstring(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
         identifiers = root.iter(f"{RIM}ExternalIdentifier")
         number = next(one.get("value", "") for one in identifiers if one.get("identificationScheme") == _SET_UNIQUE_ID)[-8:]
@@ -159,7 +160,7 @@ def _insert(store: sqlite3.Connection, statements: list[tuple[str, list[list[Any
             store.execute(statement, listed[0])
 
 
-def _answer(start_response: http.StartResponse, body: bytes) -> Iterable[bytes]:
+def _answer(start_response: routes.StartResponse, body: bytes) -> Iterable[bytes]:
     start_response("200 OK", [
         ("Content-Type", "application/soap+xml; charset=utf-8"), ("Content-Length", str(len(body)))])
     return (body,)
@@ -173,7 +174,7 @@ def write(recorded: Recorded, file: Path) -> None:
     file.write_text(json.dumps(vars(recorded), default=lambda data: bytes(data).decode()), "utf-8")
 
 
-def read(file: Path) -> http.Application:
+def read(file: Path) -> routes.Application:
     """Return the floor that was written."""
     recorded = Recorded(**json.loads(file.read_text("utf-8")))
     recorded.statements = [
@@ -183,4 +184,4 @@ def read(file: Path) -> http.Application:
 
 
 if __name__ == "__main__":
-    http.serve(lambda: read(Path(sys.argv[2])), Settings.model_validate_json(Path(sys.argv[1]).read_text("utf-8")))
+    serve(lambda: read(Path(sys.argv[2])), Settings.model_validate_json(Path(sys.argv[1]).read_text("utf-8")))

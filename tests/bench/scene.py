@@ -19,7 +19,7 @@ from broker.app import App
 from broker.config import profile as profiles
 from broker.config.settings import Settings, load
 from broker.db import schema
-from broker.edge.mllp import MllpServer
+from broker.edge.mllp.server import MllpServer
 from broker.model.ids import PatientId
 from broker.model.people import Demographics, PersonName
 from broker.model.stamp import Stamp

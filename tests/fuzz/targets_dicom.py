@@ -24,7 +24,7 @@ from broker.edge.dimse.association import Accept, Answered, Context
 from broker.edge.dimse.c_store import Reception, StoreRequest
 from broker.edge.dimse.listener import Listener
 from broker.edge.dimse.messages import Messages
-from broker.edge.dimse.pdata import Limits, Link, PeerGone, ProtocolError
+from broker.edge.dimse.pdata import Limits, PeerGone, ProtocolError, UpperLayer
 from broker.edge.dimse.requestor import Patience, Requestor
 from broker.imaging import header
 from broker.imaging.receiver import Receiver
@@ -156,18 +156,18 @@ class _Sink:
 
 
 def converse(stream: bytes, seed: int) -> tuple[list[Any], bytes]:
-    """Let a link with contexts 1, 3 and 5 read a stream in pieces of chance; return what it made of it and what it answered."""
+    """Let a upper with contexts 1, 3 and 5 read a stream in pieces of chance; return what it made of it and what it answered."""
     said: list[Any] = []
     wire = _Wire(stream, seed)
-    link = Link(cast("socket.socket", wire), Limits(send=1.0, data_set=4096), lambda _seconds: None)
-    link.begin()
+    upper = UpperLayer(cast("socket.socket", wire), Limits(send=1.0, data_set=4096), lambda _seconds: None)
+    upper.begin()
 
     def receive(request: StoreRequest) -> Reception:
         said.append(request)
         return Reception(lambda: _Sink(said), 8192)
 
     try:
-        messages = Messages(link, dict.fromkeys((1, 3, 5), CT), receive, lambda reception: reception.close())
+        messages = Messages(upper, dict.fromkeys((1, 3, 5), CT), receive, lambda reception: reception.close())
         said.extend((message.context, message.command.number(pdata.FIELD), message.data) for message in messages.incoming())
         said.append("released")
     except (ProtocolError, PeerGone, TooLarge) as error:
@@ -208,8 +208,8 @@ def _pacs(_scratch: Path) -> Reader:
 
     def read(data: bytes) -> str:
         patience = Patience(1e9, 1e9)
-        link = Link(cast("socket.socket", _Wire(data, 1)), Limits(send=1.0, data_set=4096), patience)
-        peer = Requestor(link, proposed, accept, patience, lambda _request: Reception(lambda: _Sink([]), 1), Reception.close)
+        upper = UpperLayer(cast("socket.socket", _Wire(data, 1)), Limits(send=1.0, data_set=4096), patience)
+        peer = Requestor(upper, proposed, accept, patience, lambda _request: Reception(lambda: _Sink([]), 1), Reception.close)
         rows = scu._Find(hospital, peer, "2.25.1").everything()
         assert all(is_uid(row["SOPInstanceUID"]) and is_uid(row["SeriesInstanceUID"]) for row in rows)
         return f"{len(rows)} rows"

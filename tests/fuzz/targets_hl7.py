@@ -7,7 +7,7 @@ from broker import app as broker_app
 from broker.config import profile as profiles
 from broker.config.settings import Settings
 from broker.db import schema as database_schema
-from broker.edge.mllp import MllpServer
+from broker.edge.mllp.server import MllpServer
 from broker.edge.soap import schema
 from broker.model.errors import BrokerError, Rejected
 from broker.model.ids import PatientId

@@ -12,7 +12,7 @@ from pathlib import Path
 import pydicom
 
 from broker.edge.dimse import pdata
-from broker.edge.dimse.pdata import Command
+from broker.edge.dimse.pdata import CommandSet
 from broker.wire import tags
 from tests.helpers import dicom
 from tests.helpers.dimse import Parrot
@@ -33,7 +33,7 @@ class BadPacs:
         self.holds: list[Path] = []
         self.asked: list[tuple[str, ...]] = []
         self.greet: Callable[[Parrot], bool] = lambda _peer: True
-        self.move: Callable[[BadPacs, Parrot, Command, Sequence[Path]], None] = BadPacs.send_all
+        self.move: Callable[[BadPacs, Parrot, CommandSet, Sequence[Path]], None] = BadPacs.send_all
         self._server: socket.socket | None = None
         self._open: set[socket.socket] = set()
         self.start()
@@ -69,7 +69,7 @@ class BadPacs:
             done = dicom.store(files, self.broker_port, self.ae)
             assert done.returncode == 0, done.stdout + done.stderr
 
-    def send_all(self, peer: Parrot, command: Command, wanted: Sequence[Path]) -> None:
+    def send_all(self, peer: Parrot, command: CommandSet, wanted: Sequence[Path]) -> None:
         """What a good PACS does."""
         self.send(wanted)
         peer.respond(command, SUCCESS)
@@ -102,7 +102,7 @@ class BadPacs:
             if kind == 5:
                 peer.say(b"\6\0\0\0\0\4\0\0\0\0")
             return False
-        command, data = Command.read(body[6:]), b""
+        command, data = CommandSet.read(body[6:]), b""
         while command.has_data_set:
             _, piece = peer.hear()
             data += piece[6:]
@@ -117,7 +117,7 @@ class BadPacs:
             self._move(peer, command, data)
         return True
 
-    def _move(self, peer: Parrot, command: Command, data: bytes) -> None:
+    def _move(self, peer: Parrot, command: CommandSet, data: bytes) -> None:
         keys = _text(data)
         sops = tuple(uid for uid in keys.get("SOPInstanceUID", "").split("\\") if uid)
         self.asked.append(sops)
@@ -125,7 +125,7 @@ class BadPacs:
                   and (not sops or ids["SOPInstanceUID"] in sops)]
         self.move(self, peer, command, wanted)
 
-    def _find(self, peer: Parrot, command: Command, data: bytes) -> None:
+    def _find(self, peer: Parrot, command: CommandSet, data: bytes) -> None:
         keys = _text(data)
         level = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}[
             keys["QueryRetrieveLevel"]]
@@ -155,54 +155,54 @@ def _ids(file: Path) -> dict[str, str]:
 # --- scripts of a C-MOVE
 
 
-def refuse(_pacs: BadPacs, peer: Parrot, command: Command, _wanted: Sequence[Path]) -> None:
+def refuse(_pacs: BadPacs, peer: Parrot, command: CommandSet, _wanted: Sequence[Path]) -> None:
     """It cannot."""
     peer.respond(command, 0xA801)
 
 
-def silent(_pacs: BadPacs, peer: Parrot, _command: Command, _wanted: Sequence[Path]) -> None:
+def silent(_pacs: BadPacs, peer: Parrot, _command: CommandSet, _wanted: Sequence[Path]) -> None:
     """It says nothing more."""
     peer.socket.settimeout(60)
     peer.hear()
 
 
-def pending(_pacs: BadPacs, peer: Parrot, command: Command, _wanted: Sequence[Path]) -> None:
+def pending(_pacs: BadPacs, peer: Parrot, command: CommandSet, _wanted: Sequence[Path]) -> None:
     """It says for ever that it goes on."""
     while True:
         peer.respond(command, PENDING)
         time.sleep(0.3)
 
 
-def half_and_abort(pacs: BadPacs, peer: Parrot, _command: Command, wanted: Sequence[Path]) -> None:
+def half_and_abort(pacs: BadPacs, peer: Parrot, _command: CommandSet, wanted: Sequence[Path]) -> None:
     """It sends half of what it was asked for and breaks off."""
     pacs.send(wanted[:len(wanted) // 2])
     peer.say(b"\7\0\0\0\0\4\0\0\2\0")
     peer.socket.close()
 
 
-def nothing(_pacs: BadPacs, peer: Parrot, command: Command, _wanted: Sequence[Path]) -> None:
+def nothing(_pacs: BadPacs, peer: Parrot, command: CommandSet, _wanted: Sequence[Path]) -> None:
     """It says success and sends nothing."""
     peer.respond(command, SUCCESS)
 
 
-def dies(pacs: BadPacs, _peer: Parrot, _command: Command, wanted: Sequence[Path]) -> None:
+def dies(pacs: BadPacs, _peer: Parrot, _command: CommandSet, wanted: Sequence[Path]) -> None:
     """It sends one object and is gone."""
     pacs.send(wanted[:1])
     pacs.die()
 
 
-def stops_at(sop_uid: str) -> Callable[[BadPacs, Parrot, Command, Sequence[Path]], None]:
+def stops_at(sop_uid: str) -> Callable[[BadPacs, Parrot, CommandSet, Sequence[Path]], None]:
     """It fails the whole request at an object that it cannot send, as Orthanc does."""
-    def script(pacs: BadPacs, peer: Parrot, command: Command, wanted: Sequence[Path]) -> None:
+    def script(pacs: BadPacs, peer: Parrot, command: CommandSet, wanted: Sequence[Path]) -> None:
         names = [_ids(file)["SOPInstanceUID"] for file in wanted]
         pacs.send(wanted[:names.index(sop_uid)] if sop_uid in names else wanted)
         peer.respond(command, 0xC000 if sop_uid in names else SUCCESS)
     return script
 
 
-def aborts_at(sop_uid: str) -> Callable[[BadPacs, Parrot, Command, Sequence[Path]], None]:
+def aborts_at(sop_uid: str) -> Callable[[BadPacs, Parrot, CommandSet, Sequence[Path]], None]:
     """It breaks off the association at an object that it cannot send."""
-    def script(pacs: BadPacs, peer: Parrot, command: Command, wanted: Sequence[Path]) -> None:
+    def script(pacs: BadPacs, peer: Parrot, command: CommandSet, wanted: Sequence[Path]) -> None:
         names = [_ids(file)["SOPInstanceUID"] for file in wanted]
         pacs.send(wanted[:names.index(sop_uid)] if sop_uid in names else wanted)
         if sop_uid in names:
@@ -213,12 +213,12 @@ def aborts_at(sop_uid: str) -> Callable[[BadPacs, Parrot, Command, Sequence[Path
     return script
 
 
-def skips(sop_uid: str) -> Callable[[BadPacs, Parrot, Command, Sequence[Path]], None]:
+def skips(sop_uid: str) -> Callable[[BadPacs, Parrot, CommandSet, Sequence[Path]], None]:
     """It goes on after an object that it cannot send, and names it at the end, as dcmtk's dcmqrscp does."""
     value = sop_uid.encode() + b"\0" * (len(sop_uid) % 2)
     failed = struct.pack("<HHL", 0x0008, 0x0058, len(value)) + value    # Failed SOP Instance UID List
 
-    def script(pacs: BadPacs, peer: Parrot, command: Command, wanted: Sequence[Path]) -> None:
+    def script(pacs: BadPacs, peer: Parrot, command: CommandSet, wanted: Sequence[Path]) -> None:
         good = [file for file in wanted if _ids(file)["SOPInstanceUID"] != sop_uid]
         pacs.send(good)
         if len(good) < len(wanted):

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Self
 
 from broker.edge.dimse import pdata
-from broker.edge.dimse.pdata import Command
+from broker.edge.dimse.pdata import CommandSet
 
 VERIFICATION = "1.2.840.10008.1.1"
 
@@ -98,11 +98,11 @@ class Parrot:
         self.say(association(1, calling, called, contexts))
         return self.hear()
 
-    def answer(self) -> Command:
+    def answer(self) -> CommandSet:
         """Return the command set of the next response."""
         kind, body = self.hear()
         assert kind == 4, f"PDU of type {kind}"
-        return Command.read(body[6:])
+        return CommandSet.read(body[6:])
 
     def release(self) -> None:
         """Ask for release and hear the answer."""
@@ -145,7 +145,7 @@ class Parrot:
         """Return the id of the first context proposed for a class."""
         return next(number for number, abstract, _ in self.proposed if abstract == sop_class)
 
-    def request(self) -> tuple[Command, bytes]:
+    def request(self) -> tuple[CommandSet, bytes]:
         """Return the next request and its data set."""
         command = self.answer()
         data = b""
@@ -157,7 +157,7 @@ class Parrot:
                 break
         return command, data
 
-    def respond(self, command: Command, status: int, data: bytes = b"", changes: Mapping[int, int] | None = None) -> None:
+    def respond(self, command: CommandSet, status: int, data: bytes = b"", changes: Mapping[int, int] | None = None) -> None:
         """Answer a request; `changes` replaces elements, -1 leaves one out."""
         context = self.context(command.text(pdata.CLASS))
         elements: dict[int, int | str] = {

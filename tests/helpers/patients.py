@@ -14,7 +14,7 @@ from broker.config.profile import Domain, Feeder, Profile
 from broker.config.settings import Settings
 from broker.coord.local import LocalCoord
 from broker.db import Database
-from broker.edge.mllp import MllpServer
+from broker.edge.mllp.server import MllpServer
 from broker.edge.soap import schema
 from broker.model.caller import Caller
 from broker.model.ids import PatientId

@@ -16,7 +16,8 @@ from typing import Any
 
 from broker.audit.spool import AuditLog
 from broker.config.settings import Server, Settings
-from broker.edge import http
+from broker.edge.http import routes
+from broker.edge.http.server import serve
 from broker.model.blob import CHUNK, FileSlice, Octets, Spooled
 from broker.model.caller import Call
 from broker.model.errors import BrokerError, Rejected, TooLarge, Unavailable
@@ -176,7 +177,7 @@ def bench(folder: Path, **server: Any) -> Bench:
     actor = Actor(settings.documents_folder / ".spool")
     gate = Gate(Open(), AuditLog(settings.audit_folder, "test", "test"))
     served = [ServedTransaction(row, actor) for row in ROWS]
-    return Bench(settings, actor, http.build(served, gate, settings, {"/healthz": _healthz}))
+    return Bench(settings, actor, routes.build(served, gate, settings, {"/healthz": _healthz}))
 
 
 def _healthz(_environ: Any, start_response: Any) -> Iterable[bytes]:
@@ -324,7 +325,7 @@ def main(settings_file: str) -> None:
         ready = bench(folder, **server)
         ready.actor.give = Zeros(64 << 20)
         return ready.app
-    http.serve(factory, settings)
+    serve(factory, settings)
 
 
 if __name__ == "__main__":

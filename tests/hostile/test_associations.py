@@ -58,7 +58,7 @@ def echo(number: int) -> bytes:
         (pdata.CLASS, VERIFICATION), (pdata.FIELD, pdata.C_ECHO_RQ), (pdata.MESSAGE_ID, 3), (pdata.DATA_SET, pdata.NO_DATA_SET)])
 
 
-def answered(peer: Parrot, number: int, longest: int) -> pdata.Command:
+def answered(peer: Parrot, number: int, longest: int) -> pdata.CommandSet:
     """Return the command set of the next response in a context: a peer that takes short PDUs gets it in pieces."""
     message, last = b"", False
     while not last:
@@ -66,7 +66,7 @@ def answered(peer: Parrot, number: int, longest: int) -> pdata.Command:
         assert (kind, body[4]) == (4, number)
         assert len(body) <= longest
         message, last = message + body[6:], bool(body[5] & 2)
-    return pdata.Command.read(message)
+    return pdata.CommandSet.read(message)
 
 
 @contextlib.contextmanager

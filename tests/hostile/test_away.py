@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.edge.dimse.pdata import Command
+from broker.edge.dimse.pdata import CommandSet
 from tests.helpers import dicom
 from tests.helpers.bad_pacs import SUCCESS, BadPacs
 from tests.helpers.dimse import Parrot
@@ -65,7 +65,7 @@ def test_redis_gone_and_back_in_the_middle_of_a_fetch(far: tuple[Site, BadPacs, 
     site, pacs, redis = far
     files = dicom.ct_study(tmp_path / "far", 4)
 
-    def interrupted(one: BadPacs, peer: Parrot, command: Command, wanted: Sequence[Path]) -> None:
+    def interrupted(one: BadPacs, peer: Parrot, command: CommandSet, wanted: Sequence[Path]) -> None:
         one.send(wanted[:2])
         redis.kill()
         one.send(wanted[2:])

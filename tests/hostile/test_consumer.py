@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.client import messages
-from broker.edge.dimse.pdata import Command
+from broker.edge.dimse.pdata import CommandSet
 from broker.model.imaging import InstanceRef
 from broker.wire.mime import MtomBody
 from tests.helpers import dicom
@@ -101,7 +101,7 @@ def test_consumers_that_leave_a_retrieve_of_documents(site: Site, tmp_path: Path
 def test_a_consumer_that_leaves_while_its_pictures_are_fetched(site: Site, pacs: BadPacs, tmp_path: Path) -> None:
     files = dicom.ct_study(tmp_path / "far", 3)
 
-    def slow(one: BadPacs, peer: Parrot, command: Command, wanted: Sequence[Path]) -> None:
+    def slow(one: BadPacs, peer: Parrot, command: CommandSet, wanted: Sequence[Path]) -> None:
         time.sleep(0.5)
         one.send(wanted)
         peer.respond(command, SUCCESS)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from broker.edge.dimse import pdata
-from broker.edge.dimse.pdata import Command
+from broker.edge.dimse.pdata import CommandSet
 from broker.model.ids import new_oid
 from broker.model.imaging import InstanceRef
 from broker.wire.ebxml import read_registry_response
@@ -114,7 +114,7 @@ def test_a_fetch_into_a_full_online_store(small: Site, tmp_path: Path) -> None:
     refs = [ref(file, THEIRS) for file in files]
     heard: list[int] = []
 
-    def honest(one: BadPacs, peer: Parrot, command: Command, wanted: Sequence[Path]) -> None:
+    def honest(one: BadPacs, peer: Parrot, command: CommandSet, wanted: Sequence[Path]) -> None:
         statuses = [store(small, file, one.ae) for file in wanted]
         heard.extend(statuses)
         peer.respond(command, UNABLE if any(statuses) else SUCCESS)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.client.consult import Fetched
-from broker.edge.dimse.pdata import Command
+from broker.edge.dimse.pdata import CommandSet
 from broker.model.imaging import InstanceRef
 from tests.helpers import bad_pacs, dicom
 from tests.helpers.bad_pacs import BadPacs
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.peer("dcmtk")]
 
 TOTAL = 4.0         # the hospital's total_seconds in this region
 UNAVAILABLE = "XDSDocumentUniqueIdError"
-Script = Callable[[BadPacs, Parrot, Command, Sequence[Path]], None]
+Script = Callable[[BadPacs, Parrot, CommandSet, Sequence[Path]], None]
 
 
 @dataclass
@@ -152,7 +152,7 @@ def test_a_pacs_that_sends_half_and_aborts(study: Study) -> None:
 def test_a_pacs_that_sends_other_instances_than_asked(study: Study) -> None:
     others = dicom.ct_study(study.folder / "others", 3)
 
-    def other(pacs: BadPacs, peer: Parrot, command: Command, wanted: Sequence[Path]) -> None:
+    def other(pacs: BadPacs, peer: Parrot, command: CommandSet, wanted: Sequence[Path]) -> None:
         pacs.send([*others, wanted[0]])
         peer.respond(command, bad_pacs.SUCCESS)
 

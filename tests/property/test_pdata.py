@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from broker.edge.dimse import pdata
 from broker.edge.dimse.c_store import StoreRequest
-from broker.edge.dimse.pdata import Command, ProtocolError, write_command, write_data_set
+from broker.edge.dimse.pdata import CommandSet, ProtocolError, write_command, write_data_set
 from tests.fuzz.targets_dicom import CT, converse
 
 EXAMPLES = settings(derandomize=True, max_examples=150, deadline=None)
@@ -89,7 +89,7 @@ def test_a_stream_cut_anywhere_gives_whole_objects_and_drops_the_rest(
     unique_by=lambda pair: pair[0]))
 def test_a_command_is_read_as_it_was_written(elements: list[tuple[int, int | str]]) -> None:
     elements = [pair for pair in elements if pair[0]]
-    found = Command.read(write_command(1, elements)[12:])
+    found = CommandSet.read(write_command(1, elements)[12:])
     for element, value in elements:
         assert (found.number(element) if isinstance(value, int) else found.text(element)) == value
 
@@ -98,7 +98,7 @@ def test_a_command_is_read_as_it_was_written(elements: list[tuple[int, int | str
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_command_or_refused(data: bytes) -> None:
     try:
-        found = Command.read(data)
+        found = CommandSet.read(data)
     except ProtocolError:
         return
     assert found.number(pdata.FIELD) >= -1

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from broker.edge.dimse.pdata import CLASS, INSTANCE, Command
+from broker.edge.dimse.pdata import CLASS, INSTANCE, CommandSet
 from broker.edge.dimse.statuses import Refusal, refusal, status_of
 from broker.model.caller import AuditFacts, Call, Caller
 from broker.model.errors import BrokerError, DimseCode, Rejected, TooLarge
@@ -26,7 +26,7 @@ class StoreRequest:
     transfer_syntax: str
 
     @classmethod
-    def of(cls, command: Command, transfer_syntax: str) -> "StoreRequest":
+    def of(cls, command: CommandSet, transfer_syntax: str) -> "StoreRequest":
         """Read the request from its command set."""
         return cls(command.text(CLASS), command.text(INSTANCE), transfer_syntax)
 

@@ -1,11 +1,11 @@
-"""DIMSE messages on a link: objects of C-STORE requests stream to their sink, all other messages are given out whole."""
+"""DIMSE messages on a upper: objects of C-STORE requests stream to their sink, all other messages are given out whole."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from broker.edge.dimse import pdata
 from broker.edge.dimse.c_store import Reception, StoreRequest
-from broker.edge.dimse.pdata import Command, Link, Piece, ProtocolError
+from broker.edge.dimse.pdata import CommandSet, Pdv, ProtocolError, UpperLayer
 from broker.edge.dimse.statuses import Refusal
 from broker.model.errors import TooLarge
 
@@ -14,7 +14,7 @@ class Message(NamedTuple):
     """A complete message that is no C-STORE request; `data` is its data set, empty when it has none."""
 
     context: int
-    command: Command
+    command: CommandSet
     data: bytes
 
 
@@ -26,15 +26,15 @@ class Messages:
     """
 
     def __init__(
-        self, link: Link, syntaxes: Mapping[int, str], receive: Callable[[StoreRequest], Reception],
+        self, upper: UpperLayer, syntaxes: Mapping[int, str], receive: Callable[[StoreRequest], Reception],
         done: Callable[[Reception], int], longest: int = 0,
     ) -> None:
-        self._link, self._syntaxes, self._receive, self._done = link, syntaxes, receive, done
+        self._upper, self._syntaxes, self._receive, self._done = upper, syntaxes, receive, done
         self._longest = longest
         self._context = -1
         self._fragment = bytearray()
         self._data = bytearray()
-        self._command: Command | None = None
+        self._command: CommandSet | None = None
         self._reception: Reception | None = None
 
     @property
@@ -45,12 +45,12 @@ class Messages:
     def incoming(self) -> Iterator[Message]:
         """Return the messages until the peer asks for release; C-STORE requests are answered here."""
         try:
-            for piece in self._link.pieces():
-                if piece.context != self._context:
-                    self._switch(piece.context)
-                if piece.is_command != (self._command is None):
+            for pdv in self._upper.pdvs():
+                if pdv.context != self._context:
+                    self._switch(pdv.context)
+                if pdv.is_command != (self._command is None):
                     raise ProtocolError("command and data set are out of order")
-                complete = self._begin(piece) if piece.is_command else self._go_on(piece)
+                complete = self._begin(pdv) if pdv.is_command else self._go_on(pdv)
                 if complete is not None:
                     yield complete
         finally:
@@ -66,47 +66,47 @@ class Messages:
             raise ProtocolError("a message changes its presentation context")
         self._context = context
 
-    def _begin(self, piece: Piece) -> Message | None:
-        command = pdata.collect(self._fragment, piece)
+    def _begin(self, pdv: Pdv) -> Message | None:
+        command = pdata.add_fragment(self._fragment, pdv)
         if command is None:
             return None
-        self._link.hurry()
+        self._upper.acknowledge_now()
         is_store = command.number(pdata.FIELD) == pdata.C_STORE_RQ
         if not command.has_data_set:
             if is_store:
                 raise ProtocolError("a C-STORE request without a data set")
-            return Message(piece.context, command, b"")
+            return Message(pdv.context, command, b"")
         self._command = command
         if is_store:
-            self._reception = self._receive(StoreRequest.of(command, self._syntaxes[piece.context]))
+            self._reception = self._receive(StoreRequest.of(command, self._syntaxes[pdv.context]))
         return None
 
-    def _go_on(self, piece: Piece) -> Message | None:
+    def _go_on(self, pdv: Pdv) -> Message | None:
         command = self._command
         assert command is not None
         if self._reception is not None:
-            self._reception.write(piece.data)
+            self._reception.write(pdv.data)
         else:
-            self._data += piece.data
-            if len(self._data) > self._link.limits.data_set:
-                raise TooLarge(f"server.max_message ({self._link.limits.data_set} bytes)")
-        if not piece.is_last:
+            self._data += pdv.data
+            if len(self._data) > self._upper.limits.data_set:
+                raise TooLarge(f"server.max_message ({self._upper.limits.data_set} bytes)")
+        if not pdv.is_last:
             return None
         self._command = None
         if self._reception is None:
             data = bytes(self._data)
             self._data.clear()
-            return Message(piece.context, command, data)
+            return Message(pdv.context, command, data)
         status = self._done(self._reception)
         reception, self._reception = self._reception, None
         try:
-            self._link.send(response(piece.context, command, status, reception.refusal, self._longest))
+            self._upper.send(response(pdv.context, command, status, reception.refusal, self._longest))
         finally:
             reception.settle()
         return None
 
 
-def response(context: int, command: Command, status: int, refusal: Refusal | None = None, longest: int = 0) -> bytes:
+def response(context: int, command: CommandSet, status: int, refusal: Refusal | None = None, longest: int = 0) -> bytes:
     """Return the response to a request (PS3.7 9.3), with the reason of a refusal, in PDUs of at most `longest` bytes."""
     elements: list[tuple[int, int | str]] = [
         (pdata.CLASS, command.text(pdata.CLASS)),

@@ -47,14 +47,14 @@ class PeerBroke(PeerGone):
     """The peer aborted or closed the connection: it may do better with another request."""
 
 
-class Command:
+class CommandSet:
     """A command set: implicit little endian elements of group 0000, without the group length."""
 
     def __init__(self, elements: Mapping[int, bytes]) -> None:
         self._elements = elements
 
     @classmethod
-    def read(cls, data: bytes) -> "Command":
+    def read(cls, data: bytes) -> "CommandSet":
         """Read a complete command set. Raise `ProtocolError` when an element of it is cut short.
 
         Elements of other groups are passed over, but for the Failed SOP Instance UID List: Orthanc puts it here.
@@ -106,7 +106,7 @@ def _elements(data: bytes) -> Iterator[tuple[int, bytes | None]]:
         yield group << 16 | element, data[at - size:at] if at <= end else None
 
 
-class Piece(NamedTuple):
+class Pdv(NamedTuple):
     """A fragment of a message as it lies in the buffer: valid until the next one is asked for."""
 
     context: int
@@ -154,7 +154,7 @@ class Limits:
     data_set: int
 
 
-class Link:
+class UpperLayer:
     """The socket of an established association.
 
     `patience(seconds)` is called after each second of silence with its length so far, and with 0 when bytes came; it
@@ -186,7 +186,7 @@ class Link:
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(TICK))
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(self.limits.send))
 
-    def pieces(self) -> Iterator[Piece]:
+    def pdvs(self) -> Iterator[Pdv]:
         """Return the fragments as they come; end when the peer asks for release. Raise `PeerGone`, `ProtocolError`."""
         empty = 0
         while True:
@@ -210,11 +210,11 @@ class Link:
                 is_command, is_last = bool(control & 1), bool(control & 2)
                 empty = 0 if left else _one_more(empty)
                 if not left:
-                    yield Piece(context, is_command, is_last, b"")
+                    yield Pdv(context, is_command, is_last, b"")
                 while left:
                     data = self._some(left)
                     left -= len(data)
-                    yield Piece(context, is_command, is_last and not left, data)
+                    yield Pdv(context, is_command, is_last and not left, data)
 
     def send(self, data: bytes) -> None:
         """Send whole PDUs. Raise OSError when the peer does not take them in time."""
@@ -222,9 +222,9 @@ class Link:
             self._sock.sendall(data)
         except BlockingIOError:
             raise TimeoutError("what was sent was not taken in time") from None
-        self.hurry()
+        self.acknowledge_now()
 
-    def hurry(self) -> None:
+    def acknowledge_now(self) -> None:
         """Have the kernel acknowledge at once, unless more came already: a peer with Nagle on waits 40 ms for it otherwise."""
         if self._start == self._end:
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
@@ -317,13 +317,13 @@ def _timeval(seconds: float) -> bytes:
     return struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
 
 
-def collect(command: bytearray, piece: Piece) -> Command | None:
+def add_fragment(command: bytearray, piece: Pdv) -> CommandSet | None:
     """Add a command fragment; return the command set when it is complete. Raise `ProtocolError` when it grows too long."""
     command += piece.data
     if len(command) > _COMMAND_LIMIT:
         raise ProtocolError("a command set is too long")
     if not piece.is_last:
         return None
-    found = Command.read(bytes(command))
+    found = CommandSet.read(bytes(command))
     command.clear()
     return found

@@ -14,7 +14,7 @@ from broker.edge.dimse.association import Accept, Context, Head, Implementation
 from broker.edge.dimse.c_store import Reception, StoreRequest
 from broker.edge.dimse.contexts import Proposal
 from broker.edge.dimse.messages import Message, Messages
-from broker.edge.dimse.pdata import Limits, Link, PeerBroke, PeerGone, ProtocolError
+from broker.edge.dimse.pdata import Limits, PeerBroke, PeerGone, ProtocolError, UpperLayer
 from broker.model.errors import TooLarge, Unavailable
 from broker.wire.tags import IMPLEMENTATION_UID, IMPLEMENTATION_VERSION
 
@@ -74,16 +74,16 @@ class Requestor:
     """An open association with a hospital's PACS; made by `connect`."""
 
     def __init__(
-        self, link: Link, proposed: Sequence[Context], accept: Accept, patience: Patience,
+        self, upper: UpperLayer, proposed: Sequence[Context], accept: Accept, patience: Patience,
         receive: Callable[[StoreRequest], Reception], done: Callable[[Reception], int],
     ) -> None:
-        self._link, self._patience, self._longest = link, patience, accept.length
+        self._upper, self._patience, self._longest = upper, patience, accept.length
         classes = {context.number: context for context in proposed}
         syntaxes = {
             answer.number: answer.syntax for answer in accept.contexts if answer.result == association.TAKEN
             and answer.number in classes and answer.syntax in classes[answer.number].syntaxes}
         self._contexts = {classes[number].abstract: number for number in reversed(syntaxes)}
-        self._messages = Messages(link, syntaxes, receive, done, accept.length).incoming()
+        self._messages = Messages(upper, syntaxes, receive, done, accept.length).incoming()
 
     def ask(
         self, sop_class: str, field: int, identifier: bytes | None = None, destination: str = "",
@@ -103,7 +103,7 @@ class Requestor:
         if identifier is not None:
             request += pdata.write_data_set(context, identifier, self._longest)
         self._patience.begin(lambda: self._cancel(context))
-        self._link.send(request)
+        self._upper.send(request)
         for message in self._messages:
             answer = _answer(message, field)
             yield answer
@@ -112,7 +112,7 @@ class Requestor:
         raise PeerBroke("released before the final response")
 
     def _cancel(self, context: int) -> None:
-        self._link.send(pdata.write_command(context, [
+        self._upper.send(pdata.write_command(context, [
             (pdata.FIELD, pdata.C_CANCEL_RQ), (pdata.RESPONDED_TO, _MESSAGE_ID), (pdata.DATA_SET, pdata.NO_DATA_SET)]))
 
 
@@ -144,24 +144,24 @@ def connect(
     """
     proposed = [Context(2 * number + 1, sop_class, syntaxes) for number, (sop_class, syntaxes) in enumerate(proposals)]
     sock, accept = _associate(hospital, settings, proposed, provided)
-    link = Link(sock, Limits(settings.io_timeout, settings.max_message), patience)
+    upper = UpperLayer(sock, Limits(settings.io_timeout, settings.max_message), patience)
     try:
-        link.begin()
-        yield Requestor(link, proposed, accept, patience, receive, done)
-        link.release()
+        upper.begin()
+        yield Requestor(upper, proposed, accept, patience, receive, done)
+        upper.release()
     except (PeerGone, OSError) as error:
         raise away(hospital, str(error)) from error
     except (ProtocolError, TooLarge) as error:
-        link.abort()
+        upper.abort()
         raise away(hospital, str(error)) from error
     except Unavailable:
-        link.release()
+        upper.release()
         raise
     except BaseException:
-        link.abort()
+        upper.abort()
         raise
     finally:
-        link.close()
+        upper.close()
 
 
 def away(hospital: Hospital, why: str) -> Unavailable:

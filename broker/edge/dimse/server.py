@@ -11,10 +11,11 @@ import structlog
 
 from broker.config.profile import Profile
 from broker.config.settings import Server as ServerSettings
-from broker.edge.dimse import association, contexts, pump
+from broker.edge.dimse import association, contexts
+from broker.edge.dimse.acceptor import AcceptedAssociation
 from broker.edge.dimse.association import Answered, Context, Implementation
-from broker.edge.dimse.lobby import Lobby, Refusal
 from broker.edge.dimse.pdata import ProtocolError
+from broker.edge.dimse.pending import PendingConnections, Refusal
 from broker.edge.dimse.places import Place, Places
 from broker.edge.dimse.session import Session
 from broker.model.ids import is_uid
@@ -55,7 +56,7 @@ class Server:
             backlog=_BACKLOG, reuse_port=settings.receivers > 1)
         self._told: set[tuple[str, str]] = set()
         self.port: int = self._socket.getsockname()[1]
-        self._lobby = Lobby(
+        self._pending = PendingConnections(
             self._socket, settings.waiting_connections, min(_HANDSHAKE, settings.io_timeout), self._judge, self._enter)
 
     @property
@@ -67,9 +68,9 @@ class Server:
         """Accept until `stop` is set, then close the port."""
         try:
             while not stop.is_set():
-                self._lobby.step(tick)
+                self._pending.step(tick)
         finally:
-            self._lobby.close()
+            self._pending.close()
             self._socket.close()
 
     def _judge(self, head: bytes) -> Refusal | None:
@@ -141,7 +142,8 @@ class Server:
         self._tell_private(place.hospital.key, {context.abstract for context in asked.contexts} - classes)
         session = service.open_session(calling, place.address, classes)
         syntaxes = {context.number: context.syntax for context in answered if context.result == association.TAKEN}
-        place.served = served = pump.Served(sock, syntaxes, asked.length, session, service.settings, service.stopping, place)
+        place.served = served = AcceptedAssociation(
+            sock, syntaxes, asked.length, session, service.settings, service.stopping, place)
         try:
             sock.sendall(association.write_accept(request, answered, service.implementation))
             served.run()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from broker.config.settings import Settings
-from broker.edge.shares import Slots, peer_of
+from broker.edge.door.shares import Slots, peer_of
 from broker.edge.soap import faults, schema
 from broker.edge.soap.compat import AnyXml, Application, Service, ServiceMeta, rpc
 from broker.edge.soap.faults import SoapFault
@@ -48,7 +48,7 @@ class SoapApplication:
             [_service(operations, self._perform)], tns=f"urn:broker{rows[0].row.endpoint}", out_protocol=BrokerSoap12(),
             in_protocol=BrokerSoap12(plain_retrieve=server.plain_retrieve), documents_container=documents(wsdl))
         self._transport = SoapTransport(
-            application, Limits(server.max_request, server.max_body, server.max_parts), server.io_timeout, spool, self._broken)
+            application, Limits(server.max_request, server.max_body, server.max_parts), spool, self._broken)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gunicorn.http.errors import ParseException
-
 from broker.archive.files import sweep_folder
 from broker.edge.soap import faults
 from broker.edge.soap.faults import SoapFault
@@ -136,7 +134,7 @@ def _pieces(stream: Any, left: int | None) -> Iterator[bytes]:
             data: bytes = stream.read(CHUNK if left is None else min(CHUNK, left))
         except TimeoutError as error:
             raise SoapFault("Sender", "the request body did not go on in time", status=faults.TIMEOUT) from error
-        except (OSError, ParseException) as error:
+        except OSError as error:
             raise _cut() from error
         if not data:
             if left is not None:

@@ -67,14 +67,14 @@ class SoapContext(MethodContext):
 class SoapTransport(ServerBase):
     """A WSGI application. `broken(context)` is told when a successful answer was not taken whole.
 
-    `spool` is the folder of incoming attachments, None where no transaction takes any; `io_timeout` in seconds.
+    `spool` is the folder of incoming attachments, None where no transaction takes any.
     """
 
     transport = "http://schemas.xmlsoap.org/soap/http"
 
-    def __init__(self, app: Application, limits: Limits, io_timeout: float, spool: Path | None, broken: Broken) -> None:
+    def __init__(self, app: Application, limits: Limits, spool: Path | None, broken: Broken) -> None:
         super().__init__(app)
-        self._limits, self._io_timeout, self._spool, self.broken = limits, io_timeout, spool, broken
+        self._limits, self._spool, self.broken = limits, spool, broken
         self._wsdl: bytes = self.doc.wsdl11.get_interface_document()
 
     def __call__(self, environ: Mapping[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -84,9 +84,6 @@ class SoapTransport(ServerBase):
             return _plain(start_response, "200 OK", "text/xml; charset=utf-8", self._wsdl)
         if method != "POST":
             return _plain(start_response, "405 Method Not Allowed", "text/plain", b"POST a SOAP 1.2 request\n", ("Allow", "POST"))
-        socket = environ.get("gunicorn.socket")
-        if socket is not None:
-            socket.settimeout(self._io_timeout)  # a peer that stalls in mid-message must not keep a thread
         context = SoapContext(self, MethodContext.SERVER)
         context.transport.address = environ.get("REMOTE_ADDR", "")
         try:

@@ -13,7 +13,7 @@ from broker.audit.spool import AuditLog
 from broker.config.profile import Profile
 from broker.config.settings import Settings
 from broker.db import Database
-from broker.edge import http
+from broker.edge.http import routes
 from broker.edge.soap.application import validated
 from broker.model.caller import Caller
 from broker.model.errors import Problem, Rejected, TooLarge, Unavailable
@@ -352,7 +352,7 @@ def test_our_own_manifest_passes_schema_registry_and_retrieve(database: Database
     repository = Repository(database, settings.documents_folder, profile, registry)
     gate = Gate(Open(), AuditLog(settings.audit_folder, "broker", "demo"))
     served = [ServedTransaction(row, repository) for row in (iti41_provide.ROW, iti43_retrieve.ROW)]
-    app = http.build(served, gate, settings, {})
+    app = routes.build(served, gate, settings, {})
     document = kos(study())
     objects = metadata(profile, document, unique_id="2.25.200")
     body = (f'<xds:ProvideAndRegisterDocumentSetRequest xmlns:xds="{XDS}">{submit_request(objects).decode()}'

@@ -17,7 +17,7 @@ import pytest
 
 from broker.config.profile import Profile
 from broker.db import Database
-from broker.edge.dimse import lobby, pdata
+from broker.edge.dimse import pdata, pending
 from broker.wire import tags
 from tests.helpers import dicom, dimse
 from tests.helpers.dicom import CT, Broker, eventually
@@ -88,7 +88,7 @@ def test_one_too_many_closes_the_one_that_waits_longest(start: Start) -> None:
 
 
 def test_half_requests_hold_so_much_memory_and_no_more(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lobby, "_HELD", 100_000)
+    monkeypatch.setattr(pending, "_HELD", 100_000)
     broker = start()
     more = dimse.item(0x99, b"a" * 60_000)      # an item that nobody knows
     large = REQUEST[:2] + struct.pack(">L", len(REQUEST) - 6 + len(more)) + REQUEST[6:] + more

@@ -13,7 +13,7 @@ from broker.config.profile import Hospital, Profile
 from broker.edge.dimse import contexts, pdata, statuses
 from broker.edge.dimse.c_store import Reception
 from broker.edge.dimse.messages import Messages, response
-from broker.edge.dimse.pdata import Command, Limits, Link, PeerGone, Piece, ProtocolError
+from broker.edge.dimse.pdata import CommandSet, Limits, Pdv, PeerGone, ProtocolError, UpperLayer
 from broker.model.errors import BrokerError, DimseCode, Rejected, TooLarge, Unavailable
 from broker.model.syntaxes import EXPLICIT, IMPLICIT, RECEIVED_SYNTAXES
 from tests.helpers.dimse import fragments, pdus, store_request
@@ -22,14 +22,14 @@ CT = "1.2.840.10008.5.1.4.1.1.2"
 
 
 @pytest.fixture
-def ends() -> Iterator[tuple[Link, socket.socket]]:
+def ends() -> Iterator[tuple[UpperLayer, socket.socket]]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         theirs = socket.create_connection(server.getsockname())
         ours, _ = server.accept()
-    link = Link(ours, Limits(1.0, 1000), lambda _silent: None)
-    link.begin()
-    yield link, theirs
-    link.close()
+    upper = UpperLayer(ours, Limits(1.0, 1000), lambda _silent: None)
+    upper.begin()
+    yield upper, theirs
+    upper.close()
     theirs.close()
 
 
@@ -43,7 +43,7 @@ def hospital(profile: Profile) -> Hospital:
 def test_a_command_set_reads_back() -> None:
     pdu = pdata.write_command(5, [(pdata.CLASS, CT), (pdata.FIELD, 1), (pdata.DESTINATION, "BROKER1"), (pdata.DATA_SET, 1)])
     assert pdu[:12] == struct.pack(">BBLLBB", 4, 0, len(pdu) - 6, len(pdu) - 10, 5, 3)
-    command = Command.read(pdu[12:])
+    command = CommandSet.read(pdu[12:])
     assert (command.text(pdata.CLASS), command.number(pdata.FIELD), command.text(pdata.DESTINATION)) == (CT, 1, "BROKER1")
     assert command.has_data_set
     assert command.number(pdata.STATUS) == -1
@@ -54,13 +54,13 @@ def test_a_command_set_reads_back() -> None:
 @pytest.mark.parametrize("data", [b"\0", b"\0\0\0\1\xff\xff\0\0", b"\0" * 7])
 def test_a_damaged_command_set_is_a_protocol_error(data: bytes) -> None:
     with pytest.raises(ProtocolError):
-        Command.read(data)
+        CommandSet.read(data)
 
 
 def test_a_response_repeats_what_it_answers() -> None:
-    request = Command.read(pdata.write_command(1, [
+    request = CommandSet.read(pdata.write_command(1, [
         (pdata.CLASS, CT), (pdata.FIELD, pdata.C_STORE_RQ), (pdata.MESSAGE_ID, 77), (pdata.INSTANCE, "1.2.\xe9")])[12:])
-    answer = Command.read(response(1, request, 0xA900)[12:])
+    answer = CommandSet.read(response(1, request, 0xA900)[12:])
     assert (answer.number(pdata.FIELD), answer.number(pdata.RESPONDED_TO)) == (pdata.C_STORE_RSP, 77)
     assert (answer.number(pdata.STATUS), answer.text(pdata.CLASS), answer.text(pdata.INSTANCE)) == (0xA900, CT, "1.2.\xe9")
     assert not answer.has_data_set
@@ -92,21 +92,21 @@ def test_any_fragments_give_the_same_bytes(data: bytes, seed: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         theirs = socket.create_connection(server.getsockname())
         ours, _ = server.accept()
-    link = Link(ours, Limits(1.0, 1000), lambda _silent: None)
+    upper = UpperLayer(ours, Limits(1.0, 1000), lambda _silent: None)
     with theirs:
         theirs.sendall(sent)
         found, lasts = b"", []
-        for piece in link.pieces():
+        for piece in upper.pdvs():
             found += piece.data
             lasts.append(piece.is_last)
-        link.close()
+        upper.close()
     assert found == data
     assert lasts.count(True) == 1
     assert lasts[-1]
 
 
-def test_a_message_larger_than_the_buffer_arrives_whole(ends: tuple[Link, socket.socket]) -> None:
-    link, theirs = ends
+def test_a_message_larger_than_the_buffer_arrives_whole(ends: tuple[UpperLayer, socket.socket]) -> None:
+    upper, theirs = ends
     data = random.Random(5).randbytes(700_000)
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2_000_000)
     chunks = [struct.pack(">LBB", 65_002, 1, 0) + data[at:at + 65_000] for at in range(0, 650_000, 65_000)]
@@ -114,7 +114,7 @@ def test_a_message_larger_than_the_buffer_arrives_whole(ends: tuple[Link, socket
     theirs.setblocking(False)
     rest = memoryview(b"".join(struct.pack(">BBL", 4, 0, len(chunk)) + chunk for chunk in chunks) + b"\5\0\0\0\0\4\0\0\0\0")
     found = b""
-    pieces = link.pieces()
+    pieces = upper.pdvs()
     while True:
         if rest:
             rest = rest[theirs.send(rest[:50_000]):]
@@ -135,34 +135,34 @@ def test_a_message_larger_than_the_buffer_arrives_whole(ends: tuple[Link, socket
     (b"\4\0\0", PeerGone),
     (b"", PeerGone),
 ])
-def test_what_is_not_p_data_ends_the_link(ends: tuple[Link, socket.socket], sent: bytes, error: type[Exception]) -> None:
-    link, theirs = ends
+def test_what_is_not_p_data_ends_the_upper(ends: tuple[UpperLayer, socket.socket], sent: bytes, error: type[Exception]) -> None:
+    upper, theirs = ends
     theirs.sendall(sent)
     theirs.shutdown(socket.SHUT_WR)
     with pytest.raises(error):
-        list(link.pieces())
+        list(upper.pdvs())
 
 
 def test_a_durable_object_is_indexed_when_its_answer_cannot_be_sent(
-        ends: tuple[Link, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
-    link, theirs = ends
+        ends: tuple[UpperLayer, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+    upper, theirs = ends
     done: list[str] = []
     reception = Mock(spec=Reception, refusal=None, settle=lambda: done.append("settled"), abort=lambda: done.append("aborted"))
-    monkeypatch.setattr(link, "send", Mock(side_effect=BrokenPipeError))
+    monkeypatch.setattr(upper, "send", Mock(side_effect=BrokenPipeError))
     theirs.sendall(store_request(1, CT, "1.2", b"x" * 1000))
     with pytest.raises(BrokenPipeError):
-        next(Messages(link, {1: "1.2.840.10008.1.2"}, lambda _request: reception, lambda _reception: 0).incoming())
+        next(Messages(upper, {1: "1.2.840.10008.1.2"}, lambda _request: reception, lambda _reception: 0).incoming())
     assert done == ["settled"]
 
 
 @pytest.mark.parametrize("nothing", [
     b"\4\0\0\0\0\6\0\0\0\2\1\0", b"\4\0\0\0\0\6\0\0\0\2\1\1", b"\4\0\0\0\0\x0c" + b"\0\0\0\2\1\0" * 2, b"\4\0\0\0\0\0",
 ])
-def test_a_peer_that_sends_nothing_for_ever_is_refused(ends: tuple[Link, socket.socket], nothing: bytes) -> None:
-    link, theirs = ends
+def test_a_peer_that_sends_nothing_for_ever_is_refused(ends: tuple[UpperLayer, socket.socket], nothing: bytes) -> None:
+    upper, theirs = ends
     theirs.sendall(nothing * 3000)
     with pytest.raises(ProtocolError, match="empty"):
-        for _ in link.pieces():
+        for _ in upper.pdvs():
             pass
 
 
@@ -170,7 +170,7 @@ def test_an_endless_command_set_is_refused() -> None:
     command = bytearray()
     with pytest.raises(ProtocolError):
         for _ in range(100):
-            pdata.collect(command, Piece(1, True, False, b"\0" * 1000))
+            pdata.add_fragment(command, Pdv(1, True, False, b"\0" * 1000))
 
 
 @pytest.mark.parametrize(("error", "status"), [
@@ -196,14 +196,14 @@ def test_each_error_has_a_status(error: BrokerError, status: int) -> None:
 def test_a_refusal_fits_an_error_comment(error: BrokerError, comment: str, offending: int | None) -> None:
     found = statuses.refusal(error)
     assert (found.comment, found.offending) == (comment, offending)
-    request = Command.read(pdata.write_command(1, [(pdata.CLASS, CT), (pdata.FIELD, 1), (pdata.INSTANCE, "1.2")])[12:])
+    request = CommandSet.read(pdata.write_command(1, [(pdata.CLASS, CT), (pdata.FIELD, 1), (pdata.INSTANCE, "1.2")])[12:])
     sent = response(1, request, found.status, found, 40)
     parts, at = b"", 0
     while at < len(sent):
         size = int.from_bytes(sent[at + 2:at + 6], "big")
         assert size <= 40
         parts, at = parts + sent[at + 12:at + 6 + size], at + 6 + size
-    answer = Command.read(parts)
+    answer = CommandSet.read(parts)
     assert (answer.number(pdata.STATUS), answer.text(pdata.COMMENT)) == (found.status, comment)
     assert answer.tag(pdata.OFFENDING) == ("(0020,000D)" if offending else "")
 

@@ -370,7 +370,7 @@ def answers(rows: dict[tuple[str, str], list[dict[str, str]] | int]) -> Script:
             if kind != 4:
                 peer.say(RELEASE)
                 return
-            command = pdata.Command.read(body[6:])
+            command = pdata.CommandSet.read(body[6:])
             assert command.number(pdata.FIELD) == pdata.C_FIND_RQ
             _, body = peer.hear()
             asked = tags.study_tags(tags.scan(body[6:], tags.IMPLICIT, whole=True))
@@ -610,7 +610,7 @@ def test_what_one_route_could_not_send_is_asked_for_by_the_next(ask: Scu, profil
         assert ask.retrieve(at(profile, port, "get", "move"), Want("1.2", sop_classes=(CT,)), lambda: True).failed
 
 
-def foreign(peer: Parrot, command: pdata.Command, status: int, extra: bytes, data: bytes = b"") -> None:
+def foreign(peer: Parrot, command: pdata.CommandSet, status: int, extra: bytes, data: bytes = b"") -> None:
     """Answer with elements of other groups behind those of the command set."""
     answer = bytearray(pdata.write_command(peer.context(command.text(pdata.CLASS)), [
         (pdata.CLASS, command.text(pdata.CLASS)), (pdata.FIELD, command.number(pdata.FIELD) | pdata.RESPONSE),

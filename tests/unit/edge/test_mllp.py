@@ -10,7 +10,7 @@ import pytest
 
 from broker.audit.spool import AuditLog
 from broker.config.settings import Server, Settings
-from broker.edge.mllp import MllpServer
+from broker.edge.mllp.server import MllpServer
 from broker.model.caller import Call
 from broker.model.errors import BrokerError
 from broker.model.stamp import Stamp

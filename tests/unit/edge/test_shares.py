@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from broker.edge.shares import Lane, Shares, Slots, peer_of
+from broker.edge.door.shares import Lane, Shares, Slots, peer_of
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers import gthread
 
 from broker.config.settings import Server
-from broker.edge.pace import Pace
-from broker.edge.web_answer import Answer, HandedOver
-from broker.edge.web_connection import GATHERED, Chunks, Connection, Incoming, Refused, Unreader
+from broker.edge.door.rate import MinimumRate
+from broker.edge.http.answer import Answer, HandedOver
+from broker.edge.http.connection import GATHERED, Chunks, Connection, Incoming, Refused, Unreader
 from tests.helpers.soap import NS, Served, ask, envelope, mtom, served
 
 PING = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -507,7 +507,7 @@ def test_a_body_is_given_as_it_comes_and_what_follows_it_is_the_next_request() -
     left, right = socket.socketpair()
     with left, right:
         right.sendall(b"0123456789GET / HTTP")
-        unreader = Unreader(left, Pace(1, 1.0))
+        unreader = Unreader(left, MinimumRate(1, 1.0))
         unreader.unread(b"abcd")
         body = Incoming(LengthReader(unreader, 14))
         assert [body.read(3), body.read(100), body.read(4), body.read(100), body.read(100)] == [
@@ -520,7 +520,7 @@ def test_a_body_that_ends_early_ends() -> None:
     with left:
         with right:
             right.sendall(b"0123")
-        body = Incoming(LengthReader(Unreader(left, Pace(1, 1.0)), 10))
+        body = Incoming(LengthReader(Unreader(left, MinimumRate(1, 1.0)), 10))
         assert [body.read(100), body.read(100), body.read()] == [b"0123", b"", b""]
 
 
@@ -528,19 +528,19 @@ def test_a_body_that_fails_is_known_to_have_failed() -> None:
     left, right = socket.socketpair()
     with left, right:
         left.settimeout(0.01)
-        body = Incoming(LengthReader(Unreader(left, Pace(1, 1.0)), 10))
+        body = Incoming(LengthReader(Unreader(left, MinimumRate(1, 1.0)), 10))
         with pytest.raises(TimeoutError):
             body.read(100)
         assert body.failed
 
 
 def test_only_waiting_for_the_peer_counts_as_slow() -> None:
-    pace = Pace(100, 2.0)
+    rate = MinimumRate(100, 2.0)
     for _ in range(10):
-        pace.heard(0.1, 1)
-    pace.heard(1.0, 190)
-    pace.heard(1.9, 0)
+        rate.received(0.1, 1)
+    rate.received(1.0, 190)
+    rate.received(1.9, 0)
     with pytest.raises(TimeoutError):
-        pace.heard(0.2, 0)
-    pace.begin()
-    pace.heard(1.9, 0)
+        rate.received(0.2, 0)
+    rate.begin()
+    rate.received(1.9, 0)

@@ -9,7 +9,7 @@ import pytest
 from broker.config.profile import Profile
 from broker.config.settings import load
 from broker.db import Database
-from broker.edge.mllp import MllpServer
+from broker.edge.mllp.server import MllpServer
 from broker.model.caller import ANONYMOUS, AuditFacts, Call
 from broker.model.ids import PatientId
 from broker.model.metadata import APND, APPROVED, HAS_MEMBER, DocumentEntry, RegistryObjects, SubmissionSet

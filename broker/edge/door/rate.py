@@ -1,14 +1,14 @@
 """How slow a peer may be in mid-message: silence has a deadline of its own, a drip of single bytes needs this one."""
 
 
-class Pace:
+class MinimumRate:
     """Watches the bytes of one message. Only the time spent waiting for the peer counts, never our own work."""
 
     def __init__(self, rate: int, window: float) -> None:
         self._least, self._window = rate * window, window
         self._waited, self._got = 0.0, 0
 
-    def heard(self, waited: float, count: int) -> None:
+    def received(self, waited: float, count: int) -> None:
         """Take note that `count` bytes came after `waited` seconds.
 
         Raise `TimeoutError` when less than `rate` bytes a second came over `window` seconds of waiting.

@@ -11,10 +11,10 @@ import structlog
 from broker.config.settings import Server as ServerSettings
 from broker.edge.dimse import pdata
 from broker.edge.dimse.messages import Message, Messages, response
-from broker.edge.dimse.pdata import Limits, Link, PeerGone, ProtocolError
+from broker.edge.dimse.pdata import Limits, PeerGone, ProtocolError, UpperLayer
 from broker.edge.dimse.places import Place
 from broker.edge.dimse.session import Session
-from broker.edge.pace import Pace
+from broker.edge.door.rate import MinimumRate
 from broker.model.errors import BrokerError
 
 _ROOM = "another association needs the place"
@@ -26,7 +26,7 @@ class GivenUp(Exception):
     """We end the association: the peer was silent for too long, or we stop."""
 
 
-class Served:
+class AcceptedAssociation:
     """One association: its socket, what was negotiated, and its place. `length` is the longest PDU the peer takes."""
 
     def __init__(
@@ -34,16 +34,16 @@ class Served:
         stopping: threading.Event, place: Place,
     ) -> None:
         self._session, self._settings, self._stopping, self._place = session, settings, stopping, place
-        self._pace = Pace(settings.min_rate, settings.io_timeout)
+        self._rate = MinimumRate(settings.min_rate, settings.io_timeout)
         self._last = self._began = time.monotonic()
         self._came, self._length = 0, length
         limits = Limits(send=settings.io_timeout, data_set=settings.max_message)
-        self._link = Link(sock, limits, self._patience, self._heard)
-        self._messages = Messages(self._link, syntaxes, session.receive, session.done, length)
+        self._upper = UpperLayer(sock, limits, self._patience, self._heard)
+        self._messages = Messages(self._upper, syntaxes, session.receive, session.done, length)
 
     @property
     def _busy(self) -> bool:
-        return self._link.inside or self._messages.busy
+        return self._upper.inside or self._messages.busy
 
     @property
     def idle(self) -> float:
@@ -62,35 +62,35 @@ class Served:
 
     def wake(self) -> None:
         """End the wait of the thread that reads: it looks whether it has to make room."""
-        self._link.wake()
+        self._upper.wake()
 
     def run(self) -> None:
         """Serve until the association is over, however it ends; the socket is closed on return."""
         try:
-            self._link.begin()
+            self._upper.begin()
             for message in self._messages.incoming():
                 self._answer(message)
-            self._link.released()
+            self._upper.released()
         except (PeerGone, OSError) as error:
             if self._place.evicted:
                 log.warning("association aborted", hospital=self._place.hospital.key, reason=_ROOM)
-                self._link.abort()
+                self._upper.abort()
             else:
                 log.info("peer is gone", hospital=self._place.hospital.key, reason=str(error))
         except (ProtocolError, GivenUp, BrokerError) as error:
             log.warning("association aborted", hospital=self._place.hospital.key, reason=str(error))
-            self._link.abort()
+            self._upper.abort()
         except Exception as error:  # noqa: BLE001 - the association's edge: a bug ends this one only, the peer hears of it
             place = traceback.extract_tb(error.__traceback__)[-1]   # never the text: it may hold a patient's data
             log.error("association failed", error=type(error).__name__, file=place.filename, line=place.lineno)
-            self._link.abort()
+            self._upper.abort()
         finally:
-            self._link.close()
+            self._upper.close()
 
     def _answer(self, message: Message) -> None:
         field = message.command.number(pdata.FIELD)
         if field == pdata.C_ECHO_RQ:
-            self._link.send(response(message.context, message.command, self._session.echo(), longest=self._length))
+            self._upper.send(response(message.context, message.command, self._session.echo(), longest=self._length))
         elif field != pdata.C_CANCEL_RQ:    # nothing of ours can be cancelled
             raise ProtocolError(f"operation 0x{field & 0xFFFF:04X} was not negotiated")
 
@@ -98,11 +98,11 @@ class Served:
         self._last = now = time.monotonic()
         if not self._busy:
             self._began, self._came = now, count
-            self._pace.begin()
+            self._rate.begin()
             return
         self._came += count
         try:
-            self._pace.heard(waited, count)
+            self._rate.received(waited, count)
         except TimeoutError as error:
             raise GivenUp(str(error)) from error
 

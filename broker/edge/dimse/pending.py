@@ -40,7 +40,7 @@ _NO_REQUEST = Refusal(association.UNEXPECTED, "the first PDU is no A-ASSOCIATE-R
 
 
 @dataclass(slots=True, eq=False)
-class _Guest:
+class _Pending:
     sock: socket.socket
     address: str
     until: float
@@ -63,7 +63,7 @@ class _Guest:
         return (not self.said or self.said[0] == association.REQUEST) and _SHORTEST <= length <= association.LONGEST
 
 
-class Lobby:
+class PendingConnections:
     """Accepts connections of `listener` and gives those that asked for an association to `enter`, with the request's bytes.
 
     `judge` is asked as soon as the fixed part of a request is here. At most `most` connections wait, each at most `seconds`;
@@ -74,9 +74,9 @@ class Lobby:
     def __init__(self, listener: socket.socket, most: int, seconds: float, judge: Judge, enter: Enter) -> None:
         self._listener, self._most, self._seconds, self._judge, self._enter = listener, most, seconds, judge, enter
         listener.setblocking(False)
-        self._guests: dict[_Guest, None] = {}
+        self._waiting: dict[_Pending, None] = {}
         self._held = 0
-        self._by_address: dict[str, dict[_Guest, None]] = {}
+        self._by_address: dict[str, dict[_Pending, None]] = {}
         self._told: dict[str, tuple[float, int]] = {}       # when a refusal was logged, and how many since were not
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ)
@@ -84,19 +84,19 @@ class Lobby:
     def step(self, timeout: float) -> None:
         """Attend to whoever comes or says something within `timeout` seconds."""
         for key, _ in self._selector.select(timeout):
-            if isinstance(key.data, _Guest):
-                if key.data in self._guests:
+            if isinstance(key.data, _Pending):
+                if key.data in self._waiting:
                     (self._pass_over if key.data.refused else self._hear)(key.data)
             else:
                 self._accept()
         now = time.monotonic()
-        while self._guests and (oldest := next(iter(self._guests))).until <= now:
+        while self._waiting and (oldest := next(iter(self._waiting))).until <= now:
             self._drop(oldest)
 
     def close(self) -> None:
         """Close all that wait."""
-        for guest in list(self._guests):
-            self._drop(guest)
+        for one in list(self._waiting):
+            self._drop(one)
         self._selector.close()
 
     def _accept(self) -> None:
@@ -112,69 +112,69 @@ class Lobby:
                 return
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if len(self._guests) >= self._most:
+            if len(self._waiting) >= self._most:
                 self._evict()
-            guest = _Guest(sock, address[0], time.monotonic() + self._seconds)
-            self._guests[guest] = None
-            self._by_address.setdefault(guest.address, {})[guest] = None
-            self._selector.register(sock, selectors.EVENT_READ, guest)
+            one = _Pending(sock, address[0], time.monotonic() + self._seconds)
+            self._waiting[one] = None
+            self._by_address.setdefault(one.address, {})[one] = None
+            self._selector.register(sock, selectors.EVENT_READ, one)
 
-    def _hear(self, guest: _Guest) -> None:
+    def _hear(self, one: _Pending) -> None:
         """Take what came, and no byte of what follows the request."""
-        while guest.lacks > 0 and guest.is_sane:
-            if not self._take(guest):
+        while one.lacks > 0 and one.is_sane:
+            if not self._take(one):
                 return
-            if not guest.judged and len(guest.said) == association.HEAD:
-                guest.judged = True
-                if (refusal := self._judge(bytes(guest.said))) is not None:
-                    self._refuse(guest, refusal)
+            if not one.judged and len(one.said) == association.HEAD:
+                one.judged = True
+                if (refusal := self._judge(bytes(one.said))) is not None:
+                    self._refuse(one, refusal)
                     return
-        if not guest.is_sane:
-            self._refuse(guest, _NO_REQUEST)
+        if not one.is_sane:
+            self._refuse(one, _NO_REQUEST)
             return
-        self._selector.unregister(guest.sock)
-        if (refusal := self._enter(guest.sock, guest.address, bytes(guest.said))) is None:
-            self._forget(guest)
+        self._selector.unregister(one.sock)
+        if (refusal := self._enter(one.sock, one.address, bytes(one.said))) is None:
+            self._forget(one)
         else:
-            self._selector.register(guest.sock, selectors.EVENT_READ, guest)
-            self._refuse(guest, refusal)
+            self._selector.register(one.sock, selectors.EVENT_READ, one)
+            self._refuse(one, refusal)
 
-    def _take(self, guest: _Guest) -> bool:
+    def _take(self, one: _Pending) -> bool:
         """Add what came to a request; return whether it goes on."""
         try:
-            data = guest.sock.recv(guest.lacks)
+            data = one.sock.recv(one.lacks)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
             data = b""
         if not data:
-            self._drop(guest)
+            self._drop(one)
             return False
-        guest.said += data
+        one.said += data
         self._held += len(data)
         if self._held > _HELD:
             self._relieve()
-        return guest in self._guests
+        return one in self._waiting
 
     def _relieve(self) -> None:
         """Close the one that began first, of the address whose requests hold most memory."""
         held: Counter[str] = Counter()
-        for guest in self._guests:
-            held[guest.address] += len(guest.said)
+        for one in self._waiting:
+            held[one.address] += len(one.said)
         crowd = self._by_address[max(held, key=held.__getitem__)]
-        self._drop(next(guest for guest in crowd if guest.said))
+        self._drop(next(one for one in crowd if one.said))
 
-    def _refuse(self, guest: _Guest, refusal: Refusal) -> None:
+    def _refuse(self, one: _Pending, refusal: Refusal) -> None:
         """Say no. The peer gets until its deadline to close: what it still sends would make the kernel drop our answer."""
-        self._tell(guest.address, refusal.reason)
-        guest.refused = True
-        self._held -= len(guest.said)
-        guest.said.clear()
+        self._tell(one.address, refusal.reason)
+        one.refused = True
+        self._held -= len(one.said)
+        one.said.clear()
         try:
-            guest.sock.send(refusal.answer)
-            guest.sock.shutdown(socket.SHUT_WR)
+            one.sock.send(refusal.answer)
+            one.sock.shutdown(socket.SHUT_WR)
         except OSError:
-            self._drop(guest)
+            self._drop(one)
 
     def _tell(self, address: str, reason: str) -> None:
         """Log a refusal; of one address a line a second, which counts those that have none."""
@@ -188,34 +188,34 @@ class Lobby:
         self._told[address] = now, 0
         log.warning("association refused", address=address, reason=reason, **({"others": silent} if silent else {}))
 
-    def _pass_over(self, guest: _Guest) -> None:
+    def _pass_over(self, one: _Pending) -> None:
         """Read what a refused one still sends, a piece at a time, until it closes."""
         try:
-            data = guest.sock.recv(_PIECE)
+            data = one.sock.recv(_PIECE)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             data = b""
         if not data:
-            self._drop(guest)
+            self._drop(one)
 
     def _evict(self) -> bool:
         """Close one; say whether there was one."""
-        if not self._guests:
+        if not self._waiting:
             return False
         crowd = max(self._by_address.values(), key=len)
         self._drop(next(iter(crowd)))
         return True
 
-    def _drop(self, guest: _Guest) -> None:
-        self._selector.unregister(guest.sock)
-        self._forget(guest)
-        guest.sock.close()
+    def _drop(self, one: _Pending) -> None:
+        self._selector.unregister(one.sock)
+        self._forget(one)
+        one.sock.close()
 
-    def _forget(self, guest: _Guest) -> None:
-        del self._guests[guest]
-        self._held -= len(guest.said)
-        crowd = self._by_address[guest.address]
-        del crowd[guest]
+    def _forget(self, one: _Pending) -> None:
+        del self._waiting[one]
+        self._held -= len(one.said)
+        crowd = self._by_address[one.address]
+        del crowd[one]
         if not crowd:
-            del self._by_address[guest.address]
+            del self._by_address[one.address]

@@ -5,6 +5,7 @@ gunicorn's parser; what it leaves open of RFC 9112 is refused here.
 """
 
 import contextlib
+import errno
 import math
 import re
 import socket
@@ -18,8 +19,8 @@ from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn
 
 from broker.config.settings import Server as ServerSettings
-from broker.edge.pace import Pace
-from broker.edge.shares import peer_of
+from broker.edge.door.rate import MinimumRate
+from broker.edge.door.shares import peer_of
 
 GATHERED = 256 << 10        # bytes of a body that are gathered before a thread is asked for
 _WINDOW = 1.0               # seconds of waiting by which the speed of a body is measured
@@ -58,9 +59,9 @@ class Unreader(SocketUnreader):
     `end` says what comes after what was gathered: "" for the socket, "ended" for nothing, "late" for `TimeoutError`.
     """
 
-    def __init__(self, sock: socket.socket, pace: Pace) -> None:
+    def __init__(self, sock: socket.socket, rate: MinimumRate) -> None:
         super().__init__(sock)
-        self.pace = pace
+        self.rate = rate
         self.end = ""
         self._since = self._waited = 0.0
         self._got, self._last = 0, math.inf
@@ -68,7 +69,7 @@ class Unreader(SocketUnreader):
     def begin(self) -> None:
         """Have what follows come from the socket, read by a thread and measured from now on."""
         self.end = ""
-        self.pace.begin()
+        self.rate.begin()
         self._since = self._waited = 0.0
         self._got, self._last = 0, math.inf
 
@@ -100,7 +101,7 @@ class Unreader(SocketUnreader):
             if self._waited >= _WINDOW:
                 self._last, self._got, self._waited = self._got / self._waited, 0, 0.0
             if data or not self.end:
-                self.pace.heard(waited, len(data))
+                self.rate.received(waited, len(data))
                 return data
         if self.end == "late":
             raise TimeoutError("the peer sends too slowly")
@@ -121,8 +122,7 @@ class Incoming(Body):
         """Return up to `size` bytes; nothing at the end."""
         reader = self.reader
         if size is None or self.buf.tell() or not isinstance(reader, LengthReader):
-            whole: bytes = super().read(size)
-            return whole
+            return self._chunked(size)
         wanted = min(size, reader.length)
         if wanted <= 0:
             return b""
@@ -132,6 +132,14 @@ class Incoming(Body):
             self.failed = True
             raise
         reader.length -= len(data)
+        return data
+
+    def _chunked(self, size: int | None) -> bytes:
+        """Read as gunicorn does; what is no chunk is an OSError, as every other end of a body that comes too early."""
+        try:
+            data: bytes = super().read(size)
+        except errors.ParseException as error:
+            raise OSError(errno.EBADMSG, "the body is not one of HTTP") from error
         return data
 
 
@@ -190,7 +198,7 @@ class Connection(TConn):
         self.heard_at = 0.0
         self.leftover = 0
         self._empty_lines = 0
-        self._pace = Pace(settings.min_rate, settings.io_timeout)
+        self._rate = MinimumRate(settings.min_rate, settings.io_timeout)
         self._chunks: Chunks | None = None
 
     @property
@@ -220,7 +228,7 @@ class Connection(TConn):
         if self.parser is None:
             self.init()
             assert self.parser is not None
-            self.parser.unreader = Unreader(self.sock, Pace(self.settings.min_rate, self.settings.io_timeout))
+            self.parser.unreader = Unreader(self.sock, MinimumRate(self.settings.min_rate, self.settings.io_timeout))
             self.sock.setblocking(False)
         unreader = self.unreader
         unreader.end = "ended"      # the parser must not wait for anything
@@ -234,7 +242,7 @@ class Connection(TConn):
         _check(request)
         request.body = Incoming(request.body.reader)
         self.request = request
-        self._pace.begin()
+        self._rate.begin()
         self.heard_at = time.monotonic()
         chunked = not isinstance(request.body.reader, LengthReader)
         self._chunks = Chunks() if chunked else None
@@ -269,7 +277,7 @@ class Connection(TConn):
         self.unreader.more(data)
         if self._chunks is not None:
             self._chunks.feed(data)
-        self._pace.heard(now - self.heard_at, len(data))
+        self._rate.received(now - self.heard_at, len(data))
         self.heard_at = now
 
     @property

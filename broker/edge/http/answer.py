@@ -19,8 +19,8 @@ from gunicorn import util
 from gunicorn.http.wsgi import Response
 from gunicorn.workers.gthread import PollableMethodQueue
 
-from broker.edge.pace import Pace
-from broker.edge.shares import Shares
+from broker.edge.door.rate import MinimumRate
+from broker.edge.door.shares import Shares
 
 _PATIENCE = 1.0             # seconds a thread waits for a peer that takes its answer slowly, in all
 _LOOK = 250                 # milliseconds between two looks whether it does
@@ -126,9 +126,9 @@ class Answer(Response):
 class _Slow:
     """An answer that goes on without a thread of its own. Compared by identity."""
 
-    def __init__(self, answer: Answer, peer: str, rest: memoryview, pieces: Iterator[bytes], pace: Pace,
+    def __init__(self, answer: Answer, peer: str, rest: memoryview, pieces: Iterator[bytes], rate: MinimumRate,
                  ended: Callable[[bool], None]) -> None:
-        self.sock, self.peer, self.rest, self.pieces, self._pace = answer.sock, peer, rest, pieces, pace
+        self.sock, self.peer, self.rest, self.pieces, self._rate = answer.sock, peer, rest, pieces, rate
         self.moved = time.monotonic()
         self._begun, self._out = self.moved - answer.waited, answer.out
         self.ended = ended
@@ -149,7 +149,7 @@ class _Slow:
         self.rest = self.rest[sent:]
         self._out += sent
         now = time.monotonic()
-        self._pace.heard(now - self.moved, sent)
+        self._rate.received(now - self.moved, sent)
         self.moved = now
         return False
 
@@ -175,8 +175,8 @@ class SlowAnswers:
 
     def take(self, answer: Answer, peer: str, rest: memoryview, pieces: Iterator[bytes], ended: Callable[[bool], None]) -> None:
         """Go on with an answer, from any thread. `ended(whole)` is called once, in another thread."""
-        pace = Pace(self._min_rate, self._silence)
-        self._calls.defer(self._add, _Slow(answer, peer, rest, pieces, pace, ended))
+        rate = MinimumRate(self._min_rate, self._silence)
+        self._calls.defer(self._add, _Slow(answer, peer, rest, pieces, rate, ended))
 
     def _add(self, slow: _Slow) -> None:
         self._all.add(slow)

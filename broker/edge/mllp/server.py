@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import structlog
 
 from broker.config.settings import Settings
-from broker.edge.shares import peer_of
+from broker.edge.door.shares import peer_of
 from broker.model.caller import Caller
 from broker.model.errors import BrokerError, Hl7Code, Rejected, TooLarge
 from broker.model.stamp import Stamp

@@ -23,13 +23,13 @@ from typing import Any
 
 import structlog
 from gunicorn.http import wsgi
-from gunicorn.http.errors import NoMoreData, ParseException
+from gunicorn.http.errors import NoMoreData
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from broker.config.settings import Server as ServerSettings
-from broker.edge.shares import Lane, Shares
-from broker.edge.web_answer import Answer, HandedOver, SetAside, SlowAnswers, log_bug
-from broker.edge.web_connection import GATHERED, Connection, Refused
+from broker.edge.door.shares import Lane, Shares
+from broker.edge.http.answer import Answer, HandedOver, SetAside, SlowAnswers, log_bug
+from broker.edge.http.connection import GATHERED, Connection, Refused
 
 _READ = 64 << 10        # bytes taken from a connection at once
 _LEFTOVER = 64 << 10    # bytes taken from a peer that goes on sending after its answer
@@ -258,7 +258,7 @@ class WebWorker(ThreadWorker):
             return kept if kept is None else self._keepalive_after(conn, kept)
         except (ConnectionError, NoMoreData):       # the peer is gone
             return False
-        except (OSError, ParseException) as error:
+        except OSError as error:
             log.info("exchange cut", address=conn.peer, error=type(error).__name__, reason=getattr(error, "strerror", None))
             return False
         except Exception as error:  # noqa: BLE001 - the edge's dispatch: a bug is logged once, here, without the peer's words

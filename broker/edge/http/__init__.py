@@ -1,0 +1,1 @@
+"""The HTTP server: routes by path, on gunicorn with a worker of our own."""
