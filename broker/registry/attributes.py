@@ -1,7 +1,7 @@
 """What each attribute of a submitted object must look like towards a registry (ITI TF-3 tables 4.2.3.2-1 to 4.2.3.4-1)."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from broker.model.errors import Problem, XdsCode
@@ -25,13 +25,19 @@ from broker.wire.ebxml_vocabulary import (
     Shape,
 )
 
+# Where ebRIM keeps the values of an attribute: under the name of a slot or of an XML attribute, under the scheme of an
+# identifier or of a classification, or as the object's name.
+SLOT, XML, IDENTIFIER, CODE, NAME = "slot", "attribute", "identifier", "classification", "name"
 
-@dataclass(frozen=True, kw_only=True)
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Attribute:
     """One attribute: where its values are, how many there may be (`most` None: any number), what each must look like."""
 
     name: str
-    get: Callable[[RimObject], tuple[str, ...]]
+    key: Key
     least: int
     most: int | None
     good: Callable[[str], bool]
@@ -44,29 +50,23 @@ def problem(where: str, text: str) -> Problem:
 
 
 def _slot(name: str, least: int, most: int | None, good: Callable[[str], bool], wanted: str) -> Attribute:
-    return Attribute(name=name, get=lambda rim: values(rim.slots, name), least=least, most=most, good=good, form=wanted)
+    return Attribute(name, (SLOT, name), least, most, good, wanted)
 
 
 def _xml(name: str, good: Callable[[str], bool], wanted: str) -> Attribute:
-    return Attribute(name=name, least=1, most=1, good=good, form=wanted,
-                     get=lambda rim: (rim.attributes[name],) if name in rim.attributes else ())
+    return Attribute(name, (XML, name), 1, 1, good, wanted)
 
 
 def _identifier(shape: Shape, name: str, good: Callable[[str], bool], wanted: str) -> Attribute:
-    scheme = shape.identifiers[name]
-    return Attribute(name=name, least=1, most=1, good=good, form=wanted,
-                     get=lambda rim: tuple(i.value for i in rim.identifiers if i.scheme == scheme))
+    return Attribute(name, (IDENTIFIER, shape.identifiers[name]), 1, 1, good, wanted)
 
 
 def _coded(shape: Shape, name: str, least: int, most: int | None) -> Attribute:
-    scheme = shape.codes[name]
-    return Attribute(name=name, least=least, most=most, good=lambda _text: True, form="a code",
-                     get=lambda rim: tuple(c.code or "" for c in rim.classifications if c.scheme == scheme))
+    return Attribute(name, (CODE, shape.codes[name]), least, most, lambda _text: True, "a code")
 
 
 def _title(least: int, longest: int) -> Attribute:
-    return Attribute(name="title", get=lambda rim: (rim.name,) if rim.name else (), least=least, most=1,
-                     good=lambda text: len(text) <= longest, form=f"at most {longest} characters")
+    return Attribute("title", (NAME, ""), least, 1, lambda text: len(text) <= longest, f"at most {longest} characters")
 
 
 def _is_status(text: str) -> bool:
@@ -129,28 +129,41 @@ ATTRIBUTES: dict[str, tuple[Attribute, ...]] = {
 
 def attribute_problems(shape: Shape, rim: RimObject) -> Iterator[Problem]:
     """Return what is wrong with the attributes of one object: missing, too many, malformed, or unknown to the standard."""
-    where = f"{shape.name} {rim.id}"
+    where, found = f"{shape.name} {rim.id}", _values(rim)
     for attribute in ATTRIBUTES[shape.name]:
-        found = attribute.get(rim)
-        if not _fits(attribute, found):
-            yield from _unfit(where, attribute, found)
+        given = found.get(attribute.key, ())
+        if not _fits(attribute, given):
+            yield from _unfit(where, attribute, given)
     yield from _slot_problems(where, rim.slots)
     yield from _scheme_problems(where, shape, rim)
     for classification in rim.classifications:
-        if classification.scheme in shape.codes.values():
-            yield from _code_problems(where, shape, classification)
-        elif classification.scheme and classification.scheme == shape.author:
+        if classification.scheme and classification.scheme == shape.author:
             yield from _author_problems(where, classification.slots)
+        elif classification.scheme in shape.schemes:
+            yield from _code_problems(where, shape, classification)
     if shape is ENTRY:
         yield from _service_problems(where, rim.slots)
 
 
-def _fits(attribute: Attribute, found: tuple[str, ...]) -> bool:
+def _values(rim: RimObject) -> dict[Key, Sequence[str]]:
+    """Return all values of an object by their place; of a repeated slot the first."""
+    found: dict[Key, list[str]] = {}
+    for identifier in rim.identifiers:
+        found.setdefault((IDENTIFIER, identifier.scheme), []).append(identifier.value)
+    for row in rim.classifications:
+        found.setdefault((CODE, row.scheme), []).append(row.code or "")
+    return {
+        **{(SLOT, name): listed for name, listed in reversed(rim.slots)},
+        **{(XML, name): (value,) for name, value in rim.attributes.items()},
+        (NAME, ""): (rim.name,) if rim.name else (), **found}
+
+
+def _fits(attribute: Attribute, found: Sequence[str]) -> bool:
     count = len(found)
     return attribute.least <= count and (attribute.most is None or count <= attribute.most) and all(map(attribute.good, found))
 
 
-def _unfit(where: str, attribute: Attribute, found: tuple[str, ...]) -> Iterator[Problem]:
+def _unfit(where: str, attribute: Attribute, found: Sequence[str]) -> Iterator[Problem]:
     if len(found) < attribute.least:
         yield problem(where, f"{attribute.name} is missing")
     if attribute.most is not None and len(found) > attribute.most:
@@ -160,15 +173,16 @@ def _unfit(where: str, attribute: Attribute, found: tuple[str, ...]) -> Iterator
 
 
 def _slot_problems(where: str, slots: Slots) -> Iterator[Problem]:
-    for name, count in Counter(name for name, _ in slots).items():
-        if not name or count > 1:
-            yield problem(where, f"slot {name!r} must occur once")
+    names = [name for name, _ in slots]
+    if "" in names or len(set(names)) < len(names):
+        for name, count in Counter(names).items():
+            if not name or count > 1:
+                yield problem(where, f"slot {name!r} must occur once")
 
 
 def _scheme_problems(where: str, shape: Shape, rim: RimObject) -> Iterator[Problem]:
-    schemes = {*shape.codes.values(), shape.author} - {""}
     for row in rim.classifications:
-        known = row.scheme in schemes if row.scheme else row.node == shape.label != ""
+        known = row.scheme in shape.schemes if row.scheme else row.node == shape.label != ""
         if not known:
             yield problem(where, f"classification {row.scheme or row.node or row.id} is not one of this kind of object")
     for identifier in rim.identifiers:

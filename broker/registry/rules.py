@@ -90,14 +90,16 @@ def _kinds(request: Request, _profile: Profile) -> Iterator[Problem]:
 
 
 def _ids(request: Request, _profile: Profile) -> Iterator[Problem]:
-    ids: Counter[str] = Counter()
+    ids: list[str] = []
     for rim in request.rims:
-        nested: list[Classification | Identifier] = [*rim.classifications, *rim.identifiers]
-        ids.update([rim.id, *(row.id for row in nested)])
+        own = rim.id
+        ids.append(own)
+        nested: tuple[Classification | Identifier, ...] = (*rim.classifications, *rim.identifiers)
         for row in nested:
-            if row.owner != rim.id:
-                yield problem(f"{rim.kind} {rim.id}", f"{row.id} inside it belongs to {row.owner}")
-    for text, count in ids.items():
+            ids.append(row.id)
+            if row.owner != own:
+                yield problem(f"{rim.kind} {own}", f"{row.id} inside it belongs to {row.owner}")
+    for text, count in Counter(ids).items():
         if not text or count > 1:
             yield problem(f"id {text}", "is empty" if not text else "occurs more than once")
         elif text.startswith("urn:uuid:") and not is_uuid_urn(text):

@@ -71,7 +71,7 @@ def submit_request(objects: RegistryObjects) -> bytes:
 
 def listing_of(submission: Element) -> Element:
     """Return the rim:RegistryObjectList of a lcm:SubmitObjectsRequest. Raise `Rejected` when there is none."""
-    found = next(submission.iterchildren(_LISTING), None) if submission.tag == _SUBMIT else None
+    found = next((child for child in submission if child.tag == _LISTING), None) if submission.tag == _SUBMIT else None
     if found is None:
         raise Rejected(XdsCode.REGISTRY_METADATA_ERROR, "there is no SubmitObjectsRequest with a RegistryObjectList")
     return found

@@ -57,9 +57,13 @@ def rim_objects(listing: Element) -> list[RimObject]:
     A Classification beside its package is given as if it were inside it (both are legal, ITI TF-3 4.2.1).
     """
     beside: dict[str, list[Classification]] = {}
-    for label in map(read_classification, listing.iterchildren(_CLASSIFICATION)):
-        beside.setdefault(label.owner, []).append(label)
-    found = list(map(read_object, object_elements(listing)))
+    found = []
+    for element in listing:
+        if element.tag in OBJECTS:
+            found.append(read_object(element))
+        elif element.tag == _CLASSIFICATION:
+            label = read_classification(element)
+            beside.setdefault(label.owner, []).append(label)
     return [_with_labels(rim, beside.get(rim.id, [])) for rim in found] if beside else found
 
 
@@ -112,74 +116,86 @@ def from_rim(rims: Iterable[RimObject]) -> RegistryObjects:
     )
 
 
+class _Contents:
+    """The slots, codes, authors and identifiers of one object, each found by its name or scheme."""
+
+    def __init__(self, rim: RimObject) -> None:
+        self.slots = dict(reversed(rim.slots))              # of a repeated name or scheme the first counts
+        self.identifiers = {one.scheme: one.value for one in reversed(rim.identifiers)}
+        self._classifications: dict[str, list[Classification]] = {}
+        for one in rim.classifications:
+            self._classifications.setdefault(one.scheme, []).append(one)
+
+    def fields(self, shape: Shape) -> dict[str, Any]:
+        """Return the dataclass fields that are kept in slots."""
+        slots = self.slots
+        fields: dict[str, Any] = {name: slots.get(slot, ()) for name, slot in shape.many.items()}
+        for name, slot in shape.single.items():
+            found = slots.get(slot)
+            fields[name] = found[0] if found else ""
+        return fields
+
+    def codes(self, scheme: str) -> tuple[Code, ...]:
+        """Return the codes of a classification scheme."""
+        return tuple([
+            Code(c.code or "", first(c.slots, CODING_SCHEME), c.display) for c in self._classifications.get(scheme, ())])
+
+    def code(self, scheme: str) -> Code | None:
+        """Return the first code of a classification scheme."""
+        return next(iter(self.codes(scheme)), None)
+
+    def authors(self, shape: Shape) -> tuple[Author, ...]:
+        """Return the authors."""
+        return tuple([
+            Author(person=first(c.slots, AUTHOR_PERSON), **{name: values(c.slots, slot) for name, slot in AUTHOR_SLOTS.items()})
+            for c in self._classifications.get(shape.author, ())])
+
+
 def _entry(rim: RimObject) -> DocumentEntry:
-    fields = _slot_fields(ENTRY, rim)
+    contents = _Contents(rim)
+    fields = contents.fields(ENTRY)
     fields["size"] = int(fields["size"]) if is_size(fields["size"]) else None
-    codes = {attribute: _codes(rim, scheme) for attribute, scheme in ENTRY.codes.items()}
+    codes = {attribute: found for attribute, scheme in ENTRY.codes.items() if (found := contents.codes(scheme))}
     return DocumentEntry(
-        **_common(ENTRY, rim), **fields, mime_type=rim.attributes.get("mimeType", ""),
+        **_common(ENTRY, rim, contents), **fields, mime_type=rim.attributes.get("mimeType", ""),
         object_type=rim.attributes.get("objectType", ""), lid=rim.attributes.get("lid", ""), version=rim.version,
-        authors=_authors(rim, ENTRY.author), codes={attribute: found for attribute, found in codes.items() if found})
+        authors=contents.authors(ENTRY), codes=codes)
 
 
 def _submission_set(rim: RimObject) -> SubmissionSet:
+    contents = _Contents(rim)
     return SubmissionSet(
-        **_common(SUBMISSION_SET, rim), **_slot_fields(SUBMISSION_SET, rim),
-        source_id=_identifier(SUBMISSION_SET, rim, SOURCE_ID), authors=_authors(rim, SUBMISSION_SET.author),
-        content_type=_code(rim, SUBMISSION_SET.codes["contentTypeCode"]))
+        **_common(SUBMISSION_SET, rim, contents), **contents.fields(SUBMISSION_SET),
+        source_id=contents.identifiers.get(SUBMISSION_SET.identifiers[SOURCE_ID], ""),
+        authors=contents.authors(SUBMISSION_SET), content_type=contents.code(SUBMISSION_SET.codes["contentTypeCode"]))
 
 
 def _folder(rim: RimObject) -> Folder:
-    return Folder(**_common(FOLDER, rim), **_slot_fields(FOLDER, rim), codes=_codes(rim, FOLDER.codes["codeList"]))
+    contents = _Contents(rim)
+    return Folder(
+        **_common(FOLDER, rim, contents), **contents.fields(FOLDER), codes=contents.codes(FOLDER.codes["codeList"]))
 
 
 def _association(rim: RimObject) -> Association:
-    at = rim.attributes
+    at, contents = rim.attributes, _Contents(rim)
     return Association(
         id=rim.id, type=at.get("associationType", ""), source=at.get("sourceObject", ""), target=at.get("targetObject", ""),
-        status=at.get("status", ""), documentation=_code(rim, ASSOCIATION.codes["documentation"]),
-        extra=_extra(ASSOCIATION, rim), **_slot_fields(ASSOCIATION, rim))
+        status=at.get("status", ""), documentation=contents.code(ASSOCIATION.codes["documentation"]),
+        extra=_extra(ASSOCIATION, rim), **contents.fields(ASSOCIATION))
 
 
-def _common(shape: Shape, rim: RimObject) -> dict[str, Any]:
-    at = rim.attributes
+def _common(shape: Shape, rim: RimObject, contents: _Contents) -> dict[str, Any]:
+    at, identifiers = rim.attributes, contents.identifiers
     return {
         "id": rim.id, "status": at.get("status", ""), "home": at.get("home", ""), "title": rim.name, "comments": rim.description,
-        "patient_id": _identifier(shape, rim, PATIENT_ID), "unique_id": _identifier(shape, rim, UNIQUE_ID),
-        "extra": _extra(shape, rim),
-    }
-
-
-def _slot_fields(shape: Shape, rim: RimObject) -> dict[str, Any]:
-    return {
-        **{name: first(rim.slots, slot) for name, slot in shape.single.items()},
-        **{name: values(rim.slots, slot) for name, slot in shape.many.items()},
+        "patient_id": identifiers.get(shape.identifiers[PATIENT_ID], ""),
+        "unique_id": identifiers.get(shape.identifiers[UNIQUE_ID], ""), "extra": _extra(shape, rim),
     }
 
 
 def _extra(shape: Shape, rim: RimObject) -> dict[str, tuple[str, ...]]:
     known = shape.slot_names
     return {name: found for name, found in rim.slots if name not in known}
-
-
-def _identifier(shape: Shape, rim: RimObject, attribute: str) -> str:
-    scheme = shape.identifiers[attribute]
-    return next((i.value for i in rim.identifiers if i.scheme == scheme), "")
-
-
-def _codes(rim: RimObject, scheme: str) -> tuple[Code, ...]:
-    return tuple(Code(c.code or "", first(c.slots, CODING_SCHEME), c.display) for c in rim.classifications if c.scheme == scheme)
-
-
-def _code(rim: RimObject, scheme: str) -> Code | None:
-    return next(iter(_codes(rim, scheme)), None)
-
-
-def _authors(rim: RimObject, scheme: str) -> tuple[Author, ...]:
-    return tuple(
-        Author(person=first(c.slots, AUTHOR_PERSON), **{name: values(c.slots, slot) for name, slot in AUTHOR_SLOTS.items()})
-        for c in rim.classifications if c.scheme == scheme
-    )
 
 
 class Writer:

@@ -6,6 +6,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from lxml import etree
 
@@ -35,8 +36,7 @@ def local_name(element: Element) -> str:
     return local if space == "{" + RIM else ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Classification:
+class Classification(NamedTuple):
     """A label (`node`) or a coded value (`scheme`, `code`, slots) of the object `owner`."""
 
     id: str
@@ -48,8 +48,7 @@ class Classification:
     slots: Slots = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identifier:
+class Identifier(NamedTuple):
     """An ExternalIdentifier of the object `owner`. `label` is its Name."""
 
     id: str
@@ -80,57 +79,79 @@ class RimObject:
 
 def values(slots: Slots, name: str) -> tuple[str, ...]:
     """Return the values of the slot called `name`; empty when there is none."""
-    return next((found for slot, found in slots if slot == name), ())
+    for slot, found in slots:
+        if slot == name:
+            return found
+    return ()
 
 
 def first(slots: Slots, name: str) -> str:
     """Return the first value of the slot called `name`, or empty text."""
-    return next(iter(values(slots, name)), "")
+    found = values(slots, name)
+    return found[0] if found else ""
 
 
+# Readers look at each child once, whatever its tag: iterating over the children of one tag costs lxml many times as much.
 def read_slots(element: Element) -> Slots:
     """Return the slots that are children of `element`, in order, duplicates included."""
-    return tuple(map(_slot, element.iterchildren(_SLOT)))
+    return tuple([_slot(child) for child in element if child.tag == _SLOT])
 
 
 def _slot(slot: Element) -> tuple[str, tuple[str, ...]]:
     return slot.get("name", ""), tuple([
-        (value.text or "").strip() for listed in slot.iterchildren(_VALUE_LIST) for value in listed.iterchildren(_VALUE)])
+        (value.text or "").strip()
+        for listed in slot if listed.tag == _VALUE_LIST for value in listed if value.tag == _VALUE])
 
 
 def read_classification(element: Element) -> Classification:
     """Return a rim:Classification."""
+    get = element.get
+    slots, display = _slots_and_name(element)
     return Classification(
-        id=element.get("id", ""), owner=element.get("classifiedObject", ""), node=element.get("classificationNode", ""),
-        scheme=element.get("classificationScheme", ""), code=element.get("nodeRepresentation"),
-        display=_localized(element, _NAME), slots=read_slots(element))
+        id=get("id", ""), owner=get("classifiedObject", ""), node=get("classificationNode", ""),
+        scheme=get("classificationScheme", ""), code=get("nodeRepresentation"), display=display, slots=slots)
 
 
 def read_object(element: Element) -> RimObject:
     """Return the registry object of an element of a RegistryObjectList."""
-    version = next(element.iterchildren(_VERSION), None)
+    children: dict[object, list[Element]] = {}
+    for child in element:
+        children.setdefault(child.tag, []).append(child)
+    version = children.get(_VERSION)
     return RimObject(
         kind=local_name(element),
-        attributes=dict(element.attrib.items()),
-        slots=read_slots(element),
-        name=_localized(element, _NAME),
-        description=_localized(element, _DESCRIPTION),
-        version=version.get("versionName", "1.1") if version is not None else "",
-        classifications=tuple(map(read_classification, element.iterchildren(_CLASSIFICATION))),
-        identifiers=tuple(map(_identifier, element.iterchildren(_IDENTIFIER))),
+        attributes=dict(element.items()),
+        slots=tuple([_slot(child) for child in children.get(_SLOT, ())]),
+        name=_localized(children.get(_NAME, ())),
+        description=_localized(children.get(_DESCRIPTION, ())),
+        version=version[0].get("versionName", "1.1") if version else "",
+        classifications=tuple([read_classification(child) for child in children.get(_CLASSIFICATION, ())]),
+        identifiers=tuple([_identifier(child) for child in children.get(_IDENTIFIER, ())]),
     )
 
 
 def _identifier(element: Element) -> Identifier:
+    get = element.get
     return Identifier(
-        id=element.get("id", ""), owner=element.get("registryObject", ""), scheme=element.get("identificationScheme", ""),
-        value=element.get("value", ""), label=_localized(element, _NAME))
+        id=get("id", ""), owner=get("registryObject", ""), scheme=get("identificationScheme", ""), value=get("value", ""),
+        label=_slots_and_name(element)[1])
 
 
-def _localized(element: Element, name: str) -> str:
-    for texts in element.iterchildren(name):
-        for text in texts.iterchildren(_LOCALIZED):
-            return text.get("value", "")
+def _slots_and_name(element: Element) -> tuple[Slots, str]:
+    slots, names = [], []
+    for child in element:
+        if child.tag == _SLOT:
+            slots.append(_slot(child))
+        elif child.tag == _NAME:
+            names.append(child)
+    return tuple(slots), _localized(names)
+
+
+def _localized(names: Iterable[Element]) -> str:
+    for texts in names:
+        for text in texts:
+            if text.tag == _LOCALIZED:
+                return text.get("value", "")
     return ""
 
 

@@ -31,6 +31,11 @@ class Shape:
         """Return the names of all slots the standard defines here."""
         return frozenset((*self.single.values(), *self.many.values()))
 
+    @functools.cached_property
+    def schemes(self) -> frozenset[str]:
+        """Return the classification schemes of an object of this kind: those of its codes, and that of its authors."""
+        return frozenset((*self.codes.values(), self.author)) - {""}
+
 
 ENTRY = Shape(
     name="XDSDocumentEntry",
