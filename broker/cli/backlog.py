@@ -3,10 +3,11 @@
 import dataclasses
 import json
 import time
+from contextlib import closing
 
 import typer
 
-from broker.app import App
+from broker.app.core import Core
 from broker.cli import _log
 from broker.cli._config import AsJson, ConfigFile, load
 from broker.imaging.backlog import Held
@@ -20,11 +21,8 @@ def backlog(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """
     settings, profile = load(config)
     _log.configure("backlog")
-    app = App(settings, profile)
-    try:
-        found = held_up(app.database)
-    finally:
-        app.close()
+    with closing(Core(settings, profile)) as core:
+        found = held_up(core.database)
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(held) for held in found], ensure_ascii=False))
     else:

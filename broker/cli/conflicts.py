@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from broker.app import App
+from broker.app.whole import App
 from broker.cli import _log
 from broker.cli._config import AsJson, ConfigFile, load
 from broker.cli._consult import patient_id

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from broker.app import App
+from broker.app.whole import App
 from broker.demo import data as demo_data
 from broker.demo.stage import Stage, stage
 from broker.demo.story import STEPS, Row, Story

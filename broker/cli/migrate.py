@@ -2,14 +2,17 @@
 
 import json
 import time
+from contextlib import closing
 from typing import Annotated
 
 import typer
 from rich.progress import Progress
 
-from broker.app import App
+from broker.app import imaging
+from broker.app.core import Core
 from broker.cli import _log
 from broker.cli._config import AsJson, ConfigFile, load
+from broker.imaging.migrate import Migrator
 from broker.model.errors import BrokerError, place_of
 
 
@@ -22,15 +25,13 @@ def migrate(
     """Pack every study older than the region's retention rules say into S-DICOM, prove it, and drop the online copy."""
     settings, profile = load(config)
     _log.configure("migrate")
-    app = App(settings, profile)
-    try:
+    with closing(Core(settings, profile)) as core:
+        migrator = imaging.migrator(core, imaging.sdfo(core))
         if dry_run:
-            due = app.migrator.due(time.time())
+            due = migrator.due(time.time())
             typer.echo(json.dumps(due) if as_json else f"{len(due)} studies are due")
             return
-        done, failed = _run(app, limit, quiet=as_json)
-    finally:
-        app.close()
+        done, failed = _run(migrator, limit, quiet=as_json)
     if as_json:
         typer.echo(json.dumps({"packed": done, "failed": failed}))
     else:
@@ -38,15 +39,15 @@ def migrate(
     raise typer.Exit(1 if failed else 0)
 
 
-def _run(app: App, limit: int, *, quiet: bool) -> tuple[int, int]:
-    app.migrator.resume()
-    due = app.migrator.due(time.time())[:limit]
+def _run(migrator: Migrator, limit: int, *, quiet: bool) -> tuple[int, int]:
+    migrator.resume()
+    due = migrator.due(time.time())[:limit]
     done = failed = 0
     with Progress(transient=True, disable=quiet) as progress:
         task = progress.add_task("packing", total=len(due))
         for study_id, _study_uid in due:
             try:
-                app.migrator.migrate(study_id)
+                migrator.migrate(study_id)
                 done += 1
             except Exception as error:  # noqa: BLE001 - one study must not stop the others
                 failed += 1

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from broker.app import App
+from broker.app.whole import App
 from broker.cli import _log
 from broker.cli._config import AsJson, ConfigFile, load
 from broker.model.errors import BrokerError

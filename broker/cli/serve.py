@@ -14,20 +14,20 @@ from typing import Annotated
 import structlog
 import typer
 
-from broker.app import ROLES, App
 from broker.cli import _log
 from broker.cli._config import ConfigFile, load
 from broker.cli._kept import kept
-from broker.cli.supervisor import supervise
 from broker.config.settings import Settings
 from broker.db import Database, schema
 from broker.model.errors import Unavailable
+from broker.run import roles
+from broker.run.supervisor import supervise
 
 log = structlog.get_logger("broker.serve")
 
 _DESCRIPTORS = 65536
 
-Role = StrEnum("Role", {name: name for name in ROLES})  # type: ignore[misc]  # members come from the table
+Role = StrEnum("Role", {name: name for name in roles.ROLES})  # type: ignore[misc]  # members come from the table
 
 
 def serve(
@@ -51,7 +51,7 @@ def serve(
         _refuse_taken_ports(settings)
         base = [sys.executable, "-m", "broker", "serve", *(["--config", str(config)] if config else []), "--supervised", "--role"]
         raise typer.Exit(supervise({name: [*base, kind] for name, kind in _children(settings).items()}))
-    App(settings, profile).run(role, _stop_event(supervised=supervised))
+    roles.run(role, settings, profile, _stop_event(supervised=supervised))
 
 
 def _raise_descriptor_limit() -> None:

@@ -8,7 +8,7 @@ from datetime import date
 
 from rich.filesize import decimal
 
-from broker.app import App
+from broker.app.whole import App
 from broker.client.consult import Consultation, Fetched, Picture
 from broker.client.mllp import feed_v2
 from broker.config.profile import Hospital

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import re
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -163,27 +163,6 @@ class Publisher:
             return maker.size(self._everything(case))
         except Unavailable:
             return maker.size(case.facts)
-
-    def patient_arrived(self, unit: Unit, local: PatientId) -> None:
-        """Let go on what waited for this patient; part of the feed's unit of work (`PatientArrived`).
-
-        What is published is published anew when the patient is another person now than it was registered for.
-        """
-        affinity = self._patients.affinity_id(unit, local)
-        woken = publications.arrived(unit, local)
-        if affinity is not None:
-            woken += publications.strayed(unit, local, affinity)
-        if woken:
-            unit.after_commit(lambda: self._coord.publish("publish", {}))
-
-    def patient_merged(self, unit: Unit, retired: PatientId, survivor: PatientId) -> None:
-        """Remember whose the registry's entries are now; part of the merge's unit of work (`PatientMerged`)."""
-        publications.merged(unit, retired, survivor)
-
-    @staticmethod
-    def patient_moved(unit: Unit, entries: Collection[str], patient: PatientId) -> None:
-        """Remember whose these entries of the registry are now; part of the feed's unit of work (`PatientMoved`)."""
-        publications.moved(unit, entries, patient)
 
     def _request(self, hospital: Hospital, study_uid: str, now: float) -> tuple[int, int]:
         """Make a study due; return its row id, and how many images its PACS lists without a legal UID."""

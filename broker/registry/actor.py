@@ -1,19 +1,16 @@
 """The Document Registry as the rest of the broker sees it."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from broker.config.profile import Profile
-from broker.db import Database, Lock, lock
+from broker.db import Database
 from broker.model.caller import Call
 from broker.model.errors import Problem
-from broker.model.ids import PatientId
 from broker.model.ports import PatientDirectory, Unit
-from broker.registry import store
 from broker.registry.deprecate import deprecate
 from broker.registry.iti18_query import Answer, Limits, StoredQueries
 from broker.registry.iti42_register import Registration
-from broker.registry.relink import relink
 from broker.wire.ebxml import Submission
 from broker.wire.ebxml_query import QueryRequest
 
@@ -23,18 +20,14 @@ def _now() -> datetime:
 
 
 class Registry:
-    """Document Registry (ITI TF-1 10.1.1.3). Serves the rows of ITI-18 and ITI-42.
-
-    A `Registrar`, a `PatientMerged` and a `PatientMoved`.
-    """
+    """Document Registry (ITI TF-1 10.1.1.3), a `Registrar`. Serves the rows of ITI-18 and ITI-42."""
 
     def __init__(
         self, database: Database, patients: PatientDirectory, profile: Profile, *,
         limits: Limits = Limits(), clock: Callable[[], datetime] = _now,  # noqa: B008 - frozen
     ) -> None:
         self._registration = Registration(database, patients, profile, clock)
-        self._aliases = profile.codes.scheme_aliases
-        self._queries = StoredQueries(database, self._aliases, limits)
+        self._queries = StoredQueries(database, profile.codes.scheme_aliases, limits)
 
     def register(self, submission: Submission, call: Call) -> tuple[Problem, ...]:
         """Register durably; return the warnings, of which there are none: everything submitted is kept.
@@ -55,17 +48,3 @@ class Registry:
         (UnresolvedReferenceException) when no such entry is registered here.
         """
         deprecate(unit, entry_uuid, call.facts)
-
-    def moved(self, unit: Unit, local: Collection[PatientId], before: PatientId, now: PatientId) -> set[str]:
-        """Return what is registered for `before` under one of these source patient ids to `now`, inside the feed's unit.
-
-        Return the entryUUIDs of the documents.
-        """
-        lock(unit, Lock.REGISTRY_PATIENT, (str(before), str(now)))
-        return relink(unit, local, before, now, self._aliases)
-
-    def merged(self, unit: Unit, retired: PatientId, survivor: PatientId) -> None:
-        """Return all objects of `retired` to `survivor` inside the merge's unit; nothing is registered for `retired` any more."""
-        lock(unit, Lock.REGISTRY_PATIENT, (str(retired), str(survivor)))
-        store.retire(unit, retired, survivor)
-        store.move(unit, retired, survivor)

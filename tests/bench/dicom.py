@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from broker.app import SHARE, App
+from broker.app.whole import App
 from broker.config import profile as profiles
 from broker.config.settings import Settings, load
 from broker.coord.base import Subscription
@@ -28,6 +28,7 @@ from broker.edge.dimse.scu import Scu
 from broker.imaging.fetch_worker import FetchWorker
 from broker.imaging.store import fetches, studies
 from broker.model.ports import Want
+from broker.run.switch_interval import short_switch_interval
 from tests.bench import pictures, scene
 from tests.bench.harness import Figure, Notes, Round
 from tests.bench.pictures import SLICES, STUDIES, Pictures
@@ -275,9 +276,8 @@ class _Retrieve:
 def _retrieve(where: Path, broker: _Broker, others: Mapping[str, int], route: str, notes: Notes) -> Iterator[_Retrieve]:
     sent = pictures.made(_LARGE)
     with scene.parts(broker.settings) as app, Orthanc(
-            where / "orthanc", "PACSB", broker.settings.server.dicom_port, others=others) as orthanc:
+            where / "orthanc", "PACSB", broker.settings.server.dicom_port, others=others) as orthanc, short_switch_interval():
         orthanc.upload(sorted(sent.studies[0].glob("*.dcm")))
-        sys.setswitchinterval(SHARE)    # as the fetch role does
         app.receiver.start()
         stop = threading.Event()
         work = _Retrieve(app, broker, orthanc, sent, route)

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from broker.app import App
+from broker.app.whole import App
 from broker.config import profile as profiles
 from broker.config.settings import Settings, load
 from broker.db import schema

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from broker.app import App
+from broker.app.whole import App
 from broker.config.settings import Settings
 from broker.model.caller import ANONYMOUS, AuditFacts, Call
 from broker.model.ids import PatientId
 from broker.model.metadata import APPROVED, Author, RegistryObjects
 from broker.registry import iti18_query, iti42_register
+from broker.run import web
 from broker.wire import ebxml
 from broker.wire.ebxml_query import write_query_request
 from broker.wire.envelope import write_request
@@ -72,7 +73,7 @@ def _iti18(notes: Notes) -> Iterator[Round]:
     with scene.folder() as where, scene.parts(scene.settings(where)) as app:
         patients = _fill(app)
         bodies = [_ask(patient) for patient in patients]
-        ours, bare = app.wsgi(), floor.read(_query_floor(app, patients[0], where))
+        ours, bare = web.application(app), floor.read(_query_floor(app, patients[0], where))
         notes.add(f"{_ENTRIES} entries, {len(b''.join(_call(ours, bodies[0]))) // 1000} KB an answer")
         assert b"".join(_call(bare, bodies[0])).count(b"<rim:ExtrinsicObject") == b"".join(_call(ours, bodies[0])).count(
             b"<rim:ExtrinsicObject")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.app import App
+from broker.app.whole import App
 from broker.client.messages import provide, retrieve_images
 from broker.imaging import rad69_retrieve
 from broker.imaging.store import studies

@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from broker.app import App
+from broker.app.whole import App
 from broker.archive.online import ASIDE
 from broker.config import profile as profiles
 from broker.config import settings

@@ -3,7 +3,7 @@
 import itertools
 from pathlib import Path
 
-from broker import app as broker_app
+from broker.app import whole as broker_app
 from broker.config import profile as profiles
 from broker.config.settings import Settings
 from broker.db import schema as database_schema

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from broker import app as broker_app
+from broker.app import whole as broker_app
 from broker.client import messages
 from broker.config import profile as profiles
 from broker.config.settings import Server, Settings
@@ -19,6 +19,7 @@ from broker.registry import iti18_query, rules
 from broker.registry.parameters import read_values
 from broker.registry.queries import QUERIES
 from broker.repository import iti43_retrieve
+from broker.run import web as web_role
 from broker.wire import ebxml, envelope, hl7v3, xml
 from broker.wire.ebxml_query import read_query_request
 from broker.wire.ebxml_stored import assign, restamp
@@ -121,7 +122,7 @@ def _centre(scratch: Path) -> Reader:
     settings.data.mkdir()
     centre = broker_app.App(settings, profiles.load("demo"))
     database_schema.upgrade(centre.database)
-    web = centre.wsgi()
+    web = web_role.application(centre)
     feed = hl7v3.write_add_patient(PatientId("2.999.3.1", "B-1"), WEI, sender="2.999.3.9", receiver="2.999.1.4")
     known = soap.call(web, "/pix", soap.envelope(feed, f"{xml.HL7}:{hl7v3.ADD}"), "application/soap+xml")
     assert b'<typeCode code="CA"/>' in known.body, known.body

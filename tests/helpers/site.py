@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pydicom
 
-import broker.app  # noqa: F401 - it declares every table
+import broker.app.whole  # noqa: F401 - it declares every table
 from broker.client import messages
 from broker.client.consult import Consultation
 from broker.config import profile as profiles

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.app import ROLES
 from broker.config import profile as profiles
+from broker.run.roles import ROLES
 from tests.helpers.postgresql import Postgres
 from tests.helpers.region import Region
 from tests.peers.test_redis import Server as Redis

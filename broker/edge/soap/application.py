@@ -10,7 +10,7 @@ from broker.edge.door.shares import Slots, peer_of
 from broker.edge.soap import faults, schema
 from broker.edge.soap.compat import AnyXml, Application, Service, ServiceMeta, rpc
 from broker.edge.soap.faults import SoapFault
-from broker.edge.soap.intake import Limits, sweep
+from broker.edge.soap.intake import SPOOL, Limits, sweep
 from broker.edge.soap.protocol import BrokerSoap12, Operation, operation_of
 from broker.edge.soap.transport import SoapTransport, StartResponse, internal_error
 from broker.edge.soap.wsdl import documents
@@ -20,8 +20,6 @@ from broker.model.modes import make_folder
 from broker.model.transaction import Packaging, ServedTransaction
 from broker.security.gate import Gate
 from broker.wire.soap import SoapReply, SoapRequest
-
-SPOOL = ".spool"
 
 
 class SoapApplication:

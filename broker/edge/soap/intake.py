@@ -24,6 +24,7 @@ from broker.wire.mime import (
 )
 from broker.wire.xop import spool
 
+SPOOL = ".spool"      # the folder below that of documents
 _DECLARED = re.compile(rb"\s*<\?xml[^>]*\sencoding\s*=\s*[\"']([^\"'>]*)")
 _ENCODING = re.compile(r"(\s*<\?xml[^>]*?)\sencoding\s*=\s*(?:\"[^\"]*\"|'[^']*')")
 _STALE = 3600.0

@@ -23,6 +23,7 @@ from broker.model.metadata import APND, RPLC, SIGNS, XFRM, XFRM_RPLC, Code, Regi
 from broker.model.transaction import ServedTransaction
 from broker.registry import iti42_register
 from broker.registry.actor import Registry
+from broker.registry.patient_events import RegistryEvents
 from broker.security.gate import Gate
 from broker.security.rules import Open
 from broker.wire import ebxml, xml
@@ -109,7 +110,7 @@ def _addendum_within(prior: Prior, kind: str) -> RegistryObjects:
 
 def _merged(prior: Prior) -> RegistryObjects:
     with prior.database.write() as unit:
-        prior.registry.merged(unit, WANG, LIN)
+        RegistryEvents.merged(unit, WANG, LIN)
     return bundle([document()])
 
 

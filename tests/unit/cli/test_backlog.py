@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from broker.app import App
+from broker.app.whole import App
 from broker.cli import _log
 from broker.cli.main import cli
 from broker.config import profile as profiles

@@ -5,7 +5,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from alembic import command
 
-import broker.app  # noqa: F401 - it declares every table
+import broker.app.whole  # noqa: F401 - it declares every table
 from broker.db import Database, schema
 
 STUDY = "INSERT INTO study VALUES (:i, :h, '1.2', 'online', 'complete', '2.9', 'P', '20240101', '', '{}', 1, 1, 0, 0, 0)"

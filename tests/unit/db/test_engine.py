@@ -5,13 +5,13 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
-from broker.app import App
+from broker.app.whole import App
 from broker.db import Database, Prepared, metadata, schema, sql
 from broker.model.errors import Unavailable
 
 
 def test_the_history_makes_exactly_the_tables_the_stores_declare(database: Database) -> None:
-    assert App.__module__ == "broker.app"  # the import of which imports every store
+    assert App.__module__ == "broker.app.whole"  # the import of which imports every store
     with database.read() as unit:
         context = MigrationContext.configure(sql(unit), opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []

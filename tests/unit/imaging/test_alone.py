@@ -1,7 +1,6 @@
 """One study, object or hospital must not stop or slow the work for the others."""
 
 import contextlib
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 import structlog
 
-from broker import app as application
 from broker.archive.online import OnlineStore
 from broker.config.profile import Profile
 from broker.db import Database, schema
@@ -235,31 +233,3 @@ def dicom_object(hospital: str, study_uid: str) -> Any:
 _SAMPLE = StoredObject(
     hospital="a", study_uid="", series_uid="", sop_uid="", sop_class=dicom.CT, transfer_syntax="1.2.840.10008.1.2.1", path="",
     size=10, sha256="0" * 64, tags={"PatientID": "P1"})
-
-
-def test_a_kind_of_work_that_takes_long_holds_up_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    stop, packing, published = threading.Event(), threading.Event(), list[float]()
-
-    def pack(_now: float) -> None:
-        packing.set()
-        stop.wait(20)
-
-    def fail() -> None:
-        raise LookupError("葉")
-
-    wake = SimpleNamespace(get=lambda timeout: stop.wait(0.01), close=lambda: None)
-    parts: Any = SimpleNamespace(
-        publisher=SimpleNamespace(run_once=published.append), migrator=SimpleNamespace(run_due=pack),
-        repository=SimpleNamespace(recover=fail), coord=SimpleNamespace(subscribe=lambda _: wake),
-        settings=SimpleNamespace(documents_folder=tmp_path), apply_corrections=lambda: None, conflicts=None, gate=None)
-    with structlog.testing.capture_logs() as logs:
-        worker = threading.Thread(target=application.ROLES["worker"], args=(parts, stop))
-        worker.start()
-        assert packing.wait(10)
-        seen = len(published)
-        eventually(lambda: len(published) > seen + 2)
-        stop.set()
-        worker.join(20)
-    assert not worker.is_alive()
-    assert [entry["work"] for entry in logs if entry["event"] == "background work failed"] == ["recover documents"]
-    assert "葉" not in repr(logs)

@@ -16,6 +16,7 @@ from broker.config.profile import Profile
 from broker.db import Database, sql
 from broker.imaging import maker, publish
 from broker.imaging.origin import Origins
+from broker.imaging.patient_events import PublicationEvents
 from broker.imaging.publish import FIRST_DELAY, LEASE, LOOK_AGAIN, Published, Publisher
 from broker.imaging.store import publications, studies, tables
 from broker.imaging.store.publications import Publication
@@ -69,6 +70,9 @@ class Bench:
 
     def withdraw(self, unit: Unit, entry_uuid: str, caller: Caller) -> None:
         self.withdrawn.append(entry_uuid)
+
+    def arrived(self, unit: Unit, local: PatientId) -> None:
+        PublicationEvents(self.coord).arrived(unit, local, self.patients.affinity_id(unit, local))
 
     def entry(self, number: int = -1) -> str:
         return self.sent[number].documents[0].id
@@ -143,7 +147,7 @@ def test_a_picture_before_its_patient_waits_and_goes_on_when_the_feed_arrives(be
     assert bench.publisher.run_once(QUIET + 1) == 0
     bench.patients.known[LOCAL] = PATIENT
     with bench.database.write() as unit:
-        bench.publisher.patient_arrived(unit, LOCAL)
+        bench.arrived(unit, LOCAL)
         assert bench.coord.announced == [], "told only when the feed is durable"
     assert bench.coord.announced == [("publish", {})]
     assert bench.publisher.run_once(QUIET + 2) == 1
@@ -155,8 +159,8 @@ def test_another_patient_wakes_nothing(bench: Bench) -> None:
     bench.receive(stored(1))
     bench.publisher.run_once(QUIET)
     with bench.database.write() as unit:
-        bench.publisher.patient_arrived(unit, PatientId(LOCAL.domain, "A-99"))
-        bench.publisher.patient_arrived(unit, PatientId("2.999.3.1", LOCAL.value))
+        bench.arrived(unit, PatientId(LOCAL.domain, "A-99"))
+        bench.arrived(unit, PatientId("2.999.3.1", LOCAL.value))
     assert (bench.state, bench.coord.announced) == ("waiting_patient", [])
 
 
@@ -165,7 +169,7 @@ def test_a_feed_that_is_rolled_back_wakes_nothing(bench: Bench) -> None:
     bench.receive(stored(1))
     bench.publisher.run_once(QUIET)
     with pytest.raises(KeyError), bench.database.write() as unit:
-        bench.publisher.patient_arrived(unit, LOCAL)
+        bench.arrived(unit, LOCAL)
         raise KeyError
     assert (bench.state, bench.coord.announced) == ("waiting_patient", [])
 
@@ -339,7 +343,7 @@ def test_a_patient_who_is_another_person_now_takes_the_pictures_along(bench: Ben
     bench.publisher.run_once(QUIET)
     bench.patients.known[LOCAL] = other
     with bench.database.write() as unit:
-        bench.publisher.patient_arrived(unit, LOCAL)
+        bench.arrived(unit, LOCAL)
     assert bench.publisher.run_once(QUIET + 1) == 1
     assert bench.withdrawn == [bench.entry(0)]
     assert [objects.documents[0].patient_id for objects in bench.sent] == [str(PATIENT), str(other)]
@@ -352,8 +356,8 @@ def test_what_the_registry_moved_by_itself_is_not_sent_again(bench: Bench) -> No
     bench.publisher.run_once(QUIET)
     bench.patients.known[LOCAL] = other
     with bench.database.write() as unit:
-        bench.publisher.patient_moved(unit, [bench.entry(0)], other)
-        bench.publisher.patient_arrived(unit, LOCAL)
+        PublicationEvents.moved(unit, [bench.entry(0)], other)
+        bench.arrived(unit, LOCAL)
     assert (bench.publisher.run_once(QUIET + 1), bench.withdrawn, len(bench.sent)) == (0, [], 1)
     bench.receive(stored(2))
     bench.publisher.run_once(QUIET + 200)
@@ -367,8 +371,8 @@ def test_a_merge_moves_what_is_registered_and_nothing_is_sent_again(bench: Bench
     bench.publisher.run_once(QUIET)
     bench.patients.known[LOCAL] = survivor
     with bench.database.write() as unit:
-        bench.publisher.patient_arrived(unit, LOCAL)
-        bench.publisher.patient_merged(unit, PATIENT, survivor)
+        bench.arrived(unit, LOCAL)
+        PublicationEvents.merged(unit, PATIENT, survivor)
     assert bench.publisher.run_once(QUIET + 1) == 0
     assert (bench.state, bench.withdrawn, len(bench.outbound.sent)) == ("published", [], 1)
     bench.receive(stored(2), at=QUIET + 1)
@@ -392,7 +396,7 @@ def test_a_manifest_in_the_registry_of_others_cannot_be_withdrawn_and_that_is_sa
     bench.is_ours = False
     bench.patients.known[LOCAL] = PatientId("2.999.1.1", "P-2")
     with bench.database.write() as unit:
-        bench.publisher.patient_arrived(unit, LOCAL)
+        bench.arrived(unit, LOCAL)
     bench.publisher.run_once(QUIET + 1)
     row = bench.row()
     assert row is not None
@@ -530,7 +534,7 @@ def test_an_origins_study_waits_for_its_patient_too(origin: Bench) -> None:
     assert (result.state, result.instances, result.manifest_uid) == ("waiting_patient", 2, "")
     origin.patients.known[PatientId("2.999.3.1", "B-88031")] = PATIENT
     with origin.database.write() as unit:
-        origin.publisher.patient_arrived(unit, PatientId("2.999.3.1", "B-88031"))
+        origin.arrived(unit, PatientId("2.999.3.1", "B-88031"))
     assert origin.publisher.run_once(QUIET) == 1
 
 

@@ -9,6 +9,7 @@ from broker.model.ids import PatientId
 from broker.model.metadata import APPROVED, RPLC
 from broker.model.ports import PatientMerged
 from broker.registry.actor import Registry
+from broker.registry.patient_events import RegistryEvents
 from tests.helpers.registry import (
     LIN,
     WANG,
@@ -31,8 +32,8 @@ def registry(database: Database, profile: Profile) -> Registry:
     return Registry(database, Directory(WANG, LIN, ZHAO), profile)
 
 
-def merge(registry: Registry, database: Database, retired: PatientId, survivor: PatientId) -> None:
-    merged: PatientMerged = registry.merged
+def merge(database: Database, retired: PatientId, survivor: PatientId) -> None:
+    merged: PatientMerged = RegistryEvents.merged
     with database.write() as unit:
         merged(unit, retired, survivor)
 
@@ -46,7 +47,7 @@ def test_the_survivor_has_everything_and_is_shown_everywhere(registry: Registry,
     theirs = document(patient=WANG)
     register(registry, bundle([theirs], [folder(patient=WANG)], [link("Fol1", "Doc1")]))
     ours = one_document(registry, LIN)
-    merge(registry, database, WANG, LIN)
+    merge(database, WANG, LIN)
 
     assert found(registry, WANG) == []
     assert found(registry, LIN) == [theirs.unique_id, ours.unique_id]
@@ -63,14 +64,14 @@ def test_the_survivor_has_everything_and_is_shown_everywhere(registry: Registry,
 
 def test_chains(registry: Registry, database: Database) -> None:
     first, second, third = (one_document(registry, patient).unique_id for patient in (WANG, LIN, ZHAO))
-    merge(registry, database, WANG, LIN)
-    merge(registry, database, LIN, ZHAO)
+    merge(database, WANG, LIN)
+    merge(database, LIN, ZHAO)
     assert (found(registry, WANG), found(registry, LIN)) == ([], [])
     assert sorted(found(registry, ZHAO)) == sorted([first, second, third])
 
 
 def test_nothing_is_registered_for_the_retired(registry: Registry, database: Database) -> None:
-    merge(registry, database, WANG, LIN)
+    merge(database, WANG, LIN)
     with pytest.raises(Rejected) as caught:
         one_document(registry, WANG)
     assert [problem.code for problem in caught.value.problems] == [XdsCode.UNKNOWN_PATIENT_ID]
@@ -79,7 +80,7 @@ def test_nothing_is_registered_for_the_retired(registry: Registry, database: Dat
 
 def test_relations_to_what_was_merged_in(registry: Registry, database: Database) -> None:
     original = one_document(registry, WANG)
-    merge(registry, database, WANG, LIN)
+    merge(database, WANG, LIN)
     register(registry, bundle([document(patient=LIN)], links=[link("Doc1", original.id, RPLC)], patient=LIN))
     assert len(found(registry, LIN)) == 1
 
@@ -90,14 +91,14 @@ def test_a_leaf_class_answer_may_span_those_merged(registry: Registry, database:
     with pytest.raises(Rejected) as caught:
         ask(registry, "GetDocuments", asked)
     assert caught.value.problems[0].code == XdsCode.RESULT_NOT_SINGLE_PATIENT
-    merge(registry, database, WANG, LIN)
+    merge(database, WANG, LIN)
     assert len(ask(registry, "GetDocuments", asked).documents) == 2
 
 
 def test_a_merge_that_fails_leaves_everything(registry: Registry, database: Database) -> None:
     entry = one_document(registry, WANG)
     with pytest.raises(RuntimeError), database.write() as unit:
-        registry.merged(unit, WANG, LIN)
+        RegistryEvents.merged(unit, WANG, LIN)
         raise RuntimeError
     assert found(registry, WANG) == [entry.unique_id]
     one_document(registry, WANG)
@@ -105,6 +106,6 @@ def test_a_merge_that_fails_leaves_everything(registry: Registry, database: Data
 
 def test_merged_twice_is_as_merged_once(registry: Registry, database: Database) -> None:
     entry = one_document(registry, WANG)
-    merge(registry, database, WANG, LIN)
-    merge(registry, database, WANG, ZHAO)
+    merge(database, WANG, LIN)
+    merge(database, WANG, ZHAO)
     assert found(registry, LIN) == [entry.unique_id]

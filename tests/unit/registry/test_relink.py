@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from broker.config import profile as profiles
 from broker.config.profile import Profile
 from broker.config.settings import load
 from broker.db import Database
@@ -16,12 +17,14 @@ from broker.model.metadata import APND, APPROVED, HAS_MEMBER, DocumentEntry, Reg
 from broker.model.people import Demographics, PersonName
 from broker.model.stamp import Stamp
 from broker.registry.actor import Registry
+from broker.registry.patient_events import RegistryEvents
 from broker.wire.hl7v2 import Header
 from broker.wire.hl7v2_pix import write_adt
 from tests.bench import scene
 from tests.helpers.patients import HOSPA, WEI
 from tests.helpers.registry import LIN, WANG, Directory, ask, bundle, document, folder, link, register, submission
 
+EVENTS = RegistryEvents(profiles.load("demo").codes.scheme_aliases)
 MEI, TAO = PatientId("2.999.2.1", "H-778"), PatientId("2.999.3.1", "K&1")
 
 
@@ -30,9 +33,9 @@ def registry(database: Database, profile: Profile) -> Registry:
     return Registry(database, Directory(WANG, LIN), profile)
 
 
-def moved(registry: Registry, database: Database, *local: PatientId) -> None:
+def moved(database: Database, *local: PatientId) -> None:
     with database.write() as unit:
-        registry.moved(unit, local or (MEI,), WANG, LIN)
+        EVENTS.moved(unit, local or (MEI,), WANG, LIN)
 
 
 def everything(registry: Registry, patient: PatientId) -> RegistryObjects:
@@ -55,7 +58,7 @@ def test_a_document_takes_its_submission_set_and_folder_along(registry: Registry
     register(registry, bundle([entry], folders=[folder()], links=[link("Fol1", "Doc1", HAS_MEMBER)]))
     register(registry, bundle([other]))
     before = everything(registry, WANG)
-    moved(registry, database)
+    moved(database)
     left, found = everything(registry, WANG), everything(registry, LIN)
     assert [one.unique_id for one in left.documents] == [other.unique_id]
     assert (len(left.submission_sets), len(left.folders), len(left.associations)) == (1, 0, 1)
@@ -63,14 +66,14 @@ def test_a_document_takes_its_submission_set_and_folder_along(registry: Registry
     things: tuple[Any, ...] = (*found.documents, *found.submission_sets, *found.folders)
     assert {one.patient_id for one in things} == {str(LIN)}
     assert {one.id for one in (*left.associations, *found.associations)} == {one.id for one in before.associations}
-    moved(registry, database)
+    moved(database)
     assert (everything(registry, WANG), everything(registry, LIN)) == (left, found)
 
 
 def test_a_submission_of_two_is_divided(registry: Registry, database: Database) -> None:
     register(registry, bundle([of(MEI, "Doc1"), of(TAO, "Doc2")]))
     [whole] = everything(registry, WANG).submission_sets
-    moved(registry, database)
+    moved(database)
     left, found = everything(registry, WANG), everything(registry, LIN)
     assert ([one.source_patient_id for one in left.documents], [one.source_patient_id for one in found.documents]) == (
         [str(TAO)], [str(MEI)])
@@ -92,7 +95,7 @@ def test_nothing_joins_objects_of_two_patients(registry: Registry, database: Dat
         links=[link("Fol1", "Doc1", HAS_MEMBER), link("Fol1", "Doc2", HAS_MEMBER)]))
     first = next(one for one in everything(registry, WANG).documents if one.source_patient_id == str(MEI))
     register(registry, bundle([of(TAO, "Add")], links=[link("Add", first.id, APND)]))
-    moved(registry, database)
+    moved(database)
     left, found = everything(registry, WANG), everything(registry, LIN)
     assert (len(left.documents), len(left.folders), len(found.documents), len(found.folders)) == (2, 1, 1, 0)
     for content in (left, found):
@@ -105,9 +108,9 @@ def test_nothing_joins_objects_of_two_patients(registry: Registry, database: Dat
 
 def test_several_ids_at_once_and_none(registry: Registry, database: Database) -> None:
     register(registry, bundle([of(MEI, "Doc1"), of(TAO, "Doc2")]))
-    moved(registry, database, PatientId("2.999.3.1", "K"))
+    moved(database, PatientId("2.999.3.1", "K"))
     assert everything(registry, LIN) == RegistryObjects()
-    moved(registry, database, MEI, TAO)
+    moved(database, MEI, TAO)
     assert everything(registry, WANG) == RegistryObjects()
     assert len(everything(registry, LIN).documents) == 2
 

@@ -1,17 +1,13 @@
 import json
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from broker import health
 from broker.config.settings import Settings
 from broker.model.errors import Unavailable
 from broker.model.transaction import AuditEvent, Message, Packaging, Transaction, Wire
+from broker.web import health
 
 
 def get(application: Any) -> tuple[str, dict[str, Any]]:
@@ -37,31 +33,6 @@ def test_healthz_names_what_is_wrong() -> None:
     assert body["dependencies"] == {
         "database": "database is not available", "online store": "No such file or directory", "audit": "3 records lost",
         "role fetch": "not running"}
-
-
-def test_a_heartbeat_is_seen_while_it_lives(tmp_path: Path) -> None:
-    beat = health.Heartbeat(tmp_path, "receiver")
-    beat.start()
-    assert health.living(tmp_path) == {"receiver": 1}
-    beat.stop()
-    assert health.living(tmp_path) == {}
-
-
-def test_a_killed_process_is_gone_at_once(tmp_path: Path) -> None:
-    beat = f"health.Heartbeat(Path({str(tmp_path)!r}), 'fetch').start(); input()"
-    code = f"from pathlib import Path; from broker import health; {beat}"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
-        end = time.monotonic() + 20
-        while health.living(tmp_path) != {"fetch": 1}:
-            assert time.monotonic() < end
-            time.sleep(0.02)
-        process.kill()
-        process.wait()
-        assert health.living(tmp_path) == {}
-    assert len(list((tmp_path / "roles").iterdir())) == 1
-    os.utime(next((tmp_path / "roles").iterdir()), (0, 0))
-    assert health.living(tmp_path) == {}
-    assert list((tmp_path / "roles").iterdir()) == []
 
 
 def test_a_probe_leaves_nothing_even_after_a_killed_one(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli import supervisor
+from broker.run import supervisor
 
 PARENT = """
 import sys
-from broker.cli.supervisor import supervise
+from broker.run.supervisor import supervise
 sys.exit(supervise({"child": [sys.executable, "-c", sys.argv[1]]}))
 """
 CHILD = """
@@ -73,7 +73,7 @@ def test_a_child_that_ran_well_comes_back_at_once_and_one_that_does_not_waits_lo
     monkeypatch: pytest.MonkeyPatch, lived: float, pauses: list[float],
 ) -> None:
     now = 100.0
-    monkeypatch.setattr("broker.cli.supervisor.time.monotonic", lambda: now)
+    monkeypatch.setattr("broker.run.supervisor.time.monotonic", lambda: now)
     child = supervisor._Child("child", [sys.executable, "-c", ""])
     seen = []
     for _ in pauses:

@@ -1,0 +1,74 @@
+"""What takes pictures in, finds them, fetches, packs and corrects them."""
+
+import socket
+
+import structlog
+
+from broker.app.core import Core
+from broker.archive.online import OnlineStore
+from broker.archive.sdfo import Sdfo
+from broker.edge.dimse.scu import Scu
+from broker.imaging import rad69_retrieve
+from broker.imaging.conflicts import ASSIGN, Conflict, Conflicts, Decision
+from broker.imaging.fetch import Fetch
+from broker.imaging.migrate import Migrator
+from broker.imaging.rad69_retrieve import ImagingSource
+from broker.imaging.receiver import Receiver
+from broker.model.caller import Caller
+from broker.model.errors import place_of
+from broker.model.transaction import ServedTransaction, Transaction
+
+log = structlog.get_logger("broker.app")
+
+
+def sdfo(core: Core) -> Sdfo:
+    """Return the door to both tiers of pictures."""
+    settings = core.settings
+    return Sdfo(OnlineStore(settings.online_folder, settings.online.fsync), settings.archive_folder)
+
+
+def receiver(core: Core, pictures: Sdfo) -> Receiver:
+    """Return what takes objects in; its user starts and stops it."""
+    return Receiver(core.database, pictures.online, core.profile, core.coord, pictures)
+
+
+def mover(core: Core, received: Receiver) -> Scu:
+    """Return what asks hospitals' PACS."""
+    return Scu(core.profile, core.settings, received, core.audit)
+
+
+def fetch(core: Core, pictures: Sdfo) -> Fetch:
+    """Return what gathers pictures from wherever they are."""
+    return Fetch(core.database, core.coord, pictures, core.profile)
+
+
+def migrator(core: Core, pictures: Sdfo) -> Migrator:
+    """Return what packs studies."""
+    return Migrator(core.database, pictures, core.profile, core.coord)
+
+
+def conflicts(core: Core, pictures: Sdfo) -> Conflicts:
+    """Return what settles objects that do not agree with their study."""
+    return Conflicts(core.database, pictures, core.profile, core.coord)
+
+
+def served(core: Core, gathered: Fetch) -> ServedTransaction:
+    """Return RAD-69."""
+    return ServedTransaction(rad69_retrieve.ROW, ImagingSource(gathered, core.profile))
+
+
+def decide(core: Core, actor: Conflicts, row: Transaction, decision: Decision, user: str) -> Conflict:
+    """Carry out one row of `imaging.conflicts` for a user of this machine, through the gate like every other call."""
+    caller = Caller(node=socket.gethostname(), user=user, local_node=core.settings.public_url)
+    found: Conflict = core.gate.inside(ServedTransaction(row, actor), decision, caller)
+    return found
+
+
+def apply_corrections(core: Core, actor: Conflicts) -> None:
+    """Assign the corrections of hospitals that may correct their pictures; each fails by itself."""
+    for decision in actor.due():
+        try:
+            decide(core, actor, ASSIGN, decision, "profile:corrections")
+        except Exception as error:  # noqa: BLE001 - the edge of one correction
+            actor.failed(decision)
+            log.error("a correction was not applied, will be tried again", conflict=decision.conflict, reason=place_of(error))

@@ -1,0 +1,41 @@
+"""The PIX manager, and who follows what it decides: publications and the registry, inside the feed's unit of work."""
+
+from collections.abc import Collection
+
+from broker.app.core import Core
+from broker.imaging.patient_events import PublicationEvents
+from broker.model.ids import PatientId
+from broker.model.ports import Unit
+from broker.model.transaction import ServedTransaction
+from broker.patients import iti8_feed, iti9_query, iti44_feed, iti45_query
+from broker.patients.actor import PixManager
+from broker.registry.patient_events import RegistryEvents
+
+
+def pix_manager(core: Core) -> PixManager:
+    """Return the PIX manager of this process."""
+    publications, registry = PublicationEvents(core.coord), RegistryEvents(core.profile.codes.scheme_aliases)
+
+    def arrived(unit: Unit, local: PatientId) -> None:
+        publications.arrived(unit, local, manager.affinity_id(unit, local))
+
+    def merged(unit: Unit, retired: PatientId, survivor: PatientId) -> None:
+        publications.merged(unit, retired, survivor)    # rows of publications before those of the registry
+        registry.merged(unit, retired, survivor)
+
+    def moved(unit: Unit, local: Collection[PatientId], before: PatientId, now: PatientId) -> None:
+        publications.moved(unit, registry.moved(unit, local, before, now), now)
+
+    manager = PixManager(core.database, core.profile, core.coord, arrived, merged, moved)
+    return manager
+
+
+def served_by_mllp(manager: PixManager) -> tuple[ServedTransaction, ...]:
+    """Return the transactions of HL7 v2."""
+    return tuple(ServedTransaction(module.ROW, manager) for module in (iti8_feed, iti9_query))
+
+
+def served_by_soap(core: Core, manager: PixManager) -> tuple[ServedTransaction, ...]:
+    """Return the transactions of HL7 V3."""
+    device = core.profile.region.device_oid
+    return tuple(ServedTransaction(module.row(device), manager) for module in (iti44_feed, iti45_query))

@@ -1,0 +1,33 @@
+"""The worker role: publish, correct, pack, clear up, each a chore of its own."""
+
+import threading
+import time
+from contextlib import closing
+
+from broker.app.imaging import apply_corrections
+from broker.app.whole import App
+from broker.config.profile import Profile
+from broker.config.settings import Settings
+from broker.coord.base import Subscription
+from broker.edge.soap.intake import SPOOL, sweep
+from broker.run.chores import Chore, run_all
+
+
+def run(settings: Settings, profile: Profile, stop: threading.Event) -> None:
+    """Do all chores until `stop` is set; what is under way is finished."""
+    with closing(App(settings, profile)) as app, closing(app.coord.subscribe("publish")) as wake:
+        run_all(chores(app, wake), stop)
+
+
+def chores(app: App, wake: Subscription) -> tuple[Chore, ...]:
+    """Return the background work. `wake` hears of studies that may be published at once."""
+    # made before threads share them
+    publisher, migrator, repository, conflicts, _ = app.publisher, app.migrator, app.repository, app.conflicts, app.gate
+    spool = app.settings.documents_folder / SPOOL
+    return (
+        Chore("publish", 1.0, lambda: publisher.run_once(time.time()), wake),
+        Chore("correct", 5.0, lambda: apply_corrections(app, conflicts)),
+        Chore("pack", 60.0, lambda: migrator.run_due(time.time())),
+        Chore("recover documents", 3600.0, repository.recover),
+        Chore("sweep", 3600.0, lambda: sweep(spool)),
+    )

@@ -1,0 +1,1 @@
+"""What browsers and monitoring read: health and services."""
