@@ -1,3 +1,3 @@
 """IHE XDS-I / PIX integration broker of a regional medical-imaging centre."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

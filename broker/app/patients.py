@@ -26,7 +26,7 @@ def pix_manager(core: Core) -> PixManager:
     def moved(unit: Unit, local: Collection[PatientId], before: PatientId, now: PatientId) -> None:
         publications.moved(unit, registry.moved(unit, local, before, now), now)
 
-    manager = PixManager(core.database, core.profile, core.coord, arrived, merged, moved)
+    manager = PixManager(core.database, core.profile, arrived, merged, moved)
     return manager
 
 

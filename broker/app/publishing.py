@@ -19,4 +19,4 @@ def publisher(
     outbound = SoapOutbound(submit, core.audit, settings.public_url, Patience(**settings.outbound.model_dump()))
     return Publisher(
         core.database, core.profile, patients, outbound, Origins(core.database, core.profile, mover, fetch), core.coord,
-        settings.server.ae_title, pictures, None if elsewhere.submit_url or elsewhere.registry_url else withdraw)
+        pictures, settings.server.ae_title, None if elsewhere.submit_url or elsewhere.registry_url else withdraw)

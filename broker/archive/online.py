@@ -137,12 +137,6 @@ class OnlineStore:
                 if _SAFE.fullmatch(path) and file.stat().st_mtime >= since:
                     yield file.parent.parent.name, path
 
-    def free_bytes(self) -> int:
-        """Return the bytes an unprivileged program may still write here."""
-        with reachable(WHAT):
-            space = os.statvfs(self.folder if self.folder.is_dir() else self.folder.parent)
-        return space.f_bavail * space.f_frsize
-
 
 class Part:
     """An object being written. `head` is the first 16 KB of what was written, for the tag scanner.
@@ -220,7 +214,7 @@ class Part:
         stored = self._store.path(path)
         if stored.stat().st_size == self.size and sha256_of(stored) == self.sha256:
             self._temporary.unlink()
-            self._store.folders.sync(stored.parent)     # whoever named it may not have got so far yet
+            self._store.folders.sync(stored.parent)     # the other writer may not have synced the folder yet
             return Kept(path, conflict=False, part=self)
         aside = _conflict_path(hospital, study_uid, sop_uid, self.sha256)
         if not self._store.folders.name(self._temporary, self._store.folder / aside):

@@ -68,7 +68,8 @@ class Sdfo:
         with reachable(what):
             size = os.stat(source.path).st_size
         if size < source.offset + source.size or (isinstance(location, Online) and size != source.size):
-            raise Damaged(f"a file of the {what} has another size than the index says")
+            thing = f"a file of the {ONLINE}" if isinstance(location, Online) else "a container"
+            raise Damaged("it has another size than the index says", thing)
         return source
 
     def open_whole(self, location: Online | Archived) -> FileSlice:

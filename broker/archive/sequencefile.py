@@ -33,10 +33,13 @@ Pread = Callable[[int, int], bytes]
 
 
 class Damaged(Unavailable):
-    """A container cannot be read as what it should be. Answered as a store that is down, and logged by who reads."""
+    """What is stored cannot be read as what it should be: `why`, in words. Answered like a store that is down.
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"a container ({what})", retry_after=3600)
+    `what` is the thing: a container, unless told otherwise. Who reads it logs it.
+    """
+
+    def __init__(self, why: str, what: str = "a container") -> None:
+        super().__init__(f"{what} ({why})", retry_after=3600)
 
 
 class Sink(Protocol):

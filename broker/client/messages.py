@@ -12,7 +12,8 @@ from broker.model.imaging import InstanceRef
 from broker.model.metadata import APPROVED, Code, DocumentEntry, RegistryObjects
 from broker.model.syntaxes import RECEIVED_SYNTAXES
 from broker.wire import ebxml
-from broker.wire.xml import QUERY, RAD, RIM, RS, XDS, XOP, Element
+from broker.wire.ebxml_query import write_query_request
+from broker.wire.xml import RAD, RS, XDS, XOP, Element
 
 FIND_DOCUMENTS = "urn:uuid:14d4debf-8f97-4251-9a74-a90016b0af0d"
 GET_SUBMISSION_SETS = "urn:uuid:51224314-5390-4169-9b91-b1980040715a"
@@ -30,27 +31,16 @@ class Document:
 
 def find_documents(patient: PatientId, format_code: Code = KOS_FORMAT) -> bytes:
     """Return ITI-18 FindDocuments for the Approved entries of an affinity-domain id, as LeafClass (ITI TF-2 3.18.4.1.2.3.7.1)."""
-    slots = {
-        "$XDSDocumentEntryPatientId": _quoted(str(patient)),
-        "$XDSDocumentEntryStatus": f"({_quoted(APPROVED)})",
-        "$XDSDocumentEntryFormatCode": f"({_quoted(f'{format_code.code}^^{format_code.scheme}')})",
-    }
-    return _query(FIND_DOCUMENTS, slots)
+    return write_query_request(FIND_DOCUMENTS, {
+        "$XDSDocumentEntryPatientId": str(patient),
+        "$XDSDocumentEntryStatus": [APPROVED],
+        "$XDSDocumentEntryFormatCode": [f"{format_code.code}^^{format_code.scheme}"],
+    })
 
 
 def get_submission_sets(entries: Iterable[DocumentEntry]) -> bytes:
     """Return ITI-18 GetSubmissionSets for these entries, as LeafClass (ITI TF-2 3.18.4.1.2.3.7.9)."""
-    return _query(GET_SUBMISSION_SETS, {"$uuid": f"({','.join(_quoted(entry.id) for entry in entries)})"})
-
-
-def _query(identifier: str, slots: Mapping[str, str]) -> bytes:
-    rows = "".join(
-        f"<Slot name={quoteattr(name)}><ValueList><Value>{escape(value)}</Value></ValueList></Slot>"
-        for name, value in slots.items())
-    return (
-        f'<query:AdhocQueryRequest xmlns:query="{QUERY}" xmlns="{RIM}">'
-        '<query:ResponseOption returnType="LeafClass" returnComposedObjects="true"/>'
-        f'<AdhocQuery id="{identifier}">{rows}</AdhocQuery></query:AdhocQueryRequest>').encode()
+    return write_query_request(GET_SUBMISSION_SETS, {"$uuid": [entry.id for entry in entries]})
 
 
 def retrieve_documents(entries: Iterable[DocumentEntry]) -> bytes:
@@ -117,9 +107,3 @@ def _document(repository: str, unique_id: str, home: str = "") -> str:
         "<DocumentRequest>" + (f"<HomeCommunityId>{escape(home)}</HomeCommunityId>" if home else "")
         + f"<RepositoryUniqueId>{escape(repository)}</RepositoryUniqueId>"
         f"<DocumentUniqueId>{escape(unique_id)}</DocumentUniqueId></DocumentRequest>")
-
-
-def _quoted(text: str) -> str:
-    """Return a stored query's string: quoted, apostrophes doubled (ITI TF-2 3.18.4.1.2.3.5)."""
-    doubled = text.replace("'", "''")
-    return f"'{doubled}'"

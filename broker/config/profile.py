@@ -1,13 +1,14 @@
 """A region's deployment profile: affinity domain, codes, assigning authorities, hospitals, retention.
 
-`load(name_or_folder)` reads the five TOML files of `profiles/<region>/` and checks them against each other. What a
+`load(name_or_folder)` reads the TOML files of `FILES` in `profiles/<region>/` and checks them against each other. What a
 region may decide is here; the code holds no OID, code or address of any region. See `profiles/README.md`.
 """
 
 import tomllib
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -164,11 +165,12 @@ class Profile(_Part):
 
     def hospital_by_ae(self, ae_title: str) -> Hospital | None:
         """Return the hospital that calls with this AE title."""
-        return next((h for h in self.hospitals if ae_title in (h.ae_title, *h.aliases)), None)
+        return self._by_ae_title.get(ae_title)
 
-    def hospital_by_source(self, source_uid: str) -> Hospital | None:
-        """Return the hospital whose Retrieve Location UID this is."""
-        return next((h for h in self.hospitals if h.source_uid == source_uid), None)
+    @cached_property
+    def _by_ae_title(self) -> dict[str, Hospital]:
+        """The hospitals by each AE title that sends for them; `load` refuses a title that two of them have."""
+        return {title: hospital for hospital in self.hospitals for title in (hospital.ae_title, *hospital.aliases)}
 
     def domain(self, oid: str) -> Domain | None:
         """Return the assigning authority with this OID; the affinity domain is one of them."""
@@ -179,7 +181,33 @@ class Profile(_Part):
         return next((d for d in self.domains if d.namespace == namespace), None)
 
 
-_T = TypeVar("_T", bound=BaseModel)
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file of a profile, `<name>.toml`, and the part of the profile that it holds: one `kind`, or a `[[row]]` for each."""
+
+    name: str
+    kind: type[_Part]
+    row: str = ""
+
+    def read(self, folder: Path) -> Any:
+        """Return what the file in `folder` holds, checked by itself. Raise `ConfigError` naming the file and the place in it."""
+        file = folder / f"{self.name}.toml"
+        values = _toml(file)
+        if not self.row:
+            return _build(self.kind, values, str(file), "")
+        rows = values.get(self.row, [])
+        if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
+            raise ConfigError(f"{file}: {self.row}: must be tables, each headed [[{self.row}]]")
+        return tuple(_build(self.kind, row, str(file), _named(self.row, row, n)) for n, row in enumerate(rows, 1))
+
+
+FILES = (
+    File("region", Region),
+    File("codes", Codes),
+    File("domains", Domain, "domain"),
+    File("hospitals", Hospital, "hospital"),
+    File("retention", Retention),
+)
 
 
 def load(name: str, base: Path | None = None) -> Profile:
@@ -189,28 +217,9 @@ def load(name: str, base: Path | None = None) -> Profile:
     if folder is None:
         looked = " and ".join(str(place / "region.toml") for place in places)
         raise ConfigError(f"profile: there is no profile {name!r} (looked for {looked})")
-    profile = Profile(
-        region=_read(folder, "region", Region),
-        codes=_read(folder, "codes", Codes),
-        domains=tuple(_rows(folder, "domains", "domain", Domain)),
-        hospitals=tuple(_rows(folder, "hospitals", "hospital", Hospital)),
-        retention=_read(folder, "retention", Retention),
-        folder=folder,
-    )
+    profile = Profile(folder=folder, **{file.name: file.read(folder) for file in FILES})
     _check(profile)
     return profile
-
-
-def _read(folder: Path, stem: str, kind: type[_T]) -> _T:
-    return _build(kind, _toml(folder / f"{stem}.toml"), f"{folder / stem}.toml", "")
-
-
-def _rows(folder: Path, stem: str, key: str, kind: type[_T]) -> list[_T]:
-    file = folder / f"{stem}.toml"
-    rows = _toml(file).get(key, [])
-    if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
-        raise ConfigError(f"{file}: {key}: must be tables, each headed [[{key}]]")
-    return [_build(kind, row, str(file), _named(key, row, n)) for n, row in enumerate(rows, 1)]
 
 
 def _named(key: str, row: dict[str, Any], number: int) -> str:
@@ -228,7 +237,7 @@ def _toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: {error}") from error
 
 
-def _build(kind: type[_T], values: dict[str, Any], file: str, prefix: str) -> _T:
+def _build(kind: type[_Part], values: dict[str, Any], file: str, prefix: str) -> _Part:
     try:
         return kind(**values)
     except ValidationError as error:

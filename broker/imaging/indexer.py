@@ -273,7 +273,7 @@ class Indexer:
 
 def _with_jobs(unit: Unit, objects: list[StoredObject]) -> list[StoredObject]:
     """Return the objects, each with the fetch that expects it."""
-    jobs = fetches.expecting_each(unit, [(item.hospital, item.study_uid, item.sop_uid) for item in objects])
+    jobs = fetches.expecting(unit, [(item.hospital, item.study_uid, item.sop_uid) for item in objects])
     if not jobs:
         return objects
     return [replace(item, job=jobs.get((item.hospital, item.study_uid, item.sop_uid))) for item in objects]

@@ -84,13 +84,13 @@ class _Case:
 class Publisher:
     """Publishes studies. Safe in several processes at once: a study is tried by one at a time.
 
-    `ae_title` is our own; `sdfo` is needed for studies that are in the archive already: without it they wait. `withdraw`
+    `sdfo` holds the studies that are in the archive already; `ae_title` is our own. `withdraw`
     takes back what must not be replaced; without it, as where the registry is another's, such a publication fails.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - one argument per neighbour
         self, database: Database, profile: Profile, patients: PatientDirectory, outbound: Outbound, origins: Origins,
-        coord: Coord, ae_title: str, sdfo: Sdfo | None = None, withdraw: Withdraw | None = None,
+        coord: Coord, sdfo: Sdfo, ae_title: str, withdraw: Withdraw | None = None,
     ) -> None:
         self._database, self._profile, self._patients, self._sdfo = database, profile, patients, sdfo
         self._outbound, self._origins, self._coord, self._ae_title = outbound, origins, coord, ae_title
@@ -277,9 +277,7 @@ class Publisher:
         return named_only(self._everything(case))
 
     def _everything(self, case: _Case) -> StudyFacts:
-        if case.containers and self._sdfo is None:
-            raise Unavailable("archive")
-        packed = [entry for path in case.containers if self._sdfo for entry in self._sdfo.index(path).entries.values()]
+        packed = [entry for path in case.containers for entry in self._sdfo.index(path).entries.values()]
         return maker.whole(case.facts, packed, case.series)
 
     def _look_again(self, study_id: int, now: float) -> None:

@@ -1,1 +1,1 @@
-"""Plain values every floor may use: identifiers, errors, transaction rows, ports. No I/O, no libraries."""
+"""Values every floor may use: identifiers, errors, transaction rows, ports, and files as sources of bytes. No libraries."""

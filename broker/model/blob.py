@@ -72,7 +72,11 @@ class Spooled:
 
 
 def begin_writing(handle: int, start: int, end: int) -> None:
-    """Have the disk begin with these bytes of a file, so that the fsync to come waits for less. Promises nothing."""
+    """Hint the kernel to start writing these bytes of a file to disk now, so that a later fsync has less to wait for.
+
+    It is no more than a hint. POSIX_FADV_DONTNEED, whose name asks for less cache, does it: Linux starts write-back of
+    dirty pages before it may drop them (man 2 posix_fadvise).
+    """
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(handle, start, end - start, os.POSIX_FADV_DONTNEED)
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from broker.config.profile import Profile
-from broker.coord.base import Coord
 from broker.db import Database, Lock, lock
 from broker.matching.block import block_keys
 from broker.model.caller import Call
@@ -36,11 +35,10 @@ class PixManager:
     """One cross-reference of patient ids; safe to share between threads. Implements `PatientDirectory`."""
 
     def __init__(
-        self, database: Database, profile: Profile, coord: Coord, arrived: PatientArrived, merged: PatientMerged,
-        moved: PatientMoved,
+        self, database: Database, profile: Profile, arrived: PatientArrived, merged: PatientMerged, moved: PatientMoved,
     ) -> None:
         self.profile = profile
-        self._database, self._coord = database, coord
+        self._database = database
         self._affinity = profile.region.affinity_domain
         self._authorities = Authorities(profile)
         self._linker = Linker(self._affinity, arrived, merged, moved)
@@ -69,7 +67,6 @@ class PixManager:
                 self._merged(unit, feed, pairs)
             else:
                 self._fed(unit, feed, own)
-            unit.after_commit(lambda: self._coord.publish("patients", {}))
             return self._kept(unit, feed)
 
     def _own(self, feed: Feed) -> list[tuple[PatientId, Claim]]:
@@ -249,19 +246,10 @@ class PixManager:
         group = store.find_group(unit, patient.value) if patient.domain == self._affinity else None
         return group is not None and group.active
 
-    def who(self, unit: Unit, patient: PatientId) -> list[PatientId]:
-        """Return every active id of the person with this id, the affinity-domain id among them; nothing when unknown."""
-        affinity = self.affinity_id(unit, patient)
-        return self._ids(unit, affinity) if affinity else []
-
     def demographics(self, unit: Unit, patient: PatientId) -> Demographics | None:
         """Return what the source of this local id last said, or None when it was never seen."""
         found = store.find(unit, patient)
         return found.person if found else None
-
-    def timeline(self, unit: Unit, patient: PatientId) -> list[Event]:
-        """Return what happened to this id (local or of the affinity domain), in order."""
-        return store.events(unit, patient)
 
     def check_receiver(self, application: str, facility: str) -> None:
         """Return when a v2 message is meant for us or names nobody. Raise `Rejected` (204) otherwise."""

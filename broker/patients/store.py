@@ -299,15 +299,6 @@ def tell(unit: Unit, happened: Event) -> None:
         sender=happened.sender, message_id=happened.message_id, body=happened.body))
 
 
-def events(unit: Unit, patient: PatientId) -> list[Event]:
-    """Return what happened to this id, in order."""
-    where = (event.c.domain == patient.domain) & (event.c.value == patient.value)
-    return [
-        Event(at=row.at, kind=row.kind, patient=patient, sender=row.sender, message_id=row.message_id, body=row.body)
-        for row in sql(unit).execute(sa.select(event).where(where).order_by(event.c.id))
-    ]
-
-
 def answered(unit: Unit, sender: str, control_id: str, digest: str) -> bytes | None:
     """Return the answer to this message of this sender, when the very same bytes were answered before."""
     where = (message.c.sender == sender) & (message.c.control_id == control_id) & (message.c.digest == digest)

@@ -55,14 +55,6 @@ class Item(NamedTuple):
         """Whose it is."""
         return PatientId.parse(self.patient)
 
-    @property
-    def confidentiality_codes(self) -> tuple[str, ...]:
-        """The confidentiality codes of a DocumentEntry as `code^^scheme`."""
-        return tuple(self.confidentiality.splitlines())
-
-
-_item: Callable[[tuple[Any, ...]], Item] = functools.partial(tuple.__new__, Item)  # as _make, whose check costs more than it
-
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
@@ -230,7 +222,7 @@ class Search:
         if conditions > _CONDITIONS:
             raise TooLarge(f"{_CONDITIONS} conditions in one stored query")
         statement = _statement(kind, tuple(shape), bodies=self._bodies, sqlite=self._sqlite)
-        return self.bounded([_item(row) for row in statement.rows(self._unit, binds)])
+        return self.bounded([Item._make(row) for row in statement.rows(self._unit, binds)])
 
     def among(self, kind: str, name: str, texts: Iterable[str], wanted: Mapping[str, Groups] | None = None) -> list[Item]:
         """Return the objects of this kind for which condition `name` meets any of `texts`, each object once."""

@@ -42,12 +42,12 @@ class Document:
 
 
 def find(unit: Unit, unique_id: str) -> list[Document]:
-    """Return the rows of this DocumentEntry.uniqueId, the surest first."""
+    """Return the rows of this DocumentEntry.uniqueId, registered ones first."""
     return find_all(unit, [unique_id]).get(unique_id, [])
 
 
 def find_all(unit: Unit, unique_ids: Iterable[str]) -> dict[str, list[Document]]:
-    """Return the rows of each of these DocumentEntry.uniqueIds that has any, the surest first."""
+    """Return the rows of each of these DocumentEntry.uniqueIds that has any, registered ones first."""
     found: dict[str, list[Document]] = {}
     for batch in batches(unique_ids):
         query = sa.select(document).where(document.c.unique_id.in_(batch)).order_by(_BEST_FIRST, document.c.id)

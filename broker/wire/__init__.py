@@ -1,1 +1,1 @@
-"""Pure codecs: bytes to dataclasses and back. No clock, no socket, no store."""
+"""Codecs: bytes to dataclasses and back. No socket, no store; `xop` alone writes attachments to temporary files."""

@@ -138,11 +138,6 @@ def read_query_response(element: Element) -> tuple[RegistryResponse, RegistryObj
     return read_registry_response(element), read_objects(listing) if listing is not None else RegistryObjects()
 
 
-def read_object_refs(element: Element) -> tuple[str, ...]:
-    """Return the entryUUIDs an ObjectRef answer lists."""
-    return tuple(ref.get("id", "") for ref in element.iterfind(f"{_LISTING}/{tag('ObjectRef')}"))
-
-
 def problems_of(
     error: BrokerError, actor: Literal["registry", "repository"], *, metadata: bool = False,
 ) -> tuple[Problem, ...]:

@@ -48,6 +48,7 @@ def write_query_request(
 
 
 def _quoted(text: str) -> str:
+    """Return a stored query's string: quoted, apostrophes doubled (ITI TF-2 3.18.4.1.2.3.5)."""
     return "'" + text.replace("'", "''") + "'"
 
 

@@ -8,12 +8,11 @@ import functools
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from broker.model.blob import CHUNK
 from broker.model.errors import Rejected, TooLarge
 from broker.wire.soap import Part
 
@@ -56,12 +55,6 @@ def content_type_parameters(value: str) -> tuple[str, Mapping[str, str]]:
 def content_id(value: str) -> str:
     """Return a Content-ID or `start` value without its angle brackets."""
     return value.strip().removeprefix("<").removesuffix(">")
-
-
-def reading(read: Callable[[int], bytes], length: int = CHUNK) -> Iterator[bytes]:
-    """Return what `read(length)` returns until it returns nothing."""
-    while data := read(length):
-        yield data
 
 
 def limited(chunks: Iterable[bytes], limit: int, setting: str) -> Iterator[bytes]:

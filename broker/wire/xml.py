@@ -24,7 +24,7 @@ XOP = "http://www.w3.org/2004/08/xop/include"
 HL7 = "urn:hl7-org:v3"
 
 
-# A node takes 120 bytes of memory, `<a/>` four on the wire. Densest messages of ours have a tag in 25 bytes.
+# A node takes 120 bytes of memory, `<a/>` four on the wire. Our densest real messages average one tag per 25 bytes.
 _FREE_TAGS, _BYTES_OF_TAG = 100_000, 16
 
 # Writing a document takes time as the square of an element's attributes, and of the namespaces in scope; messages of ours
@@ -34,8 +34,9 @@ _ATTRIBUTE = rb"""\s*+[^\s<>=/"']++\s*+=\s*+(?:"[^"<]*+"|'[^'<]*+')"""
 _CROWDED = re.compile(rb"""<[^\s<>/="']++(?:%s){%d}""" % (_ATTRIBUTE, _MOST_ATTRIBUTES + 1))
 _NAMESPACE = re.compile(rb"""\sxmlns(?::[^\s=]*+)?\s*+=\s*+(?:"[^"]*+"|'[^']*+')""")
 
-# libxml2 keeps names and namespaces for as long as the thread lives: nobody may teach it many with one message, or long ones.
-# What one small message brings is forgotten with its thread (edge/http/worker.py).
+# libxml2 keeps every name and namespace in a dictionary of the thread, for as long as the thread lives. These limit how many
+# new names, and how many letters of them, one message may add; what small messages add goes when the web worker replaces
+# its threads (edge/http/worker.py).
 _MOST_NAMES, _MOST_LETTERS, _FREE_NAMES = 2048, 1 << 17, 8192
 _NAME = re.compile(rb"""<([^\s<>/="'!?]++)|<\?([^\s<>?]++)|\s([^\s<>/="']++)\s*+=\s*+["']""")
 

@@ -29,6 +29,7 @@ from tests.fuzz.columns import misfits
 from tests.fuzz.harness import Reader, Target
 from tests.helpers import soap
 from tests.helpers.patients import WEI
+from tests.helpers.registry import object_refs
 from tests.helpers.soap import Reply
 
 _STATUSES = {200, 400, 404, 405, 408, 413, 415, 500, 503}
@@ -215,7 +216,7 @@ def _answers(_scratch: Path) -> Reader:
         name = xml.local_name(body)
         if name == "AdhocQueryResponse":
             response, objects = ebxml.read_query_response(body)
-            return f"{_status(response)} {len(objects.documents)} {len(ebxml.read_object_refs(body))}"
+            return f"{_status(response)} {len(objects.documents)} {len(object_refs(body))}"
         if name == "RetrieveDocumentSetResponse":
             return f"{len(messages.read_documents(body)[1])} documents"
         if name == hl7v3.ANSWER:

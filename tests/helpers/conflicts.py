@@ -76,8 +76,8 @@ class Scene:
         """What the worker has. Every patient is known: A-1 is P-A-1 in the affinity domain."""
         centre = self.centre
         origins = Origins(centre.database, centre.profile, self.mover, centre.fetch, patience=1.0)
-        return Publisher(centre.database, centre.profile, Everybody(), self.outbound, origins, centre.coord, "OURS",
-                         centre.sdfo, self.withdraw)
+        return Publisher(centre.database, centre.profile, Everybody(), self.outbound, origins, centre.coord,
+                         centre.sdfo, "OURS", self.withdraw)
 
     def withdraw(self, unit: Unit, entry_uuid: str, caller: Caller) -> None:
         """ITI-57's deprecation, in the registry of this scene."""

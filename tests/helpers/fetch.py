@@ -20,13 +20,19 @@ from broker.imaging.store import fetches, studies, tables
 from broker.model.blob import ByteSource
 from broker.model.errors import Unavailable
 from broker.model.imaging import InstanceRef, StoredObject
-from broker.model.ports import Retrieved, StudyRows, Want
+from broker.model.ports import Retrieved, StudyRows, Unit, Want
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
 JPEG = "1.2.840.10008.1.2.4.70"
 OURS = "2.999.1.3"
 THEIRS = "2.999.3.3"
+
+
+def expecting(unit: Unit, hospital: str, study_uid: str, sop_uid: str) -> int | None:
+    """Return the open job of this hospital and study that expects the instance, or None: then it is a submission."""
+    wanted = (hospital, study_uid, sop_uid)
+    return fetches.expecting(unit, [wanted]).get(wanted)
 
 
 class Lossy:
@@ -82,7 +88,7 @@ class Centre:
         """Take objects in as the receiver does: file, rows, the fetch's note, announcement."""
         objects = [self._keep(hospital, ref, syntax) for ref in refs]
         with self.database.write() as unit:
-            jobs = {item.sop_uid: fetches.expecting(unit, hospital, item.study_uid, item.sop_uid) for item in objects}
+            jobs = {item.sop_uid: expecting(unit, hospital, item.study_uid, item.sop_uid) for item in objects}
             studies.record(unit, [_with_job(item, jobs[item.sop_uid]) for item in objects], self.profile)
             for sop_uid, job in jobs.items():
                 if job is not None:

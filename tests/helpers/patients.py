@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 from lxml import etree
 
 from broker.audit.spool import AuditLog
 from broker.config.profile import Domain, Feeder, Profile
 from broker.config.settings import Settings
-from broker.coord.local import LocalCoord
-from broker.db import Database
+from broker.db import Database, sql
 from broker.edge.mllp.server import MllpServer
 from broker.edge.soap import schema
 from broker.model.caller import Caller
@@ -22,8 +22,9 @@ from broker.model.people import Demographics, PersonName
 from broker.model.ports import Unit
 from broker.model.stamp import Stamp
 from broker.model.transaction import ServedTransaction, Transaction
-from broker.patients import iti8_feed, iti9_query, iti44_feed, iti45_query
+from broker.patients import iti8_feed, iti9_query, iti44_feed, iti45_query, store
 from broker.patients.actor import PixManager
+from broker.patients.store import Event
 from broker.security.gate import Gate
 from broker.security.rules import Open
 from broker.wire import hl7v3
@@ -72,19 +73,32 @@ class Ports:
         self.merged.append((retired, survivor))
 
 
+def ids_of(manager: PixManager, unit: Unit, patient: PatientId) -> list[PatientId]:
+    """Return every active id of the person with this id, the affinity-domain id first; nothing when unknown."""
+    affinity = manager.affinity_id(unit, patient)
+    group = store.find_group(unit, affinity.value) if affinity else None
+    return [affinity, *sorted(member.patient for member in store.members(unit, [group.id]))] if affinity and group else []
+
+
+def events(unit: Unit, patient: PatientId) -> list[Event]:
+    """Return what happened to this id (local or of the affinity domain), in order."""
+    table = store.event
+    where = (table.c.domain == patient.domain) & (table.c.value == patient.value)
+    return [
+        Event(at=row.at, kind=row.kind, patient=patient, sender=row.sender, message_id=row.message_id, body=row.body)
+        for row in sql(unit).execute(sa.select(table).where(where).order_by(table.c.id))
+    ]
+
+
 class Bench:
     """The manager, what it told others, and the doors to it without a socket."""
 
     def __init__(self, database: Database, profile: Profile, folder: Path) -> None:
         self.database, self.ports, self.folder = database, Ports(), folder
-        self.coord = LocalCoord(folder / "run")
-        self.manager = PixManager(database, profile, self.coord, self.ports.on_arrived, self.ports.on_merged, self.ports.on_moved)
+        self.manager = PixManager(database, profile, self.ports.on_arrived, self.ports.on_merged, self.ports.on_moved)
         self.gate = Gate(Open(), AuditLog(folder / "audit", "broker", "demo"))
         self.served = [ServedTransaction(row, self.manager) for row in (iti8_feed.ROW, iti9_query.ROW)]
         self.mllp = MllpServer(self.served, self.gate, Settings(), (profile.region.application, profile.region.facility))
-
-    def close(self) -> None:
-        self.coord.close()
 
     def v2(self, message: str, encoding: str = "utf-8") -> list[list[str]]:
         """Send an HL7 v2 message; return the answer as fields per segment."""
@@ -132,7 +146,7 @@ class Bench:
     def who(self, value: str, domain: str = HOSPA) -> set[str]:
         """Return the local ids of the person with this local id."""
         with self.database.read() as unit:
-            return {patient.value for patient in self.manager.who(unit, PatientId(domain, value)) if patient.domain != XAD}
+            return {patient.value for patient in ids_of(self.manager, unit, PatientId(domain, value)) if patient.domain != XAD}
 
     def affinity(self, value: str, domain: str = HOSPA) -> str:
         """Return the affinity-domain id of the person with this local id; empty when there is none."""

@@ -28,6 +28,7 @@ from broker.registry.actor import Registry
 from broker.registry.queries import QUERIES
 from broker.wire import ebxml, xml
 from broker.wire.ebxml_query import write_query_request
+from broker.wire.ebxml_rim import tag
 from broker.wire.soap import SoapReply, SoapRequest
 
 WANG = PatientId("2.999.1.1", "W-1")
@@ -176,9 +177,14 @@ def ask(registry: Registry, name: str, parameters: Mapping[str, str | Sequence[s
     return ebxml.read_query_response(answer(registry, request(name, parameters)))[1]
 
 
+def object_refs(element: xml.Element) -> tuple[str, ...]:
+    """Return the entryUUIDs that an ObjectRef answer lists."""
+    return tuple(ref.get("id", "") for ref in element.iterfind(f"{tag('RegistryObjectList')}/{tag('ObjectRef')}"))
+
+
 def refs(registry: Registry, name: str, parameters: Mapping[str, str | Sequence[str]]) -> tuple[str, ...]:
     """Return the ids an ObjectRef query answers."""
-    return ebxml.read_object_refs(answer(registry, request(name, parameters, "ObjectRef")))
+    return object_refs(answer(registry, request(name, parameters, "ObjectRef")))
 
 
 def unique_ids(objects: RegistryObjects) -> list[str]:

@@ -93,7 +93,7 @@ def greeting_half(peer: Parrot) -> bool:
 
 
 @pytest.mark.parametrize(("script", "words", "seconds"), [
-    (bad_pacs.refuse, "it does not know the destination AE title, status 0xA801", 3.0),
+    (bad_pacs.refuse, "Move destination unknown, status 0xA801", 3.0),
     (bad_pacs.silent, "silent for 2 seconds", TOTAL),
     (bad_pacs.pending, "not done after 4 seconds|was not done within 4 seconds", 2 * TOTAL),
     (bad_pacs.nothing, "did not send 4 of the instances|was not done within 4 seconds", 2 * TOTAL),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from pydicom import uid as uids
 from pydicom.uid import UID
 from pynetdicom import AllStoragePresentationContexts
 
@@ -16,7 +17,7 @@ STUDY_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 STUDY_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
 STUDY_GET = "1.2.840.10008.5.1.4.1.2.2.3"
 
-# Retired storage classes (PS3.6 annex A); archives still hold and send their objects.
+# Retired storage classes (PS3.6 annex A), which pynetdicom has no names for; archives still hold and send their objects.
 RETIRED = {
     "1.2.840.10008.5.1.1.27": "StoredPrintStorage",
     "1.2.840.10008.5.1.1.29": "HardcopyGrayscaleImageStorage",
@@ -42,31 +43,33 @@ RETIRED = {
 
 STORAGE = (*(str(context.abstract_syntax) for context in AllStoragePresentationContexts), *RETIRED)
 _STORAGE = frozenset(STORAGE)
-_VERIFIED = (IMPLICIT, EXPLICIT, "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")    # C-ECHO has no data set: any of these
+# C-ECHO has no data set: any of these
+_VERIFIED = (IMPLICIT, EXPLICIT, str(uids.DeflatedExplicitVRLittleEndian), str(uids.ExplicitVRBigEndian))
 
 # What a C-GET proposes each class with, the likeliest first: those at the front get a context of their own as long as there
 # is room, so that the peer sends such objects as it keeps them. The very first is what a peer takes that looks at the class
 # alone (dcmqrscp).
-_LIKELY = (
-    EXPLICIT, IMPLICIT, "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.90",
-    "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81",
-    "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.102", "1.2.840.10008.1.2.4.103",
-    "1.2.840.10008.1.2.4.100", "1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203",
-)
+_LIKELY = tuple(map(str, (
+    EXPLICIT, IMPLICIT, uids.JPEGLosslessSV1, uids.JPEGBaseline8Bit, uids.JPEG2000Lossless, uids.JPEG2000, uids.RLELossless,
+    uids.JPEGLSLossless, uids.JPEGLSNearLossless, uids.JPEGExtended12Bit, uids.JPEGLossless, uids.MPEG4HP41, uids.MPEG4HP41BD,
+    uids.MPEG2MPML, uids.HTJ2KLossless, uids.HTJ2KLosslessRPCL, uids.HTJ2K,
+)))
 # What hardly any object has: retired processes, encapsulations, streams. dcmtk 3.6.7 is silent for ever when one context
 # offers more than 50 syntaxes, so these are kept apart from the others.
-_RARE = (*(uid for uid in RECEIVED_SYNTAXES if UID(uid).is_retired), "1.2.840.10008.1.2.1.98", "1.2.840.10008.1.2.7.1",
-         "1.2.840.10008.1.2.7.2", "1.2.840.10008.1.2.7.3")
+_ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"      # pydicom has no name for it
+_RARE = (*(uid for uid in RECEIVED_SYNTAXES if UID(uid).is_retired), _ENCAPSULATED_UNCOMPRESSED, *map(str, (
+    uids.SMPTEST211020UncompressedProgressiveActiveVideo, uids.SMPTEST211020UncompressedInterlacedActiveVideo,
+    uids.SMPTEST211030PCMDigitalAudio)))
 _USUAL = (*_LIKELY, *(uid for uid in RECEIVED_SYNTAXES if uid not in _LIKELY and uid not in _RARE))
 _ROOM = 127     # PS3.8 9.3.2.2: ids are odd, 1..255; one is for the C-GET itself
 # When the PACS does not say which classes it will send: the commonest first.
-_COMMON = (
-    "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1",
-    "1.2.840.10008.5.1.4.1.1.1.2", "1.2.840.10008.5.1.4.1.1.6.1", "1.2.840.10008.5.1.4.1.1.3.1",
-    "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.2",
-    "1.2.840.10008.5.1.4.1.1.20", "1.2.840.10008.5.1.4.1.1.128", "1.2.840.10008.5.1.4.1.1.2.1",
-    "1.2.840.10008.5.1.4.1.1.4.1",
-)
+_COMMON = tuple(map(str, (
+    uids.CTImageStorage, uids.MRImageStorage, uids.ComputedRadiographyImageStorage,
+    uids.DigitalXRayImageStorageForPresentation, uids.DigitalMammographyXRayImageStorageForPresentation,
+    uids.UltrasoundImageStorage, uids.UltrasoundMultiFrameImageStorage, uids.SecondaryCaptureImageStorage,
+    uids.XRayAngiographicImageStorage, uids.XRayRadiofluoroscopicImageStorage, uids.NuclearMedicineImageStorage,
+    uids.PositronEmissionTomographyImageStorage, uids.EnhancedCTImageStorage, uids.EnhancedMRImageStorage,
+)))
 _RANK = {syntax: place for place, syntax in enumerate(RECEIVED_SYNTAXES)}
 
 Proposal = tuple[str, tuple[str, ...]]      # a SOP class and the transfer syntaxes of one context for it

@@ -2,6 +2,16 @@
 
 from dataclasses import dataclass
 
+from pynetdicom.status import (
+    QR_FIND_SERVICE_CLASS_STATUS,
+    QR_GET_SERVICE_CLASS_STATUS,
+    QR_MOVE_SERVICE_CLASS_STATUS,
+    STATUS_FAILURE,
+    STATUS_SUCCESS,
+    STATUS_WARNING,
+    code_to_category,
+)
+
 from broker.model.errors import BrokerError, DimseCode, Rejected
 from broker.wire import tags
 
@@ -10,21 +20,11 @@ CANCELLED = 0xFE00
 SOME_FAILED = 0xB000
 PENDING = frozenset((0xFF00, 0xFF01))
 
-_WARNINGS = frozenset((SUCCESS, 0x0001, 0x0107, 0x0116))
-_WARNING_CLASS = 0xB
 _COMMENT = 64       # characters of an LO
 
 _DEFAULT = {True: DimseCode.CANNOT_UNDERSTAND, False: DimseCode.OUT_OF_RESOURCES}
-_MEANINGS = {   # PS3.7 annex C; PS3.4 C.4.1.1.4, C.4.2.1.5, C.4.3.1.4
-    SUCCESS: "success", SOME_FAILED: "done but for some objects",
-    0x0105: "no such attribute", 0x0110: "processing failure", 0x0111: "duplicate instance", 0x0112: "no such instance",
-    0x0117: "invalid instance", 0x0118: "no such SOP class", 0x0119: "class and instance conflict",
-    0x0122: "SOP class not supported", 0x0124: "not authorised", 0x0210: "duplicate invocation",
-    0x0211: "unrecognised operation", 0x0212: "mistyped argument", 0x0213: "resource limitation",
-    0xA700: "out of resources", 0xA701: "out of resources, matches cannot be counted",
-    0xA702: "out of resources, it could not send the objects", 0xA801: "it does not know the destination AE title",
-    0xA900: "it says the identifier does not match the SOP class", CANCELLED: "cancelled",
-}
+# What the SCPs that we call may answer: PS3.7 annex C, PS3.4 C.4.1.1.4, C.4.2.1.5, C.4.3.1.4.
+_MEANINGS = QR_FIND_SERVICE_CLASS_STATUS | QR_GET_SERVICE_CLASS_STATUS | QR_MOVE_SERVICE_CLASS_STATUS
 
 
 def status_of(error: BrokerError) -> int:
@@ -59,10 +59,10 @@ def refusal(error: BrokerError) -> Refusal:
 
 def is_failure(status: int) -> bool:
     """Say whether a final status is a failure: neither success nor a warning (PS3.7 annex C)."""
-    return status not in _WARNINGS and status >> 12 != _WARNING_CLASS
+    return code_to_category(status) not in (STATUS_SUCCESS, STATUS_WARNING)
 
 
 def meaning(status: int) -> str:
-    """Return a peer's failure status in plain words."""
-    words = _MEANINGS.get(status) or ("it is unable to process" if status >> 12 == 0xC else "failed")
-    return f"{words}, status 0x{status:04X}"
+    """Return a peer's failure status in the words of the standard."""
+    category, words = _MEANINGS.get(status, (STATUS_FAILURE, ""))
+    return f"{words or category}, status 0x{status:04X}"

@@ -74,7 +74,7 @@ class WebWorker(ThreadWorker):
     # --- what gunicorn's loop calls
 
     def accept(self, listener: Any) -> None:
-        """Accept what waits at the door; it costs a descriptor, no thread."""
+        """Accept the connections that wait; each takes a file descriptor and no thread until it has sent a request."""
         for _ in range(_AT_ONCE):
             try:
                 client, address = listener.accept()

@@ -113,7 +113,8 @@ def switch(
 ) -> bool:
     """Make `new` the study's container and begin dropping what it holds; the one it replaces is retired.
 
-    False, and nothing changed, when the study is not what was packed any more: objects came, or another was faster.
+    Return False and change nothing when the study's objects are no longer those that were packed: further ones came, or
+    another process packed it first.
     """
     found, container = subject(unit, study.id), current(unit, study.id)
     if found is None or found.state != "packing" or container != old or instances(unit, study.id) != list(packed):

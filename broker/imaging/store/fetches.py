@@ -74,12 +74,7 @@ def enqueue(unit: Unit, hospital: str, study_uid: str, wants: Sequence[tuple[str
     return found
 
 
-def expecting(unit: Unit, hospital: str, study_uid: str, sop_uid: str) -> int | None:
-    """Return the open job of this hospital and study that expects the instance, or None: then it is a submission."""
-    return expecting_each(unit, [(hospital, study_uid, sop_uid)]).get((hospital, study_uid, sop_uid))
-
-
-def expecting_each(unit: Unit, instances: Collection[tuple[str, str, str]]) -> dict[tuple[str, str, str], int]:
+def expecting(unit: Unit, instances: Collection[tuple[str, str, str]]) -> dict[tuple[str, str, str], int]:
     """Return the open job that expects each of these (hospital, study, SOP) instances; without those no job expects."""
     connection = sql(unit)
     studies = {(hospital, study_uid) for hospital, study_uid, _ in instances}

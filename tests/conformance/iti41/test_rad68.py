@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from broker.archive.online import OnlineStore
+from broker.archive.sdfo import Sdfo
 from broker.audit.spool import AuditLog
 from broker.config.profile import Profile
 from broker.db import Database, sql
@@ -46,7 +48,8 @@ class Region:
         self.repository = Repository(
             self.database, self.folder / "documents", self.profile, Registry(self.database, directory, self.profile))
         origins = Origins(self.database, self.profile, FakeMover(), NoFetch())
-        self.publisher = Publisher(self.database, self.profile, directory, self, origins, FakeCoord(), "OURS")
+        sdfo = Sdfo(OnlineStore(self.folder / "online"), self.folder / "archive")
+        self.publisher = Publisher(self.database, self.profile, directory, self, origins, FakeCoord(), sdfo, "OURS")
 
     def provide_and_register(self, manifest: Manifest) -> None:
         entry = manifest.submission.objects.documents[0]

@@ -1,5 +1,4 @@
 import tomllib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,13 @@ ROW = iti44_feed.row(OURS)
 
 
 @pytest.fixture
-def bench(request: pytest.FixtureRequest, database: Database, profile: Profile, tmp_path: Path) -> Iterator[Bench]:
+def bench(request: pytest.FixtureRequest, database: Database, profile: Profile, tmp_path: Path) -> Bench:
     built = Bench(database, region(profile, unknown_authority=getattr(request, "param", "refuse")), tmp_path)
     built.feed("A04", "A1")
     built.add("B1", HAN)
     built.add("B2", replace(WEI, names=(PersonName("李", "雷"),)))
     built.merge("B2", "B3")
-    yield built
-    built.close()
+    return built
 
 
 def message(case: dict[str, Any]) -> bytes:

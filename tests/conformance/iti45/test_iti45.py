@@ -1,5 +1,4 @@
 import tomllib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ ROW = iti45_query.row(OURS)
 
 
 @pytest.fixture
-def bench(database: Database, profile: Profile, tmp_path: Path) -> Iterator[Bench]:
+def bench(database: Database, profile: Profile, tmp_path: Path) -> Bench:
     built = Bench(database, region(profile), tmp_path)
     built.feed("A04", "A1")
     built.add("B2")
@@ -30,8 +29,7 @@ def bench(database: Database, profile: Profile, tmp_path: Path) -> Iterator[Benc
     built.add("C1", domain=HOSPC)
     built.feed("A04", "A2", replace(WEI, names=(PersonName("李", "雷"),)))
     built.feed("A40", "A2", retired="A3")
-    yield built
-    built.close()
+    return built
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])

@@ -3,7 +3,6 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,8 @@ A = "{}^^^HOSPA&2.999.2.1&ISO^PI"
 
 
 @pytest.fixture
-def bench(database: Database, profile: Profile, tmp_path: Path) -> Iterator[Bench]:
-    built = Bench(database, region(profile), tmp_path)
-    yield built
-    built.close()
+def bench(database: Database, profile: Profile, tmp_path: Path) -> Bench:
+    return Bench(database, region(profile), tmp_path)
 
 
 def say(bench: Bench, data: str | bytes) -> list[list[str]]:

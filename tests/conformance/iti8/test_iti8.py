@@ -1,5 +1,4 @@
 import tomllib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,13 @@ PID = "PID|||A1^^^HOSPA||葉^誠||19790214|M"
 
 
 @pytest.fixture
-def bench(request: pytest.FixtureRequest, database: Database, profile: Profile, tmp_path: Path) -> Iterator[Bench]:
+def bench(request: pytest.FixtureRequest, database: Database, profile: Profile, tmp_path: Path) -> Bench:
     built = Bench(database, region(profile, unknown_authority=getattr(request, "param", "refuse")), tmp_path)
     built.feed("A04", "A1")
     built.add("B1")
     built.feed("A04", "A2", replace(WEI, names=(PersonName("李", "雷"),)))
     built.feed("A40", "A2", retired="A3")
-    yield built
-    built.close()
+    return built
 
 
 def errors(segments: list[list[str]], *, old: bool) -> list[list[str]]:

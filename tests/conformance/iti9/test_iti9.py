@@ -1,5 +1,4 @@
 import tomllib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ HEAD = "MSH|^~\\&|VIEW|CONS|{}|{}|20260301103000||QBP^Q23^QBP_Q21|q1|P|2.5||||||
 
 
 @pytest.fixture
-def bench(database: Database, profile: Profile, tmp_path: Path) -> Iterator[Bench]:
+def bench(database: Database, profile: Profile, tmp_path: Path) -> Bench:
     built = Bench(database, region(profile), tmp_path)
     built.feed("A04", "A1")
     built.add("B2")
@@ -25,8 +24,7 @@ def bench(database: Database, profile: Profile, tmp_path: Path) -> Iterator[Benc
     built.add("C1", domain=HOSPC)
     built.feed("A04", "A2", replace(WEI, names=(PersonName("李", "雷"),)))
     built.feed("A40", "A2", retired="A3")
-    yield built
-    built.close()
+    return built
 
 
 def ask(bench: Bench, *segments: str, application: str = "BROKER", facility: str = "REGION") -> list[str]:

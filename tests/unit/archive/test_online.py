@@ -233,11 +233,6 @@ def test_recent_lists_what_arrived_lately(store: OnlineStore) -> None:
     assert list(OnlineStore(store.folder / "absent").recent(1)) == []
 
 
-def test_free_bytes(store: OnlineStore) -> None:
-    store.folder.parent.mkdir(exist_ok=True)
-    assert store.free_bytes() > 0
-
-
 def test_remembered_folders_do_not_grow(store: OnlineStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "_REMEMBERED", 3)
     for n in range(5):

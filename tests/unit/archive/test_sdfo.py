@@ -85,8 +85,11 @@ def test_a_file_of_another_size_than_its_index_is_not_opened(sdfo: Sdfo) -> None
     part.write(b"picture")
     online = part.keep("a", STUDY, "1.2.3").online
     packed = pack(sdfo)
-    for place in (Online(online.path, 6, ""), Online(online.path, 8, ""), Archived(packed.path, packed.size - 1, 2, "")):
-        with pytest.raises(Damaged):
+    for place, thing in (
+        (Online(online.path, 6, ""), "a file of the online store"), (Online(online.path, 8, ""), "a file of the online store"),
+        (Archived(packed.path, packed.size - 1, 2, ""), "a container"),
+    ):
+        with pytest.raises(Damaged, match=rf"^{thing} \(it has another size than the index says\) is not available$"):
             sdfo.open(place)
 
 

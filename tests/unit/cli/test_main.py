@@ -29,6 +29,11 @@ def test_an_unknown_command_is_wrong_use() -> None:
     assert (shown.exit_code, "No such command 'nonsense'" in shown.output) == (2, True)
 
 
+def test_the_version_of_this_release() -> None:
+    done = CliRunner().invoke(cli, ["--version"])
+    assert (done.exit_code, done.output.strip()) == (0, "0.2.0")
+
+
 def test_the_version_needs_none_of_the_parts() -> None:
     program = (
         "import sys\nfrom broker.cli.main import cli\ntry:\n    cli(['--version'])\nexcept SystemExit:\n    pass\n"

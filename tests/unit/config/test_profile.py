@@ -18,7 +18,7 @@ def folder(tmp_path: Path) -> Path:
 def test_the_demo_region_has_a_sending_hospital_and_an_origin(profile: Profile) -> None:
     assert {h.key: h.kind for h in profile.hospitals} == {"a": "sends", "b": "origin"}
     assert profile.hospital_by_ae("PACSA") is profile.hospital("a")
-    assert profile.hospital_by_source("2.999.3.3") is profile.hospital("b")
+    assert profile.hospital_by_ae("PACSX") is None
     assert profile.domain_by_namespace("HOSPB") is profile.domain("2.999.3.1")
 
 

@@ -209,9 +209,9 @@ def test_a_refusal_fits_an_error_comment(error: BrokerError, comment: str, offen
 
 
 @pytest.mark.parametrize(("status", "words"), [
-    (0xA801, "it does not know the destination AE title, status 0xA801"),
-    (0xC123, "it is unable to process, status 0xC123"),
-    (0x9999, "failed, status 0x9999"),
+    (0xA801, "Move destination unknown, status 0xA801"),
+    (0xC123, "Unable to Process, status 0xC123"),
+    (0x9999, "Failure, status 0x9999"),
 ])
 def test_a_peers_status_is_put_into_words(status: int, words: str) -> None:
     assert statuses.meaning(status) == words

@@ -166,7 +166,7 @@ def saying(data: bytes | None = None) -> Script:
     (swapping(pdata.STATUS, -1), r"an answer without a status"),
     (swapping(pdata.RESPONDED_TO, 99), r"an answer to something else"),
     (swapping(pdata.FIELD, 0x8001), r"an answer to something else"),
-    (answering(0x0122), r"SOP class not supported, status 0x0122"),
+    (answering(0x0122), r"SOP Class Not Supported, status 0x0122"),
 ])
 def test_every_failure_of_a_pacs_is_unavailable_with_a_plain_reason(
         ask: Scu, profile: Profile, script: Script, words: str) -> None:
@@ -256,10 +256,10 @@ def test_a_service_the_pacs_does_not_offer_is_unavailable(ask: Scu, profile: Pro
 @pytest.mark.parametrize(("statuses", "words"), [
     ((0xFF00, 0xFF00, 0x0000), ""),
     ((0xB000,), ""),
-    ((0xFF00, 0xA702), "could not send the objects"),
-    ((0xA801,), "does not know the destination AE title"),
-    ((0xC000,), "unable to process"),
-    ((0xFE00,), "cancelled"),
+    ((0xFF00, 0xA702), "unable to perform sub-operations"),
+    ((0xA801,), "Move destination unknown"),
+    ((0xC000,), "Unable to Process"),
+    ((0xFE00,), "Cancel"),
 ])
 def test_the_final_status_of_a_move_decides(
         ask: Scu, profile: Profile, audited: Callable[[], list[str]], statuses: tuple[int, ...], words: str) -> None:

@@ -188,7 +188,7 @@ def test_hospitals_take_turns_and_a_slow_one_holds_up_its_own_studies_only(
         return row.hospital == "b"
 
     nobody: Any = SimpleNamespace()
-    publisher = publish.Publisher(database, profile, nobody, nobody, nobody, nobody, "OURS")
+    publisher = publish.Publisher(database, profile, nobody, nobody, nobody, nobody, nobody, "OURS")
     monkeypatch.setattr(publisher, "_attempt_alone", attempt)
     assert publisher.run_once(now) == 2
     assert tried == ["a", "b", "b"]
@@ -209,7 +209,7 @@ def test_a_study_that_cannot_be_completed_stops_no_other(
 
     monkeypatch.setattr(publications, "request", some)
     nobody: Any = SimpleNamespace()
-    publisher = publish.Publisher(database, profile, nobody, nobody, nobody, nobody, "OURS")
+    publisher = publish.Publisher(database, profile, nobody, nobody, nobody, nobody, nobody, "OURS")
     tried: list[int] = []
 
     def attempt(study_id: int, _now: float) -> bool:

@@ -21,7 +21,7 @@ from broker.imaging.store import fetches, studies, tables
 from broker.model.errors import Unavailable
 from broker.model.imaging import InstanceRef
 from broker.model.ports import Retrieved, RetrieveFailed, Unit, Want
-from tests.helpers.fetch import JPEG, OURS, THEIRS, Centre, Lossy, Pacs, build, limited, octets, read, refs_of, working
+from tests.helpers.fetch import JPEG, OURS, THEIRS, Centre, Lossy, Pacs, build, expecting, limited, octets, read, refs_of, working
 
 
 @pytest.fixture
@@ -462,14 +462,14 @@ def test_ended_jobs_are_forgotten_with_what_they_wanted(centre: Centre) -> None:
 def test_a_received_object_belongs_to_the_open_job_that_expects_it(centre: Centre) -> None:
     with centre.database.write() as unit:
         job_id = fetches.enqueue(unit, "b", "1.2.1", [("1.2.1.1", "1.1")], 1.0)
-        assert fetches.expecting(unit, "b", "1.2.1", "1.1") == job_id
-        assert fetches.expecting(unit, "b", "1.2.1", "1.2") is None
-        assert fetches.expecting(unit, "b", "1.2.9", "1.1") is None
-        assert fetches.expecting(unit, "a", "1.2.1", "1.1") is None
+        assert expecting(unit, "b", "1.2.1", "1.1") == job_id
+        assert expecting(unit, "b", "1.2.1", "1.2") is None
+        assert expecting(unit, "b", "1.2.9", "1.1") is None
+        assert expecting(unit, "a", "1.2.1", "1.1") is None
         job = fetches.state(unit, job_id)
         assert job is not None
         fetches.refuse(unit, job, "no", 2.0)
-        assert fetches.expecting(unit, "b", "1.2.1", "1.1") is None
+        assert expecting(unit, "b", "1.2.1", "1.1") is None
 
 
 def test_what_will_not_come_has_its_reason_until_it_lands(centre: Centre) -> None:
@@ -631,7 +631,7 @@ def test_an_instance_that_came_and_is_not_given_is_not_waited_for(centre: Centre
     def other_than_announced(pacs: Pacs, _want: Want, progress: Callable[[], bool]) -> None:
         pacs.deliver(refs[:2])
         with centre.database.write() as unit:
-            job = fetches.expecting(unit, "b", "1.2.1", refs[2].sop_uid)
+            job = expecting(unit, "b", "1.2.1", refs[2].sop_uid)
             assert job is not None
             fetches.will_not_come(unit, job, {refs[2].sop_uid: "it names another patient than the PACS said"})
         while progress():

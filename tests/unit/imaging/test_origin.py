@@ -86,7 +86,7 @@ class Scene:
         centre = self.centre
         origins = Origins(centre.database, centre.profile, self.pacs, centre.fetch, patience=self.patience, hurry=self.hurry)
         directory = FakeDirectory({LOCAL: PATIENT})
-        return Publisher(centre.database, centre.profile, directory, self.outbound, origins, centre.coord, "OURS")
+        return Publisher(centre.database, centre.profile, directory, self.outbound, origins, centre.coord, centre.sdfo, "OURS")
 
     def publish(self, now: float | None = None) -> Published:
         return self.publisher.publish_study("b", STUDY, now)

@@ -53,11 +53,11 @@ class Bench:
 
     database: Database
     profile: Profile
+    sdfo: Sdfo
     patients: FakeDirectory = field(default_factory=lambda: FakeDirectory({LOCAL: PATIENT}))
     outbound: FakeOutbound = field(default_factory=FakeOutbound)
     mover: FakeMover = field(default_factory=FakeMover)
     coord: FakeCoord = field(default_factory=FakeCoord)
-    sdfo: Sdfo | None = None
     is_ours: bool = True
     withdrawn: list[str] = field(default_factory=list)
 
@@ -65,7 +65,7 @@ class Bench:
     def publisher(self) -> Publisher:
         origins = Origins(self.database, self.profile, self.mover, NoFetch())
         return Publisher(
-            self.database, self.profile, self.patients, self.outbound, origins, self.coord, "OURS", self.sdfo,
+            self.database, self.profile, self.patients, self.outbound, origins, self.coord, self.sdfo, "OURS",
             self.withdraw if self.is_ours else None)
 
     def withdraw(self, unit: Unit, entry_uuid: str, caller: Caller) -> None:
@@ -97,8 +97,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(database: Database, profile: Profile) -> Bench:
-    return Bench(database, profile)
+def bench(database: Database, profile: Profile, tmp_path: Path) -> Bench:
+    return Bench(database, profile, Sdfo(OnlineStore(tmp_path / "online", fsync=False), tmp_path / "archive"))
 
 
 def test_a_quiet_study_is_published(bench: Bench) -> None:
@@ -453,9 +453,8 @@ def test_a_refused_replacement_keeps_the_first_manifest_in_mind(bench: Bench) ->
     assert (row.state, row.entry_uuid) == ("failed", bench.sent[0].documents[0].id)
 
 
-def archive(bench: Bench, folder: Path, *images: StoredObject) -> None:
+def archive(bench: Bench, *images: StoredObject) -> None:
     """Let these images be in a container and no more online."""
-    bench.sdfo = Sdfo(OnlineStore(folder / "online", False), folder / "archive")
     packed = bench.sdfo.pack(STUDY, [
         PackImage(
             sop_uid=image.sop_uid, series_uid=image.series_uid, sop_class=image.sop_class, transfer_syntax=image.transfer_syntax,
@@ -470,11 +469,11 @@ def archive(bench: Bench, folder: Path, *images: StoredObject) -> None:
         sql(unit).execute(sa.update(tables.study).values(tier="archive"))
 
 
-def test_late_images_of_an_archived_study_do_not_push_out_the_earlier_ones(bench: Bench, tmp_path: Path) -> None:
+def test_late_images_of_an_archived_study_do_not_push_out_the_earlier_ones(bench: Bench) -> None:
     first = (stored(1), stored(1, series="2", Modality="MR"))
     bench.receive(*first)
     bench.publisher.run_once(QUIET)
-    archive(bench, tmp_path, *first)
+    archive(bench, *first)
     bench.receive(stored(2), at=QUIET)
     assert bench.publisher.run_once(2 * QUIET) == 1
     manifest = read_manifest(bench.outbound.sent[1].document)
@@ -485,13 +484,13 @@ def test_late_images_of_an_archived_study_do_not_push_out_the_earlier_ones(bench
 def test_without_the_archive_an_archived_study_waits(bench: Bench, tmp_path: Path) -> None:
     bench.receive(stored(1))
     bench.publisher.run_once(QUIET)
-    archive(bench, tmp_path, stored(1))
-    bench.sdfo = None
+    archive(bench, stored(1))
+    (tmp_path / "archive").rename(tmp_path / "elsewhere")
     bench.receive(stored(2), at=QUIET)
     bench.publisher.run_once(2 * QUIET)
     row = bench.row()
     assert row is not None
-    assert (row.state, row.reason) == ("due", "archive is not available")
+    assert (row.state, row.reason) == ("due", "a container (its file is not there) is not available")
 
 
 # studies that stay where they are

@@ -1,5 +1,4 @@
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,16 +10,14 @@ from broker.db import Database, sql
 from broker.model.ids import PatientId
 from broker.model.people import PersonName
 from broker.patients import store
-from tests.helpers.patients import HOSPA, HOSPB, WEI, XAD, Bench, region
+from tests.helpers.patients import HOSPA, HOSPB, WEI, XAD, Bench, ids_of, region
 
 PID = "PID|||A1^^^HOSPA&2.999.2.1&ISO||张^伟||19790214|M"
 
 
 @pytest.fixture
-def bench(database: Database, profile: Profile, tmp_path: Path) -> Iterator[Bench]:
-    built = Bench(database, region(profile), tmp_path)
-    yield built
-    built.close()
+def bench(database: Database, profile: Profile, tmp_path: Path) -> Bench:
+    return Bench(database, region(profile), tmp_path)
 
 
 def adt(event: str, control: str, *segments: str, application: str = "HIS-A") -> bytes:
@@ -101,7 +98,6 @@ def test_an_id_without_authority(database: Database, profile: Profile, tmp_path:
     assert got == [answer, answer]
     assert bench.who("A1") == ({"A2"} if answer == "AA" else set())
     assert b"MSA|AE|m3" in bench.mllp.answer(adt("A04", "m3", "PID|||A1", application="STRANGER"), "")
-    bench.close()
 
 
 def test_a_hidden_domain_is_not_shown(database: Database, profile: Profile, tmp_path: Path) -> None:
@@ -116,7 +112,6 @@ def test_a_hidden_domain_is_not_shown(database: Database, profile: Profile, tmp_
     assert [f[3] for f in bench.v2(query.format("A1^^^HOSPA")) if f[0] == "PID"] == [
         f"{bench.affinity('A1')}^^^REGION&{XAD}&ISO"]
     assert bench.v2(query.format("B1^^^HOSPB"))[2][2] == "QPD^1^3^1^4"
-    bench.close()
 
 
 def test_an_affinity_id_leads_to_the_person_even_when_retired(bench: Bench) -> None:
@@ -127,13 +122,6 @@ def test_an_affinity_id_leads_to_the_person_even_when_retired(bench: Bench) -> N
     with bench.database.read() as unit:
         assert bench.manager.affinity_id(unit, PatientId(XAD, younger)) == PatientId(XAD, older)
         assert bench.manager.affinity_id(unit, PatientId(XAD, "UNKNOWN")) is None
-        assert bench.manager.who(unit, PatientId(XAD, younger)) == [PatientId(XAD, older), PatientId(HOSPA, "A1")]
-        assert bench.manager.who(unit, PatientId(HOSPA, "A7")) == []
+        assert ids_of(bench.manager, unit, PatientId(XAD, younger)) == [PatientId(XAD, older), PatientId(HOSPA, "A1")]
+        assert ids_of(bench.manager, unit, PatientId(HOSPA, "A7")) == []
         assert not bench.manager.is_active(unit, PatientId(HOSPA, "A1"))
-
-
-def test_waiting_processes_are_told_once_the_feed_is_durable(bench: Bench) -> None:
-    subscription = bench.coord.subscribe("patients")
-    bench.feed("A04", "A1")
-    assert subscription.get(5) == ("patients", {})
-    subscription.close()

@@ -1,5 +1,4 @@
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +11,14 @@ from broker.model.ids import PatientId
 from broker.model.people import Demographics, PersonName
 from broker.patients import links
 from broker.patients.store import person_of
-from tests.helpers.patients import HOSPA, HOSPB, HOSPC, WEI, XAD, Bench, region
+from tests.helpers.patients import HOSPA, HOSPB, HOSPC, WEI, XAD, Bench, events, region
 
 OTHER = replace(WEI, names=(PersonName("李", "雷"),))
 
 
 @pytest.fixture
-def bench(database: Database, profile: Profile, tmp_path: Path) -> Iterator[Bench]:
-    built = Bench(database, region(profile), tmp_path)
-    yield built
-    built.close()
+def bench(database: Database, profile: Profile, tmp_path: Path) -> Bench:
+    return Bench(database, region(profile), tmp_path)
 
 
 def test_a_new_person_gets_an_affinity_id_nobody_can_guess_and_keeps_it(bench: Bench) -> None:
@@ -212,14 +209,14 @@ def test_the_event_log_tells_who_was_who(bench: Bench) -> None:
     older, younger = bench.affinity("A9"), bench.affinity("A1")
     bench.feed("A40", "A1", OTHER, retired="A9", control="m40")
     with bench.database.read() as unit:
-        retired = bench.manager.timeline(unit, PatientId(HOSPA, "A9"))
-        survivor = bench.manager.timeline(unit, PatientId(HOSPA, "A1"))
-        joined = bench.manager.timeline(unit, PatientId(XAD, younger))
+        retired = events(unit, PatientId(HOSPA, "A9"))
+        survivor = events(unit, PatientId(HOSPA, "A1"))
+        joined = events(unit, PatientId(XAD, younger))
     assert [event.kind for event in retired] == ["fed", "grouped", "merged"]
     bench.add("B1", OTHER)
     bench.add("B1", OTHER, revise=True)
     with bench.database.read() as unit:
-        linked = [event for event in bench.manager.timeline(unit, PatientId(HOSPB, "B1")) if event.kind == "linked"]
+        linked = [event for event in events(unit, PatientId(HOSPB, "B1")) if event.kind == "linked"]
     assert [event.body for event in linked] == [{"to": [[HOSPA, "A1"]]}]
     assert (retired[2].body, retired[2].message_id, retired[2].sender) == ({"survivor": "A1"}, "m40", "HOSPA|HIS-A")
     assert person_of(retired[0].body["demographics"]) == WEI

@@ -133,4 +133,3 @@ def test_the_event_log_gives_the_tables_back(
         by_group.setdefault(value, set()).add(key)
     assert not set(by_group) & set(state.joined), "a retired affinity id is nobody's"
     assert {frozenset(people) for people in by_group.values()} == components(state), "a group is what hangs together"
-    bench.close()

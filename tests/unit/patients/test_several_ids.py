@@ -1,6 +1,5 @@
 """Feeds that name ids of several domains their sender feeds."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +16,8 @@ OTHER = replace(WEI, names=(PersonName("李", "雷"),))
 
 
 @pytest.fixture
-def bench(database: Database, profile: Profile, tmp_path: Path) -> Iterator[Bench]:
-    built = Bench(database, region(profile), tmp_path)
-    yield built
-    built.close()
+def bench(database: Database, profile: Profile, tmp_path: Path) -> Bench:
+    return Bench(database, region(profile), tmp_path)
 
 
 def pair(bench: Bench, value: str, clinic: str, person: Demographics, event: str = "A04") -> str:

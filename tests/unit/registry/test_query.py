@@ -126,7 +126,7 @@ def test_items_tell_what_rules_ask(registry: Registry) -> None:
         "confidentialityCode", ("N", "2.16.840.1.113883.5.25"), ("R", "2.16.840.1.113883.5.25")))
     item, = perform(registry, request("FindDocuments", FIND)).items
     assert (item.uuid, item.patient_id) == (entry.id, WANG)
-    assert item.confidentiality_codes == ("N^^2.16.840.1.113883.5.25", "R^^2.16.840.1.113883.5.25")
+    assert item.confidentiality.splitlines() == ["N^^2.16.840.1.113883.5.25", "R^^2.16.840.1.113883.5.25"]
 
 
 def test_filtering_takes_associations_along(database: Database, profile: Profile) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from broker.model.blob import FileSlice, Octets
 from broker.model.errors import Rejected, TooLarge, Unavailable
-from broker.wire.mime import BadMultipart, MtomBody, Multipart, content_id, content_type_parameters, limited, reading
+from broker.wire.mime import BadMultipart, MtomBody, Multipart, content_id, content_type_parameters, limited
 from broker.wire.soap import Part
 from broker.wire.xop import spool
 
@@ -130,11 +130,6 @@ def test_limited_names_the_setting() -> None:
     assert b"".join(limited([b"123", b"45"], 5, "x")) == b"12345"
     with pytest.raises(TooLarge, match=r"server\.max_body = 4 bytes"):
         list(limited([b"123", b"45"], 4, "server.max_body"))
-
-
-def test_reading() -> None:
-    pieces = [b"a", b"b", b""]
-    assert list(reading(lambda _n: pieces.pop(0))) == [b"a", b"b"]
 
 
 def test_an_mtom_body_knows_its_length_and_can_be_sent_twice(tmp_path: Path) -> None:
