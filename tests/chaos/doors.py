@@ -76,35 +76,59 @@ def retrieve_pictures(port: int, refs: Sequence[Ref], timeout: float = 150.0) ->
     return _call(port, "/xds/imaging", _RAD69, _pictures(refs), {}, timeout)
 
 
-class Held:
-    """A RAD-69 whose answer began and is not read: it keeps what it takes inside the broker until it is closed.
+class Asked:
+    """A RAD-69 that is sent, its answer not looked at. Close it in the end. `source` is the address it comes from."""
 
-    Little of an answer fits into the system's buffers: a few megabytes.
-    """
-
-    def __init__(self, port: int, refs: Sequence[Ref]) -> None:
+    def __init__(self, port: int, refs: Sequence[Ref], source: str = "127.0.0.1") -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=150.0)
         self._connection.sock = sock = socket.socket()
         kind, data = _packed(_envelope(port, "/xds/imaging", _RAD69, _pictures(refs)), {})
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
             sock.settimeout(150.0)
+            sock.bind((source, 0))
             sock.connect(("127.0.0.1", port))
             self._connection.request("POST", "/xds/imaging", data, {"Content-Type": kind})
-            self._reply = self._connection.getresponse()
         except BaseException:
             self._connection.close()
             raise
-        self.status = self._reply.status
+        self.socket = sock
+        self._reply: http.client.HTTPResponse | None = None
+
+    @property
+    def status(self) -> int:
+        """The HTTP status; wait for it."""
+        return self._begun().status
 
     def answer(self) -> Answer:
         """Read all of it."""
-        return _answer(self._reply)
+        return _answer(self._begun())
 
     def close(self) -> None:
         """Go away, whatever of the answer was read."""
-        self._reply.close()
+        if self._reply is not None:
+            self._reply.close()
         self._connection.close()
+
+    def _begun(self) -> http.client.HTTPResponse:
+        if self._reply is None:
+            self._reply = self._connection.getresponse()
+        return self._reply
+
+
+class Held(Asked):
+    """A RAD-69 whose answer began and is not read: it keeps what it takes inside the broker until it is closed.
+
+    Little of an answer fits into the system's buffers: a few megabytes.
+    """
+
+    def __init__(self, port: int, refs: Sequence[Ref]) -> None:
+        super().__init__(port, refs)
+        try:
+            self._begun()
+        except BaseException:
+            self.close()
+            raise
 
 
 def query(port: int, kind: str, **parameters: Sequence[str]) -> Answer:

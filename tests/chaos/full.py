@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import random
+import select
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,13 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 
 from tests.chaos import studies
-from tests.chaos.asking import OURS, differences, refs
+from tests.chaos.asking import B_PATIENT, OURS, THEIRS, differences, refs
 from tests.chaos.checks import Report
-from tests.chaos.doors import Cut, Held, Ref
+from tests.chaos.doors import Asked, Cut, Held, Ref
 from tests.chaos.journal import Journal, Picture
+from tests.chaos.link import Link
 from tests.chaos.load import stored
+from tests.helpers.dicom import Orthanc
 from tests.helpers.region import Region
 
 _VERIFICATION = "1.2.840.10008.1.1"
@@ -39,6 +42,33 @@ def take_every_slot(region: Region, journal: Journal, report: Report, slots: int
             wrong += [f"{turn} time: retrieve {number} of {slots}: {said}"
                       for number, one in enumerate(held, 1) if (said := _whole(one, study))]
     report.check("as many retrieves at once as there are slots, whole when they are read at last, twice", 2 * (slots + 1), wrong)
+
+
+def refuse_one_more_than_slots(
+    region: Region, pacs: Orthanc, line: Link, journal: Journal, report: Report, slots: int,
+) -> None:
+    """Ask once more than there are slots for a study that its PACS cannot send now: one is told to come again, at once.
+
+    All others get it when the PACS can. Each asks from an address of its own, since one address gets no more than its share.
+    """
+    shots = studies.study(region.folder / "origin", random.Random("held"), B_PATIENT, date=studies.RECENT, count=4, pixels=128)
+    pacs.upload(shot.file for shot in shots)
+    studies.drop(shots)
+    study = {shot.picture.sop: shot.picture for shot in shots}
+    study_uid = shots[0].picture.study
+    journal.kept[study_uid] = frozenset(study)
+    region.run("publish", "--hospital", "b", "--study", study_uid)
+    journal.acknowledge_origin(study_uid, study.values())
+    with contextlib.ExitStack() as stack:
+        with line.held():
+            left = [stack.enter_context(contextlib.closing(Asked(region.http_port, refs(study, THEIRS), f"127.0.1.{number}")))
+                    for number in range(1, slots + 2)]
+            answered, _, _ = select.select([one.socket for one in left], [], [], _SECONDS)
+            told = [one for one in left if one.socket in answered]
+        wrong = [f"HTTP {one.status}" for one in told if one.status != http.client.SERVICE_UNAVAILABLE]
+        wrong += [] if len(told) == 1 else [f"{len(told)} of {len(left)} are refused"]
+        wrong += [said for one in left if one not in told and (said := _whole(one, study))]
+    report.check("one retrieve more than the slots hold is told to come again, while all wait for a PACS", slots + 1, wrong)
 
 
 def take_every_place(region: Region, report: Report, places: int) -> None:
@@ -69,7 +99,7 @@ def _held(region: Region, asked: list[Ref], until: float) -> Held:
     return one
 
 
-def _whole(held: Held, study: dict[str, Picture]) -> str:
+def _whole(held: Asked, study: dict[str, Picture]) -> str:
     """Say what is wrong with an answer that was held open; empty when nothing is."""
     try:
         answer = held.answer()

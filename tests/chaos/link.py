@@ -5,6 +5,7 @@ import random
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from typing import Self
 
 from tests.chaos.journal import Journal
@@ -15,12 +16,13 @@ _CHUNK = 8192
 class Link:
     """Carries connections of a port of its own to `target`, `rate` bytes a second each; one in a few breaks on the way.
 
-    `free` ends both, for what comes after the load. Use as a context manager.
+    `free` ends both, for what comes after the load; `held` stops all bytes for a while. Use as a context manager.
     """
 
     def __init__(self, target: int, rate: int, dice: random.Random, journal: Journal, *, breaks: float = 0.05) -> None:
         self._target, self._rate, self._breaks, self._dice, self._journal = target, rate, breaks, dice, journal
-        self._free = threading.Event()
+        self._free, self._moving = threading.Event(), threading.Event()
+        self._moving.set()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=100)
         self.port: int = self._listener.getsockname()[1]
 
@@ -30,11 +32,21 @@ class Link:
 
     def __exit__(self, *_: object) -> None:
         self._free.set()
+        self._moving.set()
         self._listener.close()
 
     def free(self) -> None:
         """Be as fast and as reliable as the machine from now on."""
         self._free.set()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Carry nothing until left: whoever waits for the other side goes on waiting."""
+        self._moving.clear()
+        try:
+            yield
+        finally:
+            self._moving.set()
 
     def _accept(self) -> None:
         while True:
@@ -60,6 +72,7 @@ class Link:
         """Carry one direction until either side ends or `most` bytes went; then the connection is over both ways."""
         with contextlib.suppress(OSError):
             while most > 0 and (data := source.recv(min(_CHUNK, most))):
+                self._moving.wait()
                 sink.sendall(data)
                 if not self._free.is_set():
                     most -= len(data)

@@ -58,6 +58,7 @@ def run(folder: Path, out: Path, *, kills: int, seed: int, tell: Told) -> Report
             tell("calm")
             report.check("everything that was begun ended by itself", 1, _settled(region.data, later=False))
             full.take_every_slot(region, journal, report, SLOTS)
+            full.refuse_one_more_than_slots(region, pacs, back, journal, report, SLOTS)
             full.take_every_place(region, report, RECEIVERS * PLACES)
             region.stop()
             report.check("no process outlives its supervisor", 1, leftovers(region))
