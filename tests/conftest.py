@@ -1,23 +1,29 @@
-"""Fixtures for all tests, and the rule of real peers.
+"""Fixtures for all tests, the rule of real peers, and the quick lane.
 
 `@pytest.mark.peer("orthanc")` skips where the program is absent, and fails where BROKER_PEERS names it, so that a
 release run cannot pass by skipping. The peer "mount" is the right to mount a small disk.
+
+`pytest --quick` (`make quick`) leaves out whole folders and every test marked `outside` or `slow`; a test of this lane that
+opens a socket to a port or starts a process fails.
 """
 
 import os
 import shutil
+import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from broker.config import profile as profiles
 from broker.config.profile import Profile
-from broker.db import Database, schema
-from tests.helpers import postgresql
+from broker.db import Database
+from tests.helpers import postgresql, stores
 
 PROGRAMS = {
     "dcmtk": ("storescu", "storescp", "dcmqrscp", "findscu", "movescu", "echoscu"),
@@ -29,6 +35,49 @@ PROGRAMS = {
     "postgresql": ("initdb", "pg_ctl"),
     "compose": ("docker-compose",),
 }
+
+# Folders whose tests all run servers, and the marks of single tests that do or that take long.
+OUTSIDE_FOLDERS = ("chaos", "corpus", "flows", "fuzz", "hostile", "peers")
+NOT_QUICK = ("outside", "slow", "peer")
+REACHING = ("socket.bind", "socket.connect", "subprocess.Popen", "os.fork", "os.posix_spawn", "os.system")
+TESTS = Path(__file__).parent
+
+_reached: list[str] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="only tests without a server, a process and a long wait")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--quick"):
+        sys.addaudithook(_stay_inside)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if config.getoption("--quick") and collection_path in [TESTS / name for name in OUTSIDE_FOLDERS] else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--quick"):
+        left_out = [item for item in items if any(item.get_closest_marker(mark) for mark in NOT_QUICK)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _stay_inside(event: str, arguments: tuple[Any, ...]) -> None:
+    """Refuse what a quick test must not do. Sockets of the file system are allowed: they need no port and wait for nobody."""
+    if event in REACHING and not (event.startswith("socket") and arguments[0].family == socket.AF_UNIX):
+        _reached.append(event)
+        raise AssertionError(f"{event} in a quick test: mark it `outside`")
+
+
+@pytest.fixture(autouse=True)
+def inside() -> Iterator[None]:
+    """Fail a quick test whose thread reached outside or that swallowed the refusal."""
+    _reached.clear()
+    yield
+    assert _reached == [], "mark it `outside`"
 
 
 def unmountable() -> list[str]:
@@ -66,9 +115,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def database(tmp_path: Path) -> Iterator[Database]:
     """A store at the newest schema: embedded, or on the PostgreSQL server that BROKER_TEST_POSTGRESQL names by its URL."""
     server = os.environ.get("BROKER_TEST_POSTGRESQL", "")
-    store = Database(postgresql.empty(server) if server else f"sqlite:///{tmp_path / 'broker.db'}")
-    if not server:
-        schema.upgrade(store)
+    store = Database(postgresql.empty(server)) if server else stores.sqlite(tmp_path / "broker.db")
     yield store
     store.close()
 

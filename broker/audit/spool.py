@@ -39,13 +39,19 @@ class AuditLog:
             self.lost += len(lines)
             log.error("audit record lost", reason=error.strerror, lost=self.lost)
 
+    def close(self) -> None:
+        """Close the file of the day; a later record opens it again."""
+        last, self._handle, self._day = self._handle, -1, date.min
+        if last >= 0:
+            os.close(last)
+
+    __del__ = close     # a log that nobody has any more keeps no descriptor
+
     def _append(self, day: date, data: bytes) -> None:
         with self._guard:
             if day != self._day:
                 make_folder(self._folder)
-                if self._handle >= 0:
-                    last, self._handle = self._handle, -1
-                    os.close(last)
+                self.close()
                 self._handle = os.open(self._folder / f"audit-{day:%Y%m%d}.xml", os.O_WRONLY | os.O_APPEND | os.O_CREAT, FILE)
                 self._day = day
             fcntl.flock(self._handle, fcntl.LOCK_EX)

@@ -12,7 +12,7 @@ import structlog
 
 from broker.archive.online import OnlineStore
 from broker.config.profile import Profile
-from broker.db import Database, schema
+from broker.db import Database
 from broker.imaging import indexer, publish
 from broker.imaging.alone import Alone
 from broker.imaging.backlog import backlog
@@ -21,7 +21,7 @@ from broker.imaging.receiver import Receiver
 from broker.imaging.store import publications, setbacks, studies
 from broker.model.errors import Unavailable
 from broker.model.imaging import StoredObject
-from tests.helpers import dicom
+from tests.helpers import dicom, stores
 from tests.helpers.archive import STUDY, Centre
 from tests.helpers.dicom import Board, eventually
 from tests.unit.imaging.test_receiver import encoded, send
@@ -32,9 +32,7 @@ IMAGES = {f"{STUDY}.1.{n}": f"image {n}".encode() * 50 for n in range(3)}
 
 @pytest.fixture
 def centre(tmp_path: Path, profile: Profile) -> Iterator[Centre]:
-    store = Database(f"sqlite:///{tmp_path / 'broker.db'}")
-    schema.upgrade(store)
-    store.close()
+    stores.sqlite(tmp_path / "broker.db").close()
     with contextlib.closing(Centre(tmp_path, profile)) as made:
         yield made
 

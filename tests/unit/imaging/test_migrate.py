@@ -15,12 +15,13 @@ from broker.archive import sequencefile
 from broker.archive.sdfo import Packed, Sdfo
 from broker.archive.sequencefile import Damaged
 from broker.config.profile import Profile
-from broker.db import Database, schema, sql
+from broker.db import Database, sql
 from broker.imaging.migrate import Outcome
 from broker.imaging.store import containers, studies
 from broker.imaging.store.tables import conflict, fetch_job
 from broker.model.errors import TooLarge, Unavailable
 from broker.wire import tags
+from tests.helpers import stores
 from tests.helpers.archive import STUDY, Centre
 
 IMAGES = {f"{STUDY}.1.{n}": f"image {n}".encode() * 50 for n in range(3)}
@@ -30,9 +31,7 @@ DAY = 86400.0
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    store = Database(f"sqlite:///{tmp_path / 'broker.db'}")
-    schema.upgrade(store)
-    store.close()
+    stores.sqlite(tmp_path / "broker.db").close()
     return tmp_path
 
 
