@@ -1,16 +1,21 @@
-# Targets: demo test lint bench fuzz chaos corpus lock clean.
+# Targets: demo quick test lint bench fuzz chaos corpus lock clean.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test lint bench fuzz chaos corpus lock peers-install clean
+.PHONY: demo quick test lint bench fuzz chaos corpus lock peers-install clean
 
 demo: $(VENV)/.run
 	$(BIN)/broker demo $(if $(ONCE),--once)
 
+# No server, no process: under a minute.
+quick: $(VENV)/.dev
+	$(BIN)/python -m pytest --quick $(ARGS)
+
+# Two processes share the tests, each file in one of them. BUSY=1 keeps every core busy beside them.
 test: $(VENV)/.dev peers-install
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python $(if $(BUSY),-m tests.busy $(BIN)/python) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

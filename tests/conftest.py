@@ -7,6 +7,7 @@ release run cannot pass by skipping. The peer "mount" is the right to mount a sm
 opens a socket to a port or starts a process fails.
 """
 
+import multiprocessing.util
 import os
 import shutil
 import socket
@@ -36,8 +37,8 @@ PROGRAMS = {
     "compose": ("docker-compose",),
 }
 
-# Folders whose tests all run servers, and the marks of single tests that do or that take long.
-OUTSIDE_FOLDERS = ("chaos", "corpus", "flows", "fuzz", "hostile", "peers")
+# Folders whose tests all run servers or take long, and the marks of other tests that do.
+NOT_QUICK_FOLDERS = ("chaos", "corpus", "flows", "fuzz", "hostile", "peers", "property")
 NOT_QUICK = ("outside", "slow", "peer")
 REACHING = ("socket.bind", "socket.connect", "subprocess.Popen", "os.fork", "os.posix_spawn", "os.system")
 TESTS = Path(__file__).parent
@@ -52,17 +53,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--quick"):
         sys.addaudithook(_stay_inside)
+        multiprocessing.util.spawnv_passfds = _spawn_nothing     # the only start of a process that tells no audit hook
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    return True if config.getoption("--quick") and collection_path in [TESTS / name for name in OUTSIDE_FOLDERS] else None
+    return True if config.getoption("--quick") and collection_path in [TESTS / name for name in NOT_QUICK_FOLDERS] else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--quick"):
         left_out = [item for item in items if any(item.get_closest_marker(mark) for mark in NOT_QUICK)]
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]
+        items[:] = [item for item in items if not any(item.get_closest_marker(mark) for mark in NOT_QUICK)]
 
 
 def _stay_inside(event: str, arguments: tuple[Any, ...]) -> None:
@@ -70,6 +72,11 @@ def _stay_inside(event: str, arguments: tuple[Any, ...]) -> None:
     if event in REACHING and not (event.startswith("socket") and arguments[0].family == socket.AF_UNIX):
         _reached.append(event)
         raise AssertionError(f"{event} in a quick test: mark it `outside`")
+
+
+def _spawn_nothing(*_: object) -> int:
+    sys.audit("subprocess.Popen")
+    return 0
 
 
 @pytest.fixture(autouse=True)

@@ -35,6 +35,7 @@ from tests.bench.pictures import SLICES, STUDIES, Pictures
 from tests.helpers import dicom
 from tests.helpers.dicom import Orthanc
 from tests.helpers.ports import free_port, free_ports
+from tests.helpers.waiting import eventually
 
 _LARGE, _SMALL = 512, 131
 _PDU = "131072"
@@ -98,7 +99,7 @@ def _broker(where: Path, *, fsync: bool = False, receivers: int = 1) -> Iterator
         logs = [where / f"receiver-{number}.log" for number in range(receivers)]
         pids = [stack.enter_context(scene.process(command, made.server.dicom_port, log)) for log in logs]
         for log in logs:
-            dicom.eventually(functools.partial(_listens, log), 30.0)
+            eventually(functools.partial(_listens, log), 30.0)
         store = stack.enter_context(contextlib.closing(
             sqlite3.connect(made.data / "broker.db", timeout=30.0, check_same_thread=False)))
         store.execute("PRAGMA foreign_keys=OFF")
@@ -231,7 +232,7 @@ class _Retrieve:
             studies.record_origin(unit, self._hospital, self._catalogue)
         with contextlib.closing(self._app.coord.subscribe("landed")) as landed:
             rate = _timed(SLICES, lambda: self._fetch(landed))
-        dicom.eventually(self._ended, 30.0)
+        eventually(self._ended, 30.0)
         self._broker.clear()
         return rate
 

@@ -13,7 +13,8 @@ from broker.model.ids import PatientId
 from tests.helpers import dicom, mllp
 from tests.helpers.conflicts import STUDY, Picture, sop
 from tests.helpers.region import Region
-from tests.helpers.site import adt, eventually
+from tests.helpers.site import adt
+from tests.helpers.waiting import eventually
 
 pytestmark = [pytest.mark.peer("dcmtk"), pytest.mark.timeout(900)]
 
@@ -53,7 +54,7 @@ def feed(region: Region, *patients: str) -> None:
 
 def shows(region: Region, patient: str, *numbers: int, of: str = "") -> None:
     wanted = {sop(number): of or patient for number in numbers}
-    eventually(lambda: consultation(region, patient)[0] == wanted, 30.0)
+    eventually(lambda: consultation(region, patient)[0] == wanted)
 
 
 def audited(region: Region, code: str) -> list[set[str]]:
@@ -91,7 +92,7 @@ def test_two_patients_of_one_study_from_the_first_picture_to_the_decision_and_ba
         shows(region, "MB")
 
         region.run("conflicts", "settle", "1", "--assign", "HOSPA:MA")
-        eventually(lambda: consultation(region, "MA")[0] == {sop(1): "MA", sop(2): "MB"}, 30.0)
+        eventually(lambda: consultation(region, "MA")[0] == {sop(1): "MA", sop(2): "MB"})
         region.run("conflicts", "undo", "1")
         region.run("conflicts", "settle", "1", "--reject")
         shows(region, "MA", 1)

@@ -15,8 +15,9 @@ from broker.model.ids import PatientId, new_oid
 from broker.model.people import Demographics, PersonName
 from broker.wire import hl7v3
 from tests.helpers import dicom
-from tests.helpers.dicom import Orthanc, eventually
+from tests.helpers.dicom import Orthanc
 from tests.helpers.region import Region
+from tests.helpers.waiting import eventually
 
 A, B = PatientId("2.999.2.1", "A-88"), PatientId("2.999.3.1", "B-88")
 MR, PRIVATE = "1.2.840.10008.5.1.4.1.1.4", "1.3.12.2.1107.5.9.1"
@@ -88,7 +89,7 @@ def test_one_sop_uid_in_two_studies_gives_two_files_and_packed_images_count(tmp_
         feed(region, A, "2.999.2.9")
         assert dicom.store(files, region.dicom_port, "PACSA").returncode == 0
         with Consultation(region.url, profiles.load(str(tmp_path / "region"))) as client:
-            eventually(lambda: len(client.documents(client.affinity_id(A))) == 2, 30)
+            eventually(lambda: len(client.documents(client.affinity_id(A))) == 2)
         for folder in ("online", "packed"):
             got = json.loads(region.run("fetch", str(A), "--to", str(tmp_path / folder), "--json"))
             assert (sorted(row["objects"] for row in got["studies"]), got["missing"]) == ([1, 2], [])

@@ -38,7 +38,8 @@ from broker.wire.kos import read_manifest
 from broker.wire.tags import NotDicom, Truncated
 from tests.fuzz.columns import misfits
 from tests.fuzz.harness import Reader, Target
-from tests.helpers.dicom import HOSPITAL, Board, eventually, sender, short_settings
+from tests.helpers.dicom import HOSPITAL, Board, sender, short_settings
+from tests.helpers.waiting import eventually
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 _SYNTAXES = ("1.2.840.10008.1.2.1", tags.IMPLICIT, tags.BIG_ENDIAN, tags.DEFLATED)

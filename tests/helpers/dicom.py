@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -282,14 +282,6 @@ def broker(
         stop.set()
         thread.join()
         receiver.stop()
-
-
-def eventually(check: Callable[[], object], seconds: float = 5.0) -> None:
-    """Return as soon as `check` gives something true."""
-    until = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < until, "did not happen in time"
-        time.sleep(0.01)
 
 
 class Board:

@@ -6,7 +6,7 @@ import hashlib
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from broker.wire.soap import Part
 from tests.helpers import dicom, manifests, mllp
 from tests.helpers.region import Region
 from tests.helpers.soap import Reply
+from tests.helpers.waiting import eventually
 
 A = PatientId("2.999.2.1", "A-1001")
 XAD = "2.999.1.1"
@@ -56,14 +57,6 @@ def adt(control: str, value: str = A.value, *, version: str = "2.3.1", pid3: str
     cx = f"{value}^^^HOSPA&2.999.2.1&ISO^PI" if pid3 is None else pid3
     return (f"MSH|^~\\&|HIS-A|HOSPA|BROKER|REGION|20261101101500||{kind}|{control}|P|{version}||||||GB 18030-2000\n"
             f"EVN||20261101101500\nPID|||{cx}||{name}^^^^^L||19790214|F\nPV1||O\n")
-
-
-def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    """Return as soon as the condition holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def rest(connection: socket.socket) -> bytes:

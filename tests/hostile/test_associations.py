@@ -17,7 +17,8 @@ from broker.wire import tags
 from tests.helpers import dicom
 from tests.helpers.dicom import CT
 from tests.helpers.dimse import VERIFICATION, Parrot, item, store_request
-from tests.helpers.site import LIMITS, A, Site, eventually, ref
+from tests.helpers.site import LIMITS, A, Site, ref
+from tests.helpers.waiting import eventually
 
 pytestmark = [pytest.mark.peer("dcmtk")]
 

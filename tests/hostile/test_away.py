@@ -19,7 +19,8 @@ from tests.helpers.bad_pacs import SUCCESS, BadPacs
 from tests.helpers.dimse import Parrot
 from tests.helpers.ports import free_port
 from tests.helpers.region import Region
-from tests.helpers.site import LIMITS, THEIRS, Site, eventually, ref
+from tests.helpers.site import LIMITS, THEIRS, Site, ref
+from tests.helpers.waiting import eventually
 
 pytestmark = [pytest.mark.peer("dcmtk")]
 
@@ -122,7 +123,7 @@ def test_a_redis_that_stands_still_holds_nobody_up(far: tuple[Site, BadPacs, Red
             got = client.images(refs, tmp_path / "got")
         assert got.missing == ()
         assert time.monotonic() - begun < 30
-        eventually(lambda: site.region.health()["dependencies"]["coordination"] != "ok", 20)
+        eventually(lambda: site.region.health()["dependencies"]["coordination"] != "ok")
     finally:
         redis.process.send_signal(signal.SIGCONT)
     site.region.wait_healthy()

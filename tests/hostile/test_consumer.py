@@ -14,7 +14,8 @@ from broker.wire.mime import MtomBody
 from tests.helpers import dicom
 from tests.helpers.bad_pacs import SUCCESS, BadPacs
 from tests.helpers.dimse import Parrot
-from tests.helpers.site import IMAGES, REPOSITORY, RETRIEVE, THEIRS, Site, eventually, head, read_http, ref, rest
+from tests.helpers.site import IMAGES, REPOSITORY, RETRIEVE, THEIRS, Site, head, read_http, ref, rest
+from tests.helpers.waiting import eventually
 
 pytestmark = [pytest.mark.peer("dcmtk")]
 SLOTS = 4

@@ -16,7 +16,8 @@ from broker.client.consult import Manifests
 from broker.model.imaging import InstanceRef
 from broker.model.metadata import DocumentEntry
 from tests.helpers import dicom, manifests
-from tests.helpers.site import Site, eventually, ref
+from tests.helpers.site import Site, ref
+from tests.helpers.waiting import eventually
 
 pytestmark = [pytest.mark.peer("dcmtk")]
 

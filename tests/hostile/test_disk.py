@@ -22,7 +22,8 @@ from tests.helpers.dicom import CT
 from tests.helpers.dimse import Parrot, store_request
 from tests.helpers.mllp import segment
 from tests.helpers.region import Region
-from tests.helpers.site import LIMITS, THEIRS, A, Site, adt, eventually, ref
+from tests.helpers.site import LIMITS, THEIRS, A, Site, adt, ref
+from tests.helpers.waiting import eventually
 
 SIZES = {"": "24m", "online": "6m", "documents": "3m", "archive": "3m", "audit": "1m"}
 pytestmark = [pytest.mark.peer("mount"), pytest.mark.peer("dcmtk")]
@@ -76,7 +77,7 @@ def unchanged(site: Site) -> Iterator[None]:
     before = stored(site, 0)
     yield
     with contextlib.suppress(AssertionError):
-        eventually(lambda: stored(site, 1) == before, 3)
+        eventually(lambda: stored(site, 1) == before)
     assert stored(site, 1) == before
 
 
@@ -134,7 +135,7 @@ def test_a_fetch_into_a_full_online_store(small: Site, tmp_path: Path) -> None:
             assert set(heard) == {0xA700}
             assert {state for (state,) in small.rows("fetch_job", "state")} == {"failed"}
             assert small.files() == before
-        eventually(lambda: not missing(small, refs, tmp_path / "again"), 20)
+        eventually(lambda: not missing(small, refs, tmp_path / "again"))
         eventually(lambda: max(small.rows("fetch_job", "id, state"))[1] == "done")
     small.goes_on(tmp_path)
 
@@ -232,6 +233,6 @@ def test_a_full_database(small: Site, tmp_path: Path) -> None:
         small.query()
     assert ("F-1",) not in small.rows("patient_identity", "value")
     if status == 0:                         # the file is durable: its row follows
-        eventually(lambda: small.known(ref(file).sop_uid), 15)
+        eventually(lambda: small.known(ref(file).sop_uid))
     assert codes(small, data) == []
     small.goes_on(tmp_path)

@@ -14,7 +14,8 @@ from tests.helpers import dimse
 from tests.helpers.dicom import CT
 from tests.helpers.dimse import Parrot
 from tests.helpers.region import Region
-from tests.helpers.site import LIMITS, Site, adt, eventually, head
+from tests.helpers.site import LIMITS, Site, adt, head
+from tests.helpers.waiting import eventually
 
 pytestmark = [pytest.mark.peer("dcmtk")]
 
@@ -91,7 +92,7 @@ def test_a_thousand_idle_connections_leave_the_service_answering(site: Site, tmp
         site.goes_on(tmp_path)
         assert site.load()[0] <= before[0] + 80
         with site.unchanged():
-            eventually(back(site, before), 12)
+            eventually(back(site, before))
     site.goes_on(tmp_path)
 
 
@@ -108,7 +109,7 @@ def test_a_thousand_open_connections_leave_the_service_answering(roomy: Site, tm
     roomy.goes_on(tmp_path)
     before, door = roomy.load(), getattr(roomy.region, port)
     assert any(open_during_work(roomy, tmp_path, port, kind) for _ in range(5 if port == "dicom_port" else 1))
-    eventually(back(roomy, before), 30)
+    eventually(back(roomy, before))
     roomy.goes_on(tmp_path)
     assert open_at(roomy, door) < 100
 
@@ -119,7 +120,7 @@ def open_during_work(site: Site, folder: Path, port: str, kind: str) -> bool:
         if kind == "served":
             for number, connection in enumerate(found):
                 SERVED[port](connection, number)
-        eventually(lambda: open_at(site, door) >= COUNT, 30)
+        eventually(lambda: open_at(site, door) >= COUNT)
         site.goes_on(folder)
         return open_at(site, door) >= COUNT
 

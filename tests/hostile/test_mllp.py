@@ -11,7 +11,8 @@ import pytest
 from broker.model.ids import PatientId
 from tests.helpers.mllp import codes, segment
 from tests.helpers.region import Region
-from tests.helpers.site import LIMITS, A, Site, adt, eventually, rest
+from tests.helpers.site import LIMITS, A, Site, adt, rest
+from tests.helpers.waiting import eventually
 
 pytestmark = [pytest.mark.peer("dcmtk")]
 

@@ -13,7 +13,8 @@ from broker.model.imaging import InstanceRef
 from tests.helpers import bad_pacs, dicom
 from tests.helpers.bad_pacs import BadPacs
 from tests.helpers.dimse import Parrot
-from tests.helpers.site import THEIRS, A, Site, eventually, ref
+from tests.helpers.site import THEIRS, A, Site, ref
+from tests.helpers.waiting import eventually
 
 pytestmark = [pytest.mark.peer("dcmtk")]
 

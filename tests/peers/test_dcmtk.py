@@ -16,7 +16,8 @@ from broker.model.ids import new_oid
 from broker.model.ports import Want
 from broker.wire import tags
 from tests.helpers import dicom
-from tests.helpers.dicom import Broker, eventually
+from tests.helpers.dicom import Broker
+from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.peer("dcmtk")
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"

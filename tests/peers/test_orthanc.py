@@ -14,7 +14,8 @@ from broker.model.ids import new_oid
 from broker.model.ports import Want
 from broker.wire import tags
 from tests.helpers import dicom
-from tests.helpers.dicom import Broker, Orthanc, eventually
+from tests.helpers.dicom import Broker, Orthanc
+from tests.helpers.waiting import eventually
 
 pytestmark = [pytest.mark.peer("orthanc")]
 

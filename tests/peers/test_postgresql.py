@@ -19,7 +19,8 @@ from tests.helpers.bad_pacs import BadPacs
 from tests.helpers.mllp import codes, segment
 from tests.helpers.postgresql import Postgres, fresh
 from tests.helpers.region import Region
-from tests.helpers.site import LIMITS, THEIRS, Site, adt, eventually, ref
+from tests.helpers.site import LIMITS, THEIRS, Site, adt, ref
+from tests.helpers.waiting import eventually
 
 pytestmark = [pytest.mark.peer("postgresql"), pytest.mark.peer("dcmtk"), pytest.mark.timeout(600)]
 
@@ -80,7 +81,7 @@ def test_a_role_refuses_to_start_on_another_schema(postgres: Postgres, tmp_path:
 def test_the_main_job(site: PgSite, tmp_path: Path) -> None:
     """In by C-STORE, published, found, its manifest read, given; and from the PACS that keeps it."""
     files = site.store(tmp_path, 3)
-    eventually(lambda: site.query() >= 1, 30)
+    eventually(lambda: site.query() >= 1)
     with site.client() as client:
         found = client.manifests(client.documents(site.patient), tmp_path / "manifests")
         got = client.pictures(found.files, tmp_path / "got")
@@ -118,7 +119,7 @@ def test_the_service_while_it_is_gone_and_when_it_is_back(site: PgSite, postgres
     finally:
         postgres.start()
     site.region.wait_healthy()
-    eventually(lambda: site.known(ref(late).sop_uid), 20)
+    eventually(lambda: site.known(ref(late).sop_uid))
     assert ("PG-1",) not in site.rows("patient_identity", "value")
     site.feed("PG-1")
     site.goes_on(tmp_path)

@@ -15,7 +15,8 @@ from zeep.transports import Transport
 from broker.model.ids import PatientId
 from broker.wire.mime import content_type_parameters
 from tests.helpers.region import Region
-from tests.helpers.site import OURS, REPOSITORY, XAD, Site, eventually
+from tests.helpers.site import OURS, REPOSITORY, XAD, Site
+from tests.helpers.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 JAVA = ROOT / "tests" / "peers" / "java" / "jaxws"

@@ -196,6 +196,7 @@ def test_sweep_removes_unfinished_containers(sdfo: Sdfo) -> None:
     assert list(sdfo.containers(older_than=3600.0)) == []
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_study(sdfo: Sdfo) -> None:
     source = Zeros(50 << 20)
     images = [PackImage(sop_uid=f"1.2.{n}", series_uid="1.2", sop_class="1.2", transfer_syntax="1.2", sha256=source.sha256,

@@ -19,6 +19,8 @@ from broker.wire import ebxml, kos
 from broker.wire.xml import QUERY
 from tests.helpers.client import Script, fault, mtom, peer, plain, retrieved
 
+pytestmark = pytest.mark.outside
+
 CT = "1.2.840.10008.5.1.4.1.1.2"
 PATIENT = "R-1^^^&2.999.1.1&ISO"
 IMAGES = ("1.2.5.1", "1.2.5.2")

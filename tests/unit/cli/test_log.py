@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.outside
+
 PROGRAM = """
 import logging, threading, warnings
 import structlog

@@ -34,6 +34,7 @@ def test_the_version_of_this_release() -> None:
     assert (done.exit_code, done.output.strip()) == (0, "0.2.0")
 
 
+@pytest.mark.outside
 def test_the_version_needs_none_of_the_parts() -> None:
     program = (
         "import sys\nfrom broker.cli.main import cli\ntry:\n    cli(['--version'])\nexcept SystemExit:\n    pass\n"

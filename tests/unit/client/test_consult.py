@@ -20,6 +20,8 @@ from broker.wire import ebxml, hl7v3, kos, xml
 from broker.wire.xml import RAD, XDS
 from tests.helpers.client import Got, Reply, Script, envelope, mtom, peer, plain, retrieved
 
+pytestmark = pytest.mark.outside
+
 LIMITS = Limits(connect=2, silence=5, attempts=2)
 XAD = PatientId("2.999.1.1", "R-1")
 PICTURES = [b"\r\n--picture\r\n\0" + bytes([n]) * 3000 for n in range(4)]

@@ -8,6 +8,8 @@ import pytest
 from broker.client.mllp import feed_v2
 from broker.model.errors import TooLarge, Unavailable
 
+pytestmark = pytest.mark.outside
+
 MESSAGE = "MSH|^~\\&|HIS-A|HOSPA|||20260301||ADT^A04|1|P|2.3.1||||||GB 18030-2000\rPID|||1||葉^曉東\r".encode("gb18030")
 ANSWER = b"MSH|^~\\&|||||||ACK|2|P|2.3.1\rMSA|AA|1\r"
 

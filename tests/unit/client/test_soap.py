@@ -13,6 +13,8 @@ from broker.wire.soap import Part
 from broker.wire.xml import QUERY, XDS
 from tests.helpers.client import Got, Reply, busy, envelope, fault, mtom, peer, plain
 
+pytestmark = pytest.mark.outside
+
 REGISTRY, REPOSITORY = "/xds/registry", "/xds/repository"
 LIMITS = Limits(connect=2, silence=5, attempts=3)
 QUERY_BODY = f'<AdhocQueryRequest xmlns="{QUERY}"/>'.encode()

@@ -8,6 +8,8 @@ import pytest
 from broker.client.status import health
 from broker.model.errors import Unavailable
 
+pytestmark = pytest.mark.outside
+
 
 @contextmanager
 def answering(status: int, body: bytes) -> Iterator[str]:

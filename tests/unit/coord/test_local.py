@@ -14,6 +14,8 @@ from broker.coord import LocalCoord, RedisCoord, connect
 from broker.coord.base import Body
 from broker.coord.local import LocalSubscription
 
+pytestmark = pytest.mark.outside
+
 _SPAWN = multiprocessing.get_context("spawn")
 
 

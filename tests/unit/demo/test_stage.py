@@ -17,6 +17,8 @@ from broker.model.errors import Unavailable
 from broker.model.ids import PatientId
 from tests.helpers.ports import free_port
 
+pytestmark = pytest.mark.outside
+
 PLAN = demo_data.StudyPlan(hospital="b", patient=PatientId("2.999.3.1", "B-1"), day=date(2026, 3, 1), slices=2, pixels=32)
 
 

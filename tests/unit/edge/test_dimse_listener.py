@@ -1,4 +1,5 @@
 import random
+import select
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +18,11 @@ from broker.model.errors import Unavailable
 from broker.model.syntaxes import RECEIVED_SYNTAXES
 from broker.wire import tags
 from tests.helpers import dicom, dimse
-from tests.helpers.dicom import CT, Broker, eventually
+from tests.helpers.dicom import CT, Broker
 from tests.helpers.dimse import Parrot, store_request
+from tests.helpers.waiting import PATIENCE, eventually
+
+pytestmark = pytest.mark.outside
 
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -237,18 +241,17 @@ def test_messages_and_release_right_behind_the_request_are_served(start: Start) 
     assert len(broker.files()) == 1
 
 
-def test_silent_clients_do_not_hold_up_others_and_are_dropped(start: Start) -> None:
-    broker = start(io_timeout=0.5, max_associations=5)
+@pytest.mark.parametrize("io_timeout", [0.5, 2 * PATIENCE])
+def test_silent_clients_do_not_hold_up_others_and_are_dropped(start: Start, io_timeout: float) -> None:
+    broker = start(io_timeout=io_timeout, max_associations=5)
     silent = [socket.create_connection(("127.0.0.1", broker.port)) for _ in range(4)]
     try:
-        began = time.monotonic()
         with Parrot(broker.port) as peer:
             assert peer.associate([(dimse.VERIFICATION, IMPLICIT)])[0] == 2
             peer.release()
-        assert time.monotonic() - began < 1.0
         eventually(lambda: dimse.threads("association-") == 0)
-        for client in silent:
-            client.settimeout(2)
+        for client in silent if io_timeout < PATIENCE else ():
+            client.settimeout(PATIENCE)
             assert client.recv(10) in {b"", b"\7\0\0\0\0\4\0\0\0\0"}
     finally:
         for client in silent:
@@ -256,14 +259,13 @@ def test_silent_clients_do_not_hold_up_others_and_are_dropped(start: Start) -> N
 
 
 def test_a_peer_silent_for_too_long_is_aborted(start: Start) -> None:
-    broker = start(io_timeout=1.0, idle_timeout=2.0)
+    broker = start(io_timeout=1.0, idle_timeout=3.0)
     with Parrot(broker.port) as busy, Parrot(broker.port) as idle:
         for peer in (busy, idle):
             assert peer.associate([(CT, EXPLICIT)])[0] == 2
         busy.say(store_request(1, CT, "1.2.9", encoded())[:-10])
-        began = time.monotonic()
         assert busy.hear()[0] == 7
-        assert time.monotonic() - began < 1.9
+        assert select.select([idle.socket], [], [], 0)[0] == []
         assert idle.hear()[0] == 7
     assert broker.files() == []
 

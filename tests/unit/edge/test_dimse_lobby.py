@@ -20,8 +20,11 @@ from broker.db import Database
 from broker.edge.dimse import pdata, pending
 from broker.wire import tags
 from tests.helpers import dicom, dimse
-from tests.helpers.dicom import CT, Broker, eventually
+from tests.helpers.dicom import CT, Broker
 from tests.helpers.dimse import Parrot, store_request
+from tests.helpers.waiting import eventually
+
+pytestmark = pytest.mark.outside
 
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 ABORT, FULL = (7, b"\0\0\2\2"), (3, b"\0\2\3\2")
@@ -53,14 +56,12 @@ def associated(port: int) -> Parrot:
     return peer
 
 
-def served(port: int) -> float:
-    """Store an object; return the seconds it took."""
-    begun = time.monotonic()
+def served(port: int) -> None:
+    """Store an object."""
     with associated(port) as peer:
         peer.say(store_request(3, CT, "1.2.9", encoded()))
         assert peer.answer().number(pdata.STATUS) == 0
         peer.release()
-    return time.monotonic() - begun
 
 
 def silent(port: int, stack: ExitStack, count: int) -> list[Parrot]:
@@ -72,10 +73,8 @@ def test_silent_connections_cost_no_thread_and_are_closed_in_time(start: Start) 
     with ExitStack() as stack:
         guests = silent(broker.port, stack, 300)
         eventually(lambda: dimse.threads("association-") == 0)
-        assert served(broker.port) < 2
-        begun = time.monotonic()
+        served(broker.port)
         assert {guest.hear()[0] for guest in guests} == {0}
-        assert time.monotonic() - begun < 3
 
 
 def test_one_too_many_closes_the_one_that_waits_longest(start: Start) -> None:
@@ -101,7 +100,7 @@ def test_half_requests_hold_so_much_memory_and_no_more(start: Start, monkeypatch
         assert second.hear()[0] == 0
         third.say(large[-1:])
         assert third.hear()[0] == 2
-        assert served(broker.port) < 2
+        served(broker.port)
 
 
 def test_the_address_with_most_waiting_connections_loses_one(start: Start) -> None:
@@ -130,18 +129,19 @@ def test_what_is_no_request_is_aborted_at_once(start: Start, say: bytes) -> None
     with Parrot(broker.port) as peer:
         peer.say(say)
         assert peer.hear() == ABORT
-    assert served(broker.port) < 2
+    served(broker.port)
 
 
 def test_a_request_that_drips_is_given_up(start: Start) -> None:
     broker = start(io_timeout=1.0)
     with Parrot(broker.port) as peer:
-        begun = time.monotonic()
+        sent = 0
         with contextlib.suppress(OSError):
             for byte in REQUEST:
                 peer.say(bytes([byte]))
+                sent += 1
                 time.sleep(0.05)
-        assert time.monotonic() - begun < 3
+        assert sent < len(REQUEST)
 
 
 def test_an_idle_association_makes_room(start: Start) -> None:
@@ -154,7 +154,7 @@ def test_an_idle_association_makes_room(start: Start) -> None:
         time.sleep(1.1)
         idle[0].say(store_request(3, CT, "1.2.9", encoded()))
         assert idle[0].answer().number(pdata.STATUS) == 0
-        assert served(broker.port) < 2
+        served(broker.port)
         assert idle[1].hear()[0] == 7
         idle[2].release()
         idle[0].release()
@@ -171,7 +171,7 @@ def test_without_a_thread_an_association_is_refused_and_others_are_served(
         patch.setattr(threading.Thread, "start", none_left)
         peer.say(REQUEST)
         assert peer.hear() == FULL
-    assert served(broker.port) < 2
+    served(broker.port)
 
 
 def test_all_ae_titles_of_a_hospital_have_one_share(tmp_path: Path, database: Database, profile: Profile) -> None:
@@ -225,16 +225,14 @@ def test_a_message_under_way_keeps_its_place(start: Start) -> None:
 def test_an_object_that_drips_is_given_up(start: Start) -> None:
     broker = start(io_timeout=1.0, min_rate=1000)
     with associated(broker.port) as peer:
-        begun = time.monotonic()
         peer.socket.settimeout(0.05)
         peer.say(store_request(3, CT, "1.2.9", encoded())[:300])
         with contextlib.suppress(OSError):
-            while time.monotonic() - begun < 5:
+            while True:
                 peer.say(b"x")
                 with contextlib.suppress(TimeoutError):
                     assert peer.socket.recv(10) in {b"\7\0\0\0\0\4\0\0\0\0", b""}
                     break
-        assert time.monotonic() - begun < 4
     eventually(lambda: broker.files() == [])
     eventually(lambda: dimse.threads("association-") == 0)
 
@@ -254,7 +252,7 @@ def test_a_length_no_memory_holds_is_not_gathered(start: Start) -> None:
     with associated(broker.port) as peer:
         peer.say(b"\4\0\xff\xff\xff\xf0" + struct.pack(">LBB", 0xFFFFFFEC, 3, 3) + b"\0" * 100_000)
         assert peer.hear()[0] in {0, 7}
-    assert served(broker.port) < 2
+    served(broker.port)
 
 
 def test_descriptors_over_1023_are_served(start: Start) -> None:
@@ -267,7 +265,7 @@ def test_descriptors_over_1023_are_served(start: Start) -> None:
     try:
         while taken[-1] < 1100:
             taken.append(os.dup(0))
-        assert served(broker.port) < 2
+        served(broker.port)
     finally:
         for handle in taken:
             os.close(handle)

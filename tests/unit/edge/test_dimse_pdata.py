@@ -84,6 +84,7 @@ def test_a_data_set_fits_the_peers_pdus(size: int, longest: int) -> None:
     assert lasts == [0] * (len(lasts) - 1) + [2]
 
 
+@pytest.mark.outside
 @given(st.binary(max_size=3000), st.integers(0, 2**32))
 @settings(derandomize=True, max_examples=60, deadline=None)
 def test_any_fragments_give_the_same_bytes(data: bytes, seed: int) -> None:
@@ -105,6 +106,7 @@ def test_any_fragments_give_the_same_bytes(data: bytes, seed: int) -> None:
     assert lasts[-1]
 
 
+@pytest.mark.outside
 def test_a_message_larger_than_the_buffer_arrives_whole(ends: tuple[UpperLayer, socket.socket]) -> None:
     upper, theirs = ends
     data = random.Random(5).randbytes(700_000)
@@ -143,6 +145,7 @@ def test_what_is_not_p_data_ends_the_upper(ends: tuple[UpperLayer, socket.socket
         list(upper.pdvs())
 
 
+@pytest.mark.outside
 def test_a_durable_object_is_indexed_when_its_answer_cannot_be_sent(
         ends: tuple[UpperLayer, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
     upper, theirs = ends
@@ -155,6 +158,7 @@ def test_a_durable_object_is_indexed_when_its_answer_cannot_be_sent(
     assert done == ["settled"]
 
 
+@pytest.mark.outside
 @pytest.mark.parametrize("nothing", [
     b"\4\0\0\0\0\6\0\0\0\2\1\0", b"\4\0\0\0\0\6\0\0\0\2\1\1", b"\4\0\0\0\0\x0c" + b"\0\0\0\2\1\0" * 2, b"\4\0\0\0\0\0",
 ])
@@ -166,6 +170,7 @@ def test_a_peer_that_sends_nothing_for_ever_is_refused(ends: tuple[UpperLayer, s
             pass
 
 
+@pytest.mark.outside
 def test_an_endless_command_set_is_refused() -> None:
     command = bytearray()
     with pytest.raises(ProtocolError):

@@ -24,6 +24,8 @@ from tests.helpers.dicom import CT
 from tests.helpers.dimse import Parrot, item, pacs, store_request
 from tests.helpers.ports import free_port
 
+pytestmark = pytest.mark.outside
+
 FIND, MOVE, GET = contexts.STUDY_FIND, contexts.STUDY_MOVE, contexts.STUDY_GET
 RELEASE = b"\6\0\0\0\0\4\0\0\0\0"
 Script = Callable[[Parrot], None]

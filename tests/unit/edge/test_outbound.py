@@ -18,6 +18,8 @@ from broker.wire.mime import MtomBody, Multipart, content_type_parameters
 from broker.wire.ports import Manifest
 from broker.wire.xml import RS, SOAP, WSA, XDS, XOP, parse
 
+pytestmark = pytest.mark.outside
+
 DOCUMENT = b"\0" * 128 + b"DICM\r\n--mime.\r\n\r\n"
 SOAP_TYPE = "application/soap+xml; charset=utf-8"
 CALL = Call(caller=ANONYMOUS, facts=AuditFacts())

@@ -260,6 +260,7 @@ def test_a_bug_in_writing_gives_the_slot_back(edge: Bench) -> None:
     assert edge.post("/give", b"".join(GIVE), GIVE.content_type).status == 200
 
 
+@pytest.mark.slow
 def test_large_envelopes_are_worked_on_two_at_a_time_and_small_ones_do_not_wait(tmp_path: Path) -> None:
     ready = bench(tmp_path, max_request=16 << 20)
     inside, most, gate, small_done = 0, 0, threading.Lock(), threading.Event()

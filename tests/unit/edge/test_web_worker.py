@@ -8,7 +8,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,6 +27,9 @@ from broker.edge.door.rate import MinimumRate
 from broker.edge.http.answer import Answer, HandedOver
 from broker.edge.http.connection import GATHERED, Chunks, Connection, Incoming, Refused, Unreader
 from tests.helpers.soap import NS, Served, ask, envelope, mtom, served
+from tests.helpers.waiting import PATIENCE, eventually
+
+pytestmark = pytest.mark.outside
 
 PING = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -39,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def connect(server: Served) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", server.port), timeout=8)
+    return socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
 
 
 @contextlib.contextmanager
@@ -62,12 +65,10 @@ def pong(connection: socket.socket) -> None:
     assert data.startswith(b"HTTP/1.1 200 ")
 
 
-def answered(server: Served) -> float:
-    """Return the seconds a healthy client waits."""
-    begun = time.monotonic()
+def answered(server: Served) -> None:
+    """Serve a healthy client; the connection's patience is shorter than the deadlines of `small`."""
     with connect(server) as connection:
         pong(connection)
-    return time.monotonic() - begun
 
 
 def spoken_to(connections: list[socket.socket], seconds: float) -> list[socket.socket]:
@@ -99,13 +100,6 @@ def open_sockets(server: Served) -> int:
     return sum(_is_socket(f"/proc/{worker}/fd/{name}") for name in os.listdir(f"/proc/{worker}/fd"))
 
 
-def until(condition: Callable[[], bool], seconds: float = 8.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def test_the_inside_of_gunicorn_is_what_we_rely_on() -> None:
     assert gunicorn.__version__.startswith("27.")
     worker = gthread.ThreadWorker
@@ -132,37 +126,34 @@ def test_the_inside_of_gunicorn_is_what_we_rely_on() -> None:
 
 
 @pytest.mark.parametrize("say", [b"", b"POST /ask HTTP/1.1\r\nHost:", b"\r\n\r\n", b"GET /healthz HTTP/1.0\r\nHost: x\r\n\r\n"])
-def test_idle_connections_hold_no_thread(server: Served, say: bytes) -> None:
-    with many(server, 30, say):
-        assert answered(server) < 1
-        assert answered(server) < 1
+def test_idle_connections_hold_no_thread(small: Served, say: bytes) -> None:
+    with many(small, 30, say):
+        answered(small)
+        answered(small)
 
 
 def test_a_connection_beyond_the_limit_makes_the_oldest_go(server: Served) -> None:
     with many(server, 60) as idle:
-        assert answered(server) < 1
+        answered(server)
         assert rest(idle[0]) == b""
         pong(idle[-1])
 
 
 def test_idle_connections_are_closed_in_time_and_leave_nothing(server: Served) -> None:
-    until(lambda: open_sockets(server) < 10)
+    eventually(lambda: open_sockets(server) < 10)
     before = open_sockets(server)
     with many(server, 10) as idle:
-        begun = time.monotonic()
+        assert spoken_to(idle, 0.2) == []       # not at once
         assert rest(idle[-1]) == b""
-        assert 2 < time.monotonic() - begun < 5
-    until(lambda: open_sockets(server) <= before)
+    eventually(lambda: open_sockets(server) <= before)
 
 
 def test_half_a_head_is_refused_in_time(server: Served) -> None:
     with connect(server) as connection:
-        begun = time.monotonic()
         for byte in PING[:20]:
             connection.sendall(bytes([byte]))
             time.sleep(0.05)
         assert rest(connection).startswith(b"HTTP/1.1 408 ")
-        assert time.monotonic() - begun < 4
 
 
 def test_a_head_without_an_end_is_refused(server: Served) -> None:
@@ -220,7 +211,6 @@ def test_chunked_bodies_sent_in_one_go_are_their_own_requests(server: Served) ->
 def test_a_dripping_body_frees_its_thread(server: Served) -> None:
     head = b"POST /ask HTTP/1.1\r\nHost: x\r\nContent-Type: application/soap+xml\r\nContent-Length: 100000\r\n\r\n"
     with connect(server) as connection:
-        begun = time.monotonic()
         connection.sendall(head)
         connection.settimeout(0.1)
         data = b""
@@ -228,7 +218,6 @@ def test_a_dripping_body_frees_its_thread(server: Served) -> None:
             connection.sendall(b"x")
             with contextlib.suppress(TimeoutError):
                 data = connection.recv(4096)
-            assert time.monotonic() - begun < 6
         assert data.startswith(b"HTTP/1.1 408 ")
 
 
@@ -285,7 +274,7 @@ def slowly(server: Served, count: int, first: bytes, then: bytes, peer: str = "1
     for thread in threads:
         thread.start()
     try:
-        until(lambda: len(connections) >= count)
+        eventually(lambda: len(connections) >= count)
         yield connections
     finally:
         stop.set()
@@ -388,7 +377,7 @@ def test_slow_readers_hold_nobody_up(small: Served, kind: str) -> None:
                 with contextlib.suppress(BlockingIOError):
                     reader.recv(1000)
             return post(small, "/give", b"".join(GIVE), GIVE.content_type) == b"HTTP/1.1 200 OK"
-        until(trickle, 30)
+        eventually(trickle)
         for _ in range(3):
             trickle()
             assert small_and_large(small) == [b"HTTP/1.1 200 OK"] * 2
@@ -428,7 +417,7 @@ def test_a_hoarder_of_connections_makes_its_own_go(server: Served) -> None:
         pong(mine)
         hoard = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 8, source_address=("127.0.0.2", 0)))
                  for _ in range(80)]
-        until(lambda: bool(spoken_to(hoard, 0)))
+        eventually(lambda: bool(spoken_to(hoard, 0)))
         assert rest(hoard[0]) == b""
         pong(mine)
 
@@ -458,9 +447,9 @@ def test_empty_lines_before_a_request_have_an_end() -> None:
 
 def test_clients_that_do_not_close_hold_nobody_up(server: Served) -> None:
     with many(server, 10, PING.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")) as closing:
-        assert answered(server) < 1
+        answered(server)
         assert rest(closing[0]).startswith(b"HTTP/1.1 200 ")
-    until(lambda: open_sockets(server) < 10)
+    eventually(lambda: open_sockets(server) < 10)
 
 
 def threads_of(server: Served) -> set[int]:
@@ -476,9 +465,7 @@ def test_threads_are_replaced_before_they_have_learnt_too_many_names(server: Ser
             pong(first)
             pong(second)
         pong(first)
-        until = time.monotonic() + 8
-        while len(threads_of(server) & before) > 2 and time.monotonic() < until:
-            time.sleep(0.05)
+        eventually(lambda: len(threads_of(server) & before) <= 2)
         after = threads_of(server)
         assert len(after & before) == 2         # those that look after the master and after slow answers
         assert 2 < len(after) <= 4
@@ -488,11 +475,9 @@ def test_threads_are_replaced_before_they_have_learnt_too_many_names(server: Ser
 def test_a_worker_that_stops_closes_those_that_wait(tmp_path: Path) -> None:
     with served(tmp_path, threads=2, retrieve_slots=1) as server, connect(server) as idle, connect(server) as used:
         pong(used)
-        begun = time.monotonic()
         server.process.terminate()
         assert rest(idle) == b""
-        assert server.process.wait(10) == 0
-        assert time.monotonic() - begun < 6
+        assert server.process.wait(PATIENCE) == 0
 
 
 def test_a_head_is_complete_at_its_empty_line_and_empty_lines_before_it_do_not_count() -> None:

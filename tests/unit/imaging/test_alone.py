@@ -23,7 +23,8 @@ from broker.model.errors import Unavailable
 from broker.model.imaging import StoredObject
 from tests.helpers import dicom, stores
 from tests.helpers.archive import STUDY, Centre
-from tests.helpers.dicom import Board, eventually
+from tests.helpers.dicom import Board
+from tests.helpers.waiting import eventually
 from tests.unit.imaging.test_receiver import encoded, send
 
 HOUR, DAY = 3600.0, 86400.0

@@ -22,6 +22,8 @@ from broker.wire.kos import read_manifest
 from tests.helpers.conflicts import DOMAINS, NODES, SERIES, STUDY, Picture, Scene, scene_in, sop, store, with_hospital
 from tests.helpers.fetch import OURS, THEIRS
 
+pytestmark = pytest.mark.slow
+
 A, B = Picture("MA"), Picture("MB", 2)
 
 

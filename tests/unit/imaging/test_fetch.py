@@ -23,6 +23,8 @@ from broker.model.imaging import InstanceRef
 from broker.model.ports import Retrieved, RetrieveFailed, Unit, Want
 from tests.helpers.fetch import JPEG, OURS, THEIRS, Centre, Lossy, Pacs, build, expecting, limited, octets, read, refs_of, working
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def centre(database: Database, tmp_path: Path, profile: Profile) -> Iterator[Centre]:

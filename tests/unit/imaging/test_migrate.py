@@ -24,6 +24,8 @@ from broker.wire import tags
 from tests.helpers import stores
 from tests.helpers.archive import STUDY, Centre
 
+pytestmark = pytest.mark.slow
+
 IMAGES = {f"{STUDY}.1.{n}": f"image {n}".encode() * 50 for n in range(3)}
 LATE = {f"{STUDY}.1.{n}": f"late {n}".encode() * 50 for n in range(10, 12)}
 DAY = 86400.0
@@ -530,6 +532,7 @@ def test_every_image_is_readable_at_every_step(centre: Centre, monkeypatch: pyte
     assert_archived(centre, images, aside=aside)
 
 
+@pytest.mark.outside
 @pytest.mark.parametrize("scenario", ["first", "late"])
 def test_a_process_killed_at_any_step_loses_nothing(folder: Path, profile: Profile, scenario: str) -> None:
     killed = 0

@@ -28,6 +28,9 @@ from broker.wire.kos import read_manifest
 from tests.helpers import dicom
 from tests.helpers.fetch import CT, THEIRS, Centre, Pacs, build, limited, refs_of, working
 from tests.helpers.manifests import PATIENT, FakeDirectory, FakeOutbound
+from tests.helpers.waiting import eventually
+
+pytestmark = pytest.mark.slow
 
 STUDY = "1.2.7"
 DOSE = "1.2.840.10008.5.1.4.1.1.88.67"
@@ -200,7 +203,7 @@ def test_every_picture_that_is_here_tells_its_own_class(scene: Scene) -> None:
         scene.publish()
         scene.pacs.classes = {f"{STUDY}.1": DOSE}
         scene.pacs.deliver([ref for ref in scene.pacs.holds if ref.sop_uid == f"{STUDY}.1.2"])
-        dicom.eventually(lambda: _objects(scene) == 3)
+        eventually(lambda: _objects(scene) == 3)
         scene.publish()
     assert [scene.classes[f"{STUDY}.1.{n}"] for n in (1, 2, 3)] == [CT, DOSE, CT]
 
@@ -323,7 +326,7 @@ def test_a_left_out_series_is_published_as_soon_as_the_hospital_sends_one_of_it(
         now = time.time()
         assert scene.publish(now).state == "partial"
         scene.pacs.deliver([ref for ref in scene.pacs.holds if ref.sop_uid == f"{STUDY}.2.2"])
-        dicom.eventually(lambda: _objects(scene) == 2)
+        eventually(lambda: _objects(scene) == 2)
         assert scene.publisher.run_once(time.time()) == 1
     assert len(scene.classes) == 6
 
@@ -363,7 +366,7 @@ def test_the_worker_waits_for_no_pacs(scene: Scene) -> None:
         with ThreadPoolExecutor(1) as pool:
             assert pool.submit(scene.publisher.run_once, 110.0).result(timeout=10) == 0     # the PACS hangs for 20 seconds
         hanging.set()
-        dicom.eventually(lambda: _objects(scene) == 2)
+        eventually(lambda: _objects(scene) == 2)
         assert scene.publisher.run_once(10000.0) == 1
 
 

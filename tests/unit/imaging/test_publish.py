@@ -30,6 +30,8 @@ from broker.model.ports import Unit
 from broker.wire.kos import read_manifest
 from tests.helpers.manifests import CT, LOCAL, PATIENT, SR, FakeCoord, FakeDirectory, FakeMover, FakeOutbound, NoFetch
 
+pytestmark = pytest.mark.slow
+
 STUDY = "2.25.500"
 TAGS = {
     "PatientID": LOCAL.value, "PatientName": "葉^曉東", "PatientBirthDate": "19790214", "PatientSex": "F",

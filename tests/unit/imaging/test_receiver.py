@@ -21,7 +21,8 @@ from broker.model.errors import DimseCode, Rejected, Unavailable
 from broker.model.imaging import StoredObject
 from broker.wire import tags
 from tests.helpers import dicom
-from tests.helpers.dicom import Board, eventually
+from tests.helpers.dicom import Board
+from tests.helpers.waiting import eventually
 
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
 SYNTAX = str(ExplicitVRLittleEndian)
@@ -82,7 +83,7 @@ def test_the_file_holds_the_sent_bytes_and_its_row_follows_within_a_second(
     assert written[meta.end:] == data
     assert (meta.sop_class, meta.sop_uid, meta.transfer_syntax) == (dicom.CT, "1.2.9", SYNTAX)
     assert (stored.size, stored.hospital, stored.study_uid, stored.series_uid) == (len(written), "a", "1.2", "1.2.1")
-    eventually(lambda: study_row(database) is not None, 1.0)
+    eventually(lambda: study_row(database) is not None)
     row = study_row(database)
     assert row is not None
     assert (row.state, row.objects, row.bytes) == ("receiving", 1, len(written))

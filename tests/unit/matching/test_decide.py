@@ -119,6 +119,7 @@ PEOPLE = st.builds(
     other_ids=st.lists(st.tuples(st.sampled_from(["", "x"]), st.sampled_from([MAN, WOMAN, "1"])), max_size=2).map(tuple))
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=600)
 @given(PEOPLE, PEOPLE)
 def test_the_verdict_is_symmetric_and_found_by_blocking(a: Demographics, b: Demographics) -> None:

@@ -97,6 +97,7 @@ def counter() -> Iterator[int]:
     return itertools.count()
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_the_event_log_gives_the_tables_back(

@@ -9,6 +9,8 @@ import pytest
 
 from broker.run import supervisor
 
+pytestmark = pytest.mark.outside
+
 PARENT = """
 import sys
 from broker.run.supervisor import supervise

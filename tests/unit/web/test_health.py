@@ -41,6 +41,7 @@ def test_a_probe_leaves_nothing_even_after_a_killed_one(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.outside
 def test_answers_says_whether_somebody_listens() -> None:
     with pytest.raises(OSError, match="refused"):
         health.answers(("127.0.0.1", 1))

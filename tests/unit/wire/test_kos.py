@@ -211,6 +211,7 @@ def test_bytes_that_are_no_manifest_are_refused(data: bytes) -> None:
         read_manifest(data)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 @settings(derandomize=True, max_examples=300, deadline=None)
 @given(st.data())
@@ -226,6 +227,7 @@ def test_a_damaged_manifest_is_read_or_refused(data: st.DataObject) -> None:
 UIDS = st.lists(st.integers(0, 10**8), min_size=1, max_size=6).map(lambda arcs: "1.2." + ".".join(map(str, arcs)))
 
 
+@pytest.mark.slow
 @settings(derandomize=True, max_examples=60, deadline=None)
 @given(
     listed=st.dictionaries(UIDS, st.lists(UIDS, min_size=1, max_size=5, unique=True), min_size=1, max_size=4),

@@ -84,6 +84,7 @@ def test_documents_that_cost_more_than_their_size_are_refused(data: bytes, why: 
         xml.parse(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [
     b"<r>" + b"<a/>" * 99_000 + b"</r>",
     b"<r>" + b"<a b='c'>0123456789</a>" * 110_000 + b"</r>",
