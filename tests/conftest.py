@@ -50,12 +50,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="only tests without a server, a process and a long wait")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("--quick"):
-        sys.addaudithook(_stay_inside)
-        multiprocessing.util.spawnv_passfds = _spawn_nothing     # the only start of a process that tells no audit hook
-
-
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     return True if config.getoption("--quick") and collection_path in [TESTS / name for name in NOT_QUICK_FOLDERS] else None
 
@@ -65,6 +59,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if any(item.get_closest_marker(mark) for mark in NOT_QUICK)]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not any(item.get_closest_marker(mark) for mark in NOT_QUICK)]
+        sys.addaudithook(_stay_inside)
+        multiprocessing.util.spawnv_passfds = _spawn_nothing     # the only start of a process that tells no audit hook
 
 
 def _stay_inside(event: str, arguments: tuple[Any, ...]) -> None:

@@ -315,10 +315,13 @@ def cost(bench: Bench, message: bytes, times: int = 3) -> float:
 
 @pytest.mark.parametrize("name", EVIL)
 def test_no_message_costs_more_than_its_size(bench: Bench, name: str) -> None:
-    """What is measured against is a feed with an attachment of the same size, which is taken."""
+    """What is measured against is a feed with an attachment of the same size, which is taken.
+
+    The dearest takes ten times as much on a calm machine and fifteen on a busy one; work that is repeated takes hundreds.
+    """
     plain = f"{FEED}PID|||{A.format('E0')}||Hu^Di||19810101|F\rOBX|1|ED|1||{'A' * BIG}\r".encode()
     assert verdict(say(bench, plain)) == ("AA",)
-    assert cost(bench, evil(name).encode()) < 12 * cost(bench, plain)
+    assert cost(bench, evil(name).encode()) < 25 * cost(bench, plain)
 
 
 # MSH-18, which is read before anything else.

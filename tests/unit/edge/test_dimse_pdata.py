@@ -127,6 +127,7 @@ def test_a_message_larger_than_the_buffer_arrives_whole(ends: tuple[UpperLayer, 
     assert found == data
 
 
+@pytest.mark.outside
 @pytest.mark.parametrize(("sent", "error"), [
     (struct.pack(">BBLLBB", 4, 0, 6, 1, 1, 3), ProtocolError),
     (struct.pack(">BBLLBB", 4, 0, 6, 100, 1, 3), ProtocolError),

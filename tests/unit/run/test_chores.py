@@ -13,7 +13,7 @@ from broker.config.profile import Profile
 from broker.config.settings import Settings
 from broker.run import worker
 from broker.run.chores import Chore, run_all
-from tests.helpers.dicom import eventually
+from tests.helpers.waiting import eventually
 
 
 def test_a_kind_of_work_that_takes_long_holds_up_no_other() -> None:

@@ -1,10 +1,12 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import pytest
+
 from broker.run import heartbeat
+from tests.helpers.waiting import eventually
 
 
 def test_a_heartbeat_is_seen_while_it_lives(tmp_path: Path) -> None:
@@ -15,14 +17,12 @@ def test_a_heartbeat_is_seen_while_it_lives(tmp_path: Path) -> None:
     assert heartbeat.living(tmp_path) == {}
 
 
+@pytest.mark.outside
 def test_a_killed_process_is_gone_at_once(tmp_path: Path) -> None:
     beat = f"heartbeat.Heartbeat(Path({str(tmp_path)!r}), 'fetch').start(); input()"
     code = f"from pathlib import Path; from broker.run import heartbeat; {beat}"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
-        end = time.monotonic() + 20
-        while heartbeat.living(tmp_path) != {"fetch": 1}:
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        eventually(lambda: heartbeat.living(tmp_path) == {"fetch": 1})
         process.kill()
         process.wait()
         assert heartbeat.living(tmp_path) == {}
