@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not any(item.get_closest_marker(mark) for mark in NOT_QUICK)]
         sys.addaudithook(_stay_inside)
-        multiprocessing.util.spawnv_passfds = _spawn_nothing     # the only start of a process that tells no audit hook
+        pytest.MonkeyPatch().setattr(multiprocessing.util, "spawnv_passfds", _spawn_nothing)   # it tells no audit hook
 
 
 def _stay_inside(event: str, arguments: tuple[Any, ...]) -> None:
