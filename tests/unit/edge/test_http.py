@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -206,13 +207,14 @@ def test_memory_stays_flat_whatever_is_sent(server: Served, http: httpx.Client) 
 
 def test_an_aborted_download_is_audited_and_gives_its_slot_back(server: Served, http: httpx.Client) -> None:
     headers = {"Content-Type": GIVE.content_type, "Content-Length": str(GIVE.length)}
-    wanted = 0
-    for _ in range(4):
+    def noticed(times: int) -> bool:
+        return audit(server).count("not taken whole") == times
+
+    for n in range(4):
         with http.stream("POST", "/give", content=b"".join(GIVE), headers=headers) as reply:
             assert reply.status_code == 200
             next(reply.iter_bytes(1000))
-        wanted += 1
-        eventually(lambda: audit(server).count("not taken whole") == wanted)
+        eventually(partial(noticed, n + 1))
 
 
 def test_an_aborted_upload_leaves_nothing(server: Served) -> None:
