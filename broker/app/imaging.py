@@ -24,7 +24,7 @@ log = structlog.get_logger("broker.app")
 def sdfo(core: Core) -> Sdfo:
     """Return the door to both tiers of pictures."""
     settings = core.settings
-    return Sdfo(OnlineStore(settings.online_folder, settings.online.fsync), settings.archive_folder)
+    return Sdfo(OnlineStore(settings.online_folder, settings.online.fsync, settings.online.one_commit), settings.archive_folder)
 
 
 def receiver(core: Core, pictures: Sdfo) -> Receiver:

@@ -71,6 +71,13 @@ class Folders:
 
     def link(self, file: Path, final: Path) -> bool:
         """Add a second, durable name of `file`. False, and nothing changed, when that name is taken."""
+        named = self.add_name(file, final)
+        if named:
+            self.sync(final.parent)
+        return named
+
+    def add_name(self, file: Path, final: Path) -> bool:
+        """Add a second name of `file`, durable after `sync` of its folder. False, and nothing changed, when it is taken."""
         for attempt in range(3):
             try:
                 if attempt or final.parent not in self._durable:
@@ -83,7 +90,6 @@ class Folders:
                     raise
                 continue
             break
-        self.sync(final.parent)
         return True
 
     def drop(self, files: list[Path]) -> None:

@@ -7,6 +7,7 @@ Paths given out are relative to the folder.
 
 import contextlib
 import datetime as dt
+import functools
 import os
 import re
 import time
@@ -16,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.archive.files import Folders, create, failed, reachable, sha256_of, sweep_folder
-from broker.model.blob import FileSlice
+from broker.archive.ordered import is_ordered, write_back
+from broker.model.blob import FileSlice, fsync_file
 from broker.model.digests import LateSha256
 from broker.model.errors import Rejected, XdsCode
 from broker.model.ids import is_uid
@@ -47,11 +49,19 @@ class Kept:
 
 
 class OnlineStore:
-    """The folder of the online tier. Safe to share between threads and processes."""
+    """The folder of the online tier. Safe to share between threads and processes.
 
-    def __init__(self, folder: Path, fsync: bool = True) -> None:
-        self.folder, self.fsync = folder, fsync
+    `one_commit` lets a file system that keeps order make an object and its name durable together (`ordered`).
+    """
+
+    def __init__(self, folder: Path, fsync: bool = True, one_commit: bool = True) -> None:
+        self.folder, self.fsync, self._one_commit = folder, fsync, one_commit
         self.folders = Folders(folder, fsync)
+
+    @functools.cached_property
+    def in_order(self) -> bool:
+        """Whether an object may be named before it is durable: its bytes are on the disk before its name all the same."""
+        return self.fsync and self._one_commit and is_ordered(self.folder)
 
     def begin(self) -> "Part":
         """Begin an object. End it with `keep` or `abort`. Raise `Unavailable` when the store cannot take it."""
@@ -72,6 +82,18 @@ class OnlineStore:
     def open(self, online: Online) -> FileSlice:
         """Return the bytes of a stored object. Reading raises OSError when the file is shorter than `online.size`."""
         return FileSlice(str(self.path(online.path)), online.size)
+
+    def has(self, relative: str) -> bool:
+        """Say whether there is a file under a relative path."""
+        return os.path.isfile(self.path(relative))
+
+    def make_durable(self, relative: str) -> None:
+        """Return when a stored file and its name are durable: whoever named it may not have got so far yet."""
+        file = self.path(relative)
+        with reachable(WHAT):
+            if self.fsync:
+                fsync_file(str(file))
+            self.folders.sync(file.parent)
 
     def sha256(self, relative: str) -> str:
         """Return the SHA-256 of a stored file as it is now (hex); empty when it is not there."""
@@ -197,29 +219,44 @@ class Part:
         """
         with self._or_abort():
             final = _final_path(hospital, study_uid, sop_uid)
-            self._finish()
+            self._file.flush()
             if existing is not None and self._store.path(existing).is_file():
                 return self._compare(existing, hospital, study_uid, sop_uid)
-            if self._store.folders.name(self._temporary, self._store.folder / final):
+            if self._name(final):
                 return Kept(final, conflict=False, part=self)
             return self._compare(final, hospital, study_uid, sop_uid)
 
-    def _finish(self) -> None:
-        self._file.flush()
-        if self._store.fsync:
-            os.fsync(self._file.fileno())
+    def _name(self, relative: str) -> bool:
+        """Make the object durable under this path. False when the path is taken: it has its temporary name still."""
+        store, handle = self._store, self._file.fileno()
+        final = store.folder / relative
+        if store.in_order:
+            write_back(handle)
+        elif store.fsync:
+            os.fsync(handle)
+        if not store.folders.add_name(self._temporary, final):
+            return False
+        self._temporary.unlink()
+        if store.in_order:
+            os.fsync(handle)        # the journal commits the bytes and both changes of names at once
         self._file.close()
+        store.folders.sync(final.parent)
+        return True
 
     def _compare(self, path: str, hospital: str, study_uid: str, sop_uid: str) -> Kept:
         stored = self._store.path(path)
         if stored.stat().st_size == self.size and sha256_of(stored) == self.sha256:
-            self._temporary.unlink()
-            self._store.folders.sync(stored.parent)     # the other writer may not have synced the folder yet
-            return Kept(path, conflict=False, part=self)
+            return self._came_before(path, conflict=False)
         aside = _conflict_path(hospital, study_uid, sop_uid, self.sha256)
-        if not self._store.folders.name(self._temporary, self._store.folder / aside):
-            self._temporary.unlink()                    # the name holds the hash: the same copy came before
-        return Kept(aside, conflict=True, part=self)
+        if self._name(aside):
+            return Kept(aside, conflict=True, part=self)
+        return self._came_before(aside, conflict=True)      # the name holds the hash: it is the same copy
+
+    def _came_before(self, path: str, *, conflict: bool) -> Kept:
+        self._file.close()
+        self._temporary.unlink()
+        self._store.make_durable(path)
+        return Kept(path, conflict=conflict, part=self)
 
     @contextlib.contextmanager
     def _or_abort(self) -> Iterator[None]:

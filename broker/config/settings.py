@@ -69,6 +69,8 @@ class OnlineSection(_Section):
 
     folder: Path | None = Field(None, description="empty = data/online")
     fsync: bool = Field(True, description="make every object durable before it is acknowledged")
+    one_commit: bool = Field(True, description="where the file system keeps order (ext4 with ordered data, XFS), make an "
+                                               "object and its name durable in one step, not two")
 
 
 class ArchiveSection(_Section):

@@ -25,8 +25,8 @@ from broker.model.ports import Unit
 from broker.wire import tags
 
 BATCH = 500             # objects of one transaction
-LINGER = 0.1            # seconds between two transactions while objects come, so that there are few large ones
-_LULL = 0.01            # seconds without a new object that end a batch before
+LINGER = 0.25           # seconds between two transactions while objects come, so that there are few large ones
+_LULL = 0.01            # seconds without a new object, and with none under way, that end a batch before
 BACKLOG = 4096          # objects without a row after which no further ones should be taken
 ADOPT_DAYS = 7
 _IDLE = 0.2             # seconds between two looks whether to stop
@@ -52,6 +52,7 @@ class Indexer:
     ) -> None:
         self._database, self._online, self._profile, self._coord, self._sdfo = database, online, profile, coord, sdfo
         self._waiting: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
+        self._under_way: set[object] = set()
         self._later: list[tuple[float, _Arrival]] = []     # what failed by itself, and when (monotonic) it comes again
         self._began = 0.0       # the last transaction
         self._stopping = threading.Event()
@@ -62,6 +63,14 @@ class Indexer:
     def behind(self) -> bool:
         """Whether so many objects wait for their rows that no further ones should be taken."""
         return self._waiting.qsize() >= BACKLOG
+
+    def announce(self, incoming: object) -> None:
+        """Say that an object is being received: a batch may wait for it. `forget` it whatever became of it."""
+        self._under_way.add(incoming)
+
+    def forget(self, incoming: object) -> None:
+        """Say that what was announced was added, or will not come."""
+        self._under_way.discard(incoming)
 
     def add(self, stored: StoredObject, *, conflict: bool) -> None:
         """Take a durable object; `conflict` says that it was kept aside because its UID is taken."""
@@ -139,6 +148,7 @@ class Indexer:
         *_, study_uid, name = path.split("/")
         sop_uid = name.rpartition(".")[0] if path.startswith(ASIDE) else name
         file = self._online.path(path)
+        self._online.make_durable(path)
         size = file.stat().st_size
         meta, text = header.of_file(file, hospital)
         if (text["StudyInstanceUID"], meta.sop_uid) != (study_uid, sop_uid):
@@ -155,14 +165,20 @@ class Indexer:
                 return
 
     def _collect(self) -> list[_Arrival]:
-        """Return what waits: at once what comes after a pause, then what `LINGER` seconds brought."""
+        """Return what waits: at once what comes after a pause, then what `LINGER` seconds brought.
+
+        A transaction for each object of a slow disk would make the disk slower still, and take the interpreter from
+        the threads that receive.
+        """
         self._take_up()
         try:
             batch = [self._waiting.get(timeout=_IDLE)]
         except queue.Empty:
             return []
         until, seen = self._began + LINGER, -1
-        while time.monotonic() < until and seen < (waiting := self._waiting.qsize()) < BATCH:
+        while time.monotonic() < until and (waiting := self._waiting.qsize()) < BATCH:
+            if waiting == seen and not self._under_way:
+                break
             seen = waiting
             self._stopping.wait(_LULL)
         self._began = time.monotonic()
@@ -217,7 +233,7 @@ class Indexer:
         now = time.time()
         with self._database.write() as unit:
             # A file that went meanwhile is safe in the archive, or its PACS has it: it was there when it was handed on.
-            batch = [arrival for arrival in batch if self._online.path(arrival.stored.path).is_file()]
+            batch = [arrival for arrival in batch if self._online.has(arrival.stored.path)]
             arrived = _with_jobs(unit, [arrival.stored for arrival in batch])
             result = studies.record(
                 unit, [item for item, arrival in zip(arrived, batch, strict=True) if not arrival.conflict], self._profile, now,
@@ -239,7 +255,7 @@ class Indexer:
         for job, sop_uids in landed.items():
             self._coord.publish("landed", {"job": job, "sops": "\\".join(sop_uids)})     # a batch is half of what fits
         with contextlib.suppress(Unavailable):  # the store logged why; the rows are right, the files take only room
-            second = [item.path for item, path in result.copies if self._online.path(path).is_file() and self._is_still(item)]
+            second = [item.path for item, path in result.copies if self._online.has(path) and self._is_still(item)]
             self._online.drop([*second, *needless, *(item.path for item in conflicts)])
 
     def _is_still(self, item: StoredObject) -> bool:

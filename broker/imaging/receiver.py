@@ -63,6 +63,7 @@ class Incoming:
 
     def __init__(self, part: Part, meta: tags.FileMeta, hospital: Hospital, indexer: Indexer) -> None:
         self._part, self._meta, self._hospital, self._indexer = part, meta, hospital, indexer
+        indexer.announce(self)
         self._stored: StoredObject | None = None
         self._kept: Kept | None = None
 
@@ -86,7 +87,7 @@ class Incoming:
         try:
             text = header.identify(part.read, part.size, self._meta, self._hospital)
         except BrokerError:
-            part.abort()
+            self.abort()
             raise
         self._kept = kept = part.keep(self._hospital.key, text["StudyInstanceUID"], self._meta.sop_uid)
         self._stored = StoredObject(
@@ -101,7 +102,9 @@ class Incoming:
         assert self._kept is not None
         self._stored = replace(self._stored, sha256=self._part.sha256)
         self._indexer.add(self._stored, conflict=self._kept.conflict)
+        self._indexer.forget(self)
 
     def abort(self) -> None:
         """Drop what was written; nothing is left behind."""
         self._part.abort()
+        self._indexer.forget(self)

@@ -83,7 +83,16 @@ def begin_writing(handle: int, start: int, end: int) -> None:
 
 def fsync_folder(folder: str) -> None:
     """Make a rename or unlink in `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    _fsync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def fsync_file(file: str) -> None:
+    """Make the bytes of a file durable, whoever wrote them."""
+    _fsync(file, os.O_RDONLY)
+
+
+def _fsync(path: str, flags: int) -> None:
+    handle = os.open(path, flags)
     try:
         os.fsync(handle)
     finally:

@@ -29,7 +29,7 @@ from broker.imaging.fetch_worker import FetchWorker
 from broker.imaging.store import fetches, studies
 from broker.model.ports import Want
 from broker.run.switch_interval import short_switch_interval
-from tests.bench import pictures, scene
+from tests.bench import files, pictures, scene
 from tests.bench.harness import Figure, Notes, Round
 from tests.bench.pictures import SLICES, STUDIES, Pictures
 from tests.helpers import dicom
@@ -202,6 +202,16 @@ def _receive(notes: Notes, *, size: int = _LARGE, senders: int = 1, receivers: i
 
 
 @contextlib.contextmanager
+def _receive_files(notes: Notes, *, senders: int = 1, receivers: int = 1) -> Iterator[Round]:
+    sent = pictures.made(_LARGE)
+    with scene.folder() as where, _broker(where, fsync=True, receivers=receivers) as broker:
+        work = _Receive(broker, sent, senders, notes)
+        yield lambda: (work.ours(), files.rate(sent.studies, where / "files"))
+        work.say()
+        notes.add("file and folder fsynced before each answer; the peer is one process that has the bytes already")
+
+
+@contextlib.contextmanager
 def _receive_orthanc(notes: Notes) -> Iterator[Round]:
     sent = pictures.made(_LARGE)
     with scene.folder() as where, _broker(where) as broker, Orthanc(
@@ -310,9 +320,12 @@ def _get(notes: Notes) -> Iterator[Round]:
 FIGURES: list[Figure] = [
     Figure("cstore.receive.storescp", "storescp", "objects/s", 0.65, 1.0, _receive),
     Figure("cstore.receive-durable.storescp", "storescp", "objects/s", 0.5, 0.75, partial(_receive, fsync=True)),
+    Figure("cstore.receive-durable.files", "write, fsync, link, fsync the folder", "objects/s", 0.45, 0.7, _receive_files),
+    Figure("cstore.receive4-durable.files", "write, fsync, link, fsync the folder", "objects/s", 0.6, 1.0,
+           partial(_receive_files, senders=4, receivers=2)),
     Figure("cstore.receive4.storescp", "storescp --fork", "objects/s", 0.65, 1.0, partial(_receive, senders=4, receivers=2)),
     Figure("cstore.small.storescp", "storescp", "objects/s", 1.0, 1.5, partial(_receive, size=_SMALL), runs=9),
-    Figure("move.back.storescp", "storescp", "images/s", 0.75, 1.0, _move),
+    Figure("move.back.storescp", "storescp", "images/s", 0.8, 1.2, _move),
     Figure("get.back.getscu", "getscu", "images/s", 0.9, 1.2, _get),
     # last, because Orthanc removes files: see scene.discard
     Figure("cstore.receive.orthanc", "Orthanc", "objects/s", 2, 3, _receive_orthanc, runs=3),
