@@ -39,7 +39,7 @@ class Folders:
 
     def __init__(self, root: Path, fsync: bool) -> None:
         self.root, self._fsync = root, fsync
-        self._durable: set[Path] = set()
+        self._durable: set[str] = set()
 
     def ensure(self, folder: Path) -> None:
         """Make `folder` with its parents up to `root`; on return their names are durable."""
@@ -50,17 +50,17 @@ class Folders:
                 make_folder(folder.parent)
             folder.mkdir(FOLDER)
         except FileExistsError:
-            if folder in self._durable:
+            if str(folder) in self._durable:
                 return
         self.sync(folder.parent)
         if len(self._durable) >= _REMEMBERED:
             self._durable.clear()
-        self._durable.add(folder)
+        self._durable.add(str(folder))
 
-    def sync(self, folder: Path) -> None:
+    def sync(self, folder: str | Path) -> None:
         """Make the names inside `folder` durable."""
         if self._fsync:
-            fsync_folder(str(folder))
+            fsync_folder(folder)
 
     def name(self, temporary: Path, final: Path) -> bool:
         """Return the finished file `temporary` its durable name `final`. False, and nothing changed, when the name is taken."""
@@ -71,17 +71,18 @@ class Folders:
 
     def link(self, file: Path, final: Path) -> bool:
         """Add a second, durable name of `file`. False, and nothing changed, when that name is taken."""
-        named = self.add_name(file, final)
+        named = self.add_name(str(file), str(final))
         if named:
             self.sync(final.parent)
         return named
 
-    def add_name(self, file: Path, final: Path) -> bool:
+    def add_name(self, file: str, final: str) -> bool:
         """Add a second name of `file`, durable after `sync` of its folder. False, and nothing changed, when it is taken."""
+        folder = os.path.dirname(final)
         for attempt in range(3):
             try:
-                if attempt or final.parent not in self._durable:
-                    self.ensure(final.parent)
+                if attempt or folder not in self._durable:
+                    self.ensure(Path(folder))
                 os.link(file, final)
             except FileExistsError:
                 return False
@@ -109,13 +110,13 @@ class Folders:
                 pass
             except OSError:                 # not empty
                 return
-            self._durable.discard(folder)
+            self._durable.discard(str(folder))
             folder = folder.parent
             if folder.is_dir():
                 self.sync(folder)
 
 
-def create(file: Path, buffer: int = CHUNK) -> BinaryIO:
+def create(file: str | Path, buffer: int = CHUNK) -> BinaryIO:
     """Return a new file to write, readable by our user and group only. Raise FileExistsError when the name is taken.
 
     Pieces larger than `buffer` bytes go to the system as they are, smaller ones are gathered.

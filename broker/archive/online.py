@@ -56,6 +56,7 @@ class OnlineStore:
 
     def __init__(self, folder: Path, fsync: bool = True, one_commit: bool = True) -> None:
         self.folder, self.fsync, self._one_commit = folder, fsync, one_commit
+        self._root = str(folder)
         self.folders = Folders(folder, fsync)
 
     @functools.cached_property
@@ -65,19 +66,17 @@ class OnlineStore:
 
     def begin(self) -> "Part":
         """Begin an object. End it with `keep` or `abort`. Raise `Unavailable` when the store cannot take it."""
-        temporary = self.folder / _INCOMING / f"{uuid.uuid4().hex}.part"
+        temporary = f"{self._root}/{_INCOMING}/{uuid.uuid4().hex}.part"
         with reachable(WHAT):
             try:
                 return Part(self, temporary)
             except FileNotFoundError:
-                self.folders.ensure(temporary.parent)
+                self.folders.ensure(self.folder / _INCOMING)
                 return Part(self, temporary)
 
     def path(self, relative: str) -> Path:
         """Return the file of a relative path this store gave out. Raise `Rejected` for a path that leads elsewhere."""
-        if not _SAFE.fullmatch(relative) or ".." in relative:
-            raise Rejected(XdsCode.INVALID_DOCUMENT_CONTENT, "not a path of the online store")
-        return self.folder / relative
+        return self.folder / _safe(relative)
 
     def open(self, online: Online) -> FileSlice:
         """Return the bytes of a stored object. Reading raises OSError when the file is shorter than `online.size`."""
@@ -85,14 +84,14 @@ class OnlineStore:
 
     def has(self, relative: str) -> bool:
         """Say whether there is a file under a relative path."""
-        return os.path.isfile(self.path(relative))
+        return os.path.isfile(f"{self._root}/{_safe(relative)}")
 
     def make_durable(self, relative: str) -> None:
         """Return when a stored file and its name are durable: whoever named it may not have got so far yet."""
         file = self.path(relative)
         with reachable(WHAT):
             if self.fsync:
-                fsync_file(str(file))
+                fsync_file(file)
             self.folders.sync(file.parent)
 
     def sha256(self, relative: str) -> str:
@@ -166,7 +165,7 @@ class Part:
     The SHA-256 of its last bytes is computed when it is asked for: a sender need not wait for it.
     """
 
-    def __init__(self, store: OnlineStore, temporary: Path) -> None:
+    def __init__(self, store: OnlineStore, temporary: str) -> None:
         self._store, self._temporary = store, temporary
         self._digest = LateSha256()
         self._head = bytearray()
@@ -189,7 +188,7 @@ class Part:
             return bytes(self._head[offset:offset + length])
         with self._or_abort():
             self._file.flush()
-            with self._temporary.open("rb") as stream:
+            with open(self._temporary, "rb") as stream:
                 return os.pread(stream.fileno(), length, offset)
 
     def write(self, data: bytes | memoryview) -> None:
@@ -209,7 +208,7 @@ class Part:
         with contextlib.suppress(OSError):
             self._file.close()
         with contextlib.suppress(OSError):
-            self._temporary.unlink(missing_ok=True)
+            os.unlink(self._temporary)
 
     def keep(self, hospital: str, study_uid: str, sop_uid: str, existing: str | None = None) -> Kept:
         """Return the object its durable name; never overwrite other bytes.
@@ -229,18 +228,18 @@ class Part:
     def _name(self, relative: str) -> bool:
         """Make the object durable under this path. False when the path is taken: it has its temporary name still."""
         store, handle = self._store, self._file.fileno()
-        final = store.folder / relative
+        final = f"{store.folder}/{relative}"
         if store.in_order:
             write_back(handle)
         elif store.fsync:
             os.fsync(handle)
         if not store.folders.add_name(self._temporary, final):
             return False
-        self._temporary.unlink()
+        os.unlink(self._temporary)
         if store.in_order:
             os.fsync(handle)        # the journal commits the bytes and both changes of names at once
         self._file.close()
-        store.folders.sync(final.parent)
+        store.folders.sync(os.path.dirname(final))
         return True
 
     def _compare(self, path: str, hospital: str, study_uid: str, sop_uid: str) -> Kept:
@@ -254,7 +253,7 @@ class Part:
 
     def _came_before(self, path: str, *, conflict: bool) -> Kept:
         self._file.close()
-        self._temporary.unlink()
+        os.unlink(self._temporary)
         self._store.make_durable(path)
         return Kept(path, conflict=conflict, part=self)
 
@@ -266,6 +265,12 @@ class Part:
         except BaseException:
             self.abort()
             raise
+
+
+def _safe(relative: str) -> str:
+    if not _SAFE.fullmatch(relative) or ".." in relative:
+        raise Rejected(XdsCode.INVALID_DOCUMENT_CONTENT, "not a path of the online store")
+    return relative
 
 
 def _final_path(hospital: str, study_uid: str, sop_uid: str) -> str:

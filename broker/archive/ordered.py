@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 _WAIT_BEFORE, _WRITE, _WAIT_AFTER = 1, 2, 4     # <linux/fs.h>, SYNC_FILE_RANGE_*
-_EXT4 = Path("/proc/fs/ext4")
+_MOUNTS, _EXT4, _DEVICES = Path("/proc/self/mountinfo"), Path("/proc/fs/ext4"), Path("/sys/dev/block")
 _KEEPS_ORDER = frozenset(("data=ordered", "data=journal"))
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -38,7 +38,7 @@ def write_back(handle: int) -> None:
 def _kind(number: str) -> str:
     """Return the type of the mounted file system with this device number; empty when the system does not tell."""
     try:
-        mounts = Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines()
+        mounts = _MOUNTS.read_text("utf-8", "replace").splitlines()
     except OSError:
         return ""
     for line in mounts:     # "36 35 98:0 /root /mount options ... - type source options", proc(5)
@@ -51,7 +51,7 @@ def _kind(number: str) -> str:
 def _ext4_options(number: str) -> list[str]:
     """Return the options a mounted ext4 has in force; one without a journal has no `data=`."""
     try:
-        name = Path(os.readlink(f"/sys/dev/block/{number}")).name
+        name = Path(os.readlink(_DEVICES / number)).name
         return (_EXT4 / name / "options").read_text("ascii").split()
     except OSError:
         return []

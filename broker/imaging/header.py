@@ -40,6 +40,25 @@ def identify(read: Read, size: int, meta: tags.FileMeta, hospital: Hospital) -> 
     if head[meta.end:meta.end + 2] == b"\2\0":    # whoever reads the file would take it for its own
         raise Rejected(DimseCode.CANNOT_UNDERSTAND, "the data set begins with file meta information")
     raw, why = _raw(read, head, size, meta)
+    return _agreed(raw, why, meta, hospital)
+
+
+def of_head(head: bytes, meta: tags.FileMeta, hospital: Hospital) -> dict[str, str] | None:
+    """Return what `identify` will, from the first bytes of a file that are not all of it.
+
+    None when they do not tell, and when the object will be refused.
+    """
+    if head[meta.end:meta.end + 2] == b"\2\0":
+        return None
+    try:
+        found = tags.scan(head, meta.transfer_syntax, meta.end)
+        return _agreed(found, "", meta, hospital) if found.keys() >= ESSENTIAL else None
+    except (tags.Truncated, Rejected):
+        return None
+
+
+def _agreed(raw: Mapping[int, bytes], why: str, meta: tags.FileMeta, hospital: Hospital) -> dict[str, str]:
+    """Return the text of the raw elements; `why` says why one that is missing could not be found."""
     text = tags.study_tags(raw, hospital.character_sets)
     for keyword in _MANDATORY:
         if not is_uid(text.get(keyword, "")):

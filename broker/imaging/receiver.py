@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from broker.archive.online import Kept, OnlineStore, Part
+from broker.archive.online import HEAD, Kept, OnlineStore, Part
 from broker.archive.sdfo import Sdfo
 from broker.config.profile import Hospital, Profile
 from broker.coord.base import Coord
@@ -64,6 +64,8 @@ class Incoming:
     def __init__(self, part: Part, meta: tags.FileMeta, hospital: Hospital, indexer: Indexer) -> None:
         self._part, self._meta, self._hospital, self._indexer = part, meta, hospital, indexer
         indexer.announce(self)
+        self._unread = True
+        self._text: dict[str, str] | None = None
         self._stored: StoredObject | None = None
         self._kept: Kept | None = None
 
@@ -73,8 +75,12 @@ class Incoming:
         return self._stored
 
     def write(self, data: bytes | memoryview) -> None:
-        """Take the next bytes of the encoded data set."""
-        self._part.write(data)
+        """Take the next bytes of the encoded data set. The first are read while the rest is on its way."""
+        part = self._part
+        part.write(data)
+        if self._unread and part.size > HEAD:
+            self._unread = False
+            self._text = header.of_head(part.head, self._meta, self._hospital)
 
     def commit(self) -> int:
         """Make the object durable; return 0x0000, also for bytes that came before.
@@ -85,7 +91,7 @@ class Incoming:
         """
         part = self._part
         try:
-            text = header.identify(part.read, part.size, self._meta, self._hospital)
+            text = self._text or header.identify(part.read, part.size, self._meta, self._hospital)
         except BrokerError:
             self.abort()
             raise

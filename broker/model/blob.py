@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 CHUNK = 1 << 18
@@ -81,17 +82,17 @@ def begin_writing(handle: int, start: int, end: int) -> None:
         os.posix_fadvise(handle, start, end - start, os.POSIX_FADV_DONTNEED)
 
 
-def fsync_folder(folder: str) -> None:
+def fsync_folder(folder: str | Path) -> None:
     """Make a rename or unlink in `folder` durable."""
     _fsync(folder, os.O_RDONLY | os.O_DIRECTORY)
 
 
-def fsync_file(file: str) -> None:
+def fsync_file(file: str | Path) -> None:
     """Make the bytes of a file durable, whoever wrote them."""
     _fsync(file, os.O_RDONLY)
 
 
-def _fsync(path: str, flags: int) -> None:
+def _fsync(path: str | Path, flags: int) -> None:
     handle = os.open(path, flags)
     try:
         os.fsync(handle)

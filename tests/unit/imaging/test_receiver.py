@@ -9,10 +9,10 @@ import pytest
 import sqlalchemy as sa
 from pydicom.uid import ExplicitVRLittleEndian
 
-from broker.archive.online import OnlineStore
+from broker.archive.online import HEAD, OnlineStore
 from broker.config.profile import Profile
 from broker.db import Database, sql
-from broker.imaging import indexer
+from broker.imaging import header, indexer
 from broker.imaging.indexer import Indexer
 from broker.imaging.receiver import Receiver
 from broker.imaging.store import fetches, studies
@@ -100,6 +100,47 @@ def test_the_same_object_again_changes_nothing(
     assert row.objects == 1
     assert files(online) == [first.path]
     assert board.announced == []
+
+
+def test_rows_wait_for_the_objects_under_way(
+        receiver: Receiver, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexer, "LINGER", 3600.0)
+    send(receiver, encoded())
+    eventually(lambda: study_row(database) is not None)     # the first after a pause does not wait
+    batches: list[int] = []
+    record = studies.record
+
+    def note(unit: object, objects: list[StoredObject], *rest: object) -> studies.Recorded:
+        batches.append(len(objects))
+        return record(unit, objects, *rest)     # type: ignore[arg-type]  # handed through
+
+    monkeypatch.setattr(studies, "record", note)
+    slow = receiver.open(dicom.sender("PACSA"), dicom.CT, "1.2.30", SYNTAX)
+    for number in range(3):
+        send(receiver, encoded(sop=f"1.2.2{number}"), f"1.2.2{number}")
+        time.sleep(0.05)
+    assert batches == []
+    slow.abort()
+    eventually(lambda: batches)
+    assert batches == [3]
+
+
+@pytest.mark.parametrize("size", [16, 100, 200])
+def test_the_header_is_read_early_as_it_would_be_read_late(profile: Profile, size: int) -> None:
+    data = tags.part10_header(dicom.CT, "1.2.9", SYNTAX) + encoded(size=size)
+    meta, hospital = tags.read_meta(data), dicom.hospital(profile, "a")
+    late = header.identify(lambda offset, length: data[offset:offset + length], len(data), meta, hospital)
+    assert header.of_head(data[:HEAD], meta, hospital) == late
+
+
+def test_a_head_that_will_be_refused_is_left_to_the_end(profile: Profile) -> None:
+    hospital = dicom.hospital(profile, "a")
+    begin = tags.part10_header(dicom.CT, "1.2.8", SYNTAX)       # another object than the data set is
+    data = begin + encoded(size=200)
+    assert header.of_head(data[:HEAD], tags.read_meta(data), hospital) is None
+    twice = begin + begin[132:] + encoded(size=200)             # file meta information in the data set
+    meta = tags.FileMeta(dicom.CT, "1.2.8", SYNTAX, len(begin))
+    assert header.of_head(twice[:HEAD], meta, hospital) is None
 
 
 def test_other_bytes_under_a_taken_uid_are_kept_aside(receiver: Receiver, online: OnlineStore, database: Database) -> None:
