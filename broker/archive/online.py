@@ -87,7 +87,7 @@ class OnlineStore:
         return os.path.isfile(f"{self._root}/{_safe(relative)}")
 
     def make_durable(self, relative: str) -> None:
-        """Return when a stored file and its name are durable: whoever named it may not have got so far yet."""
+        """Return when a stored file and its name are durable: another writer that named it may not have synced it yet."""
         file = self.path(relative)
         with reachable(WHAT):
             if self.fsync:
