@@ -9,14 +9,14 @@ from broker.archive.online import OnlineStore
 from broker.archive.sdfo import Sdfo
 from broker.edge.dimse.scu import Scu
 from broker.imaging import rad69_retrieve
-from broker.imaging.conflicts import ASSIGN, Conflict, Conflicts, Decision
+from broker.imaging.conflicts import ASSIGN, Conflict, ConflictRow, Conflicts, Decision
 from broker.imaging.fetch import Fetch
 from broker.imaging.migrate import Migrator
 from broker.imaging.rad69_retrieve import ImagingSource
 from broker.imaging.receiver import Receiver
 from broker.model.caller import Caller
 from broker.model.errors import place_of
-from broker.model.transaction import ServedTransaction, Transaction
+from broker.model.transaction import AnyTransaction, ServedTransaction
 
 log = structlog.get_logger("broker.app")
 
@@ -34,7 +34,7 @@ def receiver(core: Core, pictures: Sdfo) -> Receiver:
 
 def mover(core: Core, received: Receiver) -> Scu:
     """Return what asks hospitals' PACS."""
-    return Scu(core.profile, core.settings, received, core.audit)
+    return Scu(core.profile, core.settings, received, core.gate)
 
 
 def fetch(core: Core, pictures: Sdfo) -> Fetch:
@@ -52,16 +52,15 @@ def conflicts(core: Core, pictures: Sdfo) -> Conflicts:
     return Conflicts(core.database, pictures, core.profile, core.coord)
 
 
-def served(core: Core, gathered: Fetch) -> ServedTransaction:
+def served(core: Core, gathered: Fetch) -> AnyTransaction:
     """Return RAD-69."""
     return ServedTransaction(rad69_retrieve.ROW, ImagingSource(gathered, core.profile))
 
 
-def decide(core: Core, actor: Conflicts, row: Transaction, decision: Decision, user: str) -> Conflict:
+def decide(core: Core, actor: Conflicts, row: ConflictRow, decision: Decision, user: str) -> Conflict:
     """Carry out one row of `imaging.conflicts` for a user of this machine, through the gate like every other call."""
     caller = Caller(node=socket.gethostname(), user=user, local_node=core.settings.public_url)
-    found: Conflict = core.gate.inside(ServedTransaction(row, actor), decision, caller)
-    return found
+    return core.gate.inside(row, actor, decision, caller)
 
 
 def apply_corrections(core: Core, actor: Conflicts) -> None:

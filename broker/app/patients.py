@@ -6,7 +6,7 @@ from broker.app.core import Core
 from broker.imaging.patient_events import PublicationEvents
 from broker.model.ids import PatientId
 from broker.model.ports import Unit
-from broker.model.transaction import ServedTransaction
+from broker.model.transaction import AnyTransaction, ServedTransaction
 from broker.patients import iti8_feed, iti9_query, iti44_feed, iti45_query
 from broker.patients.actor import PixManager
 from broker.registry.patient_events import RegistryEvents
@@ -30,12 +30,12 @@ def pix_manager(core: Core) -> PixManager:
     return manager
 
 
-def served_by_mllp(manager: PixManager) -> tuple[ServedTransaction, ...]:
+def served_by_mllp(manager: PixManager) -> tuple[AnyTransaction, ...]:
     """Return the transactions of HL7 v2."""
     return tuple(ServedTransaction(module.ROW, manager) for module in (iti8_feed, iti9_query))
 
 
-def served_by_soap(core: Core, manager: PixManager) -> tuple[ServedTransaction, ...]:
+def served_by_soap(core: Core, manager: PixManager) -> tuple[AnyTransaction, ...]:
     """Return the transactions of HL7 V3."""
     device = core.profile.region.device_oid
     return tuple(ServedTransaction(module.row(device), manager) for module in (iti44_feed, iti45_query))

@@ -1,11 +1,12 @@
 """The document registry, and what other actors of this broker do with it inside one process."""
 
 from broker.app.core import Core
-from broker.model.caller import AuditFacts, Call, Caller
+from broker.model.caller import Caller
 from broker.model.ports import PatientDirectory, Unit, Withdraw
-from broker.model.transaction import Outcome, ServedTransaction
+from broker.model.transaction import AnyTransaction, ServedTransaction
 from broker.registry import deprecate, iti18_query, iti42_register
 from broker.registry.actor import Registry
+from broker.registry.deprecate import Deprecation
 
 
 def registry(core: Core, patients: PatientDirectory) -> Registry:
@@ -15,20 +16,13 @@ def registry(core: Core, patients: PatientDirectory) -> Registry:
     return Registry(core.database, patients, core.profile, limits=limits)
 
 
-def served(actor: Registry) -> tuple[ServedTransaction, ...]:
+def served(actor: Registry) -> tuple[AnyTransaction, ...]:
     """Return its transactions."""
-    return ServedTransaction(iti18_query.ROW, actor), served_registration(actor)
-
-
-def served_registration(actor: Registry) -> ServedTransaction:
-    """Return ITI-42, by which our own repository registers, too."""
-    return ServedTransaction(iti42_register.ROW, actor)
+    return ServedTransaction(iti18_query.ROW, actor), ServedTransaction(iti42_register.ROW, actor)
 
 
 def withdrawal(core: Core, actor: Registry) -> Withdraw:
     """Return what deprecates a DocumentEntry of our registry inside a unit, and audits it once that is durable."""
     def withdraw(unit: Unit, entry_uuid: str, caller: Caller) -> None:
-        facts = AuditFacts()
-        actor.deprecate(unit, entry_uuid, Call(caller=caller, facts=facts))
-        unit.after_commit(lambda: core.audit.record(deprecate.ROW, caller, facts, Outcome.SUCCESS))
+        core.gate.inside(deprecate.ROW, actor, Deprecation(unit, entry_uuid), caller, unit)
     return withdraw

@@ -7,13 +7,13 @@ from broker.app.core import Core
 from broker.archive.online import OnlineStore
 from broker.archive.sdfo import Sdfo
 from broker.edge.dimse.scu import Scu
-from broker.imaging.conflicts import Conflict, Conflicts, Decision
+from broker.imaging.conflicts import Conflict, ConflictRow, Conflicts, Decision
 from broker.imaging.fetch import Fetch
 from broker.imaging.migrate import Migrator
 from broker.imaging.publish import Publisher
 from broker.imaging.receiver import Receiver
 from broker.model.ports import Withdraw
-from broker.model.transaction import ServedTransaction, Transaction
+from broker.model.transaction import AnyTransaction
 from broker.patients.actor import PixManager
 from broker.registry.actor import Registry
 from broker.repository.actor import Repository
@@ -45,7 +45,7 @@ class App(Core):
     @cached_property
     def repository(self) -> Repository:
         """The document repository."""
-        return repository.repository(self, repository.registrar(self, registry.served_registration(self.registry)))
+        return repository.repository(self, repository.registrar(self, self.registry))
 
     @cached_property
     def withdraw(self) -> Withdraw:
@@ -82,12 +82,12 @@ class App(Core):
         """Settles what does not agree with its study."""
         return imaging.conflicts(self, self.sdfo)
 
-    def decide(self, row: Transaction, decision: Decision, user: str) -> Conflict:
+    def decide(self, row: ConflictRow, decision: Decision, user: str) -> Conflict:
         """Carry out one row of `imaging.conflicts` for a user of this machine, through the gate like every other call."""
         return imaging.decide(self, self.conflicts, row, decision, user)
 
     @cached_property
-    def served(self) -> tuple[ServedTransaction, ...]:
+    def served(self) -> tuple[AnyTransaction, ...]:
         """Every transaction we serve, with its actor."""
         return (
             *patients.served_by_mllp(self.patients), *patients.served_by_soap(self, self.patients),

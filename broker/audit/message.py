@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from broker.model.caller import AuditFacts, Caller
 from broker.model.ids import PatientId
-from broker.model.transaction import AuditEvent, Outcome, Transaction
+from broker.model.transaction import AuditEvent, Outcome, TransactionRow
 
 SUBMISSION_SET = "urn:uuid:a54d6aa5-d40d-43f9-88c5-b4633d873bdd"
 _SPECIAL = re.compile('[&<>"\n\r\t]')
@@ -16,7 +16,7 @@ _ROLES = {"source": ("110153", "Source Role ID"), "destination": ("110152", "Des
 
 
 def write_messages(
-    row: Transaction, caller: Caller, facts: AuditFacts, outcome: Outcome, *, description: str = "", source_id: str, site: str,
+    row: TransactionRow, caller: Caller, facts: AuditFacts, outcome: Outcome, *, description: str = "", source_id: str, site: str,
     when: datetime | None = None,
 ) -> list[str]:
     """Return the audit messages of one call as XML text without line ends: one per patient, at least one.

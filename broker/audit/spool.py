@@ -12,7 +12,7 @@ import structlog
 from broker.audit.message import write_messages
 from broker.model.caller import AuditFacts, Caller
 from broker.model.modes import FILE, make_folder
-from broker.model.transaction import Outcome, Transaction
+from broker.model.transaction import Outcome, TransactionRow
 
 log = structlog.get_logger("broker.audit")
 
@@ -27,7 +27,7 @@ class AuditLog:
         self._handle = -1
         self.lost = 0
 
-    def record(self, row: Transaction, caller: Caller, facts: AuditFacts, outcome: Outcome, description: str = "") -> None:
+    def record(self, row: TransactionRow, caller: Caller, facts: AuditFacts, outcome: Outcome, description: str = "") -> None:
         """Append the messages of one call. A full or missing disk is counted in `lost` and logged, nothing else."""
         now = datetime.now(UTC)
         lines = write_messages(

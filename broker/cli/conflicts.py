@@ -15,11 +15,10 @@ from broker.app.whole import App
 from broker.cli import _log
 from broker.cli._config import AsJson, ConfigFile, load
 from broker.cli._consult import patient_id
-from broker.imaging.conflicts import ASSIGN, REJECT, UNDO, Conflict, Decision, Shown
+from broker.imaging.conflicts import ASSIGN, REJECT, UNDO, Conflict, ConflictRow, Decision, Shown
 from broker.imaging.identity import LONGEST, plain_id
 from broker.model.errors import BrokerError, Rejected
 from broker.model.ids import PatientId
-from broker.model.transaction import Transaction
 
 cli = typer.Typer(help="What does not agree with its study: list it, settle it, undo that.", invoke_without_command=True)
 
@@ -94,7 +93,7 @@ def _opened(config: Any) -> Iterator[App]:
         app.close()
 
 
-def _decide(app: App, row: Transaction, decision: Decision, *, as_json: bool) -> None:
+def _decide(app: App, row: ConflictRow, decision: Decision, *, as_json: bool) -> None:
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=as_json or not console.is_terminal) as bar:
         task = bar.add_task("bringing packed pictures back", total=None, visible=False)

@@ -13,13 +13,12 @@ import httpx
 import structlog
 import tenacity
 
-from broker.audit.spool import AuditLog
 from broker.model.blob import Octets
-from broker.model.caller import AuditFacts, Call, Caller
-from broker.model.errors import BrokerError, Problem, Rejected, TooLarge, Unavailable, XdsCode
-from broker.model.ids import PatientId, new_uuid_urn
-from broker.model.transaction import AuditEvent, Message, Outcome, Packaging, Transaction, Wire
-from broker.security.gate import reason
+from broker.model.caller import Call, Caller
+from broker.model.errors import Problem, Rejected, TooLarge, Unavailable, XdsCode
+from broker.model.ids import new_uuid_urn
+from broker.model.transaction import AuditEvent, Message, Packaging, TransactionRow, Wire
+from broker.security.gate import Gate
 from broker.wire import envelope
 from broker.wire.ebxml import SUCCESS, RegistryResponse, Submission, read_registry_response
 from broker.wire.mime import SOAP_TYPE, BadMultipart, MtomBody, Multipart, content_id, content_type_parameters, limited
@@ -49,8 +48,8 @@ class Patience:
 class SoapOutbound:
     """Sends manifests to the Document Repository at `submit_url`. `own_node` names us in the audit trail."""
 
-    def __init__(self, submit_url: str, audit: AuditLog, own_node: str, patience: Patience | None = None) -> None:
-        self._peer = _Peer(RAD_68, "repository", submit_url, audit, own_node, patience)
+    def __init__(self, submit_url: str, gate: Gate, own_node: str, patience: Patience | None = None) -> None:
+        self._peer = _Peer(RAD_68, "repository", submit_url, gate, own_node, patience)
 
     def provide_and_register(self, manifest: Manifest) -> None:
         """Send RAD-68 and return when the repository answered Success.
@@ -69,8 +68,8 @@ class SoapOutbound:
 class RemoteRegistrar:
     """Registers at the Document Registry at `registry_url`. `own_node` names us in the audit trail."""
 
-    def __init__(self, registry_url: str, audit: AuditLog, own_node: str, patience: Patience | None = None) -> None:
-        self._peer = _Peer(ITI_42, "registry", registry_url, audit, own_node, patience)
+    def __init__(self, registry_url: str, gate: Gate, own_node: str, patience: Patience | None = None) -> None:
+        self._peer = _Peer(ITI_42, "registry", registry_url, gate, own_node, patience)
 
     def register(self, submission: Submission, call: Call) -> tuple[Problem, ...]:  # noqa: ARG002 - the port's signature
         """Send ITI-42 and return the registry's warnings.
@@ -85,23 +84,17 @@ class _Peer:
     """One transaction towards one endpoint: send, read the RegistryResponse, audit."""
 
     def __init__(
-        self, row: Transaction, what: str, url: str, audit: AuditLog, own_node: str, patience: Patience | None,
+        self, row: TransactionRow, what: str, url: str, gate: Gate, own_node: str, patience: Patience | None,
     ) -> None:
-        self._row, self._what, self._url, self._audit = row, what, url, audit
+        self._row, self._what, self._url, self._gate = row, what, url, gate
         self._patience = patience or Patience()
         self._caller = Caller(node=url, address=urlsplit(url).hostname or "", local_node=own_node)
         self._tls = ssl.create_default_context()
 
     def send(self, body: bytes, parts: tuple[Part, ...], submission: Submission) -> tuple[Problem, ...]:
-        facts = _facts(submission)
-        try:
-            warnings = self._judged(self._exchange(body, parts))
-        except BrokerError as error:
-            outcome = Outcome.SERIOUS if isinstance(error, Unavailable) else Outcome.MINOR
-            self._audit.record(self._row, self._caller, facts, outcome, reason(error))
-            raise
-        self._audit.record(self._row, self._caller, facts, Outcome.SUCCESS)
-        return warnings
+        with self._gate.outgoing(self._row, self._caller) as facts:
+            submission.objects.note(facts)
+            return self._judged(self._exchange(body, parts))
 
     def _exchange(self, body: bytes, parts: tuple[Part, ...]) -> RegistryResponse:
         action = self._row.messages[0].action
@@ -180,23 +173,11 @@ def _root(chunks: Iterable[bytes], parameters: Mapping[str, str]) -> bytes:
     return found
 
 
-def _facts(submission: Submission) -> AuditFacts:
-    sets = submission.objects.submission_sets
-    if not sets:
-        return AuditFacts()
-    try:
-        patients = [PatientId.parse(sets[0].patient_id)]
-    except Rejected:
-        patients = []
-    return AuditFacts(patients=patients, submission_set=sets[0].unique_id)
-
-
-def _row(code: str, name: str, message: Message, packaging: Packaging) -> Transaction:
+def _row(code: str, name: str, message: Message, packaging: Packaging) -> TransactionRow:
     event = AuditEvent(
         event_code="110106", event_text="Export", action="R", type_code=code, type_text=name,
         source_is_local=True, requestor_is_local=True)
-    return Transaction(
-        code=code, name=name, wire=Wire.SOAP, endpoint="", messages=(message,), audit=event, packaging=packaging)
+    return TransactionRow(code=code, name=name, wire=Wire.SOAP, messages=(message,), audit=event, packaging=packaging)
 
 
 RAD_68 = _row(

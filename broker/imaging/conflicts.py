@@ -35,7 +35,7 @@ from broker.model.errors import Rejected, Unavailable
 from broker.model.ids import PatientId
 from broker.model.imaging import StoredObject
 from broker.model.ports import Unit
-from broker.model.transaction import AuditEvent, Transaction, Wire
+from broker.model.transaction import AuditEvent, Disclosure, InternalTransaction, Keep, Wire
 from broker.wire import tags
 
 _LOCK_SECONDS = 3600.0      # the lock of a migration: what is packed just now cannot be settled
@@ -101,6 +101,15 @@ class Conflicts:
         with self._database.read() as unit:
             case = _case(unit, conflict)
             return self._view(unit, case, cases.counts(unit, [case.id]).get(case.id, 0))
+
+    def subjects(self, decision: Decision) -> tuple[PatientId, ...]:
+        """Return every patient of the conflict's study, and whom it is decided for; only that one where there is no conflict."""
+        with self._database.read() as unit:
+            found = cases.find(unit, case_id=decision.conflict) if decision.conflict > 0 else []
+            parts = [part for case in found for part in studies.find_studies(
+                unit, hospital=case.hospital, study_uid=case.study_uid)]
+        named = (decision.patient, *(case.said for case in found), *(part.patient for part in parts))
+        return tuple(dict.fromkeys(patient for patient in named if patient is not None and patient.value))
 
     def due(self) -> list[Decision]:
         """Return what is to be applied without an operator: corrections that are complete, of hospitals that may correct."""
@@ -439,11 +448,25 @@ def _by(call: Call) -> str:
     return call.caller.user or call.caller.node
 
 
-def _row(code: str, name: str, handle: Callable[[Conflicts, Decision, Call], Conflict]) -> Transaction:
+def _filtered(found: Conflict, keep: Keep) -> Conflict:
+    """Return the conflict without the sides whose patient may not be seen; without both nothing of the study is told."""
+    here, came = (
+        side if keep(Disclosure(patient=side.patient)) else Shown(patient=PatientId("", ""), facts={}, images=0)
+        for side in (found.here, found.came))
+    assigned = found.assigned if found.assigned and keep(Disclosure(patient=found.assigned)) else None
+    known = here is found.here or came is found.came
+    return replace(found, here=here, came=came, assigned=assigned, study_uid=found.study_uid if known else "")
+
+
+ConflictRow = InternalTransaction[Conflicts, Decision, Conflict]
+
+
+def _row(code: str, name: str, handle: Callable[[Conflicts, Decision, Call], Conflict]) -> ConflictRow:
     event = AuditEvent(
         event_code="110103", event_text="DICOM Instances Accessed", action="U", type_code=code, type_text=name,
         type_system="BROKER")
-    return Transaction(code=code, name=name, wire=Wire.HTTP, endpoint="", messages=(), audit=event, handle=handle)
+    return InternalTransaction(
+        code=code, name=name, wire=Wire.HTTP, audit=event, subject=Conflicts.subjects, handle=handle, filtered=_filtered)
 
 
 ASSIGN = _row("CONFLICT-ASSIGN", "Conflict Assigned", Conflicts.assign)

@@ -29,6 +29,8 @@ _LOOK = 1.0                 # seconds between two looks into SQL
 _MARGIN = 5.0               # seconds a waiter gives a job beyond the hospital's own deadline
 _TOUCH = 60.0               # seconds within which a further retrieve of a study is not noted again
 
+NOT_KNOWN = "it is not known here under this study, series and source"    # why an instance is missing that nobody has
+
 log = structlog.get_logger("broker.imaging")
 
 
@@ -47,12 +49,13 @@ class Gathered:
     """What became of each instance asked for: found, or missing with a reason for people. Together they are all of them.
 
     `impossible` are those of the missing ones that the PACS was asked for and cannot give; others may come next time.
+    `patients` tells whose an instance is (the local id) of those that are on record here with a Patient ID.
     """
 
     found: dict[InstanceRef, Found] = field(default_factory=dict)
     missing: dict[InstanceRef, str] = field(default_factory=dict)
     impossible: set[InstanceRef] = field(default_factory=set)
-    patients: set[PatientId] = field(default_factory=set)
+    patients: dict[InstanceRef, PatientId] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -85,7 +88,9 @@ class Fetch:
         until = time.monotonic() + deadline if deadline is not None else float("inf")
         located = self._locate(refs)
         used = {place.holding for places in located.places.values() for place in places}
-        gathered.patients = {holding.patient for holding in used if holding.patient.value}
+        gathered.patients = {
+            ref: places[0].holding.patient for ref, places in located.places.items()
+            if places and places[0].holding.patient.value}
         rest = self._open_all(located, gathered)
         if rest:
             self._wait(rest, until, gathered)
@@ -129,7 +134,7 @@ class Fetch:
             elif stored or ref.study_uid in located.unread:
                 failed.append(ref)
             else:
-                gathered.missing[ref] = located.refused.get(ref, "it is not known here under this study, series and source")
+                gathered.missing[ref] = located.refused.get(ref, NOT_KNOWN)
         return failed
 
     def _open(self, ref: InstanceRef, place: Place, found: dict[InstanceRef, Found]) -> bool:

@@ -5,7 +5,6 @@ sent again byte for byte: the repository knows the document, and a registry that
 its SubmissionSet.uniqueId, which then means that it is published.
 """
 
-import contextlib
 import functools
 import re
 import time
@@ -267,8 +266,11 @@ class Publisher:
             raise Rejected("ForeignRegistry", "the manifest is to be deprecated in a registry that is not ours")
         with self._database.write() as unit:
             publications.take_back(unit, row.study_id)
-            with contextlib.suppress(Rejected):     # it is not there: there is nothing to take back
+            try:
                 self._withdraw(unit, row.entry_uuid, Caller(node=self._ae_title))
+            except Rejected as error:
+                if error.problems[0].code != XdsCode.UNRESOLVED_REFERENCE:      # not there: there is nothing to take back
+                    raise
         log.info("manifest withdrawn", study=row.study_id)
         return replace(row, manifest_uid="", entry_uuid="", digest="", entry_patient="")
 

@@ -4,17 +4,17 @@ RAD TF-2 4.69; the errors are those of ITI TF-3 table 4.2.4.1-2, with the SOP In
 given in the transfer syntax it is stored in, when the consumer lists that.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from broker.config.profile import Profile
-from broker.imaging.fetch import Fetch, Found, Gathered
+from broker.imaging.fetch import NOT_KNOWN, Fetch, Found, Gathered
 from broker.imaging.locate import sources
-from broker.model.caller import Call
+from broker.model.caller import AuditFacts, Call
 from broker.model.errors import BrokerError, Problem, Rejected, XdsCode
 from broker.model.ids import PatientId, is_uid
 from broker.model.imaging import InstanceRef
-from broker.model.transaction import AuditEvent, Message, Packaging, Transaction, Wire
+from broker.model.transaction import NOBODY, AuditEvent, Disclosure, Keep, Message, Packaging, Transaction, Wire
 from broker.wire.ebxml import problems_of
 from broker.wire.retrieve import Retrieved, retrieve_response
 from broker.wire.soap import SoapReply, SoapRequest
@@ -40,30 +40,35 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """One picture to give, and whose it is."""
+class Looked:
+    """What looking for one instance led to: the picture, or why it cannot be given; and whose it is, where that is known."""
 
-    document: Retrieved
-    patient: PatientId
+    sop_uid: str
+    outcome: Retrieved | Problem
+    patient: PatientId | None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What can be given and what cannot, both in the order of the request."""
+    """What can be given and what cannot, in the order of the request. A problem by itself is one of the request alone."""
 
-    pictures: tuple[Picture, ...]
-    problems: tuple[Problem, ...]
+    found: tuple[Looked | Problem, ...]
 
-    def only(self, keep: Callable[[Picture], bool]) -> "Answer":
-        """Return the answer as if what may not be seen were not there."""
-        shown = tuple(picture for picture in self.pictures if keep(picture))
-        hidden = tuple(
-            _unavailable(picture.document.unique_id, "it is not known here under this study, series and source")
-            for picture in self.pictures if picture not in shown)
-        return Answer(shown, (*self.problems, *hidden))
+    @property
+    def pictures(self) -> tuple[Retrieved, ...]:
+        """The pictures to be given."""
+        return tuple(one for one in self._outcomes() if isinstance(one, Retrieved))
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Why the others are not."""
+        return tuple(one for one in self._outcomes() if isinstance(one, Problem))
+
+    def _outcomes(self) -> Iterator[Retrieved | Problem]:
+        return (one.outcome if isinstance(one, Looked) else one for one in self.found)
 
 
-def read(raw: SoapRequest) -> Wanted:
+def read(raw: SoapRequest, _facts: AuditFacts) -> Wanted:
     """Return what is asked for; repeated study and series requests are one, a repeated instance is asked for once."""
     homes: dict[InstanceRef, str] = {}
     for study in raw.body.iterfind(f"{{{RAD}}}StudyRequest"):
@@ -83,28 +88,28 @@ def read(raw: SoapRequest) -> Wanted:
 
 
 def handle(source: ImagingSource, wanted: Wanted, call: Call) -> Answer:
-    """Gather the pictures; what cannot be given is one error each. Raise `Rejected` with all errors when nothing can."""
+    """Gather the pictures; what cannot be given is one error each."""
     _note(call, wanted.homes)
     ours = sources(source.profile)
     refused = {ref: problem for ref in wanted.homes if (problem := _refusal(ref, wanted, ours))}
     gathered = source.fetch.gather(ref for ref in wanted.homes if ref not in refused)
-    call.facts.patients.extend(sorted(gathered.patients))
-    pictures: dict[InstanceRef, Picture] = {}
-    problems: list[Problem] = []
-    for ref, home in wanted.homes.items():
-        problem = refused.get(ref) or _problem(ref, wanted, gathered)
-        if problem:
-            problems.append(problem)
-        else:
-            pictures[ref] = _picture(gathered.found[ref], home)
-    if not pictures:
-        raise Rejected.of(problems)
-    call.facts.studies.clear()
-    _note(call, pictures)
-    return Answer(tuple(pictures.values()), tuple(problems))
+    call.facts.patients.extend(sorted(set(gathered.patients.values())))
+    found = {ref: refused.get(ref) or _looked(ref, home, wanted, gathered) for ref, home in wanted.homes.items()}
+    given = [ref for ref, one in found.items() if isinstance(one, Looked) and isinstance(one.outcome, Retrieved)]
+    if given:
+        call.facts.studies.clear()
+        _note(call, given)
+    return Answer(tuple(found.values()))
 
 
-def _note(call: Call, refs: "dict[InstanceRef, str] | dict[InstanceRef, Picture]") -> None:
+def filtered(answer: Answer, keep: Keep) -> Answer:
+    """Return the answer as if what may not be seen were not known here; why it cannot be given tells of it, too."""
+    return Answer(tuple(
+        one if isinstance(one, Problem) or keep(Disclosure(patient=one.patient, unique_id=one.sop_uid))
+        else _unavailable(one.sop_uid, NOT_KNOWN) for one in answer.found))
+
+
+def _note(call: Call, refs: Iterable[InstanceRef]) -> None:
     for ref in refs:
         call.facts.studies.setdefault(ref.study_uid, []).append(ref.sop_uid)
 
@@ -120,31 +125,32 @@ def _refusal(ref: InstanceRef, wanted: Wanted, ours: set[str]) -> Problem | None
     return None
 
 
-def _problem(ref: InstanceRef, wanted: Wanted, gathered: Gathered) -> Problem | None:
+def _looked(ref: InstanceRef, home: str, wanted: Wanted, gathered: Gathered) -> Looked:
     found = gathered.found.get(ref)
     if found is None:
-        return _unavailable(ref.sop_uid, gathered.missing[ref])
-    if found.transfer_syntax not in wanted.syntaxes:
-        return Problem(
-            XdsCode.REPOSITORY_ERROR, f"it is stored in {found.transfer_syntax}, a transfer syntax that is not listed",
-            ref.sop_uid)
-    return None
+        return Looked(ref.sop_uid, _unavailable(ref.sop_uid, gathered.missing[ref]), gathered.patients.get(ref))
+    outcome = _picture(found, home) if found.transfer_syntax in wanted.syntaxes else Problem(
+        XdsCode.REPOSITORY_ERROR, f"it is stored in {found.transfer_syntax}, a transfer syntax that is not listed", ref.sop_uid)
+    return Looked(ref.sop_uid, outcome, found.patient)
 
 
 def _unavailable(sop_uid: str, why: str) -> Problem:
     return Problem(XdsCode.DOCUMENT_UNIQUE_ID_ERROR, f"SOP instance {sop_uid} is not available: {why}", sop_uid)
 
 
-def _picture(found: Found, home: str) -> Picture:
+def _picture(found: Found, home: str) -> Retrieved:
     ref = found.ref
-    document = Retrieved(
-        home=home, repository=ref.source_uid, unique_id=ref.sop_uid, mime_type=DICOM, source=found.source)
-    return Picture(document, found.patient)
+    return Retrieved(home=home, repository=ref.source_uid, unique_id=ref.sop_uid, mime_type=DICOM, source=found.source)
 
 
 def write(_wanted: Wanted, answer: Answer) -> SoapReply:
-    """Return the RetrieveDocumentSetResponse, the pictures as attachments in the order of the request."""
-    return retrieve_response([picture.document for picture in answer.pictures], answer.problems)
+    """Return the RetrieveDocumentSetResponse, the pictures as attachments in the order of the request.
+
+    Raise `Rejected` with all errors when nothing can be given.
+    """
+    if not answer.pictures:
+        raise Rejected.of(answer.problems)
+    return retrieve_response(answer.pictures, answer.problems)
 
 
 def refuse(_raw: SoapRequest, error: BrokerError) -> SoapReply:
@@ -166,7 +172,9 @@ ROW = Transaction(
         event_code="110104", event_text="DICOM Instances Transferred", action="R", type_code="RAD-69",
         type_text="Retrieve Imaging Document Set", source_is_local=True),
     read=read,
+    subject=NOBODY,
     handle=handle,
+    filtered=filtered,
     write=write,
     refuse=refuse,
     packaging=Packaging.MTOM,

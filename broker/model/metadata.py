@@ -1,7 +1,12 @@
 """XDS metadata objects (ITI TF-3 4.2) as dataclasses. Identifiers are the standard's attribute names in snake case."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+
+from broker.model.caller import AuditFacts
+from broker.model.errors import Rejected
+from broker.model.ids import PatientId
 
 STABLE = "urn:uuid:7edca82f-054d-47f2-a032-9b2a5b5186c1"
 ON_DEMAND = "urn:uuid:34268e47-fdf5-41a6-ba33-82133c465248"
@@ -134,3 +139,21 @@ class RegistryObjects:
     documents: tuple[DocumentEntry, ...] = ()
     folders: tuple[Folder, ...] = ()
     associations: tuple[Association, ...] = ()
+
+    @property
+    def patients(self) -> tuple[PatientId, ...]:
+        """Every patient that any of the objects names, each once; what is no patient id is left out."""
+        return _patients(one.patient_id for kind in (self.submission_sets, self.documents, self.folders) for one in kind)
+
+    def note(self, facts: AuditFacts) -> None:
+        """Tell an audit record whose submission this is, as far as it can be read."""
+        facts.submission_set = self.submission_sets[0].unique_id if self.submission_sets else ""
+        facts.patients.extend(_patients(one.patient_id for one in self.submission_sets))
+
+
+def _patients(texts: Iterable[str]) -> tuple[PatientId, ...]:
+    found: list[PatientId] = []
+    for text in dict.fromkeys(texts):
+        with contextlib.suppress(Rejected):
+            found.append(PatientId.parse(text))
+    return tuple(found)

@@ -1,11 +1,16 @@
-"""The row of a transaction: everything generic (dispatch, WSDL serving, audit, /services, test matrix) reads it."""
+"""The row of a transaction: everything generic (dispatch, WSDL serving, audit, /services, test matrix) reads it.
+
+    TransactionRow            what the audit and /services need: all there is of a call that this broker begins
+    └── InternalTransaction   asked about, handled, filtered: what another actor of this process may call
+        └── Transaction       read from a wire and answered on it
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NoReturn
+from typing import Any, Final, Generic, TypeVar
 
-from broker.model.caller import Call
+from broker.model.caller import AuditFacts, Call
 from broker.model.errors import BrokerError
 from broker.model.ids import PatientId
 
@@ -65,43 +70,97 @@ class AuditEvent:
     requestor_is_local: bool = False
 
 
-def _not_served(*_arguments: Any) -> NoReturn:
-    raise TypeError("this row is one we initiate: its peer reads, handles and answers it")
-
-
 @dataclass(frozen=True, kw_only=True)
-class Transaction:
-    """One transaction as a row at the foot of its module.
-
-    A call runs: `request = read(raw)`, `authorise(row, caller, subject(request))`, `result = handle(actor, request, call)`,
-    `visible(caller, result)`, `reply = write(request, result)`. A `BrokerError` anywhere becomes `refuse(raw, error)`.
-    A row we initiate has none of the four.
-    `may_be_plain` marks an MTOM row whose requests carry nothing: settings may let them come as plain SOAP.
-    `listed` are the elements (Clark names) of which a request may hold so many as the settings say.
-    `read`, `write` and `refuse` are pure; `raw` and the reply are the wire's own types (`wire.soap.SoapRequest`, …).
-    """
+class TransactionRow:
+    """What every transaction says of itself. A call that this broker begins has no more: its peer handles and answers it."""
 
     code: str
     name: str
     wire: Wire
-    endpoint: str
-    messages: tuple[Message, ...]
+    endpoint: str = ""
+    messages: tuple[Message, ...] = ()
     audit: AuditEvent
-    read: Callable[[Any], Any] = _not_served
-    handle: Callable[[Any, Any, Call], Any] = _not_served
-    write: Callable[[Any, Any], Any] = _not_served
-    refuse: Callable[[Any, BrokerError], Any] = _not_served
     packaging: Packaging = Packaging.SIMPLE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disclosure:
+    """One thing that an answer would tell its caller, as the region's rules are asked about it.
+
+    `patient` is None where the answer does not know whose it is. `unique_id` is its DocumentEntry.uniqueId or SOP Instance
+    UID where it is a document or an image, `confidentiality` the codes of a DocumentEntry as `code^^scheme`.
+    """
+
+    patient: PatientId | None
+    unique_id: str = ""
+    confidentiality: tuple[str, ...] = ()
+
+
+Keep = Callable[[Disclosure], bool]
+
+Actor = TypeVar("Actor")
+Raw = TypeVar("Raw")
+Request = TypeVar("Request")
+Result = TypeVar("Result")
+Reply = TypeVar("Reply")
+
+
+def _nobody(_actor: object, _request: object) -> tuple[PatientId, ...]:
+    return ()
+
+
+def _unfiltered(result: Result, _keep: Keep) -> Result:
+    return result
+
+
+NOBODY: Final = _nobody                     # the `subject` of a request that cannot name a patient
+NOTHING_TO_FILTER: Final = _unfiltered      # the `filtered` of a result that tells nothing of what is kept here
+
+
+@dataclass(frozen=True, kw_only=True)
+class InternalTransaction(TransactionRow, Generic[Actor, Request, Result]):
+    """A transaction that this broker carries out.
+
+    A call runs: `authorise(row, caller, subject(actor, request))`, `result = handle(actor, request, call)`,
+    `filtered(result, keep)`.
+    `subject` returns every patient the request names, out of the values that `handle` works with; none for a request that
+    `handle` refuses because they cannot be read. `filtered` returns the result as if the items for which `keep` is false did
+    not exist. Neither has a default: a row with nothing to ask or to hide says so (`NOBODY`, `NOTHING_TO_FILTER`).
+    """
+
+    subject: Callable[[Actor, Request], tuple[PatientId, ...]]
+    handle: Callable[[Actor, Request, Call], Result]
+    filtered: Callable[[Result, Keep], Result]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transaction(InternalTransaction[Actor, Request, Result], Generic[Actor, Raw, Request, Result, Reply]):
+    """A transaction of a wire, as a row at the foot of its module.
+
+    A call runs: `request = read(raw, facts)`, then as an `InternalTransaction`, then `reply = write(request, result)`. A
+    `BrokerError` anywhere becomes `refuse(raw, error)`.
+    `read` parses the message, once, and tells the audit what it is although it may be refused; `write` raises what is wrong
+    with the answer as a whole, so that this is judged by what the caller may see.
+    `may_be_plain` marks an MTOM row whose requests carry nothing: settings may let them come as plain SOAP.
+    `listed` are the elements (Clark names) of which a request may hold so many as the settings say.
+    `raw` and the reply are the wire's own types (`wire.soap.SoapRequest`, …).
+    """
+
+    read: Callable[[Raw, AuditFacts], Request]
+    write: Callable[[Request, Result], Reply]
+    refuse: Callable[[Raw, BrokerError], Reply]
     may_be_plain: bool = False
     schema: str = ""
     takes_slot: bool = False
     listed: tuple[str, ...] = ()
-    subject: Callable[[Any], PatientId | None] = lambda _request: None
 
 
 @dataclass(frozen=True)
-class ServedTransaction:
+class ServedTransaction(Generic[Actor, Raw, Request, Result, Reply]):
     """A transaction together with the actor that serves it."""
 
-    row: Transaction
-    actor: Any
+    row: Transaction[Actor, Raw, Request, Result, Reply]
+    actor: Actor
+
+
+AnyTransaction = ServedTransaction[Any, Any, Any, Any, Any]     # of whatever wire and actor

@@ -12,6 +12,7 @@ from broker.model.errors import Hl7Code, Problem, Rejected
 from broker.model.ids import PatientId
 from broker.model.people import Demographics
 from broker.model.ports import PatientArrived, PatientMerged, PatientMoved, Unit
+from broker.model.transaction import Disclosure, Keep
 from broker.patients import store
 from broker.patients.claims import Authorities, Claim, checked
 from broker.patients.feed import Feed, Kind
@@ -19,6 +20,11 @@ from broker.patients.links import Linker
 from broker.patients.store import Event, Identity
 
 Named = tuple[PatientId, str]
+
+
+def visible_ids(ids: tuple[Named, ...], keep: Keep) -> tuple[Named, ...]:
+    """Return the ids of an answer that the caller may see; the others look as if the person did not have them."""
+    return tuple(one for one in ids if keep(Disclosure(patient=one[0])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,15 @@ class PixManager:
             else:
                 self._fed(unit, feed, own)
             return self._kept(unit, feed)
+
+    def subjects(self, feed: Feed) -> tuple[PatientId, ...]:
+        """Return every id that `feed` writes: those it feeds, or those it merges; none when it refuses what the ids are."""
+        try:
+            own = self._own(feed)
+            pairs = self._pairs(feed, own) if feed.kind is Kind.MERGE else []
+        except Rejected:
+            return ()
+        return tuple(patient for pair in pairs for patient in (pair.survivor, pair.retired)) or tuple(p for p, _ in own)
 
     def _own(self, feed: Feed) -> list[tuple[PatientId, Claim]]:
         """Return the ids that are the sender's to feed: the one the feed is about, then those of its further domains."""
@@ -179,14 +194,23 @@ class PixManager:
 
     # -- queries
 
+    def subject(self, claim: Claim) -> tuple[PatientId, ...]:
+        """Return the id that `query` translates; none when it refuses its authority."""
+        try:
+            return (self._asked(claim, ""),)
+        except Rejected:
+            return ()
+
+    def _asked(self, claim: Claim, asker: str) -> PatientId:
+        return PatientId(self._authorities.shown(claim, asker).oid, claim.value)
+
     def query(self, claim: Claim, wanted: Sequence[Claim], call: Call) -> tuple[Named, ...]:
         """Return the other ids of the person with this id, each with its namespace, in the wanted domains (none = all).
 
         The ids of one domain are adjacent. For a retired id the answer is its survivor's, without both. Raise `Rejected`
         (204) for an unknown authority, an unknown id, unknown wanted domains, in this order (ITI TF-2 3.9.4.2.2.6).
         """
-        domain = self._authorities.shown(claim, call.caller.node)
-        patient = PatientId(domain.oid, claim.value)
+        patient = self._asked(claim, call.caller.node)
         call.facts.patients.append(patient)
         with self._database.read() as unit:
             ids = self._ids(unit, patient)

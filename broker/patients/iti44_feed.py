@@ -1,9 +1,9 @@
 """ITI-44 Patient Identity Feed HL7 V3 (ITI TF-2 3.44): add, revise, merge."""
 
-from broker.model.caller import Call
+from broker.model.caller import AuditFacts, Call
 from broker.model.errors import BrokerError, Hl7Code, Rejected
 from broker.model.stamp import Stamp
-from broker.model.transaction import AuditEvent, Message, Transaction, Wire
+from broker.model.transaction import NOTHING_TO_FILTER, AuditEvent, Message, Transaction, Wire
 from broker.patients.actor import PixManager
 from broker.patients.claims import Claim, Sender
 from broker.patients.feed import Feed, Kind, Places
@@ -22,12 +22,13 @@ def claim(ii: Ii) -> Claim:
     return Claim(value=ii.extension, oid=ii.root, at=ii.location, at_authority=ii.location, at_whole=ii.location)
 
 
-def read(request: SoapRequest) -> tuple[Element, Feed]:
+def read(request: SoapRequest, facts: AuditFacts) -> tuple[Element, Feed]:
     """Read the message. Raise `Rejected` (101, 102, 103) for what the schema leaves to us; whom it is about is not judged here.
 
     Add and revise carry everything known of the person; a merge carries a name that is not an update.
     """
     found = hl7v3.read_registration(request.body)
+    facts.message_id = str(found.wrapper.message_id)
     kind = KINDS[found.wrapper.interaction]
     place = hl7v3.location(request.body, _RETIRED)
     if not found.wrapper.message_id.root:
@@ -51,7 +52,7 @@ def handle(manager: PixManager, request: tuple[Element, Feed], call: Call) -> No
     manager.feed(request[1], call)
 
 
-def row(device_oid: str) -> Transaction:
+def row(device_oid: str) -> Transaction[PixManager, SoapRequest, tuple[Element, Feed], None, SoapReply]:
     """Return the row of a manager that answers as this device."""
     def write(request: tuple[Element, Feed], _result: None) -> SoapReply:
         return SoapReply(fragments=(hl7v3.write_ack(request[0], Stamp.now(), manager=device_oid),))
@@ -69,7 +70,9 @@ def row(device_oid: str) -> Transaction:
         audit=AuditEvent(
             event_code="110110", event_text="Patient Record", action="C", type_code="ITI-44", type_text="Patient Identity Feed"),
         read=read,
+        subject=lambda manager, request: manager.subjects(request[1]),
         handle=handle,
+        filtered=NOTHING_TO_FILTER,
         write=write,
         refuse=refuse,
         schema="hl7v3.xsd",

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from broker.model.caller import Call
+from broker.model.caller import AuditFacts, Call
 from broker.model.errors import BrokerError
 from broker.model.stamp import Stamp
 from broker.model.transaction import AuditEvent, Message, Transaction, Wire
-from broker.patients.actor import Named, PixManager
+from broker.patients.actor import Named, PixManager, visible_ids
 from broker.patients.iti44_feed import claim
 from broker.wire import hl7v3
 from broker.wire.hl7v3 import PixQuery
@@ -22,20 +22,21 @@ class Request:
     body: Element
 
 
-def read(request: SoapRequest) -> Request:
+def read(request: SoapRequest, facts: AuditFacts) -> Request:
     """Read a 201309. Raise `Rejected` (101, 102) when it does not have exactly one patient id."""
-    return Request(hl7v3.read_pix_query(request.body), request.body)
+    query = hl7v3.read_pix_query(request.body)
+    facts.message_id, facts.query = str(query.wrapper.message_id), query.parameters
+    facts.query_id = query.query_id.extension or query.query_id.root
+    return Request(query, request.body)
 
 
 def handle(manager: PixManager, request: Request, call: Call) -> tuple[Named, ...]:
     """Return the other ids of the person."""
     query = request.query
-    call.facts.message_id, call.facts.query = str(query.wrapper.message_id), query.parameters
-    call.facts.query_id = query.query_id.extension or query.query_id.root
     return manager.query(claim(query.patient), [claim(domain) for domain in query.domains], call)
 
 
-def row(device_oid: str) -> Transaction:
+def row(device_oid: str) -> Transaction[PixManager, SoapRequest, Request, tuple[Named, ...], SoapReply]:
     """Return the row of a manager that answers as this device."""
     def write(request: Request, ids: tuple[Named, ...]) -> SoapReply:
         return SoapReply(fragments=(hl7v3.write_pix_answer(request.body, Stamp.now(), ids, manager=device_oid),))
@@ -52,7 +53,9 @@ def row(device_oid: str) -> Transaction:
             name=f"{{{HL7}}}{hl7v3.QUERY}", action=f"{HL7}:{hl7v3.QUERY}", reply_action=f"{HL7}:{hl7v3.ANSWER}"),),
         audit=AuditEvent(event_code="110112", event_text="Query", action="E", type_code="ITI-45", type_text="PIX Query"),
         read=read,
+        subject=lambda manager, request: manager.subject(claim(request.query.patient)),
         handle=handle,
+        filtered=visible_ids,
         write=write,
         refuse=refuse,
         schema="hl7v3.xsd",

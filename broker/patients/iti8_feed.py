@@ -3,10 +3,10 @@
 import hashlib
 from dataclasses import dataclass, replace
 
-from broker.model.caller import Call
+from broker.model.caller import AuditFacts, Call
 from broker.model.errors import BrokerError, Hl7Code, Rejected
 from broker.model.stamp import Stamp
-from broker.model.transaction import AuditEvent, Transaction, Wire
+from broker.model.transaction import NOTHING_TO_FILTER, AuditEvent, Transaction, Wire
 from broker.model.transaction import Message as Row
 from broker.patients.actor import PixManager
 from broker.patients.claims import Claim, Sender
@@ -42,8 +42,9 @@ def read_claim(value: Value, *, authority: str = "") -> Claim:
         other="" if is_iso else authority_id, at=f"{place}^1", at_authority=authority or f"{place}^4", at_whole=place)
 
 
-def read(message: Message) -> Request:
+def read(message: Message, facts: AuditFacts) -> Request:
     """Read an ADT message. Raise `Rejected` (100, 101, 102, 103) for what every feed needs."""
+    facts.message_id = message.control_id
     kind = KINDS[message.msh.get(9, 2)]
     pid = message.need("PID")
     if len(message.all("PID")) > 1 or len(message.all("MRG")) > 1:
@@ -95,7 +96,9 @@ ROW = Transaction(
     audit=AuditEvent(
         event_code="110110", event_text="Patient Record", action="C", type_code="ITI-8", type_text="Patient Identity Feed"),
     read=read,
+    subject=lambda manager, request: manager.subjects(request.feed),
     handle=handle,
+    filtered=NOTHING_TO_FILTER,
     write=write,
     refuse=refuse,
 )

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from broker.model.caller import Call
+from broker.model.caller import AuditFacts, Call
 from broker.model.errors import BrokerError, Hl7Code, Rejected
 from broker.model.stamp import Stamp
 from broker.model.transaction import AuditEvent, Transaction, Wire
 from broker.model.transaction import Message as Row
-from broker.patients.actor import Named, PixManager
+from broker.patients.actor import Named, PixManager, visible_ids
 from broker.patients.claims import Claim
 from broker.patients.iti8_feed import read_claim
 from broker.wire.hl7v2 import Message, write_ack
@@ -23,9 +23,11 @@ class Request:
     message: Message
 
 
-def read(message: Message) -> Request:
+def read(message: Message, facts: AuditFacts) -> Request:
     """Read a QBP^Q23. Raise `Rejected` (100, 101) without QPD, its tag or its id; RCP is not asked for."""
+    facts.message_id, facts.query = message.control_id, message.raw
     qpd = message.need("QPD")
+    facts.query_id = qpd.get(2)
     if not qpd.value(2).short():
         raise Rejected(Hl7Code.REQUIRED_FIELD_MISSING, "no query tag", "QPD^1^2")
     ids = [claim for claim in map(read_claim, few(qpd, 3)) if claim.value]
@@ -40,8 +42,6 @@ def read(message: Message) -> Request:
 def handle(manager: PixManager, request: Request, call: Call) -> tuple[Named, ...]:
     """Return the other ids of the person."""
     message = request.message
-    call.facts.message_id, call.facts.query = message.control_id, message.raw
-    call.facts.query_id = message.need("QPD").get(2)
     manager.check_receiver(message.msh.get(5), message.msh.get(6))
     return manager.query(request.claim, request.wanted, call)
 
@@ -66,7 +66,9 @@ ROW = Transaction(
     messages=(Row(name="QBP^Q23"),),
     audit=AuditEvent(event_code="110112", event_text="Query", action="E", type_code="ITI-9", type_text="PIX Query"),
     read=read,
+    subject=lambda manager, request: manager.subject(request.claim),
     handle=handle,
+    filtered=visible_ids,
     write=write,
     refuse=refuse,
 )

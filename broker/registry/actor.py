@@ -7,12 +7,10 @@ from broker.config.profile import Profile
 from broker.db import Database
 from broker.model.caller import Call
 from broker.model.errors import Problem
-from broker.model.ports import PatientDirectory, Unit
-from broker.registry.deprecate import deprecate
-from broker.registry.iti18_query import Answer, Limits, StoredQueries
+from broker.model.ports import PatientDirectory
+from broker.registry.iti18_query import Answer, Limits, Request, StoredQueries
 from broker.registry.iti42_register import Registration
 from broker.wire.ebxml import Submission
-from broker.wire.ebxml_query import QueryRequest
 
 
 def _now() -> datetime:
@@ -37,14 +35,6 @@ class Registry:
         self._registration.register(submission, call.facts)
         return ()
 
-    def query(self, request: QueryRequest, call: Call) -> Answer:
-        """Answer a stored query. Raise `Rejected` as ITI TF-2 3.18.4.1.3 says; nothing found is an empty answer."""
+    def query(self, request: Request, call: Call) -> Answer:
+        """Answer a stored query; nothing found is an empty answer. Raise `Rejected` and `TooLarge` where there is too much."""
         return self._queries.answer(request, call.facts)
-
-    def deprecate(self, unit: Unit, entry_uuid: str, call: Call) -> None:
-        """Deprecate a DocumentEntry and what is attached to it inside the caller's unit; twice is as once.
-
-        `call.facts` learns whose it is; the caller audits it once the unit is durable. Raise `Rejected`
-        (UnresolvedReferenceException) when no such entry is registered here.
-        """
-        deprecate(unit, entry_uuid, call.facts)

@@ -4,43 +4,64 @@ A replacement needs one patient on both sides (ITI TF-3 4.2.2.2). A manifest tha
 deprecated, and what is right submitted anew.
 """
 
+from dataclasses import dataclass
+
 from broker.db import Lock, lock
-from broker.model.caller import AuditFacts
+from broker.model.caller import Call
 from broker.model.errors import Rejected, XdsCode
 from broker.model.ids import PatientId
 from broker.model.metadata import DEPRECATED, DocumentEntry
 from broker.model.ports import Unit
-from broker.model.transaction import AuditEvent, Transaction, Wire
+from broker.model.transaction import NOTHING_TO_FILTER, AuditEvent, InternalTransaction, Wire
 from broker.registry import store
 
 
-def deprecate(unit: Unit, entry_uuid: str, facts: AuditFacts) -> None:
+@dataclass(frozen=True, slots=True)
+class Deprecation:
+    """The entry that is taken back, inside the unit of work of whoever takes it back."""
+
+    unit: Unit
+    entry_uuid: str
+
+
+def _subject(_registry: object, request: Deprecation) -> tuple[PatientId, ...]:
+    """Return whose entry it is: the patient is locked, so that it stays so until the unit ends."""
+    return (PatientId.parse(_locked(request).patient_id),)
+
+
+def _handle(_registry: object, request: Deprecation, call: Call) -> None:
     """Deprecate a DocumentEntry, and with it what is attached to it, as a replacement would; doing it again changes nothing.
 
-    `facts` learns whose entry it is. Raise `Rejected` (UnresolvedReferenceException) when no such entry is registered.
+    Raise `Rejected` (UnresolvedReferenceException) when no such entry is registered.
     """
-    entry = _entry(unit, entry_uuid)
-    lock(unit, Lock.REGISTRY_PATIENT, (entry.patient_id,))
-    entry = _entry(unit, entry_uuid)            # whoever held the lock may have given it to another patient
-    facts.patients.append(PatientId.parse(entry.patient_id))
-    facts.documents.append((entry.repository_unique_id, entry.unique_id))
-    store.change(unit, {entry_uuid} | store.attached(unit, [entry_uuid]), status=DEPRECATED)
+    entry = _locked(request)
+    call.facts.patients.append(PatientId.parse(entry.patient_id))
+    call.facts.documents.append((entry.repository_unique_id, entry.unique_id))
+    attached = store.attached(request.unit, [request.entry_uuid])
+    store.change(request.unit, {request.entry_uuid} | attached, status=DEPRECATED)
 
 
-def _entry(unit: Unit, entry_uuid: str) -> DocumentEntry:
-    entry = store.entry(unit, entry_uuid)
+def _locked(request: Deprecation) -> DocumentEntry:
+    """Return the entry under the lock of its patient; whoever held the lock may have given it to another one."""
+    lock(request.unit, Lock.REGISTRY_PATIENT, (_entry(request).patient_id,))
+    return _entry(request)
+
+
+def _entry(request: Deprecation) -> DocumentEntry:
+    entry = store.entry(request.unit, request.entry_uuid)
     if entry is None:
-        raise Rejected(XdsCode.UNRESOLVED_REFERENCE, f"there is no DocumentEntry {entry_uuid} in this registry")
+        raise Rejected(XdsCode.UNRESOLVED_REFERENCE, f"there is no DocumentEntry {request.entry_uuid} in this registry")
     return entry
 
 
-ROW = Transaction(
+ROW: InternalTransaction[object, Deprecation, None] = InternalTransaction(
     code="ITI-57",
     name="Update Document Set",
     wire=Wire.SOAP,
-    endpoint="",
-    messages=(),
     audit=AuditEvent(
         event_code="110107", event_text="Import", action="U", type_code="ITI-57", type_text="Update Document Set",
         requestor_is_local=True),
+    subject=_subject,
+    handle=_handle,
+    filtered=NOTHING_TO_FILTER,
 )

@@ -1,19 +1,19 @@
 """ITI-18 Registry Stored Query (ITI TF-2 3.18): answers are joined from the bytes that were registered."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol
 
 from broker.db import Database
-from broker.model.caller import AuditFacts
-from broker.model.errors import BrokerError, Rejected, XdsCode
+from broker.model.caller import AuditFacts, Call
+from broker.model.errors import BrokerError, Rejected, TooLarge, XdsCode
 from broker.model.ids import PatientId
-from broker.model.transaction import AuditEvent, Message, Transaction, Wire
-from broker.registry.parameters import read_values
-from broker.registry.queries import QUERIES, Item, Search
+from broker.model.transaction import AuditEvent, Disclosure, Keep, Message, Transaction, Wire
+from broker.registry.parameters import Values, read_values, with_schemes
+from broker.registry.queries import QUERIES, Item, Search, StoredQuery
 from broker.registry.store import ASSOCIATION
 from broker.wire import ebxml
-from broker.wire.ebxml_query import QueryRequest, read_query_request
+from broker.wire.ebxml_query import read_query_request
 from broker.wire.soap import SoapReply, SoapRequest
 from broker.wire.xml import QUERY
 
@@ -31,22 +31,30 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """A stored query as it is run: its row, LeafClass or ObjectRef, the values of its parameters, the patients they name."""
+
+    query: StoredQuery
+    return_type: str
+    values: Values
+    patients: tuple[PatientId, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """What a query found. `return_type` is LeafClass or ObjectRef."""
+    """What a query found. `return_type` is LeafClass or ObjectRef, `patients` (CX) are those the objects belong to."""
 
     return_type: str
-    items: tuple[Item, ...]
+    items: Sequence[Item]
+    patients: frozenset[str]
 
-    def only(self, keep: Callable[[Item], bool]) -> Self:
-        """Return the answer with the items for which `keep` holds; an association goes with either of its ends."""
-        everything = {item.uuid for item in self.items}
-        kept = tuple(item for item in self.items if keep(item))
-        while True:
-            gone = everything - {item.uuid for item in kept}
-            left = tuple(item for item in kept if item.source not in gone and item.target not in gone)
-            if len(left) == len(kept):
-                return type(self)(self.return_type, left)
-            kept = left
+
+class QueryActor(Protocol):
+    """The registry as this transaction sees it."""
+
+    def query(self, request: Request, call: Call) -> Answer:
+        """Answer a stored query."""
+        ...
 
 
 class StoredQueries:
@@ -55,48 +63,68 @@ class StoredQueries:
     def __init__(self, database: Database, aliases: Mapping[str, str], limits: Limits) -> None:
         self._database, self._aliases, self._limits = database, aliases, limits
 
-    def answer(self, request: QueryRequest, facts: AuditFacts) -> Answer:
-        """Run the query. Raise `Rejected` as ITI TF-2 3.18.4.1.3 says; nothing found is an empty answer."""
-        facts.query, facts.query_id = request.body, request.query_id
-        row = QUERIES.get(request.query_id)
-        if row is None:
-            raise Rejected(XdsCode.UNKNOWN_STORED_QUERY, f"there is no stored query {request.query_id}")
-        if request.return_type not in {LEAF_CLASS, OBJECT_REF}:
-            raise Rejected(XdsCode.REGISTRY_ERROR, f"returnType must be {LEAF_CLASS} or {OBJECT_REF}")
-        values = read_values(row.parameters, row.one_of, request.slots, self._aliases, self._limits.values)
-        asked = {values[name][0][0] for name in row.patients}
-        facts.patients += map(PatientId.parse, asked)
+    def answer(self, request: Request, facts: AuditFacts) -> Answer:
+        """Run the query; nothing found is an empty answer.
+
+        Raise `Rejected` (XDSTooManyResults) and `TooLarge` for more than the limits allow.
+        """
+        if sum(len(group) for groups in request.values.values() for group in groups) > self._limits.values:
+            raise TooLarge(f"{self._limits.values} values in one stored query")
+        values = with_schemes(request.values, request.query.codes, self._aliases)
         full = request.return_type == LEAF_CLASS
         most = self._limits.objects if full else self._limits.references
         with self._database.read() as unit:
             search = Search(unit, bodies=full, most=most, sqlite=self._database.is_sqlite)
-            items = search.bounded(row.run(search, values))
-        patients = {item.patient for item in items if item.kind != ASSOCIATION}
-        if full and len(patients) > 1:
-            raise Rejected(XdsCode.RESULT_NOT_SINGLE_PATIENT, "the result belongs to several patients; ask for ObjectRef")
-        facts.patients += map(PatientId.parse, sorted(patients - asked))
-        return Answer(request.return_type, tuple(items))
+            answer = _answer(request.return_type, search.bounded(request.query.run(search, values)))
+        facts.patients += sorted(set(map(PatientId.parse, answer.patients)).difference(request.patients))
+        return answer
 
 
-def _read(raw: SoapRequest) -> QueryRequest:
-    return read_query_request(raw.body)
+def _answer(return_type: str, items: Sequence[Item]) -> Answer:
+    return Answer(return_type, items, frozenset([item.patient for item in items if item.kind != ASSOCIATION]))
 
 
-def _subject(request: QueryRequest) -> PatientId | None:
-    """Return the patient a query names, when it can be read at all."""
-    row = QUERIES.get(request.query_id)
-    for name, texts in request.slots if row else ():
-        if row and name in row.patients and texts:
-            try:
-                return PatientId.parse(texts[0].strip().strip("'").replace("''", "'"))
-            except Rejected:
-                return None
-    return None
+def _read(raw: SoapRequest, facts: AuditFacts) -> Request:
+    """Read the query and its values. Raise `Rejected` as ITI TF-2 3.18.4.1.3 says."""
+    asked = read_query_request(raw.body)
+    facts.query, facts.query_id = asked.body, asked.query_id
+    query = QUERIES.get(asked.query_id)
+    if query is None:
+        raise Rejected(XdsCode.UNKNOWN_STORED_QUERY, f"there is no stored query {asked.query_id}")
+    if asked.return_type not in {LEAF_CLASS, OBJECT_REF}:
+        raise Rejected(XdsCode.REGISTRY_ERROR, f"returnType must be {LEAF_CLASS} or {OBJECT_REF}")
+    values = read_values(query.parameters, query.one_of, asked.slots)
+    patients = tuple(PatientId.parse(values[name][0][0]) for name in query.patients)
+    facts.patients += patients
+    return Request(query, asked.return_type, values, patients)
 
 
-def _write(_request: QueryRequest, answer: Answer) -> SoapReply:
+def _handle(registry: QueryActor, request: Request, call: Call) -> Answer:
+    return registry.query(request, call)
+
+
+def _filtered(answer: Answer, keep: Keep) -> Answer:
+    """Return the answer without what may not be seen; an association goes with either of its ends."""
+    hidden = {item.uuid for item in answer.items if not keep(
+        Disclosure(patient=item.patient_id, confidentiality=tuple(item.confidentiality.splitlines())))}
+    joined: dict[str, list[str]] = {}
+    for item in answer.items:
+        for end in (item.source, item.target):
+            joined.setdefault(end, []).append(item.uuid)
+    ends = [*hidden]
+    while ends:
+        further = [uuid for uuid in joined.get(ends.pop(), ()) if uuid not in hidden]
+        hidden.update(further)
+        ends += further
+    return _answer(answer.return_type, [item for item in answer.items if item.uuid not in hidden])
+
+
+def _write(_request: Request, answer: Answer) -> SoapReply:
+    """Return the AdhocQueryResponse. Raise `Rejected` where objects of several patients are asked for in full."""
     if answer.return_type == OBJECT_REF:
         return SoapReply(fragments=ebxml.query_response([b'<rim:ObjectRef id="%s"/>' % i.uuid.encode() for i in answer.items]))
+    if len(answer.patients) > 1:
+        raise Rejected(XdsCode.RESULT_NOT_SINGLE_PATIENT, "the result belongs to several patients; ask for ObjectRef")
     return SoapReply(fragments=ebxml.query_response([item.body for item in answer.items]))
 
 
@@ -114,8 +142,9 @@ ROW = Transaction(
     audit=AuditEvent(
         event_code="110112", event_text="Query", action="E", type_code="ITI-18", type_text="Registry Stored Query"),
     read=_read,
-    handle=lambda registry, request, call: registry.query(request, call),
+    subject=lambda _registry, request: request.patients,
+    handle=_handle,
+    filtered=_filtered,
     write=_write,
     refuse=_refuse,
-    subject=_subject,
 )

@@ -5,18 +5,19 @@ from datetime import UTC, datetime
 
 from broker.config.profile import Profile
 from broker.db import Database, Lock, lock
-from broker.model.caller import AuditFacts
-from broker.model.errors import BrokerError, Problem, Rejected
+from broker.model.caller import AuditFacts, Call
+from broker.model.errors import BrokerError, Problem
 from broker.model.ids import PatientId, new_uuid_urn
 from broker.model.metadata import DEPRECATED, HAS_MEMBER, Association, RegistryObjects
 from broker.model.ports import PatientDirectory, Unit
-from broker.model.transaction import AuditEvent, Message, Transaction, Wire
+from broker.model.transaction import NOTHING_TO_FILTER, AuditEvent, Message, Transaction, Wire
 from broker.registry import references, rules, store
 from broker.registry.references import Setting
 from broker.registry.store import FOLDER, Known
 from broker.wire import ebxml, ebxml_stored
 from broker.wire.ebxml import OBJECTS, Submission
 from broker.wire.ebxml_stored import Final
+from broker.wire.ports import Registrar
 from broker.wire.soap import SoapReply, SoapRequest
 from broker.wire.xml import LCM
 
@@ -31,7 +32,7 @@ class Registration:
 
     def register(self, submission: Submission, facts: AuditFacts) -> None:
         """Register durably. Raise `Rejected` with all problems of the first failing step; then nothing is stored."""
-        _note(submission.objects, facts)
+        submission.objects.note(facts)
         request = rules.examine(submission, self._profile)
         now = _dtm(self._clock().astimezone(UTC))
         final = ebxml_stored.assign(submission, new_uuid_urn, now)
@@ -72,16 +73,6 @@ def _dtm(when: datetime) -> str:
     return "".join([f"{part:02}" for part in when.timetuple()[:6]])
 
 
-def _note(objects: RegistryObjects, facts: AuditFacts) -> None:
-    """Tell the audit record whose submission this is, as far as it can be read."""
-    for submission_set in objects.submission_sets:
-        facts.submission_set = submission_set.unique_id
-        try:
-            facts.patients.append(PatientId.parse(submission_set.patient_id))
-        except Rejected:
-            continue
-
-
 def _inherit(
     objects: RegistryObjects, replacing: list[Association], holding: list[tuple[Known, str]],
 ) -> tuple[Association, ...]:
@@ -101,8 +92,12 @@ def _filled(setting: Setting) -> set[str]:
     return {key for key in sources & setting.registered.keys() if setting.registered[key].kind == FOLDER}
 
 
-def _read(raw: SoapRequest) -> Submission:
+def _read(raw: SoapRequest, _facts: AuditFacts) -> Submission:
     return ebxml.read_submission(raw.body)
+
+
+def _handle(registry: Registrar, submission: Submission, call: Call) -> tuple[Problem, ...]:
+    return registry.register(submission, call)
 
 
 def _write(_submission: Submission, warnings: tuple[Problem, ...]) -> SoapReply:
@@ -124,7 +119,9 @@ ROW = Transaction(
     audit=AuditEvent(
         event_code="110107", event_text="Import", action="C", type_code="ITI-42", type_text="Register Document Set-b"),
     read=_read,
-    handle=lambda registry, submission, call: registry.register(submission, call),
+    subject=lambda _registry, submission: submission.objects.patients,
+    handle=_handle,
+    filtered=NOTHING_TO_FILTER,
     write=_write,
     refuse=_refuse,
 )

@@ -5,11 +5,11 @@ several Slots of one parameter are ANDed where the parameter allows it.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from broker.model.errors import Rejected, TooLarge, XdsCode
+from broker.model.errors import Rejected, XdsCode
 from broker.model.ids import PatientId
 from broker.model.metadata import APPROVED, DEPRECATED
 from broker.registry.store import nfc
@@ -48,24 +48,18 @@ class Parameter:
     repeats: bool = False
 
 
-def read_values(
-    parameters: Sequence[Parameter], one_of: Sequence[str], slots: Slots, aliases: Mapping[str, str], most: int,
-) -> Values:
-    """Return the values of the parameters that are present, ready to be compared with search columns.
+def read_values(parameters: Sequence[Parameter], one_of: Sequence[str], slots: Slots) -> Values:
+    """Return the values of the parameters that are present, as search columns have them but for schemes (`with_schemes`).
 
-    Unknown Slots are ignored. `one_of` names parameters of which exactly one must be there, `aliases` maps designators
-    of coding schemes to OIDs. Raise `Rejected` as ITI TF-2 3.18.4.1.3 says, `TooLarge` for more than `most` values.
+    Unknown Slots are ignored. `one_of` names parameters of which exactly one must be there. Raise `Rejected` as
+    ITI TF-2 3.18.4.1.3 says.
     """
     given = _given(slots)
     found: Values = {}
-    left = most
     for parameter in parameters:
         if not (parameter.required or parameter.name in given):
             continue
-        groups = tuple([_group(parameter, texts, aliases) for texts in given.get(parameter.name, ())])
-        left -= sum(map(len, groups))
-        if left < 0:
-            raise TooLarge(f"{most} values in one stored query")
+        groups = tuple([_group(parameter, texts) for texts in given.get(parameter.name, ())])
         if len(groups) > 1 and not parameter.repeats:
             raise Rejected(XdsCode.STORED_QUERY_PARAM_NUMBER, f"{parameter.name} is given more than once")
         if parameter.form is Form.STATUS:
@@ -78,6 +72,21 @@ def read_values(
     if one_of:
         _check_choice(one_of, found)
     return found
+
+
+def with_schemes(values: Values, codes: Iterable[str], aliases: Mapping[str, str]) -> Values:
+    """Return the values with the OID of each coding scheme that the region also knows by another designator.
+
+    `codes` names the parameters that hold codes, `aliases` maps designators to OIDs.
+    """
+    return values | {
+        name: tuple(tuple(_with_scheme(code, aliases) for code in group) for group in values[name])
+        for name in codes if name in values} if aliases else values
+
+
+def _with_scheme(text: str, aliases: Mapping[str, str]) -> str:
+    code, _, scheme = text.partition("^^")
+    return nfc(f"{code}^^{aliases.get(scheme, scheme)}")
 
 
 def _given(slots: Slots) -> dict[str, list[tuple[str, ...]]]:
@@ -96,11 +105,11 @@ def _check_choice(one_of: Sequence[str], found: Values) -> None:
         raise Rejected(XdsCode.STORED_QUERY_PARAM_NUMBER, f"only one of {' or '.join(given)} is allowed")
 
 
-def _group(parameter: Parameter, texts: tuple[str, ...], aliases: Mapping[str, str]) -> tuple[str, ...]:
+def _group(parameter: Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
     """Return the values of one Slot, which may be spread over several Value elements."""
     if not parameter.many and len(texts) > 1:
         raise Rejected(XdsCode.STORED_QUERY_PARAM_NUMBER, f"{parameter.name} takes one value")
-    return tuple([_meaning(parameter, item, aliases) for text in texts for item in _items(parameter, text.strip())])
+    return tuple([_meaning(parameter, item) for text in texts for item in _items(parameter, text.strip())])
 
 
 def _items(parameter: Parameter, text: str) -> Iterator[str]:
@@ -132,7 +141,7 @@ def _malformed(parameter: Parameter) -> Rejected:
     return Rejected(XdsCode.REGISTRY_ERROR, f"{parameter.name} must be coded as {wanted}")
 
 
-def _meaning(parameter: Parameter, text: str, aliases: Mapping[str, str]) -> str:
+def _meaning(parameter: Parameter, text: str) -> str:
     form = parameter.form
     if form is Form.TEXT or form is Form.STATUS:
         return nfc(text)
@@ -141,7 +150,7 @@ def _meaning(parameter: Parameter, text: str, aliases: Mapping[str, str]) -> str
         middle, _, scheme = rest.partition("^")
         if not code or middle or not scheme or "^" in scheme:
             raise Rejected(XdsCode.REGISTRY_ERROR, f"{parameter.name} must be coded as 'code^^scheme'")
-        return nfc(f"{code}^^{aliases.get(scheme, scheme)}")
+        return nfc(text)
     if form in _TIMES:
         if not is_dtm(text):
             raise Rejected(XdsCode.REGISTRY_ERROR, f"{parameter.name} is not a time YYYY[MM[DD[hh[mm[ss]]]]]")

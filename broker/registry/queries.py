@@ -256,7 +256,15 @@ class StoredQuery:
     @functools.cached_property
     def patients(self) -> tuple[str, ...]:
         """The names of the parameters that name a patient."""
-        return tuple(parameter.name for parameter in self.parameters if parameter.form is Form.PATIENT)
+        return self._of(Form.PATIENT)
+
+    @functools.cached_property
+    def codes(self) -> tuple[str, ...]:
+        """The names of the parameters that hold codes."""
+        return self._of(Form.CODE)
+
+    def _of(self, form: Form) -> tuple[str, ...]:
+        return tuple(parameter.name for parameter in self.parameters if parameter.form is form)
 
 
 def _ids(items: Iterable[Item]) -> set[str]:

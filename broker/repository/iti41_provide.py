@@ -7,11 +7,10 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from broker.model.blob import Spooled
-from broker.model.caller import Call
+from broker.model.caller import AuditFacts, Call
 from broker.model.errors import BrokerError, Problem, Rejected, Unavailable, XdsCode
-from broker.model.ids import PatientId
 from broker.model.metadata import DocumentEntry
-from broker.model.transaction import AuditEvent, Message, Packaging, Transaction, Wire
+from broker.model.transaction import NOTHING_TO_FILTER, AuditEvent, Message, Packaging, Transaction, Wire
 from broker.repository.actor import Repository
 from broker.repository.documents import Offer
 from broker.wire.ebxml import OBJECTS, Submission, problems_of, read_submission, registry_response, with_slots
@@ -32,12 +31,13 @@ class Provided:
     documents: dict[str, Element]
 
 
-def read(raw: SoapRequest) -> Provided:
+def read(raw: SoapRequest, facts: AuditFacts) -> Provided:
     """Return the submission with its documents paired. Raise `Rejected` naming every one that lacks its other half."""
     request = raw.body.find(f"{{{LCM}}}SubmitObjectsRequest")
     if request is None:
         raise Rejected(XdsCode.REPOSITORY_METADATA_ERROR, "there is no SubmitObjectsRequest")
     submission = read_submission(request)
+    submission.objects.note(facts)
     elements = raw.body.findall(f"{{{XDS}}}Document")
     problems = [*_unpaired(submission, elements), *_surplus(raw), *_unfit(submission)]
     if problems:
@@ -84,23 +84,12 @@ def _unfit(submission: Submission) -> list[Problem]:
     ]
 
 
-def subject(request: Provided) -> PatientId | None:
-    """Return whose documents these are; None when the patient id is none (the registry will say so)."""
-    for submission_set in request.submission.objects.submission_sets:
-        with contextlib.suppress(Rejected):
-            return PatientId.parse(submission_set.patient_id)
-    return None
-
-
 def handle(repository: Repository, request: Provided, call: Call) -> tuple[Problem, ...]:
     """Store the documents, have them registered, and return the registry's warnings as they are.
 
     A refusal takes the documents back and is passed on unchanged. When the registry does not answer they are kept,
     for it may have registered them; the sender hears XDSRegistryNotAvailable and may send the same again.
     """
-    patient = subject(request)
-    call.facts.patients.extend([patient] if patient else [])
-    call.facts.submission_set = next((one.unique_id for one in request.submission.objects.submission_sets), "")
     with contextlib.ExitStack() as clean:
         offers, submission = _check(repository, request, clean)
         taken = repository.documents.take(offers)
@@ -175,11 +164,12 @@ ROW = Transaction(
         event_code="110107", event_text="Import", action="C", type_code="ITI-41",
         type_text="Provide and Register Document Set-b"),
     read=read,
+    subject=lambda _repository, request: request.submission.objects.patients,
     handle=handle,
+    filtered=NOTHING_TO_FILTER,
     write=write,
     refuse=refuse,
     packaging=Packaging.MTOM,
     schema="xds.xsd",
     listed=OBJECTS,
-    subject=subject,
 )

@@ -1,12 +1,11 @@
 """ITI-43 Retrieve Document Set: documents by repository and uniqueId, each with its own result (ITI TF-2 3.43)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from broker.model.blob import FileSlice
-from broker.model.caller import Call
+from broker.model.caller import AuditFacts, Call
 from broker.model.errors import BrokerError, Problem, Rejected, XdsCode
-from broker.model.transaction import AuditEvent, Message, Packaging, Transaction, Wire
+from broker.model.transaction import NOBODY, AuditEvent, Disclosure, Keep, Message, Packaging, Transaction, Wire
 from broker.repository.actor import Repository
 from broker.repository.store import Document
 from broker.wire.ebxml import problems_of
@@ -26,19 +25,22 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What can be given and what cannot."""
+    """What can be given and what cannot, in the order of the request."""
 
-    documents: tuple[Retrieved, ...]
-    problems: tuple[Problem, ...]
+    found: tuple[Retrieved | Problem, ...]
 
-    def only(self, keep: Callable[[Retrieved], bool]) -> "Answer":
-        """Return the answer as if what may not be seen were not there."""
-        shown = tuple(document for document in self.documents if keep(document))
-        hidden = tuple(_unknown(document.unique_id) for document in self.documents if document not in shown)
-        return Answer(shown, (*self.problems, *hidden))
+    @property
+    def documents(self) -> tuple[Retrieved, ...]:
+        """The documents to be given."""
+        return tuple(one for one in self.found if isinstance(one, Retrieved))
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Why the others are not."""
+        return tuple(one for one in self.found if isinstance(one, Problem))
 
 
-def read(raw: SoapRequest) -> tuple[Wanted, ...]:
+def read(raw: SoapRequest, _facts: AuditFacts) -> tuple[Wanted, ...]:
     """Return the documents that are asked for, in order, repeats included."""
     wanted = tuple(
         Wanted(*((request.findtext(f"{{{XDS}}}{name}") or "").strip()
@@ -53,12 +55,14 @@ def handle(repository: Repository, wanted: tuple[Wanted, ...], call: Call) -> An
     """Look every document up; what is not there is one error with the uniqueId as its location."""
     call.facts.documents.extend((one.repository, one.unique_id) for one in wanted)
     known = repository.documents.find_all(one.unique_id for one in wanted if one.repository == repository.unique_id)
-    found = [_answer(repository.unique_id, one, known.get(one.unique_id)) for one in wanted]
-    documents = tuple(one for one in found if isinstance(one, Retrieved))
-    problems = tuple(one for one in found if isinstance(one, Problem))
-    if not documents:
-        raise Rejected.of(problems)
-    return Answer(documents, problems)
+    return Answer(tuple(_answer(repository.unique_id, one, known.get(one.unique_id)) for one in wanted))
+
+
+def filtered(answer: Answer, keep: Keep) -> Answer:
+    """Return the answer as if what may not be seen were not there; whose a document is, only the registry knows."""
+    return Answer(tuple(
+        _unknown(one.unique_id) if isinstance(one, Retrieved) and not keep(Disclosure(patient=None, unique_id=one.unique_id))
+        else one for one in answer.found))
 
 
 def _answer(ours: str, wanted: Wanted, found: tuple[Document, FileSlice] | None) -> Retrieved | Problem:
@@ -77,7 +81,9 @@ def _unknown(unique_id: str) -> Problem:
 
 
 def write(_wanted: tuple[Wanted, ...], answer: Answer) -> SoapReply:
-    """Return the RetrieveDocumentSetResponse."""
+    """Return the RetrieveDocumentSetResponse. Raise `Rejected` with all errors when no document can be given."""
+    if not answer.documents:
+        raise Rejected.of(answer.problems)
     return retrieve_response(answer.documents, answer.problems)
 
 
@@ -100,7 +106,9 @@ ROW = Transaction(
         event_code="110106", event_text="Export", action="R", type_code="ITI-43", type_text="Retrieve Document Set",
         source_is_local=True),
     read=read,
+    subject=NOBODY,
     handle=handle,
+    filtered=filtered,
     write=write,
     refuse=refuse,
     packaging=Packaging.MTOM,

@@ -1,30 +1,24 @@
 """The two questions asked for every call. With security off both say yes."""
 
-from collections.abc import Callable
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Protocol
 
 from broker.model.caller import Caller
 from broker.model.ids import PatientId
-from broker.model.transaction import Transaction
-
-
-@runtime_checkable
-class Filterable(Protocol):
-    """A result made of items that belong to patients (registry objects, documents, studies)."""
-
-    def only(self, keep: Callable[[Any], bool]) -> Self:
-        """Return the result with just the items for which `keep(item)` holds."""
-        ...
+from broker.model.transaction import Actor, Disclosure, InternalTransaction, Request, Result, TransactionRow
 
 
 class Policy(Protocol):
     """The region's rules."""
 
-    def authorise(self, row: Transaction, caller: Caller, subject: PatientId | None) -> None:
-        """Return when the call is allowed, raise `Rejected` when not."""
+    def authorise(self, row: TransactionRow, caller: Caller, subjects: tuple[PatientId, ...]) -> None:
+        """Return when the call is allowed for all these patients, raise `Rejected` when not.
+
+        `subjects` is empty where the request names nobody, as one for a document by its uniqueId: what it finds is then
+        asked about item by item.
+        """
         ...
 
-    def may_see(self, caller: Caller, item: Any) -> bool:
+    def may_see(self, caller: Caller, item: Disclosure) -> bool:
         """Say whether one item of a result may be shown."""
         ...
 
@@ -32,16 +26,16 @@ class Policy(Protocol):
 class Open:
     """Security off: everything is allowed."""
 
-    def authorise(self, row: Transaction, caller: Caller, subject: PatientId | None) -> None:
+    def authorise(self, row: TransactionRow, caller: Caller, subjects: tuple[PatientId, ...]) -> None:
         """Allow."""
 
-    def may_see(self, caller: Caller, item: Any) -> bool:  # noqa: ARG002 - the protocol's signature
+    def may_see(self, caller: Caller, item: Disclosure) -> bool:  # noqa: ARG002 - the protocol's signature
         """Show."""
         return True
 
 
-def visible(policy: Policy, caller: Caller, result: Any) -> Any:
+def visible(policy: Policy, row: InternalTransaction[Actor, Request, Result], caller: Caller, result: Result) -> Result:
     """Return `result` without the items the caller may not see."""
-    if isinstance(policy, Open) or not isinstance(result, Filterable):
+    if isinstance(policy, Open):        # it hides nothing: an answer of thousands of items need not be walked
         return result
-    return result.only(lambda item: policy.may_see(caller, item))
+    return row.filtered(result, lambda item: policy.may_see(caller, item))

@@ -9,7 +9,7 @@ from typing import Any
 from broker.config.settings import Settings
 from broker.model.errors import BrokerError
 from broker.model.modes import make_file
-from broker.model.transaction import Transaction, Wire
+from broker.model.transaction import TransactionRow, Wire
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
@@ -51,7 +51,7 @@ def healthz(checks: Mapping[str, Callable[[], object]], roles: Callable[[], Mapp
     return application
 
 
-def services(rows: Sequence[Transaction], settings: Settings) -> Any:
+def services(rows: Sequence[TransactionRow], settings: Settings) -> Any:
     """Return the WSGI application of /services: every endpoint, from the rows."""
     body = [describe(row, settings) for row in rows]
 
@@ -60,7 +60,7 @@ def services(rows: Sequence[Transaction], settings: Settings) -> Any:
     return application
 
 
-def describe(row: Transaction, settings: Settings) -> dict[str, Any]:
+def describe(row: TransactionRow, settings: Settings) -> dict[str, Any]:
     """Return one row as /services shows it."""
     server = settings.server
     addresses = {

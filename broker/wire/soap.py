@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from broker.model.blob import ByteSource, Spooled
-from broker.model.transaction import Message
+from broker.model.transaction import Message, ServedTransaction
 from broker.wire.xml import Element
 
 
@@ -33,3 +34,6 @@ class SoapReply:
     fragments: tuple[bytes, ...]
     parts: tuple[Part, ...] = ()
     reply_action: str = ""
+
+
+SoapTransaction = ServedTransaction[Any, SoapRequest, Any, Any, SoapReply]     # of whatever actor

@@ -234,7 +234,7 @@ class _Retrieve:
 
     def _scu(self, ae_title: str) -> Scu:
         server = self._app.settings.server.model_copy(update={"ae_title": ae_title})
-        return Scu(self._profile, self._app.settings.model_copy(update={"server": server}), self._app.receiver, self._app.audit)
+        return Scu(self._profile, self._app.settings.model_copy(update={"server": server}), self._app.receiver, self._app.gate)
 
     def ours(self) -> float:
         """Return images/s from the demand until the last row."""

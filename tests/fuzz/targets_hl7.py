@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 from broker.app import whole as broker_app
 from broker.config import profile as profiles
@@ -9,6 +10,7 @@ from broker.config.settings import Settings
 from broker.db import schema as database_schema
 from broker.edge.mllp.server import MllpServer
 from broker.edge.soap import schema
+from broker.model.caller import AuditFacts
 from broker.model.errors import BrokerError, Rejected
 from broker.model.ids import PatientId
 from broker.model.stamp import Stamp
@@ -17,7 +19,7 @@ from broker.patients import iti8_feed, iti9_query, iti44_feed, iti45_query
 from broker.wire import hl7v3
 from broker.wire.hl7v2 import Deframer, Message, parse, parse_header, write_ack, write_broken
 from broker.wire.hl7v2_pix import read_pix_answer, write_pix_reply
-from broker.wire.soap import SoapRequest
+from broker.wire.soap import SoapReply, SoapRequest
 from broker.wire.xml import local_name
 from broker.wire.xml import parse as parse_xml
 from tests.fuzz.columns import misfits
@@ -78,7 +80,7 @@ def _message(data: bytes) -> str:
     if row is None:
         return "another message"
     try:
-        row.subject(row.read(message))
+        row.read(message, AuditFacts())
     except BrokerError as error:
         _check_reply(message, row.refuse(message, error))
         return f"{row.code} {error.problems[0].code if isinstance(error, Rejected) else 'large'}"
@@ -142,7 +144,7 @@ def _v3(_scratch: Path) -> Reader:
     return read
 
 
-def _v3_request(row: Transaction, request: SoapRequest) -> str:
+def _v3_request(row: Transaction[Any, SoapRequest, Any, Any, SoapReply], request: SoapRequest) -> str:
     try:
         schema.check(row.schema, request.body)
         valid = ""
@@ -150,7 +152,7 @@ def _v3_request(row: Transaction, request: SoapRequest) -> str:
         valid = error.problems[0].context[:60]
     replies = [row.refuse(request, error) for error in (Rejected("204", "unknown", "/x[1]"), Rejected("101", "<&>\u533a"))]
     try:
-        found = row.read(request)
+        found = row.read(request, AuditFacts())
         if row.code == "ITI-45":
             replies.append(row.write(found, _IDS))
         else:

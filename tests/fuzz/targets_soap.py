@@ -5,6 +5,7 @@ import random
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from broker.app import whole as broker_app
 from broker.client import messages
@@ -12,11 +13,12 @@ from broker.config import profile as profiles
 from broker.config.settings import Server, Settings
 from broker.db import schema as database_schema
 from broker.imaging import rad69_retrieve
+from broker.model.caller import AuditFacts
 from broker.model.errors import BrokerError, Rejected
 from broker.model.ids import PatientId, new_uuid_urn
 from broker.model.metadata import RegistryObjects
 from broker.registry import iti18_query, rules
-from broker.registry.parameters import read_values
+from broker.registry.parameters import with_schemes
 from broker.registry.queries import QUERIES
 from broker.repository import iti43_retrieve
 from broker.run import web as web_role
@@ -186,8 +188,8 @@ def _query(_scratch: Path) -> Reader:
             query = QUERIES.get(request.query_id)
             if query is None:
                 raise Rejected("XDSUnknownStoredQuery", "no such query")
-            row.subject(row.read(raw))
-            found = read_values(query.parameters, query.one_of, request.slots, {"a": "1.2"}, 100)
+            read = row.read(raw, AuditFacts())
+            found = with_schemes(read.values, query.codes, {"a": "1.2"})
         except BrokerError as error:
             xml.parse(b"".join(row.refuse(raw, error).fragments))
             raise
@@ -201,11 +203,11 @@ def _retrieve(_scratch: Path) -> Reader:
         row = rad69_retrieve.ROW if xml.local_name(body).startswith("RetrieveImaging") else iti43_retrieve.ROW
         raw = SoapRequest(body=body, message=row.messages[0])
         try:
-            wanted = row.read(raw)
+            wanted: Any = row.read(raw, AuditFacts())
         except BrokerError as error:
             xml.parse(b"".join(row.refuse(raw, error).fragments))
             raise
-        return f"{row.code} {len(getattr(wanted, 'homes', wanted))}"
+        return f"{row.code} {len(wanted.homes if hasattr(wanted, 'homes') else wanted)}"
     return read
 
 

@@ -39,6 +39,8 @@ NS = {"h": "urn:hl7-org:v3"}
 WEI = Demographics(names=(PersonName("张", "伟"), PersonName("ZHANG", "WEI")), birth_date="19790214", sex="M")
 DOMAINS = {HOSPA: "HOSPA", HOSPB: "HOSPB", HOSPC: "HOSPC"}
 
+V3Row = Transaction[PixManager, SoapRequest, Any, Any, SoapReply]
+
 
 def region(profile: Profile, **changes: Any) -> Profile:
     """Return the demonstration region with a third hospital that feeds by V3, and a domain that hospitals A and B both feed.
@@ -116,11 +118,12 @@ class Bench:
 
     def v3(self, message: bytes) -> Element:
         """Send a V3 message that is valid by its schema; return the answer, valid as well."""
-        rows, name = (iti44_feed.row(OURS), iti45_query.row(OURS)), parse(message).tag
+        name = parse(message).tag
+        rows: tuple[V3Row, ...] = (iti44_feed.row(OURS), iti45_query.row(OURS))
         row = next(row for row in rows for m in row.messages if m.name == name)
         return self.perform(row, message)
 
-    def perform(self, row: Transaction, message: bytes) -> Element:
+    def perform(self, row: V3Row, message: bytes) -> Element:
         body = parse(message)
         schema.check(row.schema, body)
         request = SoapRequest(body=body, message=next(m for m in row.messages if m.name == body.tag))

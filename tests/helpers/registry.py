@@ -160,8 +160,9 @@ def request(name: str, parameters: Mapping[str, str | Sequence[str]], return_typ
 def answer(registry: Registry, raw: SoapRequest, facts: AuditFacts | None = None) -> xml.Element:
     """Return the schema-valid answer to a query; errors are raised, not rendered."""
     row = iti18_query.ROW
-    asked = row.read(raw)
-    result = row.handle(registry, asked, Call(caller=ANONYMOUS, facts=facts or AuditFacts()))
+    known = AuditFacts() if facts is None else facts
+    asked = row.read(raw, known)
+    result = row.handle(registry, asked, Call(caller=ANONYMOUS, facts=known))
     element = element_of(row.write(asked, result))
     schema("query").assertValid(element)
     return element

@@ -19,14 +19,23 @@ from broker.config.settings import Server, Settings
 from broker.edge.http import routes
 from broker.edge.http.server import serve
 from broker.model.blob import CHUNK, FileSlice, Octets, Spooled
-from broker.model.caller import Call
+from broker.model.caller import AuditFacts, Call
 from broker.model.errors import BrokerError, Rejected, TooLarge, Unavailable
-from broker.model.transaction import AuditEvent, Message, Packaging, ServedTransaction, Transaction, Wire
+from broker.model.transaction import (
+    NOBODY,
+    NOTHING_TO_FILTER,
+    AuditEvent,
+    Message,
+    Packaging,
+    ServedTransaction,
+    Transaction,
+    Wire,
+)
 from broker.security.gate import Gate, reason
 from broker.security.rules import Open
 from broker.wire.envelope import write_request
 from broker.wire.mime import MtomBody, Multipart, content_id, content_type_parameters
-from broker.wire.soap import Part, SoapReply, SoapRequest
+from broker.wire.soap import Part, SoapReply, SoapRequest, SoapTransaction
 from broker.wire.xml import RAD, XDS, Element, parse
 from broker.wire.xop import resolve
 from tests.helpers.ports import free_port
@@ -72,7 +81,15 @@ class Actor:
     seen: list[list[Spooled]] = field(default_factory=list)
 
 
-def _read_keep(raw: SoapRequest) -> SoapRequest:
+def _read_text(raw: SoapRequest, _facts: AuditFacts) -> str:
+    return raw.body.text or ""
+
+
+def _handle_text(_actor: Any, text: str, _call: Call) -> str:
+    return text
+
+
+def _read_keep(raw: SoapRequest, _facts: AuditFacts) -> SoapRequest:
     return raw
 
 
@@ -92,7 +109,7 @@ def _write_keep(_request: Any, documents: list[Spooled]) -> SoapReply:
     return SoapReply(fragments=(f'<Kept xmlns="{NS}">{sums}</Kept>'.encode(),), parts=parts)
 
 
-def _read_give(raw: SoapRequest) -> int:
+def _read_give(raw: SoapRequest, _facts: AuditFacts) -> int:
     text = raw.body.text or "0"
     if not (text.isascii() and text.isdigit() and len(text) < 9):
         raise Rejected("Wrong", "not a size")
@@ -109,44 +126,52 @@ def _write_give(_request: Any, source: Any) -> SoapReply:
     return SoapReply(fragments=(b'<Given xmlns="urn:test"/>',), parts=(part,), reply_action="urn:test:Special")
 
 
-ASK = Transaction(
+Row = Transaction[Any, SoapRequest, Any, Any, SoapReply]
+
+ASK: Row = Transaction(
     code="TEST-1", name="Ask", wire=Wire.SOAP, endpoint="/ask",
     messages=(
         Message(name=f"{{{NS}}}Ask", action="urn:test:Ask", reply_action="urn:test:AskAnswer"),
         Message(name=f"{{{NS}}}Ask2", action="urn:test:Ask2", reply_action="urn:test:Ask2Answer"),
     ),
-    audit=EVENT, read=lambda raw: raw.body.text or "", handle=_handle_ask, write=_answer, refuse=_refuse)
+    audit=EVENT, read=_read_text, subject=NOBODY, handle=_handle_ask,
+    filtered=NOTHING_TO_FILTER, write=_answer, refuse=_refuse)
 
 # The same Body child as ASK under another action, as ITI-57 is to ITI-42.
-ASK_AGAIN = Transaction(
+ASK_AGAIN: Row = Transaction(
     code="TEST-2", name="Ask again", wire=Wire.SOAP, endpoint="/ask",
     messages=(Message(name=f"{{{NS}}}Ask", action="urn:test:Again", reply_action="urn:test:AgainAnswer"),),
-    audit=EVENT, read=lambda raw: raw.body.text or "", handle=lambda *_: "again", write=_answer, refuse=_refuse)
+    audit=EVENT, read=_read_text, subject=NOBODY, handle=lambda *_: "again",
+    filtered=NOTHING_TO_FILTER, write=_answer, refuse=_refuse)
 
-KEEP = Transaction(
+KEEP: Row = Transaction(
     code="TEST-3", name="Keep", wire=Wire.SOAP, endpoint="/keep",
     messages=(Message(name=f"{{{NS}}}Keep", action="urn:test:Keep", reply_action="urn:test:Kept"),),
-    audit=EVENT, read=_read_keep, handle=_handle_keep, write=_write_keep, refuse=_refuse, packaging=Packaging.MTOM)
+    audit=EVENT, read=_read_keep, subject=NOBODY, handle=_handle_keep,
+    filtered=NOTHING_TO_FILTER, write=_write_keep, refuse=_refuse, packaging=Packaging.MTOM)
 
-GIVE = Transaction(
+GIVE: Row = Transaction(
     code="TEST-4", name="Give", wire=Wire.SOAP, endpoint="/give",
     messages=(Message(name=f"{{{NS}}}Give", action="urn:test:Give", reply_action="urn:test:Given"),),
-    audit=EVENT, read=_read_give, handle=_handle_give, write=_write_give, refuse=_refuse,
+    audit=EVENT, read=_read_give, subject=NOBODY, handle=_handle_give,
+    filtered=NOTHING_TO_FILTER, write=_write_give, refuse=_refuse,
     packaging=Packaging.MTOM, may_be_plain=True, takes_slot=True)
 
-CHECKED = Transaction(
+CHECKED: Row = Transaction(
     code="TEST-5", name="Checked", wire=Wire.SOAP, endpoint="/xds/imaging",
     messages=(Message(name=f"{{{RAD}}}RetrieveImagingDocumentSetRequest", action="urn:test:Checked", reply_action="r"),),
-    audit=EVENT, read=lambda raw: "checked", handle=lambda _actor, text, _call: text, write=_answer, refuse=_refuse,
+    audit=EVENT, read=lambda _raw, _facts: "checked", subject=NOBODY, handle=_handle_text,
+    filtered=NOTHING_TO_FILTER, write=_answer, refuse=_refuse,
     schema="rad69.xsd")
 
-KEEP_CHECKED = Transaction(
+KEEP_CHECKED: Row = Transaction(
     code="TEST-6", name="Keep checked", wire=Wire.SOAP, endpoint="/xds/repository",
     messages=(Message(name=f"{{{XDS}}}ProvideAndRegisterDocumentSetRequest", action="urn:test:P", reply_action="r"),),
-    audit=EVENT, read=lambda raw: "checked", handle=lambda _actor, text, _call: text, write=_answer, refuse=_refuse,
+    audit=EVENT, read=lambda _raw, _facts: "checked", subject=NOBODY, handle=_handle_text,
+    filtered=NOTHING_TO_FILTER, write=_answer, refuse=_refuse,
     schema="xds.xsd", packaging=Packaging.MTOM)
 
-ROWS = (
+ROWS: tuple[Row, ...] = (
     ASK, ASK_AGAIN, KEEP, GIVE, CHECKED, KEEP_CHECKED, replace(ASK, endpoint="/xds/registry"), replace(ASK, endpoint="/pix"))
 
 
@@ -176,7 +201,7 @@ def bench(folder: Path, **server: Any) -> Bench:
     settings = Settings(data=folder, server=Server(**server))
     actor = Actor(settings.documents_folder / ".spool")
     gate = Gate(Open(), AuditLog(settings.audit_folder, "test", "test"))
-    served = [ServedTransaction(row, actor) for row in ROWS]
+    served: list[SoapTransaction] = [ServedTransaction(row, actor) for row in ROWS]
     return Bench(settings, actor, routes.build(served, gate, settings, {"/healthz": _healthz}))
 
 

@@ -30,7 +30,7 @@ def broker(tmp_path: Path, database: Database, profile: Profile) -> Iterator[Bro
 
 
 def scu(broker: Broker, profile: Profile) -> Scu:
-    return Scu(profile, dicom.short_settings(), broker.receiver, broker.gate.audit)
+    return Scu(profile, dicom.short_settings(), broker.receiver, broker.gate)
 
 
 def kept(broker: Broker) -> dict[str, bytes]:

@@ -44,7 +44,7 @@ def test_orthanc_is_asked_and_sends_what_was_wanted(
     pixels = {tags.read_meta(file.read_bytes()).sop_uid: pydicom.dcmread(file).PixelData for file in files}
     orthanc.upload(files)
     at = dicom.hospital_at(profile, "b", orthanc.port, routes=[route])
-    hospital, ask = dicom.hospital(at, "b"), Scu(at, dicom.short_settings(), broker.receiver, broker.gate.audit)
+    hospital, ask = dicom.hospital(at, "b"), Scu(at, dicom.short_settings(), broker.receiver, broker.gate)
     ask.echo(hospital)
     found = ask.find_study(hospital, uid)
     assert {row["SOPInstanceUID"] for row in found} == pixels.keys()
@@ -68,7 +68,7 @@ def test_a_move_to_a_destination_orthanc_does_not_know_says_so(
     uid = new_oid()
     orthanc.upload(dicom.ct_study(tmp_path / "in", 1, 16, uid))
     at = dicom.hospital_at(profile, "b", orthanc.port)
-    ask = Scu(at, dicom.short_settings(ae_title="NOBODY"), broker.receiver, broker.gate.audit)
+    ask = Scu(at, dicom.short_settings(ae_title="NOBODY"), broker.receiver, broker.gate)
     with pytest.raises(Unavailable, match="0xC000"):
         ask.retrieve(dicom.hospital(at, "b"), Want(uid), lambda: True)
 
@@ -92,7 +92,7 @@ def test_what_orthanc_cannot_send_by_get_is_named_and_the_others_come(
     uid, files, odd = mixed(tmp_path / "in", syntax="1.2.840.10008.1.2.4.202")
     orthanc.upload(files)
     at = dicom.hospital_at(profile, "b", orthanc.port, routes=["get"])
-    ask = Scu(at, dicom.short_settings(), broker.receiver, broker.gate.audit)
+    ask = Scu(at, dicom.short_settings(), broker.receiver, broker.gate)
     done = ask.retrieve(dicom.hospital(at, "b"), Want(uid), lambda: True)
     assert (done.status, done.failed) == (0xB000, (odd,))
     eventually(lambda: held(broker) == {tags.read_meta(file.read_bytes()).sop_uid for file in files} - {odd})
@@ -109,6 +109,6 @@ def test_a_private_class_of_the_profile_comes_from_orthanc(
             Orthanc(tmp_path / "orthanc", "PACSB", broker.port) as orthanc:
         orthanc.upload(files)
         at = dicom.hospital_at(named, "b", orthanc.port, routes=[route])
-        ask = Scu(at, dicom.short_settings(), broker.receiver, broker.gate.audit)
+        ask = Scu(at, dicom.short_settings(), broker.receiver, broker.gate)
         assert ask.retrieve(dicom.hospital(at, "b"), Want(uid), lambda: True).status == 0
         eventually(lambda: held(broker) == {tags.read_meta(file.read_bytes()).sop_uid for file in files})

@@ -91,7 +91,7 @@ def origin(kind: str, route: str, folder: Path, database: Database, profile: Pro
         else:
             port = stack.enter_context(dicom.dcmqrscp(folder / "pacs", "PACSB", broker.port, files))
         at = dicom.hospital_at(profile, "b", port, routes=route.split())
-        scu = CountingScu(at, dicom.short_settings(), broker.receiver, broker.gate.audit)
+        scu = CountingScu(at, dicom.short_settings(), broker.receiver, broker.gate)
         found = scu.find_study(dicom.hospital(at, "b"), ref(files[0]).study_uid)
         assert len(found) == len(files)
         with database.write() as unit:

@@ -127,7 +127,7 @@ WRITTEN = st.text(st.sampled_from("'(),; ab^%_王12"), max_size=30)
 @given(st.lists(st.text(LETTERS, min_size=1, max_size=30), min_size=1, max_size=20))
 def test_a_registry_reads_the_list_a_consumer_wrote(texts: list[str]) -> None:
     slots = read_query_request(xml.parse(write_query_request("urn:uuid:q", {"$p": texts}))).slots
-    assert read_values((LISTED,), (), slots, {}, 100) == {"$p": (tuple(map(nfc, texts)),)}
+    assert read_values((LISTED,), (), slots) == {"$p": (tuple(map(nfc, texts)),)}
 
 
 @settings(derandomize=True, max_examples=300, deadline=None)
@@ -135,7 +135,7 @@ def test_a_registry_reads_the_list_a_consumer_wrote(texts: list[str]) -> None:
 def test_any_value_is_read_or_refused(form: Form, many: bool, text: str) -> None:
     parameter = Parameter(name="$p", form=form, many=many)
     try:
-        found = read_values((parameter,), (), (("$p", (text,)),), {}, 100)
+        found = read_values((parameter,), (), (("$p", (text,)),))
     except Rejected:
         return
     quotes = text.count("'")

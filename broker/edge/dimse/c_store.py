@@ -7,12 +7,12 @@ import structlog
 
 from broker.edge.dimse.pdata import CLASS, INSTANCE, CommandSet
 from broker.edge.dimse.statuses import Refusal, refusal, status_of
-from broker.model.caller import AuditFacts, Call, Caller
+from broker.model.caller import Call, Caller
 from broker.model.errors import BrokerError, DimseCode, Rejected, TooLarge
 from broker.model.ids import is_uid
 from broker.model.imaging import StoredObject
 from broker.model.ports import Received, Sink
-from broker.model.transaction import AuditEvent, Message, Transaction, Wire
+from broker.model.transaction import NOBODY, NOTHING_TO_FILTER, AuditEvent, InternalTransaction, Message, Wire
 
 log = structlog.get_logger("broker.dimse")
 
@@ -95,15 +95,13 @@ class Reception:
         self.abort()
 
 
-def begin(received: Received, caller: Caller, request: StoreRequest, classes: frozenset[str]) -> Sink:
-    """Begin an object on whatever association it comes. Raise `Rejected` for one of a class that is not taken.
+def check_class(request: StoreRequest, classes: frozenset[str]) -> None:
+    """Return when the object is of a class that is taken, raise `Rejected` when not.
 
     The presentation context does not decide: a sender may announce another class in it, or propose one to us as its SCP.
     """
     if request.sop_class not in classes:
         raise Rejected(DimseCode.CLASS_NOT_SUPPORTED, f"{_uid(request.sop_class)} is no storage SOP class that is taken here")
-    sink: Sink = ROW.handle(received, request, Call(caller=caller, facts=AuditFacts()))
-    return sink
 
 
 def log_refusal(reception: Reception, refusal: Refusal, peer: str) -> None:
@@ -117,11 +115,16 @@ def _uid(text: str) -> str:
     return text if is_uid(text) else f"{text[:64]!a} (no UID)"
 
 
+def begin(received: Received, request: StoreRequest, caller: Caller) -> Sink:
+    """Begin an object, on whatever association it comes."""
+    return received.open(caller, request.sop_class, request.sop_uid, request.transfer_syntax)
+
+
 def _handle(received: Received, request: StoreRequest, call: Call) -> Sink:
-    return received.open(call.caller, request.sop_class, request.sop_uid, request.transfer_syntax)
+    return begin(received, request, call.caller)
 
 
-ROW = Transaction(
+ROW = InternalTransaction(      # answered object by object while it comes: `messages` reads and writes the wire
     code="C-STORE",
     name="DICOM Storage",
     wire=Wire.DIMSE,
@@ -129,8 +132,7 @@ ROW = Transaction(
     messages=(Message(name="C-STORE"),),
     audit=AuditEvent(event_code="110104", event_text="DICOM Instances Transferred", action="C", type_code="C-STORE",
                      type_text="Storage", type_system="DIMSE"),
-    read=lambda raw: raw,
+    subject=NOBODY,             # the request names the object; whose it is stands in its data set
     handle=_handle,
-    write=lambda _request, status: status,
-    refuse=lambda _raw, error: status_of(error),
+    filtered=NOTHING_TO_FILTER,
 )

@@ -1,23 +1,22 @@
 """What we ask of a hospital's PACS: C-ECHO, C-FIND, C-MOVE, C-GET (PS3.4 annexes A and C). Implements `config.ports.Mover`."""
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import structlog
 
-from broker.audit.spool import AuditLog
 from broker.config.profile import Hospital, Profile
 from broker.config.settings import Settings
 from broker.edge.dimse import c_store, contexts, pdata, statuses
 from broker.edge.dimse.c_store import Reception, StoreRequest
 from broker.edge.dimse.requestor import Answer, Patience, Requestor, away, connect, pacs
 from broker.model.caller import AuditFacts, Caller
-from broker.model.errors import BrokerError, TooLarge, Unavailable
+from broker.model.errors import TooLarge, Unavailable
 from broker.model.ids import PatientId, is_uid
-from broker.model.ports import Received, Retrieved, RetrieveFailed, StudyRows, Want
-from broker.model.transaction import AuditEvent, Message, Outcome, Transaction, Wire
-from broker.security.gate import reason
+from broker.model.ports import Received, Retrieved, RetrieveFailed, Sink, StudyRows, Want
+from broker.model.transaction import AuditEvent, Message, TransactionRow, Wire
+from broker.security.gate import Gate
 from broker.wire import tags
 
 log = structlog.get_logger("broker.dimse")
@@ -41,8 +40,8 @@ def _named(rows: Rows) -> StudyRows:
 class Scu:
     """Asks hospitals' PACS. One association for each call; the caller holds the hospital's limits."""
 
-    def __init__(self, profile: Profile, settings: Settings, received: Received, audit: AuditLog) -> None:
-        self._profile, self._settings, self._received, self._audit = profile, settings.server, received, audit
+    def __init__(self, profile: Profile, settings: Settings, received: Received, gate: Gate) -> None:
+        self._profile, self._settings, self._received, self._gate = profile, settings.server, received, gate
 
     def echo(self, hospital: Hospital) -> None:
         """C-ECHO; return when it succeeded, else raise `Unavailable`."""
@@ -123,19 +122,8 @@ class Scu:
     def _caller(self, hospital: Hospital) -> Caller:
         return Caller(node=hospital.ae_title, address=hospital.host, local_node=self._settings.ae_title)
 
-    @contextlib.contextmanager
-    def _audited(self, row: Transaction, hospital: Hospital, facts: AuditFacts) -> Iterator[None]:
-        outcome, description = Outcome.SUCCESS, ""
-        try:
-            yield
-        except BrokerError as error:
-            outcome, description = Outcome.SERIOUS, reason(error)
-            raise
-        except BaseException:
-            outcome, description = Outcome.SERIOUS, "internal error"
-            raise
-        finally:
-            self._audit.record(row, self._caller(hospital), facts, outcome, description)
+    def _audited(self, row: TransactionRow, hospital: Hospital, facts: AuditFacts) -> AbstractContextManager[AuditFacts]:
+        return self._gate.outgoing(row, self._caller(hospital), facts)
 
 
 class _Incoming:
@@ -149,7 +137,7 @@ class _Incoming:
     def begin(self, request: StoreRequest) -> Reception:
         """Begin an object."""
         return Reception(
-            lambda: c_store.begin(self._received, self._caller, request, self._taken), self._longest, request.sop_uid)
+            lambda: self._open(request), self._longest, request.sop_uid)
 
     def done(self, reception: Reception) -> int:
         """Finish an object; return the status to answer."""
@@ -158,6 +146,11 @@ class _Incoming:
             self.refused[reception.sop_uid] = refusal.text
             c_store.log_refusal(reception, refusal, self._hospital.ae_title)
         return status
+
+
+    def _open(self, request: StoreRequest) -> Sink:
+        c_store.check_class(request, self._taken)
+        return c_store.begin(self._received, request, self._caller)
 
 
 class _Find:
@@ -270,8 +263,8 @@ def _rest(want: Want, done: Retrieved) -> Want | None:
     return replace(want, sop_uids=missing) if missing else None
 
 
-def _row(code: str, name: str, event: AuditEvent) -> Transaction:
-    return Transaction(code=code, name=name, wire=Wire.DIMSE, endpoint="", messages=(Message(name=code),), audit=event)
+def _row(code: str, name: str, event: AuditEvent) -> TransactionRow:
+    return TransactionRow(code=code, name=name, wire=Wire.DIMSE, messages=(Message(name=code),), audit=event)
 
 
 FIND = _row("C-FIND", "DICOM Query", AuditEvent(

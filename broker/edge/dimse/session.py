@@ -11,7 +11,7 @@ from broker.model.caller import AuditFacts, Caller
 from broker.model.errors import BrokerError
 from broker.model.ids import PatientId
 from broker.model.ports import Received, Sink
-from broker.model.transaction import Outcome, ServedTransaction
+from broker.model.transaction import ServedTransaction
 from broker.security.gate import Gate, reason
 
 _STUDIES = 256      # studies of one association that are remembered as audited
@@ -22,15 +22,14 @@ class Session:
     def __init__(
         self, received: Received, gate: Gate, profile: Profile, caller: Caller, longest: int, classes: frozenset[str],
     ) -> None:
-        self._received, self._gate, self._profile, self._caller, self._longest = received, gate, profile, caller, longest
-        self._classes, self._allowed = classes, False
+        self._gate, self._profile, self._caller, self._longest, self._classes = gate, profile, caller, longest, classes
+        self._stores = gate.stream(c_store.ROW, received, caller)
         self._studies: set[tuple[str, str, str]] = set()
         self._failures: dict[str, BrokerError] = {}
 
     def echo(self) -> int:
         """Answer a C-ECHO; return its status."""
-        status: int = self._gate.perform(ServedTransaction(c_echo.ROW, None), None, self._caller)
-        return status
+        return self._gate.perform(ServedTransaction(c_echo.ROW, None), None, self._caller)
 
     def receive(self, request: StoreRequest) -> Reception:
         """Begin an object."""
@@ -48,8 +47,8 @@ class Session:
 
     def end(self) -> None:
         """Write one audit record for each kind of failure."""
-        for text in self._failures:
-            self._gate.audit.record(c_store.ROW, self._caller, AuditFacts(), Outcome.MINOR, text)
+        for error in self._failures.values():
+            self._stores.failed(error)
         self._failures.clear()
 
     def _audit(self, key: str, study_uid: str, patient: str) -> None:
@@ -60,11 +59,8 @@ class Session:
         self._studies.add((key, study_uid, patient))
         hospital = self._profile.hospital(key)
         patients = [PatientId(hospital.domain, patient)] if hospital and patient else []
-        facts = AuditFacts(patients=patients, studies={study_uid: []})
-        self._gate.audit.record(c_store.ROW, self._caller, facts, Outcome.SUCCESS)
+        self._stores.succeeded(AuditFacts(patients=patients, studies={study_uid: []}))
 
     def _begin(self, request: StoreRequest) -> Sink:
-        if not self._allowed:
-            self._gate.policy.authorise(c_store.ROW, self._caller, c_store.ROW.subject(request))
-            self._allowed = True
-        return c_store.begin(self._received, self._caller, request, self._classes)
+        c_store.check_class(request, self._classes)
+        return self._stores.handle(request)

@@ -7,20 +7,20 @@ from broker.config.settings import Settings
 from broker.edge.door.shares import Slots
 from broker.edge.soap.application import SoapApplication
 from broker.edge.soap.wsdl import schemas, wsdl
-from broker.model.transaction import ServedTransaction, Wire
+from broker.model.transaction import AnyTransaction, Wire
 from broker.security.gate import Gate
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
 
-def build(rows: Sequence[ServedTransaction], gate: Gate, settings: Settings, extra: Mapping[str, Application]) -> Application:
+def build(rows: Sequence[AnyTransaction], gate: Gate, settings: Settings, extra: Mapping[str, Application]) -> Application:
     """Return the web application: one SOAP endpoint per path of the SOAP rows, /schema/*.xsd, and `extra` by path.
 
     Rows of other wires are left alone. Build it in the process that serves it, never before a fork.
     """
     slots = Slots(settings.server.retrieve_slots)
-    endpoints: dict[str, list[ServedTransaction]] = {}
+    endpoints: dict[str, list[AnyTransaction]] = {}
     for served in rows:
         if served.row.wire is Wire.SOAP:
             endpoints.setdefault(served.row.endpoint, []).append(served)

@@ -19,6 +19,7 @@ import traceback
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -30,6 +31,8 @@ from broker.model.stamp import Stamp
 from broker.model.transaction import ServedTransaction
 from broker.security.gate import Gate, reason
 from broker.wire.hl7v2 import Deframer, Message, frame, parse, parse_header, write_ack, write_broken, write_nack
+
+Hl7Transaction = ServedTransaction[Any, Message, Any, Any, bytes]     # of whatever actor
 
 log = structlog.get_logger("broker.mllp")
 
@@ -54,7 +57,7 @@ class _Standing:
 class MllpServer:
     """Serves the HL7 v2 rows on one address, as the `node` (application, facility) that its answers come from."""
 
-    def __init__(self, rows: Sequence[ServedTransaction], gate: Gate, settings: Settings, node: tuple[str, str]) -> None:
+    def __init__(self, rows: Sequence[Hl7Transaction], gate: Gate, settings: Settings, node: tuple[str, str]) -> None:
         self._rows = {message.name: served for served in rows for message in served.row.messages}
         self._types = {name.split("^")[0] for name in self._rows}
         self._gate, self._settings, self._node = gate, settings.server, node
@@ -235,10 +238,9 @@ class MllpServer:
             raise Rejected(Hl7Code.REQUIRED_FIELD_MISSING, "no control id", "MSH^1^10")
         caller = Caller(
             node=f"{msh.get(4)}|{msh.get(3)}", local_node=f"{msh.get(6)}|{msh.get(5)}", address=address)
-        reply: bytes = self._gate.perform(served, message, caller)
-        return reply
+        return self._gate.perform(served, message, caller)
 
-    def _find(self, message: Message) -> ServedTransaction:
+    def _find(self, message: Message) -> Hl7Transaction:
         """Return the row of a message. Raise `Rejected` (200 to 203) as HL7 v2.5 2.9.2.2 and table 0357 say.
 
         A message of one segment is refused (100) before its last fields are looked at: they hold the rest of it.

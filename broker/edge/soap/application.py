@@ -14,12 +14,12 @@ from broker.edge.soap.intake import SPOOL, Limits, sweep
 from broker.edge.soap.protocol import BrokerSoap12, Operation, operation_of
 from broker.edge.soap.transport import SoapTransport, StartResponse, internal_error
 from broker.edge.soap.wsdl import documents
-from broker.model.caller import Caller
+from broker.model.caller import AuditFacts, Caller
 from broker.model.errors import BrokerError, TooLarge, Unavailable
 from broker.model.modes import make_folder
-from broker.model.transaction import Packaging, ServedTransaction
+from broker.model.transaction import Packaging
 from broker.security.gate import Gate
-from broker.wire.soap import SoapReply, SoapRequest
+from broker.wire.soap import SoapReply, SoapRequest, SoapTransaction
 
 
 class SoapApplication:
@@ -30,7 +30,7 @@ class SoapApplication:
     """
 
     def __init__(
-        self, rows: Sequence[ServedTransaction], gate: Gate, settings: Settings, wsdl: bytes, slots: Slots,
+        self, rows: Sequence[SoapTransaction], gate: Gate, settings: Settings, wsdl: bytes, slots: Slots,
     ) -> None:
         self._gate, self._slots = gate, slots
         server = settings.server
@@ -63,19 +63,18 @@ class SoapApplication:
             served = _failing(served, exchange.intake.full)
         request = SoapRequest(body=body, message=operation.message, attachments=exchange.intake.attachments)
         try:
-            reply: SoapReply = self._gate.perform(served, request, self._caller(context))
+            return self._gate.perform(served, request, self._caller(context))
         except SoapFault:
             raise
         except Exception as error:  # noqa: BLE001 - the edge's dispatch: a bug is answered and logged once, here
             raise internal_error(error, served.row.code) from None
-        return reply
 
     def _caller(self, context: Any) -> Caller:
         return Caller(
             node=context.transport.node, address=context.transport.address, local_node=self._local_node)
 
     def _broken(self, context: Any) -> None:
-        self._gate.broken(operation_of(context.descriptor).served, self._caller(context))
+        self._gate.broken(operation_of(context.descriptor).served.row, self._caller(context))
 
 
 def _service(operations: Sequence[Operation], perform: Callable[[Any, Any], SoapReply]) -> type[Service]:
@@ -93,7 +92,7 @@ def _service(operations: Sequence[Operation], perform: Callable[[Any, Any], Soap
         name: method(name, operation) for name, operation in zip(names, operations, strict=True)})
 
 
-def validated(served: ServedTransaction, most: int) -> ServedTransaction:
+def validated(served: SoapTransaction, most: int) -> SoapTransaction:
     """Return the row with two checks as the first steps of its reading, so that a refusal is audited like any other:
 
     that it lists no more than `most` of what it lists, and that it agrees with its schema.
@@ -103,29 +102,29 @@ def validated(served: ServedTransaction, most: int) -> ServedTransaction:
         return served
     schema.load(row.schema)  # a schema that does not load stops the start, not the first request
 
-    def read(raw: SoapRequest) -> Any:
+    def read(raw: SoapRequest, facts: AuditFacts) -> Any:
         if row.listed and next(itertools.islice(raw.body.iter(*row.listed), most, None), None) is not None:
             raise TooLarge(f"server.max_listed = {most} in one request")
         schema.check(row.schema, raw.body)
-        return row.read(raw)
+        return row.read(raw, facts)
     return dataclasses.replace(served, row=dataclasses.replace(row, read=read))
 
 
-def _without_slot(served: ServedTransaction) -> ServedTransaction:
+def _without_slot(served: SoapTransaction) -> SoapTransaction:
     """Return the row as it runs when all slots are taken: audited, and answered as HTTP 503."""
     return dataclasses.replace(served, row=dataclasses.replace(served.row, read=_no_slot, refuse=_busy))
 
 
-def _failing(served: ServedTransaction, error: BrokerError) -> ServedTransaction:
+def _failing(served: SoapTransaction, error: BrokerError) -> SoapTransaction:
     """Return the row as it runs when its request could not be taken in: refused and audited like any other."""
-    def read(_raw: SoapRequest) -> NoReturn:
+    def read(_raw: SoapRequest, _facts: AuditFacts) -> NoReturn:
         raise error
     return dataclasses.replace(served, row=dataclasses.replace(served.row, read=read))
 
 
-def _no_slot(_raw: Any) -> NoReturn:
+def _no_slot(_raw: SoapRequest, _facts: AuditFacts) -> NoReturn:
     raise Unavailable("a retrieve slot")
 
 
-def _busy(_raw: Any, error: BrokerError) -> NoReturn:
+def _busy(_raw: SoapRequest, error: BrokerError) -> NoReturn:
     raise faults.of(error)

@@ -16,8 +16,8 @@ from broker.edge.soap import faults, incoming
 from broker.edge.soap.compat import Soap12
 from broker.edge.soap.faults import SoapFault
 from broker.model.ids import new_uuid_urn
-from broker.model.transaction import Message, Packaging, ServedTransaction
-from broker.wire.soap import SoapReply
+from broker.model.transaction import Message, Packaging
+from broker.wire.soap import SoapReply, SoapTransaction
 from broker.wire.xml import SOAP, WSA, Element, NotXml, has_instructions, parse
 
 _ACTION, _MESSAGE_ID, _REPLY_TO = f"{{{WSA}}}Action", f"{{{WSA}}}MessageID", f"{{{WSA}}}ReplyTo"
@@ -38,7 +38,7 @@ _TAIL = b"</s:Body></s:Envelope>"
 class Operation:
     """One message of a served transaction, as spyne's method descriptor carries it."""
 
-    served: ServedTransaction
+    served: SoapTransaction
     message: Message
 
 

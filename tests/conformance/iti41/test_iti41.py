@@ -26,7 +26,7 @@ from broker.security.gate import Gate
 from broker.security.rules import Open
 from broker.wire.ebxml import RegistryResponse, read_registry_response, submit_request
 from broker.wire.ebxml_rim import first, read_slots, tag
-from broker.wire.soap import SoapReply, SoapRequest
+from broker.wire.soap import SoapReply, SoapRequest, SoapTransaction
 from broker.wire.xml import RS, XDS, parse
 from tests.helpers import soap
 from tests.helpers.manifests import (
@@ -60,7 +60,7 @@ class Bench:
     def repository(self) -> Repository:
         return Repository(self.database, self.folder / "documents", self.profile, self.registrar)
 
-    def perform(self, request: SoapRequest, served: ServedTransaction | None = None) -> RegistryResponse:
+    def perform(self, request: SoapRequest, served: SoapTransaction | None = None) -> RegistryResponse:
         gate = Gate(Open(), AuditLog(self.folder / "audit", "broker", "demo"))
         reply = gate.perform(served or ServedTransaction(iti41_provide.ROW, self.repository), request, CALLER)
         assert isinstance(reply, SoapReply)

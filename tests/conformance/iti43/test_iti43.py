@@ -12,7 +12,7 @@ from broker.db import Database
 from broker.model.blob import FileSlice
 from broker.model.caller import Caller
 from broker.model.ids import PatientId
-from broker.model.transaction import ServedTransaction, Transaction
+from broker.model.transaction import Disclosure, ServedTransaction, TransactionRow
 from broker.repository import iti43_retrieve
 from broker.repository.actor import Repository
 from broker.repository.documents import Offer
@@ -154,17 +154,17 @@ def test_a_lost_or_damaged_file_is_not_given(bench: Bench, data: bytes | None) -
 class OnlyTheThird:
     """A policy under which one document may be seen."""
 
-    def authorise(self, row: Transaction, caller: Caller, subject: PatientId | None) -> None:
+    def authorise(self, row: TransactionRow, caller: Caller, subjects: tuple[PatientId, ...]) -> None:
         """Allow."""
 
-    def may_see(self, caller: Caller, item: Any) -> bool:
-        return bool(item.unique_id == "2.25.3")
+    def may_see(self, caller: Caller, item: Disclosure) -> bool:
+        return item.unique_id == "2.25.3"
 
 
 def test_what_may_not_be_seen_is_as_if_it_were_not_there(bench: Bench) -> None:
     answer = bench.perform(retrieve((OURS, "2.25.1"), (OURS, "2.25.3"), (OURS, "2.25.9")), OnlyTheThird())
     assert [one["DocumentUniqueId"] for one in answer.documents] == ["2.25.3"]
-    assert answer.problems == [("XDSDocumentUniqueIdError", "2.25.9"), ("XDSDocumentUniqueIdError", "2.25.1")]
+    assert answer.problems == [("XDSDocumentUniqueIdError", "2.25.1"), ("XDSDocumentUniqueIdError", "2.25.9")]
     hidden = bench.perform(retrieve((OURS, "2.25.1")), OnlyTheThird())
     assert hidden.status.endswith("Failure")
 

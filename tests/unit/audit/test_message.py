@@ -11,19 +11,17 @@ from broker.audit.message import write_messages
 from broker.audit.spool import AuditLog
 from broker.model.caller import AuditFacts, Caller
 from broker.model.ids import PatientId
-from broker.model.transaction import AuditEvent, Message, Outcome, Transaction, Wire
+from broker.model.transaction import AuditEvent, Outcome, TransactionRow, Wire
 
 WHEN = datetime(2026, 3, 1, 2, 30, 1, 120000, tzinfo=UTC)
 
 
-def row(code: str = "ITI-43", **audit: Any) -> Transaction:
+def row(code: str = "ITI-43", **audit: Any) -> TransactionRow:
     event = {"event_code": "110106", "event_text": "Export", "action": "R", "type_code": code, "type_text": "Retrieve", **audit}
-    return Transaction(
-        code=code, name="x", wire=Wire.SOAP, endpoint="/x", messages=(Message(name="x"),), audit=AuditEvent(**event),
-        read=str, handle=lambda *_: None, write=lambda *_: None, refuse=lambda *_: None)
+    return TransactionRow(code=code, name="x", wire=Wire.SOAP, audit=AuditEvent(**event))
 
 
-def write(transaction: Transaction, facts: AuditFacts, **more: Any) -> list[ET.Element]:
+def write(transaction: TransactionRow, facts: AuditFacts, **more: Any) -> list[ET.Element]:
     caller = Caller(node='http://view/?a="1"&b', address="10.1.2.3", user="dr<li@idp>", local_node="http://broker/xds")
     lines = write_messages(transaction, caller, facts, Outcome.SUCCESS, source_id="broker", site="demo", when=WHEN, **more)
     return [ET.fromstring(line) for line in lines]

@@ -18,6 +18,8 @@ from broker.model.errors import Unavailable
 from broker.model.imaging import StoredObject
 from broker.model.ports import RetrieveFailed, Want
 from broker.model.syntaxes import RECEIVED_SYNTAXES
+from broker.security.gate import Gate
+from broker.security.rules import Open
 from broker.wire import tags
 from tests.helpers import dicom
 from tests.helpers.dicom import CT
@@ -75,7 +77,7 @@ def shelf() -> Shelf:
 
 @pytest.fixture
 def ask(profile: Profile, shelf: Shelf, tmp_path: Path) -> Scu:
-    return Scu(profile, dicom.short_settings(), shelf, AuditLog(tmp_path / "audit", "broker", "demo"))
+    return Scu(profile, dicom.short_settings(), shelf, Gate(Open(), AuditLog(tmp_path / "audit", "broker", "demo")))
 
 
 @pytest.fixture
@@ -449,7 +451,8 @@ def test_an_answer_that_is_no_identifier_is_the_pacs_failure(
         peer.respond(command, 0xFF00, data)
         peer.hear()
 
-    small = Scu(profile, dicom.short_settings(max_message=5000), shelf, AuditLog(tmp_path / "audit", "broker", "demo"))
+    gate = Gate(Open(), AuditLog(tmp_path / "audit", "broker", "demo"))
+    small = Scu(profile, dicom.short_settings(max_message=5000), shelf, gate)
     with pacs(accepting(go)) as port, pytest.raises(Unavailable, match=words):
         small.find_study(at(profile, port), "1.2")
 

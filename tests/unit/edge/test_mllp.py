@@ -15,7 +15,7 @@ from broker.edge.mllp.server import MllpServer
 from broker.model.caller import Call
 from broker.model.errors import BrokerError
 from broker.model.stamp import Stamp
-from broker.model.transaction import AuditEvent, ServedTransaction, Transaction, Wire
+from broker.model.transaction import NOBODY, NOTHING_TO_FILTER, AuditEvent, ServedTransaction, Transaction, Wire
 from broker.model.transaction import Message as Row
 from broker.security.gate import Gate
 from broker.security.rules import Open
@@ -58,8 +58,9 @@ def refuse(message: Message, error: BrokerError) -> bytes:
 
 ROW = Transaction(
     code="ITI-8", name="feed", wire=Wire.HL7V2, endpoint="mllp", messages=(Row(name="ADT^A04"),),
-    audit=AuditEvent(event_code="110110", event_text="Patient Record", action="C"), read=lambda message: message,
-    handle=Actor.take, write=lambda _request, reply: reply, refuse=refuse)
+    audit=AuditEvent(event_code="110110", event_text="Patient Record", action="C"),
+    read=lambda message, _facts: message, subject=NOBODY, handle=Actor.take, filtered=NOTHING_TO_FILTER,
+    write=lambda _request, reply: reply, refuse=refuse)
 
 
 def message(control: str, name: str = "LI", kind: str = "ADT^A04") -> bytes:

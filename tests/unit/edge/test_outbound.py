@@ -13,6 +13,8 @@ from broker.edge.outbound import Patience, RemoteRegistrar, SoapOutbound
 from broker.model.caller import ANONYMOUS, AuditFacts, Call
 from broker.model.errors import BrokerError, Problem, Rejected, Unavailable
 from broker.model.metadata import DocumentEntry, RegistryObjects, SubmissionSet
+from broker.security.gate import Gate
+from broker.security.rules import Open
 from broker.wire.ebxml import PARTIAL_SUCCESS, Submission, read_submission, registry_response, submit_request
 from broker.wire.mime import MtomBody, Multipart, content_type_parameters
 from broker.wire.ports import Manifest
@@ -91,18 +93,18 @@ def submission() -> Submission:
 
 
 @pytest.fixture
-def audit(tmp_path: Path) -> AuditLog:
-    return AuditLog(tmp_path / "audit", "test", "test")
+def gate(tmp_path: Path) -> Gate:
+    return Gate(Open(), AuditLog(tmp_path / "audit", "test", "test"))
 
 
 def audited(tmp_path: Path) -> str:
     return "".join(file.read_text("utf-8") for file in (tmp_path / "audit").glob("*"))
 
 
-def test_a_manifest_travels_as_mtom(peer: Peer, submission: Submission, audit: AuditLog, tmp_path: Path) -> None:
+def test_a_manifest_travels_as_mtom(peer: Peer, submission: Submission, gate: Gate, tmp_path: Path) -> None:
     kind, body = mtom(SUCCESS)
     peer.answer = (200, kind, body)
-    SoapOutbound(peer.url, audit, OWN).provide_and_register(Manifest(DOCUMENT, submission))
+    SoapOutbound(peer.url, gate, OWN).provide_and_register(Manifest(DOCUMENT, submission))
     [(headers, sent)] = peer.got
     kind, parameters = content_type_parameters(headers["Content-Type"])
     assert kind == "multipart/related"
@@ -131,8 +133,8 @@ def test_a_manifest_travels_as_mtom(peer: Peer, submission: Submission, audit: A
         assert text in line
 
 
-def test_a_submission_travels_as_plain_soap(peer: Peer, submission: Submission, audit: AuditLog, tmp_path: Path) -> None:
-    warnings = RemoteRegistrar(peer.url, audit, OWN).register(submission, CALL)
+def test_a_submission_travels_as_plain_soap(peer: Peer, submission: Submission, gate: Gate, tmp_path: Path) -> None:
+    warnings = RemoteRegistrar(peer.url, gate, OWN).register(submission, CALL)
     assert [warning.code for warning in warnings] == ["XDSExtraMetadataNotSaved"]
     [(headers, sent)] = peer.got
     assert headers["Content-Type"] == "application/soap+xml; charset=UTF-8"
@@ -172,10 +174,10 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_answers(peer: Peer, submission: Submission, audit: AuditLog, tmp_path: Path, name: str) -> None:
+def test_answers(peer: Peer, submission: Submission, gate: Gate, tmp_path: Path, name: str) -> None:
     status, kind, body, error, codes, outcome = ANSWERS[name]
     peer.answer = (status, kind, body)
-    registrar = RemoteRegistrar(peer.url, audit, OWN, Patience(max_answer=50_000))
+    registrar = RemoteRegistrar(peer.url, gate, OWN, Patience(max_answer=50_000))
     with pytest.raises(BrokerError) as caught:
         registrar.register(submission, CALL)
     assert type(caught.value) in {error, *error.__subclasses__()}
@@ -189,16 +191,16 @@ def test_answers(peer: Peer, submission: Submission, audit: AuditLog, tmp_path: 
     assert "P-1 is wrong" not in line
 
 
-def test_nobody_listens(submission: Submission, audit: AuditLog, tmp_path: Path) -> None:
+def test_nobody_listens(submission: Submission, gate: Gate, tmp_path: Path) -> None:
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         port = server.server_port
     with pytest.raises(Unavailable, match="repository"):
-        SoapOutbound(f"http://127.0.0.1:{port}/", audit, OWN).provide_and_register(Manifest(DOCUMENT, submission))
+        SoapOutbound(f"http://127.0.0.1:{port}/", gate, OWN).provide_and_register(Manifest(DOCUMENT, submission))
     assert audited(tmp_path).count('EventOutcomeIndicator="8"') == 1
 
 
-def test_a_silent_peer(submission: Submission, audit: AuditLog) -> None:
+def test_a_silent_peer(submission: Submission, gate: Gate) -> None:
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
-        registrar = RemoteRegistrar(f"http://127.0.0.1:{server.server_port}/", audit, OWN, Patience(silence=0.1))
+        registrar = RemoteRegistrar(f"http://127.0.0.1:{server.server_port}/", gate, OWN, Patience(silence=0.1))
         with pytest.raises(Unavailable):
             registrar.register(submission, CALL)

@@ -62,7 +62,7 @@ def test_near_pictures_need_no_fetch(centre: Centre, packed: bool) -> None:
     gathered = centre.fetch.gather(refs)
     _assert_whole(gathered, refs)
     assert {found.transfer_syntax for found in gathered.found.values()} == {JPEG}
-    assert {patient.value for patient in gathered.patients} == {"P-a"}
+    assert {patient.value for patient in gathered.patients.values()} == {"P-a"}
     assert centre.jobs() == []
 
 

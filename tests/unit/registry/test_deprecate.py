@@ -12,7 +12,9 @@ from broker.model.caller import ANONYMOUS, AuditFacts, Call, Caller
 from broker.model.errors import Rejected, XdsCode
 from broker.model.metadata import APND, APPROVED, DEPRECATED, RPLC, XFRM
 from broker.model.ports import Withdraw
+from broker.registry import deprecate
 from broker.registry.actor import Registry
+from broker.registry.deprecate import Deprecation
 from tests.bench import scene
 from tests.helpers.registry import (
     LIN,
@@ -37,7 +39,7 @@ def registry(database: Database, profile: Profile) -> Registry:
 def deprecated(registry: Registry, database: Database, entry_uuid: str) -> AuditFacts:
     facts = AuditFacts()
     with database.write() as unit:
-        registry.deprecate(unit, entry_uuid, Call(caller=ANONYMOUS, facts=facts))
+        deprecate.ROW.handle(registry, Deprecation(unit, entry_uuid), Call(caller=ANONYMOUS, facts=facts))
     return facts
 
 

@@ -12,9 +12,7 @@ from broker.model.ids import PatientId
 from broker.model.metadata import APPROVED
 from broker.registry import iti18_query
 from broker.registry.actor import Registry
-from broker.registry.iti18_query import Answer, Limits
-from broker.registry.queries import Item
-from broker.security.rules import Filterable
+from broker.registry.iti18_query import Answer, Limits, Request
 from broker.wire import ebxml, xml
 from broker.wire.soap import SoapRequest
 from tests.helpers.registry import (
@@ -44,9 +42,12 @@ def registry(database: Database, profile: Profile) -> Registry:
     return Registry(database, Directory(), profile, limits=Limits(objects=4, references=6, values=50))
 
 
+def read(raw: SoapRequest) -> Request:
+    return iti18_query.ROW.read(raw, AuditFacts())
+
+
 def perform(registry: Registry, raw: SoapRequest) -> Answer:
-    result: Answer = iti18_query.ROW.handle(registry, iti18_query.ROW.read(raw), Call(caller=ANONYMOUS, facts=AuditFacts()))
-    return result
+    return iti18_query.ROW.handle(registry, read(raw), Call(caller=ANONYMOUS, facts=AuditFacts()))
 
 
 def test_too_many_objects(registry: Registry) -> None:
@@ -109,7 +110,7 @@ def test_answers_are_the_stored_bytes(registry: Registry) -> None:
     one_document(registry, extra={"urn:example:ward": ("七",)})
     raw = request("FindDocuments", FIND)
     item, = perform(registry, raw).items
-    reply = iti18_query.ROW.write(None, perform(registry, raw))
+    reply = iti18_query.ROW.write(read(raw), perform(registry, raw))
     assert item.body in reply.fragments
     assert item.body == xml.canonical(xml.parse(item.body))
     assert "<Value>七</Value>".encode() in item.body
@@ -135,16 +136,12 @@ def test_filtering_takes_associations_along(database: Database, profile: Profile
     register(registry, objects)
     found = perform(registry, request("GetSubmissionSetAndContents", {
         "$XDSSubmissionSetUniqueId": objects.submission_sets[0].unique_id}))
-    assert isinstance(found, Filterable)
     hidden = next(item.uuid for item in found.items if item.kind == "document")
-
-    def keep(item: Item) -> bool:
-        return item.uuid != hidden
-
-    left = found.only(keep)
+    answers = iter([item.uuid != hidden for item in found.items])
+    left = iti18_query.ROW.filtered(found, lambda _item: next(answers))
     assert [item.kind for item in left.items] == ["submission", "document", "folder", "association", "association"]
     assert hidden not in {end for item in left.items for end in (item.source, item.target)}
-    assert found.only(lambda _item: True) == found
+    assert iti18_query.ROW.filtered(found, lambda _item: True) == found
 
 
 def test_facts_also_of_a_failure(registry: Registry) -> None:
@@ -169,18 +166,30 @@ def test_facts_name_the_patients_of_what_was_got(registry: Registry) -> None:
     assert facts.patients == sorted([WANG, LIN])
 
 
-@pytest.mark.parametrize(("slots", "subject"), [
-    ({"$XDSDocumentEntryPatientId": str(WANG)}, WANG),
-    ({"$XDSDocumentEntryPatientId": "O'Hara^^^&2.999.1.1&ISO"}, PatientId("2.999.1.1", "O'Hara")),
-    ({"$XDSDocumentEntryPatientId": "nobody"}, None),
-    ({}, None),
-])
-def test_subject_of_a_query(slots: dict[str, str], subject: PatientId | None) -> None:
-    assert iti18_query.ROW.subject(iti18_query.ROW.read(request("FindDocuments", slots))) == subject
+def subjects(registry: Registry, name: str, slots: dict[str, str | list[str]]) -> tuple[PatientId, ...]:
+    return iti18_query.ROW.subject(registry, read(request(name, slots)))
 
 
-def test_subject_of_an_unknown_query() -> None:
-    assert iti18_query.ROW.subject(iti18_query.ROW.read(request("urn:uuid:1", {"$patientId": str(WANG)}))) is None
+@pytest.mark.parametrize("patient", [WANG, PatientId("2.999.1.1", "O'Hara"), PatientId("2.999.1.1", "'abc")])
+def test_the_subject_of_a_query_is_the_patient_it_runs_for(registry: Registry, patient: PatientId) -> None:
+    slots: dict[str, str | list[str]] = {"$XDSDocumentEntryPatientId": str(patient), "$XDSDocumentEntryStatus": [APPROVED]}
+    asked = read(request("FindDocuments", slots))
+    assert iti18_query.ROW.subject(registry, asked) == (patient,)
+    assert asked.values["$XDSDocumentEntryPatientId"] == ((str(patient),),)
+
+
+@pytest.mark.parametrize("text", ["'abc^^^&2.999.1.1&ISO", "abc^^^&2.999.1.1&ISO", "('abc^^^&2.999.1.1&ISO')"])
+def test_a_patient_id_that_is_no_quoted_value_is_refused_before_anybody_is_asked(text: str) -> None:
+    raw = request("FindDocuments", {"$XDSDocumentEntryPatientId": "P", "$XDSDocumentEntryStatus": [APPROVED]})
+    value = next(raw.body.iter(f"{{{xml.RIM}}}Value"))
+    value.text = text
+    with pytest.raises(Rejected) as caught:
+        read(raw)
+    assert caught.value.problems[0].code == XdsCode.REGISTRY_ERROR
+
+
+def test_a_query_by_identifiers_names_nobody(registry: Registry) -> None:
+    assert subjects(registry, "GetDocuments", {"$XDSDocumentEntryUniqueId": ["2.999.1"]}) == ()
 
 
 @pytest.mark.parametrize(("error", "code"), [

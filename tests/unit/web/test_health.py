@@ -6,7 +6,7 @@ import pytest
 
 from broker.config.settings import Settings
 from broker.model.errors import Unavailable
-from broker.model.transaction import AuditEvent, Message, Packaging, Transaction, Wire
+from broker.model.transaction import AuditEvent, Message, Packaging, TransactionRow, Wire
 from broker.web import health
 
 
@@ -48,10 +48,9 @@ def test_answers_says_whether_somebody_listens() -> None:
 
 
 def test_services_are_the_rows() -> None:
-    row = Transaction(
+    row = TransactionRow(
         code="ITI-41", name="Provide", wire=Wire.SOAP, endpoint="/xds/repository", packaging=Packaging.MTOM,
-        messages=(Message(name="{x}y", action="urn:go"),), audit=AuditEvent(event_code="1", event_text="x", action="C"),
-        read=str, handle=lambda *_: None, write=lambda *_: None, refuse=lambda *_: None)
+        messages=(Message(name="{x}y", action="urn:go"),), audit=AuditEvent(event_code="1", event_text="x", action="C"))
     status, body = get(health.services([row], Settings()))
     assert status == "200 OK"
     assert body["services"] == [{
