@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import random
-import select
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from tests.chaos.link import Link
 from tests.chaos.load import stored
 from tests.helpers.dicom import Orthanc
 from tests.helpers.region import Region
+from tests.helpers.waiting import spoken_to
 
 _VERIFICATION = "1.2.840.10008.1.1"
 _SECONDS = 20.0             # until a place that is being given back is free; one that is lost never is
@@ -63,7 +63,7 @@ def refuse_one_more_than_slots(
         with line.held():
             left = [stack.enter_context(contextlib.closing(Asked(region.http_port, refs(study, THEIRS), f"127.0.1.{number}")))
                     for number in range(1, slots + 2)]
-            answered, _, _ = select.select([one.socket for one in left], [], [], _SECONDS)
+            answered = spoken_to([one.socket for one in left], _SECONDS)
             told = [one for one in left if one.socket in answered]
         wrong = [f"HTTP {one.status}" for one in told if one.status != http.client.SERVICE_UNAVAILABLE]
         wrong += [] if len(told) == 1 else [f"{len(told)} of {len(left)} are refused"]

@@ -11,9 +11,9 @@ from broker.model.metadata import DocumentEntry
 from tests.corpus.doors import Desk, store
 from tests.corpus.files import Specimen
 from tests.corpus.run import CHANGES
-from tests.flows.test_story import until
 from tests.helpers.rawdicom import CT, EXPLICIT, SERIES, SOP, STUDY, USUAL, data_set
 from tests.helpers.region import Region
+from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -54,7 +54,7 @@ def test_text_as_it_is_sent_is_published_and_found(tmp_path: Path) -> None:
                 return found[0] if found else None
 
             for patient, (_, wanted) in SAID.items():
-                until(lambda patient=patient: entry(patient) is not None, 60)     # type: ignore[misc]
+                eventually(lambda patient=patient: entry(patient) is not None)     # type: ignore[misc]
                 found = entry(patient)
                 assert found is not None
                 assert wanted <= {*found.source_patient_info, *found.authors[0].institutions}, patient

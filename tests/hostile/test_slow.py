@@ -14,12 +14,12 @@ from tests.helpers import dicom
 from tests.helpers.dicom import CT
 from tests.helpers.dimse import Parrot, store_request
 from tests.helpers.site import QUERY, SOAP_TYPE, Site, adt, head, read_http, ref, rest
+from tests.helpers.waiting import PATIENCE
 
 pytestmark = [pytest.mark.peer("dcmtk")]
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 Attack = Callable[[Site], bytes]
-LONG = 9.0      # no deadline of the region is longer
 
 
 def drip(connection: socket.socket, more: Iterator[bytes]) -> bytes:
@@ -28,7 +28,7 @@ def drip(connection: socket.socket, more: Iterator[bytes]) -> bytes:
     connection.settimeout(0.05)
     with contextlib.suppress(ConnectionError):
         while not data:
-            assert time.monotonic() - begun < LONG, "no deadline"
+            assert time.monotonic() - begun < PATIENCE, "no deadline"
             connection.sendall(next(more))
             with contextlib.suppress(TimeoutError):
                 data = connection.recv(65536)
@@ -67,7 +67,7 @@ def dripping_chunks(site: Site) -> bytes:
 def stopped_body(site: Site) -> bytes:
     with site.http() as connection:
         connection.sendall(head("/xds/registry", SOAP_TYPE, "Content-Length: 1000") + b"<x>")
-        connection.settimeout(LONG)
+        connection.settimeout(PATIENCE)
         return rest(connection)
 
 
@@ -108,7 +108,7 @@ def ended_chunks(site: Site, path: str, kind: str, data: bytes) -> bytes:
     with site.http() as connection:
         connection.sendall(head(path, kind, "Transfer-Encoding: chunked") + b"%x\r\n%b\r\n" % (len(data), data))
         connection.shutdown(socket.SHUT_WR)
-        connection.settimeout(LONG)
+        connection.settimeout(PATIENCE)
         return rest(connection)
 
 
@@ -131,7 +131,7 @@ def dripping_head(site: Site) -> bytes:
 def frame_without_end(site: Site) -> bytes:
     with site.mllp() as connection:
         connection.sendall(b"\x0b" + adt("never").replace("\n", "\r").encode("gb18030"))
-        connection.settimeout(LONG)
+        connection.settimeout(PATIENCE)
         return rest(connection)
 
 
@@ -146,7 +146,7 @@ def storing(site: Site, folder: Path, *, drips: bool) -> bytes:
     with Parrot(site.region.dicom_port) as peer:
         assert peer.associate([(CT, EXPLICIT)])[0] == 2
         peer.say(store_request(1, CT, ref(file).sop_uid, dicom.body(file))[:1000])
-        peer.socket.settimeout(LONG)
+        peer.socket.settimeout(PATIENCE)
         return drip(peer.socket, forever()) if drips else rest(peer.socket)
 
 
@@ -200,10 +200,9 @@ def test_many_slow_ones_at_once_hold_nobody_up(site: Site, tmp_path: Path) -> No
     with site.unchanged(fed=1), ThreadPoolExecutor(len(attacks)) as pool:
         running = [pool.submit(attack, site) for attack in attacks]
         time.sleep(0.3)
-        begun = time.monotonic()
         site.feed()
         site.query()
-        assert time.monotonic() - begun < 2
+        assert not all(future.done() for future in running)
         for future in running:
             future.result()
     site.goes_on(tmp_path)

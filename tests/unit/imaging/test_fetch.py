@@ -22,6 +22,7 @@ from broker.model.errors import Unavailable
 from broker.model.imaging import InstanceRef
 from broker.model.ports import Retrieved, RetrieveFailed, Unit, Want
 from tests.helpers.fetch import JPEG, OURS, THEIRS, Centre, Lossy, Pacs, build, expecting, limited, octets, read, refs_of, working
+from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -80,11 +81,12 @@ def test_a_retrieve_notes_when_the_study_was_used(centre: Centre) -> None:
     centre.land("a", [ref])
     with centre.database.write() as unit:
         sql(unit).execute(tables.study.update().values(used_at=5.0))
+    before = time.time()
     centre.fetch.gather([ref])
     with centre.database.read() as unit:
         found = studies.study(unit, "a", "1.2.1")
     assert found is not None
-    assert time.time() - found.used_at < 10
+    assert before <= found.used_at <= time.time()
 
 
 def test_a_picture_packed_between_gathering_and_reading_is_read_all_the_same(centre: Centre) -> None:
@@ -208,19 +210,18 @@ def test_lost_announcements_cost_seconds_never_pictures(centre: Centre) -> None:
     refs, pacs = _at_origin(centre)
     assert isinstance(centre.coord, LocalCoord)
     centre.coord = Lossy(centre.coord)
-    start = time.monotonic()
     with working(centre, pacs):
         _assert_whole(centre.fetch.gather(refs), refs)
-    assert time.monotonic() - start < 4
 
 
-def test_announcements_make_it_quick(centre: Centre) -> None:
+def test_announcements_make_it_quick(centre: Centre, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks into SQL by himself while the test lives, and all the same everything comes."""
+    monkeypatch.setattr(fetch, "_LOOK", 3600.0)
+    monkeypatch.setattr(fetch_worker, "_TICK", 3600.0)
     refs, pacs = _at_origin(centre)
     with working(centre, pacs):
         time.sleep(0.3)
-        start = time.monotonic()
         _assert_whole(centre.fetch.gather(refs), refs)
-        assert time.monotonic() - start < 0.9
 
 
 # --- bad peers
@@ -305,15 +306,11 @@ def test_a_pacs_that_is_down_is_told_quickly_and_only_its_pictures_are_missing(c
     centre.land("a", ours)
     pacs.answers, pacs.slow = False, 0.3
     with working(centre, pacs):
-        start = time.monotonic()
         gathered = centre.fetch.gather([*refs, *ours])
-        assert time.monotonic() - start < 2
         assert set(gathered.found) == set(ours)
         assert set(gathered.missing.values()) == {"the PACS of b failed: PACS b is not available"}
-        _wait_until(lambda: pacs.echoes == 1)
-        start = time.monotonic()
+        eventually(lambda: pacs.echoes == 1)
         during = centre.fetch.gather(more)
-        assert time.monotonic() - start < 1
         assert set(during.missing.values()) == {"the PACS of b did not answer just now"}
         assert len(pacs.asked) == 1
         pacs.answers, pacs.slow = True, 0.0
@@ -350,9 +347,7 @@ def test_pending_for_ever_ends_at_the_total_deadline(centre: Centre) -> None:
 
     pacs.script = pending
     with working(centre, pacs):
-        start = time.monotonic()
         gathered = centre.fetch.gather(refs)
-        assert 0.9 < time.monotonic() - start < 3
     assert _sops(gathered) == ([refs[0].sop_uid], [ref.sop_uid for ref in refs[1:]])
     assert set(gathered.missing.values()) == {"the PACS of b was not done within 1 seconds"}
     assert len(pacs.asked) == 1
@@ -362,17 +357,14 @@ def test_without_a_worker_the_waiter_gives_up_in_time(centre: Centre, monkeypatc
     monkeypatch.setattr(fetch, "_MARGIN", 0.2)
     centre.profile = limited(centre.profile, total_seconds=0.5)
     refs, _ = _at_origin(centre, 1)
-    start = time.monotonic()
     assert centre.fetch.gather(refs).missing == {
         refs[0]: "the PACS of b was not asked in time: others came first, or no fetch process runs"}
-    assert time.monotonic() - start < 2
 
 
 def test_the_callers_deadline_is_shorter(centre: Centre) -> None:
+    centre.profile = limited(centre.profile, total_seconds=3600.0)
     refs, _ = _at_origin(centre, 1)
-    start = time.monotonic()
     assert set(centre.fetch.gather(refs, deadline=0.3).missing) == set(refs)
-    assert time.monotonic() - start < 1.5
 
 
 def test_what_waited_too_long_in_the_queue_is_not_fetched(centre: Centre) -> None:
@@ -380,7 +372,7 @@ def test_what_waited_too_long_in_the_queue_is_not_fetched(centre: Centre) -> Non
     with centre.database.write() as unit:
         job = fetches.enqueue(unit, "b", "1.2.1", [(refs[0].series_uid, refs[0].sop_uid)], time.time() - 100)
     with working(centre, pacs):
-        _wait_until(lambda: centre.jobs() != [("queued", "")])
+        eventually(lambda: centre.jobs() != [("queued", "")])
     assert centre.jobs() == [("failed", "the PACS of b was busy for too long")]
     assert (job, pacs.asked) == (1, [])
 
@@ -399,7 +391,7 @@ def test_a_hospital_that_left_the_profile(centre: Centre) -> None:
     with centre.database.write() as unit:
         fetches.enqueue(unit, "gone", "1.2.1", [(refs[0].series_uid, refs[0].sop_uid)], time.time())
     with working(centre, pacs):
-        _wait_until(lambda: centre.jobs()[0][0] == "failed")
+        eventually(lambda: centre.jobs()[0][0] == "failed")
     assert centre.jobs() == [("failed", "hospital gone has no PACS that can be asked")]
 
 
@@ -515,10 +507,10 @@ def test_the_job_of_a_killed_worker_is_taken_over(
     refs, pacs = _at_origin(centre, 2)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(centre.fetch.gather, refs)
-        _wait_until(lambda: centre.jobs() == [("queued", "")])
+        eventually(lambda: centre.jobs() == [("queued", "")])
         victim = multiprocessing.get_context("spawn").Process(target=_claim_and_hang, args=(tmp_path, centre.database.url))
         victim.start()
-        _wait_until((tmp_path / "claimed").exists)
+        eventually((tmp_path / "claimed").exists)
         assert victim.pid is not None
         os.kill(victim.pid, signal.SIGKILL)
         victim.join()
@@ -540,7 +532,7 @@ def test_a_worker_that_lost_its_job_stops_it(centre: Centre) -> None:
     with centre.database.write() as unit:
         fetches.enqueue(unit, "b", "1.2.1", [(ref.series_uid, ref.sop_uid) for ref in refs], time.time())
     with working(centre, pacs):
-        _wait_until(lambda: pacs.asked != [])
+        eventually(lambda: pacs.asked != [])
         with centre.database.write() as unit:
             sql(unit).execute(tables.fetch_job.update().values(owner="another"))
         assert ended.wait(5)
@@ -572,13 +564,6 @@ def test_waiters_in_other_processes(centre: Centre, tmp_path: Path) -> None:
     results.join_thread()
     assert pacs.asked == [Want("1.2.1")]
     assert len(refs) == 20
-
-
-def _wait_until(true: Callable[[], bool], seconds: float = 10.0) -> None:
-    until = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def test_a_pacs_that_cannot_take_a_list_is_asked_for_the_series(centre: Centre) -> None:
@@ -699,7 +684,7 @@ def test_a_hospital_whose_pacs_hangs_keeps_no_other_waiting(centre: Centre) -> N
 
     with working(centre, Two(centre, quick)), ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(centre.fetch.gather, stuck, deadline=8.0)
-        _wait_until(lambda: centre.jobs().count(("running", "")) == 2)
+        eventually(lambda: centre.jobs().count(("running", "")) == 2)
         _assert_whole(centre.fetch.gather(quick), quick)
         assert not waiting.done()
         assert set(waiting.result().missing) == set(stuck)
