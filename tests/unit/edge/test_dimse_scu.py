@@ -578,7 +578,7 @@ def test_what_a_pacs_could_not_send_is_told(
     with pacs(ending(0xB000, data), ending(0xA702, data)) as port:
         done = ask.retrieve(at(profile, port, route), want, lambda: True)
         assert (done.status, done.failed) == (0xB000, failed)
-        with pytest.raises(RetrieveFailed, match="could not send") as told:
+        with pytest.raises(RetrieveFailed, match="unable to perform sub-operations, status 0xA702") as told:
             ask.retrieve(at(profile, port, route), want, lambda: True)
     assert (told.value.retrieved.status, told.value.retrieved.failed) == (0xA702, failed)
 
