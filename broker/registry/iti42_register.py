@@ -1,6 +1,7 @@
 """ITI-42 Register Document Set-b (ITI TF-2 3.42): all of a submission is registered, or nothing of it."""
 
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 
 from broker.config.profile import Profile
@@ -13,6 +14,7 @@ from broker.model.ports import PatientDirectory, Unit
 from broker.model.transaction import NOTHING_TO_FILTER, AuditEvent, Message, Transaction, Wire
 from broker.registry import references, rules, store
 from broker.registry.references import Setting
+from broker.registry.rules import Request
 from broker.registry.store import FOLDER, Known
 from broker.wire import ebxml, ebxml_stored
 from broker.wire.ebxml import OBJECTS, Submission
@@ -37,35 +39,34 @@ class Registration:
         now = _dtm(self._clock().astimezone(UTC))
         final = ebxml_stored.assign(submission, new_uuid_urn, now)
         with self._database.write() as unit:
-            _lock(unit, final.objects)
+            _lock(unit, request, final.names.keys())
             setting = references.examine(unit, request, self._patients, self._profile)
-            self._commit(unit, setting, final, now)
+            self._commit(unit, setting, final)
 
-    def _commit(self, unit: Unit, setting: Setting, final: Final, now: str) -> None:
-        replacing = [link for link in final.objects.associations if link.type in rules.REPLACEMENTS]
-        replaced = {link.target for link in replacing}
+    def _commit(self, unit: Unit, setting: Setting, final: Final) -> None:
+        replacing = [(final.uuid(link.source), link.target) for link in final.objects.associations
+                     if link.type in rules.REPLACEMENTS]
+        replaced = {target for _, target in replacing}
         deprecated = replaced | store.attached(unit, replaced)
-        memberships = _inherit(final.objects, replacing, store.folders_holding(unit, replaced))
-        own = final.objects.submission_sets[0].id
+        memberships = _inherit(final, replacing, store.folders_holding(unit, replaced))
+        own = final.uuid(final.objects.submission_sets[0].id)
         owned = tuple(Association(id=new_uuid_urn(), type=HAS_MEMBER, source=own, target=link.id) for link in memberships)
-        self._insert(unit, final, setting.patient)
+        aliases = self._profile.codes.scheme_aliases
+        store.insert(unit, final, setting.patient, aliases)
         if memberships:
-            self._insert(unit, ebxml_stored.link((*memberships, *owned), new_uuid_urn), setting.patient)
+            store.insert(unit, ebxml_stored.link((*memberships, *owned), new_uuid_urn), setting.patient, aliases)
         store.change(unit, deprecated, status=DEPRECATED)
-        store.change(unit, _filled(setting) | {link.source for link in memberships}, last_update_time=now)
-
-    def _insert(self, unit: Unit, final: Final, patient: PatientId) -> None:
-        store.insert(unit, final.objects, final.bodies, patient, self._profile.codes.scheme_aliases)
+        store.change(unit, _filled(setting) | {link.source for link in memberships}, last_update_time=final.now)
 
 
-def _lock(unit: Unit, objects: RegistryObjects) -> None:
-    """Hold what the checks look at until the commit: the patient, and every identifier that is brought."""
-    lock(unit, Lock.REGISTRY_PATIENT, (str(PatientId.parse(objects.submission_sets[0].patient_id)),))
-    lock(unit, Lock.REGISTRY_OBJECT, {
-        *(name for document in objects.documents for name in (document.id, document.unique_id)),
-        *(name for submission_set in objects.submission_sets for name in (submission_set.id, submission_set.unique_id)),
-        *(name for folder in objects.folders for name in (folder.id, folder.unique_id)),
-        *(link.id for link in objects.associations)})
+def _lock(unit: Unit, request: Request, symbolic: AbstractSet[str]) -> None:
+    """Hold what the checks look at until the commit: the patient, and every identifier that is brought.
+
+    A symbolic id becomes a new UUID, which nobody else can bring.
+    """
+    ids = {rim.id for rim in request.rims}
+    lock(unit, Lock.REGISTRY_PATIENT, (str(PatientId.parse(request.submission_set.patient_id)),))
+    lock(unit, Lock.REGISTRY_OBJECT, {thing.unique_id for thing in request.described} | (ids - symbolic))
 
 
 def _dtm(when: datetime) -> str:
@@ -73,13 +74,15 @@ def _dtm(when: datetime) -> str:
     return "".join([f"{part:02}" for part in when.timetuple()[:6]])
 
 
-def _inherit(
-    objects: RegistryObjects, replacing: list[Association], holding: list[tuple[Known, str]],
-) -> tuple[Association, ...]:
-    """Return what puts each replacement into the folders of what it replaces (ITI TF-2 3.42.4.1.3)."""
-    already = {(link.source, link.target) for link in objects.associations if link.type == HAS_MEMBER}
+def _inherit(final: Final, replacing: list[tuple[str, str]], holding: list[tuple[Known, str]]) -> tuple[Association, ...]:
+    """Return what puts each replacement into the folders of what it replaces (ITI TF-2 3.42.4.1.3).
+
+    `replacing` has (replacement, replaced), `holding` (folder, what it holds).
+    """
+    already = {(final.uuid(link.source), final.uuid(link.target))
+               for link in final.objects.associations if link.type == HAS_MEMBER}
     wanted = dict.fromkeys(
-        (folder.uuid, link.source) for folder, member in holding for link in replacing if link.target == member)
+        (folder.uuid, source) for folder, member in holding for source, target in replacing if target == member)
     return tuple(
         Association(id=new_uuid_urn(), type=HAS_MEMBER, source=folder, target=entry)
         for folder, entry in wanted if (folder, entry) not in already

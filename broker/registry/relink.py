@@ -64,5 +64,5 @@ def _divide(unit: Unit, uuid: str, members: Iterable[str], now: PatientId, alias
         Association(id=new_uuid_urn(), type=HAS_MEMBER, source=made.id, target=one, submission_set_status="Original")
         for one in sorted(members))
     final = ebxml_stored.made(RegistryObjects(submission_sets=(made,), associations=links), new_uuid_urn)
-    store.insert(unit, final.objects, final.bodies, now, aliases)
+    store.insert(unit, final, now, aliases)
     return made.id

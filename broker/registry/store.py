@@ -22,11 +22,11 @@ from broker.model.metadata import (
     Code,
     DocumentEntry,
     Folder,
-    RegistryObjects,
     SubmissionSet,
 )
 from broker.model.ports import Unit
 from broker.wire import ebxml_stored
+from broker.wire.ebxml_stored import Final
 
 DOCUMENT, SUBMISSION, FOLDER, ASSOCIATION = "document", "submission", "folder", "association"
 
@@ -264,18 +264,16 @@ def remove_links(unit: Unit, uuids: Iterable[str]) -> None:
         sql(unit).execute(sa.delete(registry_object).where(_object.uuid.in_(batch), _object.kind == ASSOCIATION))
 
 
-def insert(
-    unit: Unit, objects: RegistryObjects, bodies: Mapping[str, bytes], patient: PatientId, aliases: Mapping[str, str],
-) -> None:
+def insert(unit: Unit, final: Final, patient: PatientId, aliases: Mapping[str, str]) -> None:
     """Add registered objects, all of one patient. `aliases` maps designators of coding schemes to their OIDs."""
-    writer = _Inserter(unit, bodies, str(patient), aliases)
-    for submission_set in objects.submission_sets:
+    writer = _Inserter(unit, final, str(patient), aliases)
+    for submission_set in final.objects.submission_sets:
         writer.submission_set(submission_set)
-    for document in objects.documents:
+    for document in final.objects.documents:
         writer.document(document)
-    for folder in objects.folders:
+    for folder in final.objects.folders:
         writer.folder(folder)
-    for association in objects.associations:
+    for association in final.objects.associations:
         writer.association(association)
     writer.flush()
 
@@ -283,8 +281,8 @@ def insert(
 class _Inserter:
     """Adds objects one by one and their side rows in batches."""
 
-    def __init__(self, unit: Unit, bodies: Mapping[str, bytes], patient: str, aliases: Mapping[str, str]) -> None:
-        self._unit, self._bodies, self._patient, self._aliases = unit, bodies, patient, aliases
+    def __init__(self, unit: Unit, final: Final, patient: str, aliases: Mapping[str, str]) -> None:
+        self._unit, self._final, self._patient, self._aliases = unit, final, patient, aliases
         self._rows: dict[str, list[dict[str, object]]] = {}
 
     def document(self, entry: DocumentEntry) -> None:
@@ -308,20 +306,22 @@ class _Inserter:
 
     def folder(self, folder: Folder) -> None:
         key = self._object(folder.id, FOLDER, folder.unique_id)
-        self._add(registry_folder, key, last_update_time=folder.last_update_time)
+        self._add(registry_folder, key, last_update_time=self._final.now)
         self._codes(key, "codeList", folder.codes)
 
     def association(self, link: Association) -> None:
         key = self._object(link.id, ASSOCIATION, "")
-        self._add(registry_association, key, type=link.type, source=link.source, target=link.target)
+        self._add(registry_association, key, type=link.type, source=self._final.uuid(link.source),
+                  target=self._final.uuid(link.target))
 
     def flush(self) -> None:
         for table, rows in self._rows.items():
             _INSERT_SIDE[table].run(self._unit, rows)
 
-    def _object(self, uuid: str, kind: str, unique_id: str, confidentiality: str = "") -> int:
+    def _object(self, name: str, kind: str, unique_id: str, confidentiality: str = "") -> int:
+        uuid = self._final.uuid(name)
         values = {"uuid": uuid, "kind": kind, "patient": self._patient, "submitted_as": self._patient, "status": APPROVED,
-                  "unique_id": unique_id, "confidentiality": confidentiality, "body": self._bodies[uuid]}
+                  "unique_id": unique_id, "confidentiality": confidentiality, "body": self._final.bodies[uuid]}
         ((key,),) = _INSERT.rows(self._unit, values)
         return int(key)
 

@@ -67,9 +67,9 @@ def rim_objects(listing: Element) -> list[RimObject]:
     return [_with_labels(rim, beside.get(rim.id, [])) for rim in found] if beside else found
 
 
-def object_elements(listing: Element) -> Iterator[Element]:
+def object_elements(listing: Element) -> list[Element]:
     """Return the ExtrinsicObjects, RegistryPackages and Associations of a rim:RegistryObjectList in order."""
-    return listing.iterchildren(*OBJECTS)
+    return [child for child in listing if child.tag in OBJECTS]
 
 
 def stray_elements(listing: Element) -> list[str]:

@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -188,11 +188,6 @@ def set_slot(element: Element, name: str, value: str) -> None:
     count = sum(1 for _ in element.iterfind(tag("Slot")))
     write_slots(element, [(name, (value,))])
     element.insert(count, element[-1])
-
-
-def nested(element: Element) -> Iterator[Element]:
-    """Return the Classification and ExternalIdentifier children of a registry object's element."""
-    return element.iterchildren(_CLASSIFICATION, _IDENTIFIER)
 
 
 def _write_classification(parent: Element, row: Classification) -> None:

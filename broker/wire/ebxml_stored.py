@@ -2,30 +2,45 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from lxml import etree
 
 from broker.model.metadata import APPROVED, Association, DocumentEntry, RegistryObjects, SubmissionSet
 from broker.wire.ebxml import Submission, listing_of, read_submission, submit_request
 from broker.wire.ebxml_objects import from_rim, object_elements
-from broker.wire.ebxml_rim import HEADS, OBJECT_TYPE, local_name, nested, read_object, set_slot, tag
+from broker.wire.ebxml_rim import HEADS, OBJECT_TYPE, read_object, set_slot, tag
 from broker.wire.ebxml_vocabulary import ENTRY, FOLDER, PATIENT_ID, SUBMISSION_SET
 from broker.wire.xml import Element, canonical, parse
 
-_PLACES = ("id", "classifiedObject", "registryObject", "sourceObject", "targetObject")
-_NAMED = tuple(map(tag, (
-    "ExtrinsicObject", "RegistryPackage", "Association", "Classification", "ExternalIdentifier", "ObjectRef")))
 _PATIENTS = {shape.identifiers[PATIENT_ID] for shape in (ENTRY, SUBMISSION_SET, FOLDER)}
 _LAST_UPDATE = FOLDER.single["last_update_time"]
 _PACKAGE, _CLASSIFICATION, _VERSION, _EXTRINSIC = (
     tag("RegistryPackage"), tag("Classification"), tag("VersionInfo"), tag("ExtrinsicObject"))
+# Every element with an id, and its attributes that name other ones.
+_REFERENCES: dict[str, tuple[str, ...]] = {
+    _EXTRINSIC: (), _PACKAGE: (), tag("ObjectRef"): (), tag("Association"): ("sourceObject", "targetObject"),
+    _CLASSIFICATION: ("classifiedObject",), tag("ExternalIdentifier"): ("registryObject",)}
+_OBJECT_TYPES: dict[object, str] = {tag(name): OBJECT_TYPE + name for name in ("RegistryPackage", "Association")}
+_NESTED_TYPES: dict[object, str] = {tag(name): OBJECT_TYPE + name for name in ("Classification", "ExternalIdentifier")}
 
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """Objects as they will be registered: the metadata, and the canonical XML of each by its id."""
+    """Objects as they will be registered.
+
+    `objects` is the metadata as submitted, `names` has the UUID of each symbolic id in it, `bodies` the canonical XML of each
+    object by its UUID, in which `now`, a DTM, is the lastUpdateTime of folders.
+    """
 
     objects: RegistryObjects
+    names: Mapping[str, str]
     bodies: Mapping[str, bytes]
+    now: str
+
+    def uuid(self, name: str) -> str:
+        """Return the UUID an object is registered with that the submission calls `name`."""
+        return self.names.get(name, name)
 
 
 def assign(submission: Submission, new_id: Callable[[], str], now: str) -> Final:
@@ -34,18 +49,18 @@ def assign(submission: Submission, new_id: Callable[[], str], now: str) -> Final
     Every symbolic id is replaced by one UUID wherever it occurs, labels stand inside their package, and what only a
     registry may say is set: Approved, lid = id, version 1, objectType, a folder's lastUpdateTime (ITI TF-2 3.42.4.1.3).
     """
-    listing = listing_of(copy.deepcopy(submission.element))
+    listing = copy.deepcopy(listing_of(submission.element))
     names = _rename(listing, new_id)
     _bring_labels_in(listing)
     folders = {names.get(folder.id, folder.id) for folder in submission.objects.folders}
     bodies: dict[str, bytes] = {}
     for thing in object_elements(listing):
-        _approve(thing)
         uuid = thing.get("id", "")
+        _approve(thing, uuid)
         if uuid in folders:
             set_slot(thing, _LAST_UPDATE, now)
         bodies[uuid] = canonical(thing)
-    return Final(_renamed(submission.objects, names, now), bodies)
+    return Final(submission.objects, names, bodies, now)
 
 
 def link(associations: tuple[Association, ...], new_id: Callable[[], str]) -> Final:
@@ -82,29 +97,17 @@ def read_submission_set(body: bytes) -> SubmissionSet:
     return from_rim([read_object(parse(body))]).submission_sets[0]
 
 
-def _renamed(objects: RegistryObjects, names: Mapping[str, str], now: str) -> RegistryObjects:
-    """Return the metadata as it would be read from the elements with their new names."""
-    def name(old: str) -> str:
-        return names.get(old, old)
-
-    return RegistryObjects(
-        submission_sets=tuple(replace(s, id=name(s.id), status=APPROVED, home="") for s in objects.submission_sets),
-        documents=tuple(
-            replace(d, id=name(d.id), lid=name(d.id), version="1", status=APPROVED, home="") for d in objects.documents),
-        folders=tuple(replace(f, id=name(f.id), status=APPROVED, home="", last_update_time=now) for f in objects.folders),
-        associations=tuple(
-            replace(a, id=name(a.id), source=name(a.source), target=name(a.target), status=APPROVED)
-            for a in objects.associations))
-
-
 def _rename(listing: Element, new_id: Callable[[], str]) -> dict[str, str]:
-    """Return every symbolic id its new one, in the tree too."""
-    places = [(element, place, value) for element in listing.iter(*_NAMED) for place in _PLACES
-              if (value := element.get(place)) and not value.startswith("urn:uuid:")]
-    names = {value: new_id() for value in dict.fromkeys(value for _, place, value in places if place == "id")}
-    for element, place, value in places:
-        if value in names:
-            element.set(place, names[value])
+    """Put a new id in place of every symbolic one, and return the new ones by the old."""
+    named = [(element, element.get("id", "")) for element in listing.iter(*_REFERENCES.keys())]
+    names = {old: new_id() for old in dict.fromkeys(old for _, old in named) if old and not old.startswith("urn:uuid:")}
+    for element, old in named:
+        if old in names:
+            element.set("id", names[old])
+        for place in _REFERENCES[str(element.tag)]:
+            other = element.get(place, "")
+            if other in names:
+                element.set(place, names[other])
     return names
 
 
@@ -118,17 +121,20 @@ def _bring_labels_in(listing: Element) -> None:
 
 
 def _end_of_heads(thing: Element) -> int:
-    return sum(1 for _ in thing.iterchildren(*HEADS))
+    return sum(child.tag in HEADS for child in thing)
 
 
-def _approve(thing: Element) -> None:
+def _approve(thing: Element, uuid: str) -> None:
     thing.set("status", APPROVED)
-    thing.set("lid", thing.get("id", ""))
-    if thing.tag != _EXTRINSIC:
-        thing.set("objectType", OBJECT_TYPE + local_name(thing))
+    thing.set("lid", uuid)
+    if thing.tag in _OBJECT_TYPES:
+        thing.set("objectType", _OBJECT_TYPES[thing.tag])
     thing.attrib.pop("home", None)
-    for old in list(thing.iterchildren(_VERSION)):
-        thing.remove(old)
-    thing.insert(_end_of_heads(thing), thing.makeelement(_VERSION, {"versionName": "1"}, thing.nsmap))
-    for child in nested(thing):
-        child.set("objectType", OBJECT_TYPE + local_name(child))
+    for child in list(thing):
+        kind = _NESTED_TYPES.get(child.tag)
+        if kind is not None:
+            child.set("objectType", kind)
+        elif child.tag == _VERSION:
+            thing.remove(child)
+    place = _end_of_heads(thing)
+    thing.insert(place, etree.SubElement(thing, _VERSION, versionName="1"))
