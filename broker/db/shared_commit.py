@@ -1,7 +1,7 @@
 """SQLite's writers of one process: one after the other, and those that wait together share one durable commit.
 
-On a disk a commit costs milliseconds, whatever it holds. Each unit of work is a savepoint of one transaction: a unit that
-fails takes back its own savepoint and nothing else. Whoever finishes while others wait for their turn hands the open
+On a disk a commit costs milliseconds, whatever it holds. Each unit of work after the first is a savepoint of one transaction:
+a unit that fails takes back its own savepoint and nothing else. Whoever finishes while others wait for their turn hands the open
 transaction on and sleeps until it is durable; the last one commits for all. See docs/decisions/0030-shared-commit.md.
 """
 
@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -88,6 +89,7 @@ class SharedWriter:
         self._connect, self._most, self._open_for = connect, _MOST if share else 1, open_for
         self._turn = _Turn()
         self._connection: sa.Connection | None = None
+        self._driver: Any = None
         self._open: _Transaction | None = None
 
     @contextlib.contextmanager
@@ -124,16 +126,18 @@ class SharedWriter:
     def _begin(self) -> SqlUnit:
         if self._connection is None:
             self._connection = self._connect()
-        connection = self._connection
-        unit = SqlUnit(connection, connection.connection.driver_connection)
+            self._driver = self._connection.connection.driver_connection
+        unit = SqlUnit(self._connection, self._driver)
         if self._open is None:
             unit.driver.execute("BEGIN IMMEDIATE")
-            connection.begin()      # SQLAlchemy sends nothing here, but knows now that it must not commit by itself
             self._open = _Transaction(self._open_for)
-        unit.driver.execute("SAVEPOINT unit")
+        if self._open.units:
+            unit.driver.execute("SAVEPOINT unit")
         return unit
 
     def _take_back(self, unit: SqlUnit) -> None:
+        if self._open is not None and not self._open.units:
+            return      # there is nothing else in the transaction, which `_commit` takes back
         try:
             unit.driver.execute("ROLLBACK TO unit")
             unit.driver.execute("RELEASE unit")
@@ -146,7 +150,10 @@ class SharedWriter:
         shared = self._open
         assert shared is not None
         try:
-            unit.driver.execute("RELEASE unit")
+            if shared.units:
+                unit.driver.execute("RELEASE unit")
+            elif not self._driver.in_transaction:
+                raise Unavailable("database")
         except BaseException:
             self._take_back(unit)
             self._finish()
@@ -169,10 +176,8 @@ class SharedWriter:
         self._turn.give_back()
 
     def _commit(self, shared: _Transaction) -> Exception | None:
-        connection = self._connection
+        connection, driver = self._connection, self._driver
         assert connection is not None
-        driver = connection.connection.driver_connection
-        assert driver is not None
         try:
             if not driver.in_transaction:
                 return Unavailable("database")
@@ -182,5 +187,6 @@ class SharedWriter:
                 driver.execute("ROLLBACK")
             return error
         finally:
-            connection.rollback()   # nothing is left to take back: SQLAlchemy forgets its transaction
+            if connection.in_transaction():
+                connection.rollback()   # nothing is left to take back: SQLAlchemy forgets its transaction
         return None

@@ -14,6 +14,7 @@ from broker.db.unit import SqlUnit
 from broker.model.ports import Unit
 
 BATCH = 500         # values of one IN list
+_ROWS = 32          # rows of one INSERT that returns something
 _SHAPES = 256       # texts kept of one statement: one for each dialect and combination of list lengths
 
 Values = Mapping[str, Any]
@@ -62,6 +63,22 @@ class Prepared:
         except DRIVER_ERRORS as error:
             raise unavailable(error) or error from error
 
+    def returned(self, unit: Unit, rows: Sequence[Values]) -> Iterator[tuple[Any, ...]]:
+        """Insert all rows of values, many by one statement; return what its RETURNING says of each, in no certain order."""
+        assert isinstance(unit, SqlUnit)
+        assert isinstance(self._statement, sa.Insert)
+        for start in range(0, len(rows), _ROWS):
+            some = rows[start:start + _ROWS]
+            text = self._texts.get((unit.dialect.name, "rows", len(some)))
+            if text is None:
+                text = _Text(self._statement.values([dict(row) for row in some]), unit.dialect, {})
+                self._texts[unit.dialect.name, "rows", len(some)] = text
+            values = {f"{name}_m{number}": value for number, row in enumerate(some) for name, value in row.items()}
+            try:
+                yield from unit.driver.execute(text.sql, text.bind(values)).fetchall()
+            except DRIVER_ERRORS as error:
+                raise unavailable(error) or error from error
+
     def _compile(self, dialect: sa.Dialect, values: Values, lengths: Sequence[int]) -> "_Text":
         if len(self._texts) >= _SHAPES:
             self._texts.clear()
@@ -73,7 +90,7 @@ class _Text:
     """The SQL of one dialect for lists of certain lengths, and how the driver wants its values."""
 
     def __init__(self, statement: sa.Select[Any] | sa.Insert, dialect: sa.Dialect, values: Values) -> None:
-        keys = list(values) if isinstance(statement, sa.Insert) else None
+        keys = list(values) if isinstance(statement, sa.Insert) and values else None
         padded = {name: _padded(value) if isinstance(value, list | tuple) else value for name, value in values.items()}
         state = statement.compile(dialect=dialect, column_keys=keys).construct_expanded_state(padded)
         self.sql = state.statement

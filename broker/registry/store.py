@@ -123,7 +123,7 @@ _ATTACHED = Prepared(sa.select(_link.source).where(_link.type.in_((XFRM, APND)),
 _HOLDING = Prepared(sa.select(_link.source, _link.target).where(_link.type == HAS_MEMBER, _link.target.in_(_keys)))
 _RETIRED = Prepared(sa.select(patient_alias.c.retired).where(
     patient_alias.c.retired == sa.bindparam("patient", type_=sa.Text())))
-_INSERT = Prepared(sa.insert(registry_object).returning(_object.id))
+_INSERT = Prepared(sa.insert(registry_object).returning(_object.uuid, _object.id))
 _INSERT_SIDE = {table.name: Prepared(sa.insert(table)) for table in _tables}
 
 
@@ -266,24 +266,25 @@ def remove_links(unit: Unit, uuids: Iterable[str]) -> None:
 
 def insert(unit: Unit, final: Final, patient: PatientId, aliases: Mapping[str, str]) -> None:
     """Add registered objects, all of one patient. `aliases` maps designators of coding schemes to their OIDs."""
-    writer = _Inserter(unit, final, str(patient), aliases)
+    rows = _Rows(final, str(patient), aliases)
     for submission_set in final.objects.submission_sets:
-        writer.submission_set(submission_set)
+        rows.submission_set(submission_set)
     for document in final.objects.documents:
-        writer.document(document)
+        rows.document(document)
     for folder in final.objects.folders:
-        writer.folder(folder)
+        rows.folder(folder)
     for association in final.objects.associations:
-        writer.association(association)
-    writer.flush()
+        rows.association(association)
+    rows.insert(unit)
 
 
-class _Inserter:
-    """Adds objects one by one and their side rows in batches."""
+class _Rows:
+    """The rows of objects, and those beside them, which name their object by its UUID until it has a key."""
 
-    def __init__(self, unit: Unit, final: Final, patient: str, aliases: Mapping[str, str]) -> None:
-        self._unit, self._final, self._patient, self._aliases = unit, final, patient, aliases
-        self._rows: dict[str, list[dict[str, object]]] = {}
+    def __init__(self, final: Final, patient: str, aliases: Mapping[str, str]) -> None:
+        self._final, self._patient, self._aliases = final, patient, aliases
+        self._objects: list[dict[str, object]] = []
+        self._beside: dict[str, list[dict[str, object]]] = {}
 
     def document(self, entry: DocumentEntry) -> None:
         confidentiality = "\n".join(self._text(code) for code in entry.codes.get("confidentialityCode", ()))
@@ -314,27 +315,30 @@ class _Inserter:
         self._add(registry_association, key, type=link.type, source=self._final.uuid(link.source),
                   target=self._final.uuid(link.target))
 
-    def flush(self) -> None:
-        for table, rows in self._rows.items():
-            _INSERT_SIDE[table].run(self._unit, rows)
+    def insert(self, unit: Unit) -> None:
+        keys = dict(_INSERT.returned(unit, self._objects))
+        for table, rows in self._beside.items():
+            for row in rows:
+                row["object_id"] = keys[row["object_id"]]
+            _INSERT_SIDE[table].run(unit, rows)
 
-    def _object(self, name: str, kind: str, unique_id: str, confidentiality: str = "") -> int:
+    def _object(self, name: str, kind: str, unique_id: str, confidentiality: str = "") -> str:
         uuid = self._final.uuid(name)
-        values = {"uuid": uuid, "kind": kind, "patient": self._patient, "submitted_as": self._patient, "status": APPROVED,
-                  "unique_id": unique_id, "confidentiality": confidentiality, "body": self._final.bodies[uuid]}
-        ((key,),) = _INSERT.rows(self._unit, values)
-        return int(key)
+        self._objects.append({
+            "uuid": uuid, "kind": kind, "patient": self._patient, "submitted_as": self._patient, "status": APPROVED,
+            "unique_id": unique_id, "confidentiality": confidentiality, "body": self._final.bodies[uuid]})
+        return uuid
 
-    def _codes(self, key: int, attribute: str, codes: Sequence[Code]) -> None:
+    def _codes(self, key: str, attribute: str, codes: Sequence[Code]) -> None:
         for text in dict.fromkeys(map(self._text, codes)):
             self._add(registry_code, key, attribute=attribute, code=text)
 
-    def _authors(self, key: int, thing: DocumentEntry | SubmissionSet) -> None:
+    def _authors(self, key: str, thing: DocumentEntry | SubmissionSet) -> None:
         for person in dict.fromkeys(nfc(author.person) for author in thing.authors if author.person):
             self._add(registry_author, key, person=person)
 
     def _text(self, code: Code) -> str:
         return nfc(f"{code.code}^^{self._aliases.get(code.scheme, code.scheme)}")
 
-    def _add(self, table: sa.Table, key: int, **values: object) -> None:
-        self._rows.setdefault(table.name, []).append({"object_id": key, **values})
+    def _add(self, table: sa.Table, key: str, **values: object) -> None:
+        self._beside.setdefault(table.name, []).append({"object_id": key, **values})

@@ -153,7 +153,7 @@ def _insert(store: sqlite3.Connection, statements: list[tuple[str, list[list[Any
     for statement, rows in statements:
         listed = [[meaning[kind](value) for kind, value in row] for row in rows]
         if "RETURNING" in statement:
-            keys += [key for (key,) in store.execute(statement, listed[0]).fetchall()]
+            keys += sorted(key for _, key in store.execute(statement, listed[0]).fetchall())
         elif len(listed) > 1:
             store.executemany(statement, listed)
         else:

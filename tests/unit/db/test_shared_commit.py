@@ -136,3 +136,9 @@ def test_a_writer_goes_on_after_a_failure_of_the_connection(store: Store) -> Non
     assert isinstance(together(writer, [fail])[0], ZeroDivisionError)
     assert together(writer, [insert(1)]) == [None]
     assert store.rows() == [1]
+
+
+def test_a_transaction_that_sqlite_ended_is_no_success(store: Store) -> None:
+    ends = together(store.writer(), [lambda unit: unit.driver.execute("ROLLBACK"), insert(1)])
+    assert [type(end) for end in ends] == [Unavailable, type(None)]
+    assert store.rows() == [1]
