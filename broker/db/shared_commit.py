@@ -130,6 +130,7 @@ class SharedWriter:
         unit = SqlUnit(self._connection, self._driver)
         if self._open is None:
             unit.driver.execute("BEGIN IMMEDIATE")
+            self._connection.begin()    # SQLAlchemy sends nothing here, but knows now that it must not commit by itself
             self._open = _Transaction(self._open_for)
         if self._open.units:
             unit.driver.execute("SAVEPOINT unit")
@@ -150,10 +151,7 @@ class SharedWriter:
         shared = self._open
         assert shared is not None
         try:
-            if shared.units:
-                unit.driver.execute("RELEASE unit")
-            elif not self._driver.in_transaction:
-                raise Unavailable("database")
+            self._release(unit, shared)
         except BaseException:
             self._take_back(unit)
             self._finish()
@@ -166,6 +164,12 @@ class SharedWriter:
             self._finish()
         if shared.error is not None:
             raise shared.error
+
+    def _release(self, unit: SqlUnit, shared: _Transaction) -> None:
+        if shared.units:
+            unit.driver.execute("RELEASE unit")
+        elif not self._driver.in_transaction:       # SQLite ended it, and what the unit did last is not part of it
+            raise Unavailable("database")
 
     def _finish(self) -> None:
         """End the transaction if there is one, tell those that wait for it, and return the turn back."""
@@ -187,6 +191,5 @@ class SharedWriter:
                 driver.execute("ROLLBACK")
             return error
         finally:
-            if connection.in_transaction():
-                connection.rollback()   # nothing is left to take back: SQLAlchemy forgets its transaction
+            connection.rollback()   # nothing is left to take back: SQLAlchemy forgets its transaction
         return None

@@ -69,11 +69,11 @@ class Prepared:
         assert isinstance(self._statement, sa.Insert)
         for start in range(0, len(rows), _ROWS):
             some = rows[start:start + _ROWS]
+            values = {f"{name}_m{number}": value for number, row in enumerate(some) for name, value in row.items()}
             text = self._texts.get((unit.dialect.name, "rows", len(some)))
             if text is None:
-                text = _Text(self._statement.values([dict(row) for row in some]), unit.dialect, {})
-                self._texts[unit.dialect.name, "rows", len(some)] = text
-            values = {f"{name}_m{number}": value for number, row in enumerate(some) for name, value in row.items()}
+                statement = self._statement.values([dict(row) for row in some])
+                text = self._texts[unit.dialect.name, "rows", len(some)] = _Text(statement, unit.dialect, values)
             try:
                 yield from unit.driver.execute(text.sql, text.bind(values)).fetchall()
             except DRIVER_ERRORS as error:
@@ -82,17 +82,18 @@ class Prepared:
     def _compile(self, dialect: sa.Dialect, values: Values, lengths: Sequence[int]) -> "_Text":
         if len(self._texts) >= _SHAPES:
             self._texts.clear()
-        text = self._texts[dialect.name, *lengths] = _Text(self._statement, dialect, values)
+        columns = list(values) if isinstance(self._statement, sa.Insert) else None
+        text = self._texts[dialect.name, *lengths] = _Text(self._statement, dialect, values, columns)
         return text
 
 
 class _Text:
     """The SQL of one dialect for lists of certain lengths, and how the driver wants its values."""
 
-    def __init__(self, statement: sa.Select[Any] | sa.Insert, dialect: sa.Dialect, values: Values) -> None:
-        keys = list(values) if isinstance(statement, sa.Insert) and values else None
+    def __init__(self, statement: sa.Select[Any] | sa.Insert, dialect: sa.Dialect, values: Values,
+                 columns: list[str] | None = None) -> None:
         padded = {name: _padded(value) if isinstance(value, list | tuple) else value for name, value in values.items()}
-        state = statement.compile(dialect=dialect, column_keys=keys).construct_expanded_state(padded)
+        state = statement.compile(dialect=dialect, column_keys=columns).construct_expanded_state(padded)
         self.sql = state.statement
         given, _ = _flat(values)
         self._constants = {name: value for name, value in state.parameters.items() if name not in given}

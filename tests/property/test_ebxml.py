@@ -116,7 +116,8 @@ def _registered(final: Final) -> RegistryObjects:
     return RegistryObjects(
         submission_sets=tuple(replace(s, id=final.uuid(s.id), home="", status=APPROVED) for s in objects.submission_sets),
         documents=tuple(
-            replace(d, id=final.uuid(d.id), lid=final.uuid(d.id), version="1", home="", status=APPROVED) for d in objects.documents),
+            replace(d, id=final.uuid(d.id), lid=final.uuid(d.id), version="1", home="", status=APPROVED)
+            for d in objects.documents),
         folders=tuple(
             replace(f, id=final.uuid(f.id), home="", last_update_time=final.now, status=APPROVED) for f in objects.folders),
         associations=tuple(
