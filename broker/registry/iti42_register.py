@@ -9,7 +9,7 @@ from broker.db import Database, Lock, lock
 from broker.model.caller import AuditFacts, Call
 from broker.model.errors import BrokerError, Problem
 from broker.model.ids import PatientId, new_uuid_urn
-from broker.model.metadata import DEPRECATED, HAS_MEMBER, Association, RegistryObjects
+from broker.model.metadata import DEPRECATED, HAS_MEMBER, Association
 from broker.model.ports import PatientDirectory, Unit
 from broker.model.transaction import NOTHING_TO_FILTER, AuditEvent, Message, Transaction, Wire
 from broker.registry import references, rules, store
