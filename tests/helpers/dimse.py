@@ -11,6 +11,7 @@ from typing import Self
 
 from broker.edge.dimse import pdata
 from broker.edge.dimse.pdata import CommandSet
+from tests.helpers.waiting import PATIENCE
 
 VERIFICATION = "1.2.840.10008.1.1"
 
@@ -65,7 +66,7 @@ class Parrot:
 
     def __init__(self, port: int = 0, connection: socket.socket | None = None) -> None:
         self.socket = connection or socket.create_connection(("127.0.0.1", port), 10)
-        self.socket.settimeout(10)
+        self.socket.settimeout(PATIENCE)
         self.proposed: list[tuple[int, str, str]] = []
 
     def __enter__(self) -> Self:
@@ -173,7 +174,7 @@ def pacs(*scripts: Callable[[Parrot], None]) -> Iterator[int]:
     """Run a PACS that follows one script for each connection it gets; gives its port, and fails when a script does."""
     failures: list[BaseException] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(10)
+        server.settimeout(PATIENCE)
 
         def run() -> None:
             try:

@@ -21,6 +21,7 @@ from broker.model.blob import ByteSource
 from broker.model.errors import Unavailable
 from broker.model.imaging import InstanceRef, StoredObject
 from broker.model.ports import Retrieved, StudyRows, Unit, Want
+from tests.helpers.waiting import PATIENCE
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -226,5 +227,5 @@ def working(centre: Centre, pacs: Pacs, owner: str = "") -> Iterator[FetchWorker
     finally:
         stop.set()
         centre.coord.publish("fetch", {"job": None})
-        thread.join(20)
+        thread.join(PATIENCE)
         assert not thread.is_alive()

@@ -2,11 +2,13 @@
 
 import socket
 
+from tests.helpers.waiting import PATIENCE
+
 
 def send(port: int, message: str, encoding: str = "gb18030") -> list[list[str]]:
     """Send one message (segments separated by line ends) and return the answer as fields per segment."""
     data = b"\x0b" + message.strip().replace("\n", "\r").encode(encoding) + b"\r\x1c\r"
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
         connection.sendall(data)
         answer = b""
         while not answer.endswith(b"\x1c\r"):

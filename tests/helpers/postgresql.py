@@ -19,6 +19,8 @@ from tests.helpers.ports import free_port
 
 _OPTIONS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200", "listen_addresses=127.0.0.1")
 
+_SECONDS = "150"        # that a busy machine may need to start or stop it
+
 
 def _program(name: str) -> str:
     """Return a program of PostgreSQL; Debian keeps its own outside the PATH."""
@@ -60,11 +62,12 @@ class Postgres:
         """Start and wait until it answers."""
         own = (f"port={self.port}", f"unix_socket_directories={self._folder}")
         options = " ".join(f"-c {option}" for option in (*_OPTIONS, *own))
-        self._run("pg_ctl", "-D", str(self._folder / "data"), "-l", str(self._folder / "log"), "-w", "-o", options, "start")
+        self._run("pg_ctl", "-D", str(self._folder / "data"), "-l", str(self._folder / "log"), "-w", "-t", _SECONDS,
+                  "-o", options, "start")
 
     def stop(self) -> None:
         """Stop at once, as a crash would."""
-        self._run("pg_ctl", "-D", str(self._folder / "data"), "-m", "immediate", "-w", "stop")
+        self._run("pg_ctl", "-D", str(self._folder / "data"), "-m", "immediate", "-w", "-t", _SECONDS, "stop")
 
     def _run(self, program: str, *arguments: str) -> None:
         subprocess.run([_program(program), *arguments], check=True, cwd=self._folder, stdout=subprocess.DEVNULL,

@@ -19,6 +19,7 @@ import psutil
 
 from broker.config.data import data
 from tests.helpers.ports import free_ports
+from tests.helpers.waiting import PATIENCE
 
 
 class Region:
@@ -99,7 +100,7 @@ class Region:
     def get_json(self, path: str) -> dict[str, Any]:
         """GET a JSON document whatever its status; empty when nobody answers."""
         try:
-            with urllib.request.urlopen(self.url + path, timeout=5) as answer:
+            with urllib.request.urlopen(self.url + path, timeout=PATIENCE) as answer:
                 return dict(json.load(answer))
         except urllib.error.HTTPError as error:
             with error:
@@ -114,7 +115,7 @@ class Region:
         process, self._process = self._process, None
         process.send_signal(signal.SIGTERM)
         try:
-            status = process.wait(30)
+            status = process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

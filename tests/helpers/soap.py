@@ -39,6 +39,7 @@ from broker.wire.soap import Part, SoapReply, SoapRequest, SoapTransaction
 from broker.wire.xml import RAD, XDS, Element, parse
 from broker.wire.xop import resolve
 from tests.helpers.ports import free_port
+from tests.helpers.waiting import PATIENCE
 
 NS = "urn:test"
 EVENT = AuditEvent(event_code="110112", event_text="Query", action="E", type_code="TEST-1", type_text="Test")
@@ -317,7 +318,7 @@ def served(folder: Path, **server: Any) -> Iterator[Served]:
         yield Served(settings.public_url, port, process, settings)
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=PATIENCE)
 
 
 def _await(port: int, process: "subprocess.Popen[bytes]") -> None:

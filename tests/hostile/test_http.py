@@ -18,6 +18,7 @@ from broker.client import messages
 from broker.wire.mime import MtomBody
 from broker.wire.xml import RAD, RIM, XDS
 from tests.helpers.site import IMAGES, LIMITS, OURS, QUERY, REPOSITORY, RETRIEVE, SOAP_TYPE, Site, head, read_http, rest
+from tests.helpers.waiting import PATIENCE
 
 pytestmark = [pytest.mark.peer("dcmtk")]
 
@@ -28,7 +29,7 @@ WORDS = f"\x1b[31m{MARK}".encode()
 def exchange(site: Site, data: bytes) -> bytes:
     """Send, end the sending side, and give everything that comes back."""
     with site.http() as connection:
-        connection.settimeout(10)
+        connection.settimeout(PATIENCE)
         with contextlib.suppress(ConnectionError):
             connection.sendall(data)
             connection.shutdown(socket.SHUT_WR)

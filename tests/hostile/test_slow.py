@@ -34,7 +34,7 @@ def drip(connection: socket.socket, more: Iterator[bytes]) -> bytes:
                 data = connection.recv(65536)
                 if not data:
                     return b""
-    connection.settimeout(5)
+    connection.settimeout(PATIENCE)
     return data + rest(connection)
 
 

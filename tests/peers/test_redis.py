@@ -85,10 +85,10 @@ def test_every_subscriber_of_the_channel_and_prefix_hears_it(server: Server, coo
     first, second = coord.subscribe("landed", "fetch_done"), other_machine.subscribe("landed")
     other = other_region.subscribe("landed")
     coord.publish("landed", {"job": 7, "sop": "1.2", "none": None})
-    assert first.get(2) == second.get(2) == ("landed", {"job": 7, "sop": "1.2", "none": None})
+    assert first.get(PATIENCE) == second.get(PATIENCE) == ("landed", {"job": 7, "sop": "1.2", "none": None})
     assert other.get(0) is None
     coord.publish("fetch_done", {"job": 7})
-    assert first.get(2) == ("fetch_done", {"job": 7})
+    assert first.get(PATIENCE) == ("fetch_done", {"job": 7})
     assert second.get(0.3) is None
     for subscription in (first, second, other):
         subscription.close()

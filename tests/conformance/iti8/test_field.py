@@ -14,6 +14,7 @@ from broker.db import Database, Lock, lock, sql
 from broker.patients import store
 from tests.helpers.mllp import codes, segment
 from tests.helpers.patients import Bench, region
+from tests.helpers.waiting import PATIENCE
 
 HEAD = "MSH|^~\\&|HIS-A|HOSPA|BROKER|REGION|20261126101500||ADT^{}|m1|P|2.3.1||||||UNICODE UTF-8\r"
 FEED = HEAD.format("A04^ADT_A01") + "EVN||20261126101500\r"
@@ -344,7 +345,7 @@ def test_a_message_that_is_refused_for_its_values_waits_for_no_lock(bench: Bench
         answers: list[list[list[str]]] = []
         thread = threading.Thread(target=lambda: answers.append(say(bench, evil(name))))
         thread.start()
-        thread.join(30)
+        thread.join(PATIENCE)
         assert [verdict(answer) for answer in answers] == [("AE", "102")]
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from broker.client.mllp import feed_v2
 from broker.model.errors import TooLarge, Unavailable
+from tests.helpers.waiting import PATIENCE
 
 pytestmark = pytest.mark.outside
 
@@ -59,7 +60,7 @@ def test_a_silent_receiver_is_given_up() -> None:
     done = threading.Event()
 
     def behave(_connection: socket.socket) -> None:
-        done.wait(10)
+        done.wait(PATIENCE)
     with receiver(behave) as port:
         with pytest.raises(Unavailable):
             feed_v2("127.0.0.1", port, MESSAGE, silence=0.2)

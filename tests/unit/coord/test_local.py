@@ -13,7 +13,7 @@ from broker.config.settings import Settings
 from broker.coord import LocalCoord, RedisCoord, connect
 from broker.coord.base import Body
 from broker.coord.local import LocalSubscription
-from tests.helpers.waiting import eventually
+from tests.helpers.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.outside
 
@@ -31,10 +31,10 @@ def test_every_subscriber_of_the_channel_hears_it_and_nobody_else(coord: LocalCo
     first, second, other = coord.subscribe("landed", "fetch_done"), coord.subscribe("landed"), coord.subscribe("publish")
     body: Body = {"job": 7, "sop": "1.2.3", "none": None}
     coord.publish("landed", body)
-    assert first.get(1) == second.get(1) == ("landed", body)
+    assert first.get(PATIENCE) == second.get(PATIENCE) == ("landed", body)
     assert other.get(0) is None
     coord.publish("fetch_done", {"job": 7})
-    assert first.get(1) == ("fetch_done", {"job": 7})
+    assert first.get(PATIENCE) == ("fetch_done", {"job": 7})
     assert second.get(0.05) is None
     for subscription in (first, second, other):
         subscription.close()
@@ -63,7 +63,7 @@ def test_too_long_a_message_is_dropped(coord: LocalCoord) -> None:
     subscription = coord.subscribe("landed")
     coord.publish("landed", {"sop": "x" * 70_000})
     coord.publish("landed", {"sop": "y" * 50_000})
-    assert subscription.get(1) == ("landed", {"sop": "y" * 50_000})
+    assert subscription.get(PATIENCE) == ("landed", {"sop": "y" * 50_000})
     subscription.close()
 
 
@@ -78,7 +78,7 @@ def test_noise_on_a_socket_is_ignored(coord: LocalCoord) -> None:
     noise.sendto(b'["other",{}]', str(subscription._path))
     noise.close()
     coord.publish("landed", {"job": 1})
-    assert subscription.get(1) == ("landed", {"job": 1})
+    assert subscription.get(PATIENCE) == ("landed", {"job": 1})
     subscription.close()
 
 
@@ -120,7 +120,7 @@ def _answer(run_folder: Path) -> None:
     coord = LocalCoord(run_folder)
     subscription = coord.subscribe("fetch")
     (run_folder / "listening").touch()
-    heard = subscription.get(20)
+    heard = subscription.get(PATIENCE)
     assert heard is not None
     coord.publish("landed", heard[1])
 
@@ -132,7 +132,7 @@ def test_two_processes(coord: LocalCoord, tmp_path: Path) -> None:
     process.start()
     _wait_for(tmp_path / "run" / "listening")
     coord.publish("fetch", {"job": 3})
-    assert subscription.get(20) == ("landed", {"job": 3})
+    assert subscription.get(PATIENCE) == ("landed", {"job": 3})
     process.join()
     subscription.close()
 
@@ -144,7 +144,7 @@ def test_any_length_of_run_folder(tmp_path: Path, length: int) -> None:
     subscription = coord.subscribe(*channels)
     for channel in channels:
         coord.publish(channel, {"job": 1})
-        assert subscription.get(1) == (channel, {"job": 1})
+        assert subscription.get(PATIENCE) == (channel, {"job": 1})
     coord.publish("unheard", {"job": 1})
     assert subscription.get(0) is None
     assert coord.state() == "ok"

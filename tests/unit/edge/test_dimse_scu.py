@@ -344,7 +344,7 @@ def test_progress_is_asked_each_second_and_cancels(
             except TimeoutError:
                 continue
         assert (cancel.number(pdata.FIELD), cancel.number(pdata.RESPONDED_TO)) == (pdata.C_CANCEL_RQ, 1)
-        peer.socket.settimeout(10)
+        peer.socket.settimeout(PATIENCE)
         if obeys:
             peer.respond(command, 0xFE00)
         peer.hear()

@@ -19,7 +19,7 @@ from broker.edge.soap.wsdl import FILES
 from broker.wire.mime import MtomBody
 from broker.wire.soap import Part
 from tests.helpers.soap import NS, Reply, Served, Zeros, ask, bench, call, envelope, keep, mtom, served
-from tests.helpers.waiting import eventually
+from tests.helpers.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.outside
 
@@ -37,7 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture
 def http(server: Served) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, trust_env=False, timeout=20) as client:
+    with httpx.Client(base_url=server.url, trust_env=False, timeout=PATIENCE) as client:
         yield client
 
 
@@ -113,7 +113,7 @@ def test_zeep_loads_every_wsdl(server: Served, path: str, operations: dict[str, 
 
 
 def raw(server: Served, head: str, *pieces: bytes) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
     connection.sendall(head.format(type="application/soap+xml").replace("\n", "\r\n").encode() + b"".join(pieces))
     return connection
 
@@ -224,7 +224,7 @@ def test_an_aborted_upload_leaves_nothing(server: Served) -> None:
 
 
 def test_sigterm_lets_a_running_answer_finish(tmp_path: Path) -> None:
-    client = httpx.Client(trust_env=False, timeout=20)
+    client = httpx.Client(trust_env=False, timeout=PATIENCE)
     with served(tmp_path, web_workers=2, threads=4, retrieve_slots=2) as server, client as http:
         eventually(lambda: len(workers(server)) == 2)
         headers = {"Content-Type": GIVE.content_type}
@@ -233,11 +233,11 @@ def test_sigterm_lets_a_running_answer_finish(tmp_path: Path) -> None:
             time.sleep(0.3)
             taken = sum(len(data) for data in reply.iter_bytes(MB))
         assert taken == int(reply.headers["content-length"])
-        assert server.process.wait(timeout=10) == 0
+        assert server.process.wait(timeout=PATIENCE) == 0
 
 
 def test_a_killed_master_takes_its_workers_and_the_address_with_it(tmp_path: Path) -> None:
-    with served(tmp_path) as server, httpx.Client(trust_env=False, timeout=20) as http:
+    with served(tmp_path) as server, httpx.Client(trust_env=False, timeout=PATIENCE) as http:
         eventually(lambda: len(workers(server)) == 1)
         headers = {"Content-Type": GIVE.content_type}
         with http.stream("POST", server.url + "/give", content=b"".join(GIVE), headers=headers):  # an answer under way

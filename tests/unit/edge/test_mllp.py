@@ -19,7 +19,7 @@ from broker.model.transaction import Message as Row
 from broker.security.gate import Gate
 from broker.security.rules import Open
 from broker.wire.hl7v2 import Message, write_ack
-from tests.helpers.waiting import eventually, spoken_to
+from tests.helpers.waiting import PATIENCE, eventually, spoken_to
 
 pytestmark = pytest.mark.outside
 
@@ -45,7 +45,7 @@ class Actor:
         self.names.append(name)
         self.callers.append((call.caller.node, call.caller.local_node, call.caller.address))
         self.entered.set()
-        assert self.go_on.wait(10)
+        assert self.go_on.wait(PATIENCE)
         if name == "boom":
             raise ValueError(name)
         return write_ack(message, Stamp.now())
@@ -80,7 +80,7 @@ def serving(folder: Path, actor: Actor, **settings: Any) -> Iterator[int]:
     finally:
         actor.go_on.set()
         stop.set()
-        thread.join(10)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
 
 
@@ -340,7 +340,7 @@ def test_a_message_at_work_is_not_given_up_for_a_new_connection(tmp_path: Path, 
     actor.go_on.clear()
     with serving(tmp_path, actor, mllp_connections=1) as port, connected(port) as first:
         first.sendall(message("m1"))
-        assert actor.entered.wait(5)
+        assert actor.entered.wait(PATIENCE)
         with connected(port) as second:
             assert ends(second)
         actor.go_on.set()
@@ -370,7 +370,7 @@ def test_a_stop_lets_the_message_at_work_be_answered(tmp_path: Path, actor: Acto
     with serving(tmp_path, actor) as port:
         connection = socket.create_connection(("127.0.0.1", port), 10)
         connection.sendall(message("m1"))
-        assert actor.entered.wait(5)
+        assert actor.entered.wait(PATIENCE)
     with connection:
         assert replies(connection, 1) == [["AA", "m1"]]
         assert ends(connection)
@@ -381,7 +381,7 @@ def test_a_slow_peer_does_not_hold_up_another(port: int, actor: Actor) -> None:
     with connected(port) as slow, connected(port) as quick:
         slow.sendall(message("m1")[:20])
         quick.sendall(message("m2"))
-        assert actor.entered.wait(5)
+        assert actor.entered.wait(PATIENCE)
         actor.go_on.set()
         assert replies(quick, 1) == [["AA", "m2"]]
         slow.sendall(message("m1")[20:])

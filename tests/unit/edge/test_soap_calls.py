@@ -15,6 +15,7 @@ import pytest
 
 from broker.model.blob import FileSlice
 from tests.helpers.soap import NS, Bench, ask, bench, envelope, keep, mtom
+from tests.helpers.waiting import PATIENCE
 
 WSA = "http://www.w3.org/2005/08/addressing"
 GIVE = mtom(f'<Give xmlns="{NS}">10</Give>'.encode(), "urn:test:Give")
@@ -270,7 +271,7 @@ def test_large_envelopes_are_worked_on_two_at_a_time_and_small_ones_do_not_wait(
         with gate:
             inside += 1
             most = max(most, inside)
-        assert small_done.wait(20)
+        assert small_done.wait(PATIENCE)
         with gate:
             inside -= 1
     ready.actor.enter = enter

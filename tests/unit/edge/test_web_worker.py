@@ -335,7 +335,7 @@ def test_bodies_in_memory_are_bounded(small: Served, length: int) -> None:
         found = []
         for _ in range(600):                                  # 150 MB
             found.append(stack.enter_context(
-                socket.create_connection(("127.0.0.1", small.port), timeout=8, source_address=("127.0.0.2", 0))))
+                socket.create_connection(("127.0.0.1", small.port), timeout=PATIENCE, source_address=("127.0.0.2", 0))))
             with contextlib.suppress(ConnectionError):
                 found[-1].sendall(almost)
         ended = spoken_to(found, 8)

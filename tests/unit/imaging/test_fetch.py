@@ -22,7 +22,7 @@ from broker.model.errors import Unavailable
 from broker.model.imaging import InstanceRef
 from broker.model.ports import Retrieved, RetrieveFailed, Unit, Want
 from tests.helpers.fetch import JPEG, OURS, THEIRS, Centre, Lossy, Pacs, build, expecting, limited, octets, read, refs_of, working
-from tests.helpers.waiting import eventually
+from tests.helpers.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.slow
 
@@ -175,7 +175,7 @@ def test_who_joins_late_with_further_instances_gets_them_from_the_same_job(centr
     pacs.script = slowly
     with working(centre, pacs), ThreadPoolExecutor(1) as pool:
         first = pool.submit(centre.fetch.gather, refs[:2])
-        assert begun.wait(5)
+        assert begun.wait(PATIENCE)
         _assert_whole(centre.fetch.gather(refs[1:]), refs[1:])
         _assert_whole(first.result(), refs[:2])
     assert len(centre.jobs()) == 1
@@ -422,7 +422,7 @@ def test_a_worker_that_stops_gives_its_job_back(centre: Centre) -> None:
     with ThreadPoolExecutor(1) as pool:
         with working(centre, pacs):
             waiting = pool.submit(centre.fetch.gather, refs)
-            assert begun.wait(5)
+            assert begun.wait(PATIENCE)
         assert centre.jobs() == [("queued", "")]
         with working(centre, Pacs(centre, list(refs))):
             _assert_whole(waiting.result(), refs)
@@ -535,7 +535,7 @@ def test_a_worker_that_lost_its_job_stops_it(centre: Centre) -> None:
         eventually(lambda: pacs.asked != [])
         with centre.database.write() as unit:
             sql(unit).execute(tables.fetch_job.update().values(owner="another"))
-        assert ended.wait(5)
+        assert ended.wait(PATIENCE)
     assert centre.jobs() == [("running", "")]
 
 

@@ -17,6 +17,7 @@ from broker.model.transaction import Outcome
 from broker.run.heartbeat import Heartbeat
 from broker.web.health import writable
 from tests.helpers.soap import ASK, bench, keep, mtom
+from tests.helpers.waiting import PATIENCE
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o077], ids=oct)
@@ -84,7 +85,7 @@ def test_where_processes_meet_is_ours_alone(tmp_path: Path, umask: int, length: 
         assert [mode(path) & 0o077 for path in (run / "coord", run / "locks")] == [0, 0]
         assert [mode(path) & 0o077 for path in (run / "coord").iterdir()] == [0]
     coord.publish("landed", {"job": 1})
-    assert subscription.get(5) == ("landed", {"job": 1})
+    assert subscription.get(PATIENCE) == ("landed", {"job": 1})
     subscription.close()
     coord.close()
 

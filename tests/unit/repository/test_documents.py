@@ -15,6 +15,7 @@ from broker.model.errors import Rejected, Unavailable
 from broker.repository import store
 from broker.repository.documents import GRACE, Documents, Offer
 from tests.helpers.manifests import spooled
+from tests.helpers.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_two_calls_with_other_bytes_at_once_one_wins(documents: Documents, datab
 
     def submit(data: bytes) -> None:
         made = offer(tmp_path, data)
-        ready.wait(10)
+        ready.wait(PATIENCE)
         try:
             documents.settle(documents.take([made]))
             results.append(data)
@@ -122,7 +123,7 @@ def test_two_calls_with_other_bytes_at_once_one_wins(documents: Documents, datab
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE)
     assert results.count(b"refused") == 1
     assert content(documents) in results
     assert len(files(tmp_path)) == 1

@@ -13,7 +13,7 @@ from broker.config.profile import Profile
 from broker.config.settings import Settings
 from broker.run import worker
 from broker.run.chores import Chore, run_all
-from tests.helpers.waiting import eventually
+from tests.helpers.waiting import PATIENCE, eventually
 
 
 def test_a_kind_of_work_that_takes_long_holds_up_no_other() -> None:
@@ -32,11 +32,11 @@ def test_a_kind_of_work_that_takes_long_holds_up_no_other() -> None:
     with structlog.testing.capture_logs() as logs:
         running = threading.Thread(target=run_all, args=(rows, stop))
         running.start()
-        assert packing.wait(10)
+        assert packing.wait(PATIENCE)
         seen = len(published)
         eventually(lambda: len(published) > seen + 2)
         stop.set()
-        running.join(20)
+        running.join(PATIENCE)
     assert not running.is_alive()
     assert [entry["work"] for entry in logs if entry["event"] == "background work failed"] == ["recover documents"]
     assert "葉" not in repr(logs)

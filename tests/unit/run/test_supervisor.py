@@ -2,12 +2,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from broker.run import supervisor
+from tests.helpers.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.outside
 
@@ -18,8 +19,8 @@ sys.exit(supervise({"child": [sys.executable, "-c", sys.argv[1]]}))
 """
 CHILD = """
 import os, sys, signal, pathlib
-pathlib.Path({folder!r}, str(os.getpid())).touch()
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+pathlib.Path({folder!r}, str(os.getpid())).touch()
 while os.read(0, 100): pass
 """
 
@@ -30,24 +31,12 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def wait_children(folder: Path, count: int) -> list[int]:
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        pids = [int(file.name) for file in sorted(folder.iterdir(), key=lambda f: f.stat().st_mtime_ns)]
-        if len(pids) >= count:
-            return pids
-        time.sleep(0.05)
-    pytest.fail("no child")
+    eventually(lambda: len(list(folder.iterdir())) >= count)
+    return [int(file.name) for file in sorted(folder.iterdir(), key=lambda f: f.stat().st_mtime_ns)]
 
 
-def gone(pid: int) -> bool:
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.05)
-    return False
+def await_end(pid: int) -> None:
+    eventually(lambda: not psutil.pid_exists(pid))
 
 
 def test_a_killed_child_is_started_again_and_sigterm_stops_all(tmp_path: Path) -> None:
@@ -56,8 +45,8 @@ def test_a_killed_child_is_started_again_and_sigterm_stops_all(tmp_path: Path) -
     os.kill(first, signal.SIGKILL)
     second = wait_children(tmp_path, 2)[-1]
     parent.send_signal(signal.SIGTERM)
-    assert parent.wait(20) == 0
-    assert gone(second)
+    assert parent.wait(PATIENCE) == 0
+    await_end(second)
 
 
 def test_children_do_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
@@ -65,7 +54,7 @@ def test_children_do_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
     (child,) = wait_children(tmp_path, 1)
     parent.kill()
     parent.wait()
-    assert gone(child)
+    await_end(child)
 
 
 @pytest.mark.parametrize(("lived", "pauses"), [
