@@ -32,8 +32,8 @@ def current(database: Database) -> str:
         return MigrationContext.configure(unit.connection).get_current_revision() or ""
 
 
-def upgrade(database: Database) -> None:
-    """Bring the store to `head()` in one transaction; safe to call from several processes at once."""
+def upgrade(database: Database, revision: str = "head") -> None:
+    """Bring the store to `revision`, usually the newest, in one transaction; safe to call from several processes at once."""
     with database.write() as unit:
         lock(unit, Lock.SCHEMA)
-        command.upgrade(_config(unit.connection), "head")
+        command.upgrade(_config(unit.connection), revision)

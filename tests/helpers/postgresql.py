@@ -74,14 +74,14 @@ class Postgres:
                        stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, **self._as)
 
 
-def fresh(server_url: str) -> str:
-    """Return the URL of a new database at the newest schema; it lives as long as its server."""
+def fresh(server_url: str, revision: str = "head") -> str:
+    """Return the URL of a new database at this schema, the newest unless told; it lives as long as its server."""
     name = f"broker_{uuid.uuid4().hex}"
     with _maintaining(server_url) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     url = _other(server_url, name)
     with contextlib.closing(Database(url)) as database:
-        schema.upgrade(database)
+        schema.upgrade(database, revision)
     return url
 
 

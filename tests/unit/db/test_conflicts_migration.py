@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import sqlalchemy as sa
-from alembic import command
 
 import broker.app.whole  # noqa: F401 - it declares every table
 from broker.db import Database, schema
@@ -19,8 +18,7 @@ BELOW = (
 
 def test_what_was_kept_aside_becomes_cases(tmp_path: Path) -> None:
     store = Database(f"sqlite:///{tmp_path / 'broker.db'}")
-    with store.write() as unit:
-        command.upgrade(schema._config(unit.connection), "0004")
+    schema.upgrade(store, "0004")
     with store.write() as unit:
         for number, hospital in ((1, "a"), (2, "b")):
             for statement in (STUDY, *BELOW):

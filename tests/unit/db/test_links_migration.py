@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import sqlalchemy as sa
-from alembic import command
 
 from broker.db import Database, schema, sql
 from broker.patients import store
@@ -11,8 +10,8 @@ from broker.patients import store
 
 def test_a_link_that_a_merge_froze_is_open_to_comparison_again(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'broker.db'}")
+    schema.upgrade(database, "0004")
     with database.write() as unit:
-        command.upgrade(schema._config(unit.connection), "0004")
         people: list[dict[str, object]] = [
             {"id": number, "domain": "2.999.2.1", "value": f"A{number}", "state": "active", "demographics": {},
              "message_id": "", "created_at": 0.0, "updated_at": 0.0} for number in (1, 2, 3)]
