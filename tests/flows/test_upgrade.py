@@ -4,7 +4,9 @@ import contextlib
 import json
 import re
 import shutil
+import sqlite3
 import tarfile
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -84,13 +86,18 @@ def objects_of(answer: str) -> list[str]:
 
 
 def unpacked(folder: Path, database_url: str = "") -> tuple[Region, dict[str, Any]]:
-    """Return a region on what 0.1.0 stored, its PACS moved to a port that is free here; nothing runs yet."""
+    """Return a region on what 0.1.0 stored, its PACS moved to a port that is free here; nothing runs yet.
+
+    The fetch job is dated now, as if 0.1.0 had just been stopped: one older than its hospital's `total_seconds` is given up.
+    """
     region = Region(folder, database_url=database_url)
     shutil.rmtree(folder / "region")
     with tarfile.open(STORED) as packed:
         packed.extractall(folder, filter="data")
     hospitals = folder / "region" / "hospitals.toml"
     hospitals.write_text(re.sub(r"port = \d+", f"port = {region.pacs_port}", hospitals.read_text("utf-8")), "utf-8")
+    with contextlib.closing(sqlite3.connect(region.data / "broker.db")) as store, store:
+        store.execute("UPDATE fetch_job SET created_at = ?", (time.time(),))
     return region, json.loads((folder / "answers.json").read_text("utf-8"))
 
 
