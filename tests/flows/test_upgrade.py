@@ -30,7 +30,8 @@ from broker.wire import xml
 from tests.helpers import dicom, mllp
 from tests.helpers.postgresql import Postgres, fresh
 from tests.helpers.region import Region
-from tests.helpers.site import OURS, THEIRS, adt, eventually
+from tests.helpers.site import OURS, THEIRS, adt
+from tests.helpers.waiting import eventually
 
 STORED = Path(__file__).parents[1] / "golden" / "upgrade-0.1.0" / "region.tar.xz"
 OLD = "0004"        # the schema of 0.1.0
@@ -188,7 +189,7 @@ def test_a_study_that_waited_for_its_patient_is_published(upgraded: Upgraded) ->
 
 def test_a_fetch_that_waited_is_done(upgraded: Upgraded, tmp_path: Path) -> None:
     eventually(lambda: upgraded.fetched(upgraded.answers["job"]), 60.0)
-    refs = [InstanceRef(*fields, THEIRS) for fields in upgraded.answers["origin"]]
+    refs = [InstanceRef(study, series, sop, sop_class, THEIRS) for study, series, sop, sop_class in upgraded.answers["origin"]]
     with upgraded.client() as client:
         got = client.images(refs, tmp_path)
     assert got.missing == ()
