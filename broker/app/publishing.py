@@ -16,7 +16,7 @@ def publisher(
     """Return what makes and publishes manifests. `withdraw` is our registry's, left alone where they are registered elsewhere."""
     settings, elsewhere = core.settings, core.settings.repository
     submit = elsewhere.submit_url or settings.public_url + "/xds/repository"
-    outbound = SoapOutbound(submit, core.gate, settings.public_url, Patience(**settings.outbound.model_dump()))
+    outbound = SoapOutbound(submit, core.gate, settings.public_url, Patience.of(settings.outbound))
     return Publisher(
         core.database, core.profile, patients, outbound, Origins(core.database, core.profile, mover, fetch), core.coord,
         pictures, settings.server.ae_title, None if elsewhere.submit_url or elsewhere.registry_url else withdraw)

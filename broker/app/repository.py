@@ -25,7 +25,7 @@ def registrar(core: Core, own: Registrar) -> Registrar:
     settings = core.settings
     url = settings.repository.registry_url
     if url:
-        return RemoteRegistrar(url, core.gate, settings.public_url, Patience(**settings.outbound.model_dump()))
+        return RemoteRegistrar(url, core.gate, settings.public_url, Patience.of(settings.outbound))
     return _OwnRegistry(core.gate, own, settings.public_url)
 
 

@@ -60,15 +60,18 @@ def _participants(event: AuditEvent, caller: Caller) -> str:
     human = f'<ActiveParticipant UserID={q(caller.user)} UserIsRequestor="true"/>' if caller.user else ""
     node = caller.node or caller.address or "unknown"
     return (
-        _participant(node, peer, requestor=not caller.user and not event.requestor_is_local, address=caller.address) + human
+        _participant(node, peer, requestor=not caller.user and not event.requestor_is_local, address=caller.address,
+                     shown=caller.certificate.subject if caller.certificate else "") + human
         + _participant(caller.local_node or "broker", ours, requestor=event.requestor_is_local))
 
 
-def _participant(user: str, role: str, *, requestor: bool, address: str = "") -> str:
+def _participant(user: str, role: str, *, requestor: bool, address: str = "", shown: str = "") -> str:
+    """Return a participant by what it calls itself, and as AlternativeUserID by the subject of the certificate it has shown."""
+    other = f" AlternativeUserID={q(shown)}" if shown else ""
     access = f' NetworkAccessPointID={q(address)} NetworkAccessPointTypeCode="2"' if address else ""
     code, text = _ROLES[role]
     return (
-        f'<ActiveParticipant UserID={q(user)} UserIsRequestor="{str(requestor).lower()}"{access}>'
+        f'<ActiveParticipant UserID={q(user)}{other} UserIsRequestor="{str(requestor).lower()}"{access}>'
         f"{_coded('RoleIDCode', code, 'DCM', text)}</ActiveParticipant>"
     )
 

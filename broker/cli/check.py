@@ -4,6 +4,7 @@ import ipaddress
 import json
 import os
 import stat
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +15,14 @@ from rich.table import Table
 from broker.cli._config import AsJson, ConfigFile, load
 from broker.cli._kept import kept
 from broker.config.profile import Profile
-from broker.config.settings import Settings
+from broker.config.settings import ConfigError, Settings
 from broker.db import Database, schema
 from broker.imaging.maker import second_location
 from broker.model.errors import Unavailable
 from broker.model.modes import FILE, too_loose
+from broker.security import certificates, tls
+
+_RENEW = timedelta(days=30)    # before its end somebody should know
 
 
 class Row(NamedTuple):
@@ -38,7 +42,8 @@ class Row(NamedTuple):
 def check(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Explain a configuration: region, hospitals, addresses, folders; exit status 1 when something would stop the start."""
     settings, profile = load(config)
-    rows = [*_facts(settings, profile), _security(settings), *_findings(settings), *_loose(settings, config)]
+    rows = [*_facts(settings, profile), _security(settings), *_findings(settings), *_loose(settings, config),
+            *_tls(settings)]
     if as_json:
         typer.echo(json.dumps([row._asdict() for row in rows], ensure_ascii=False))
     else:
@@ -87,6 +92,40 @@ def _stays_here(host: str) -> bool:
         return host == "localhost"
 
 
+def _tls(settings: Settings) -> list[Row]:
+    """Return which ports speak TLS, what of it cannot be used, and certificates that are not valid, or not for long."""
+    rows = []
+    for wire in tls.WIRES:
+        port = getattr(settings.tls, wire)
+        try:
+            if tls.server_context(f"tls.{wire}", port) is not None:
+                clients = "required" if port.client_required else "taken" if port.client_ca else "not asked for"
+                rows.append(Row(f"TLS of {wire}", f"{port.minimum} or higher, client certificates are {clients}"))
+        except ConfigError as error:
+            rows.append(Row(f"TLS of {wire}", str(error), ok=False))
+    try:
+        tls.client_context(settings.outbound)
+    except ConfigError as error:
+        rows.append(Row("TLS of our calls", str(error), ok=False))
+    if settings.tls.http.certificate and settings.public_url.startswith("http:"):
+        text = f"{settings.public_url}, but the port speaks TLS: it should begin with https"
+        rows.append(Row("server.public_url", text, ok=False))
+    return rows + [row for name, file in certificates.files(settings) if (row := _validity(name, file)) is not None]
+
+
+def _validity(name: str, file: Path) -> Row | None:
+    try:
+        begins, ends = certificates.validity(file)
+    except (OSError, ValueError):
+        return None         # said above
+    now = datetime.now(UTC)
+    if now < begins:
+        return Row(name, f"{file}: it is not valid before {begins:%Y-%m-%d %H:%M} UTC", ok=False)
+    if now >= ends:
+        return Row(name, f"{file}: it has expired on {ends:%Y-%m-%d %H:%M} UTC", ok=False)
+    return Row(name, f"{file}: valid until {ends:%Y-%m-%d}", warning=ends - now < _RENEW)
+
+
 def _findings(settings: Settings) -> list[Row]:
     return [*(_folder(one.name, one.path) for one in kept(settings) if one.mode != FILE), _store(settings)]
 
@@ -103,6 +142,11 @@ def _loose(settings: Settings, config: Path | None) -> list[Row]:
         Row(one.name, f"{one.path} has mode {_mode(one.path)}, it should have {one.mode:04o}: others may read patient data",
             warning=True)
         for one in kept(settings) if one.is_loose]
+    for wire in tls.WIRES:
+        port = getattr(settings.tls, wire)
+        key = port.key or port.certificate
+        if key is not None and key.exists() and too_loose(key, FILE):
+            found.append(Row(f"tls.{wire}.key", f"{key} has mode {_mode(key)} and holds a private key", warning=True))
     secret = any(":" in url.partition("://")[2].rpartition("@")[0] for url in (settings.database.url, settings.redis.url))
     if config is not None and secret and too_loose(config, FILE):
         found.append(Row("configuration", f"{config} has mode {_mode(config)} and holds a password", warning=True))

@@ -17,11 +17,12 @@ import typer
 from broker.cli import _log
 from broker.cli._config import ConfigFile, load
 from broker.cli._kept import kept
-from broker.config.settings import Settings
+from broker.config.settings import ConfigError, Settings
 from broker.db import Database, schema
 from broker.model.errors import Unavailable
 from broker.run import roles
 from broker.run.supervisor import supervise
+from broker.security import tls
 
 log = structlog.get_logger("broker.serve")
 
@@ -39,6 +40,11 @@ def serve(
     settings, profile = load(config)
     _log.configure(role or "supervisor")
     _raise_descriptor_limit()
+    try:
+        tls.check(settings)
+    except ConfigError as error:
+        typer.echo(f"broker: {error}", err=True)
+        raise typer.Exit(2) from error
     try:
         _prepare(settings, upgrade=role is None and not settings.database.url)
     except Unavailable as error:

@@ -5,10 +5,11 @@ region may decide is here; the code holds no OID, code or address of any region.
 """
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -166,6 +167,12 @@ class Profile(_Part):
     def hospital_by_ae(self, ae_title: str) -> Hospital | None:
         """Return the hospital that calls with this AE title."""
         return self._by_ae_title.get(ae_title)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with other values; what was looked up in this one is not known there."""
+        copy = super().model_copy(update=update, deep=deep)
+        copy.__dict__.pop("_by_ae_title", None)
+        return copy
 
     @cached_property
     def _by_ae_title(self) -> dict[str, Hospital]:

@@ -28,7 +28,7 @@ class Server(_Section):
     mllp_port: int = Field(2575, ge=0, le=65535, description="HL7 v2 over MLLP")
     dicom_port: int = Field(11112, ge=0, le=65535, description="DICOM")
     ae_title: str = Field("BROKER", min_length=1, max_length=16, description="our DICOM application entity title")
-    public_url: str = Field("", description="how others reach the HTTP port; empty = http://host:http_port")
+    public_url: str = Field("", description="how others reach the HTTP port; empty = http(s)://host:http_port")
     web_workers: int = Field(1, ge=1, le=64, description="web processes")
     threads: int = Field(32, ge=2, le=512, description="threads of a web process")
     retrieve_slots: int = Field(16, ge=1, le=512, description="retrieves at once in a web process; fewer than threads")
@@ -101,6 +101,28 @@ class OutboundSection(_Section):
     connect: float = Field(5.0, gt=0, description="seconds the registry or repository of others may take to accept a connection")
     silence: float = Field(60.0, gt=0, description="seconds such a peer may be silent")
     max_answer: int = Field(16 << 20, ge=1024, description="bytes of such a peer's answer")
+    ca: Path | None = Field(None, description="PEM file of the authorities of servers we call; empty = the system's")
+    certificate: Path | None = Field(None, description="PEM file with the certificate that we show to servers we call")
+    key: Path | None = Field(None, description="PEM file with its private key; empty = the certificate's file")
+
+
+class TlsPort(_Section):
+    """TLS of one port; with a certificate it speaks TLS only."""
+
+    certificate: Path | None = Field(None, description="PEM file with our certificate, then its chain; empty = no TLS")
+    key: Path | None = Field(None, description="PEM file with its private key, without password; empty = the certificate's file")
+    client_ca: Path | None = Field(None, description="PEM file of the authorities of clients' certificates; empty = none asked")
+    client_required: bool = Field(default=False, description="refuse clients that show no certificate of client_ca")
+    minimum: Literal["1.2", "1.3"] = Field("1.2", description="lowest version of TLS")
+
+
+class TlsSection(_Section):
+    """TLS of the ports."""
+
+    http: TlsPort = TlsPort()
+    mllp: TlsPort = TlsPort()
+    dicom: TlsPort = TlsPort()
+    handshake: float = Field(5.0, gt=0, description="seconds a handshake may take")
 
 
 class SecuritySection(_Section):
@@ -132,6 +154,7 @@ class Settings(BaseSettings):
     repository: RepositorySection = RepositorySection()
     registry: RegistrySection = RegistrySection()
     outbound: OutboundSection = OutboundSection()
+    tls: TlsSection = TlsSection()
     security: SecuritySection = SecuritySection()
     audit: AuditSection = AuditSection()
 
@@ -150,7 +173,8 @@ class Settings(BaseSettings):
     @property
     def public_url(self) -> str:
         """Base URL others reach us by, without a trailing slash."""
-        return self.server.public_url.rstrip("/") or f"http://{self.server.host}:{self.server.http_port}"
+        scheme = "https" if self.tls.http.certificate else "http"
+        return self.server.public_url.rstrip("/") or f"{scheme}://{self.server.host}:{self.server.http_port}"
 
     @property
     def database_url(self) -> str:
@@ -213,8 +237,14 @@ def first_problem(error: ValidationError) -> str:
 
 def _absolute(settings: Settings, base: Path) -> Settings:
     def under(section: _Section) -> _Section:
-        folder: Path | None = getattr(section, "folder", None)
-        return section.model_copy(update={"folder": base / folder}) if folder else section
+        found: dict[str, Any] = {}
+        for name in type(section).model_fields:
+            value = getattr(section, name)
+            if isinstance(value, Path):
+                found[name] = base / value
+            elif isinstance(value, _Section):
+                found[name] = under(value)
+        return section.model_copy(update=found) if found else section
 
-    sections = {n: under(getattr(settings, n)) for n in ("online", "archive", "repository", "audit")}
+    sections = {n: under(getattr(settings, n)) for n in ("online", "archive", "repository", "audit", "outbound", "tls")}
     return settings.model_copy(update={"data": base / settings.data, **sections})

@@ -5,7 +5,8 @@ Both are audited here, as the sending side (ITI TF-2 3.41.5.1, 3.42.5.1).
 
 import ssl
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Self
 from urllib.parse import urlsplit
 from xml.sax.saxutils import quoteattr
 
@@ -13,12 +14,14 @@ import httpx
 import structlog
 import tenacity
 
+from broker.config.settings import OutboundSection
 from broker.model.blob import Octets
 from broker.model.caller import Call, Caller
 from broker.model.errors import Problem, Rejected, TooLarge, Unavailable, XdsCode
 from broker.model.ids import new_uuid_urn
 from broker.model.transaction import AuditEvent, Message, Packaging, TransactionRow, Wire
 from broker.security.gate import Gate
+from broker.security.tls import client_context
 from broker.wire import envelope
 from broker.wire.ebxml import SUCCESS, RegistryResponse, Submission, read_registry_response
 from broker.wire.mime import SOAP_TYPE, BadMultipart, MtomBody, Multipart, content_id, content_type_parameters, limited
@@ -38,11 +41,18 @@ _ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """How long a peer may take, in seconds, and how much it may answer, in bytes."""
+    """How long a peer may take, in seconds, how much it may answer, in bytes, and how it is called over https."""
 
     connect: float = 5.0
     silence: float = 60.0
     max_answer: int = 16 << 20
+    tls: ssl.SSLContext = field(default_factory=ssl.create_default_context)
+
+    @classmethod
+    def of(cls, settings: OutboundSection) -> Self:
+        """Return what the settings say. Raise `ConfigError` where a certificate cannot be used."""
+        return cls(connect=settings.connect, silence=settings.silence, max_answer=settings.max_answer,
+                   tls=client_context(settings))
 
 
 class SoapOutbound:
@@ -89,7 +99,6 @@ class _Peer:
         self._row, self._what, self._url, self._gate = row, what, url, gate
         self._patience = patience or Patience()
         self._caller = Caller(node=url, address=urlsplit(url).hostname or "", local_node=own_node)
-        self._tls = ssl.create_default_context()
 
     def send(self, body: bytes, parts: tuple[Part, ...], submission: Submission) -> tuple[Problem, ...]:
         with self._gate.outgoing(self._row, self._caller) as facts:
@@ -116,7 +125,7 @@ class _Peer:
         refused = tenacity.retry_if_exception_type(httpx.ConnectError)
         attempts = tenacity.Retrying(
             retry=refused, stop=tenacity.stop_after_attempt(_ATTEMPTS), wait=tenacity.wait_exponential(0.1), reraise=True)
-        with httpx.Client(trust_env=False, verify=self._tls, timeout=timeout) as client:
+        with httpx.Client(trust_env=False, verify=self._patience.tls, timeout=timeout) as client:
             return attempts(self._attempt, client, content, headers)
 
     def _attempt(self, client: httpx.Client, content: Iterable[bytes], headers: dict[str, str]) -> bytes:

@@ -1,13 +1,43 @@
 """Who calls, and what an audit record needs to know of one call."""
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 from broker.model.ids import PatientId
 
 
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """The certificate a peer has shown, verified: its subject as in `CN=modality,O=Hospital`, the names it is valid for as in
+    `DNS:ct1.hospital` (subjectAltName), and the SHA-256 of its DER form in hexadecimal digits, by which one is known.
+    """
+
+    subject: str
+    names: tuple[str, ...]
+    fingerprint: str
+
+    @classmethod
+    def of(cls, der: bytes, fields: Mapping[str, Any]) -> Self:
+        """Make it of what `SSLSocket.getpeercert` returns in its two forms."""
+        subject = ",".join(
+            f"{_SHORT.get(key, key)}={value}" for part in reversed(fields.get("subject", ())) for key, value in part)
+        names = tuple(f"{kind}:{value}" for kind, value in fields.get("subjectAltName", ()))
+        return cls(subject, names, hashlib.sha256(der).hexdigest())
+
+
+# Attribute types of RFC 4514 section 3.
+_SHORT = {"commonName": "CN", "localityName": "L", "stateOrProvinceName": "ST", "organizationName": "O",
+          "organizationalUnitName": "OU", "countryName": "C", "streetAddress": "STREET", "domainComponent": "DC", "userId": "UID"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """The peer of one call. `node` is what it calls itself (AE title, MSH-4|MSH-3, reply address); all empty = anonymous."""
+    """The peer of one call. `node` is what it calls itself (AE title, MSH-4|MSH-3, reply address); all empty = anonymous.
+
+    `certificate` is what it has shown over TLS; None on a plain port, or where it showed none.
+    """
 
     node: str = ""
     address: str = ""
@@ -15,6 +45,7 @@ class Caller:
     role: str = ""
     purpose: str = ""
     local_node: str = ""
+    certificate: Certificate | None = None
 
 
 ANONYMOUS = Caller()

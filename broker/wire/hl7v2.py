@@ -82,17 +82,14 @@ class Deframer:
     def feed(self, data: bytes) -> None:
         """Add what was read."""
         self._buffer += data
+        self._skip()
 
     def take(self) -> bytes | None:
         """Return the next whole message without its frame, or None until more is fed."""
         buffer = self._buffer
-        if buffer[:1] != START:
-            begin = buffer.find(START)
-            del buffer[:begin if begin >= 0 else len(buffer)]
-            self._seen = 0
+        self._skip()
         end, length = self._end(buffer)
         if end < 0:
-            self._seen = len(buffer) - len(_WIDE_END) + 1
             self._check(len(buffer) - 1)
             return None
         begin = max(buffer.rfind(_RESTART, 0, end), 0) + 1
@@ -103,17 +100,32 @@ class Deframer:
         self._seen = 0
         return message
 
+    def _skip(self) -> None:
+        """Drop what stands before a block."""
+        buffer = self._buffer
+        if buffer[:1] != START:
+            begin = buffer.find(START)
+            del buffer[:begin if begin >= 0 else len(buffer)]
+            self._seen = 0
+
     def _end(self, buffer: bytearray) -> tuple[int, int]:
         """Return where the first block ends, and how long its mark is; a negative number when it has not ended."""
         seen = max(self._seen, 1)
         end = buffer.find(END, seen)
         wide = buffer.find(_WIDE_END, seen, end if end >= 0 else len(buffer))
+        if max(wide, end) < 0:
+            self._seen = len(buffer) - len(_WIDE_END) + 1
         return (wide, len(_WIDE_END)) if wide >= 0 else (end, len(END))
 
     @property
     def inside(self) -> bool:
         """Say whether a block has begun and not ended."""
         return bool(self._buffer)
+
+    @property
+    def ready(self) -> bool:
+        """Say whether `take` would give a message, or refuse one that is too long."""
+        return len(self._buffer) > self._limit + 1 or self._end(self._buffer)[0] >= 0
 
     @property
     def lacks_cr(self) -> bool:

@@ -89,9 +89,11 @@ def _settings(where: Path, *, fsync: bool, receivers: int) -> Settings:
 
 
 @contextlib.contextmanager
-def _broker(where: Path, *, fsync: bool = False, receivers: int = 1) -> Iterator[_Broker]:
-    """Run receivers as `broker serve` does."""
-    made = _settings(where, fsync=fsync, receivers=receivers)
+def receiving(
+    where: Path, *, fsync: bool = False, receivers: int = 1, tls: Callable[[Settings], Settings] = lambda made: made,
+) -> Iterator[_Broker]:
+    """Run receivers as `broker serve` does; `tls` changes their settings."""
+    made = tls(_settings(where, fsync=fsync, receivers=receivers))
     with scene.parts(made):
         pass
     command = [sys.executable, "-m", "broker", "serve", "--role", "receiver", "--config", str(where / "broker.toml")]
@@ -106,10 +108,10 @@ def _broker(where: Path, *, fsync: bool = False, receivers: int = 1) -> Iterator
         yield _Broker(made, pids, store)
 
 
-def _send(folders: Sequence[Path], port: int, called: str, senders: int) -> None:
+def _send(folders: Sequence[Path], port: int, called: str, senders: int, options: Sequence[str] = ()) -> None:
     """Send the files of these folders, each sender its share over one association."""
     running = [
-        subprocess.Popen(["storescu", "-R", "+sd", "+r", "-aet", _SENDER, "-aec", called, "127.0.0.1", str(port),
+        subprocess.Popen(["storescu", *options, "-R", "+sd", "+r", "-aet", _SENDER, "-aec", called, "127.0.0.1", str(port),
                           *map(str, folders[number::senders])], env=_ENVIRONMENT)
         for number in range(senders)]
     # without a timeout: with one, Python looks every 50 ms only
@@ -151,11 +153,11 @@ def _storescp(where: Path, *options: str) -> Iterator[_Storescp]:
         yield _Storescp(folder, port)
 
 
-class _Receive:
+class Receive:
     """Rounds of C-STORE: `senders` associations at once, all studies, into us and into a peer."""
 
-    def __init__(self, broker: _Broker, sent: Pictures, senders: int, notes: Notes) -> None:
-        self._broker, self._sent, self._senders, self._notes = broker, sent, senders, notes
+    def __init__(self, broker: _Broker, sent: Pictures, senders: int, notes: Notes, options: Sequence[str] = ()) -> None:
+        self._broker, self._sent, self._senders, self._notes, self._options = broker, sent, senders, notes, options
         self.count = STUDIES * SLICES
         self._processor = 0.0
         self._rounds = 0
@@ -170,7 +172,7 @@ class _Receive:
         return rate
 
     def _into_us(self) -> None:
-        _send(self._sent.studies, self._broker.settings.server.dicom_port, "BROKER", self._senders)
+        _send(self._sent.studies, self._broker.settings.server.dicom_port, "BROKER", self._senders, self._options)
         self._broker.indexed(self.count)
 
     def peer(self, port: int, called: str, clear: Callable[[], object]) -> float:
@@ -190,9 +192,9 @@ class _Receive:
 def _receive(notes: Notes, *, size: int = _LARGE, senders: int = 1, receivers: int = 1, fsync: bool = False) -> Iterator[Round]:
     sent = pictures.made(size)
     options = ["--fork"] if senders > 1 else []
-    with scene.folder() as where, _broker(where, fsync=fsync, receivers=receivers) as broker, \
+    with scene.folder() as where, receiving(where, fsync=fsync, receivers=receivers) as broker, \
             _storescp(where, *options) as peer:
-        work = _Receive(broker, sent, senders, notes)
+        work = Receive(broker, sent, senders, notes)
         yield lambda: (work.ours(), work.peer(peer.port, "STORESCP", lambda: peer.clear(work.count)))
         work.say()
         if receivers > 1:
@@ -204,8 +206,8 @@ def _receive(notes: Notes, *, size: int = _LARGE, senders: int = 1, receivers: i
 @contextlib.contextmanager
 def _receive_files(notes: Notes, *, senders: int = 1, receivers: int = 1) -> Iterator[Round]:
     sent = pictures.made(_LARGE)
-    with scene.folder() as where, _broker(where, fsync=True, receivers=receivers) as broker:
-        work = _Receive(broker, sent, senders, notes)
+    with scene.folder() as where, receiving(where, fsync=True, receivers=receivers) as broker:
+        work = Receive(broker, sent, senders, notes)
         yield lambda: (work.ours(), files.rate(sent.studies, where / "files"))
         work.say()
         notes.add("file and folder fsynced before each answer; the peer is one process that has the bytes already")
@@ -214,9 +216,9 @@ def _receive_files(notes: Notes, *, senders: int = 1, receivers: int = 1) -> Ite
 @contextlib.contextmanager
 def _receive_orthanc(notes: Notes) -> Iterator[Round]:
     sent = pictures.made(_LARGE)
-    with scene.folder() as where, _broker(where) as broker, Orthanc(
+    with scene.folder() as where, receiving(where) as broker, Orthanc(
             where / "orthanc", "ORTHANC", broker.settings.server.dicom_port) as orthanc:
-        work = _Receive(broker, sent, 1, notes)
+        work = Receive(broker, sent, 1, notes)
         yield lambda: (work.ours(), work.peer(orthanc.port, "ORTHANC", orthanc.clear))
         work.say()
 
@@ -306,14 +308,14 @@ def _retrieve(where: Path, broker: _Broker, others: Mapping[str, int], route: st
 
 @contextlib.contextmanager
 def _move(notes: Notes) -> Iterator[Round]:
-    with scene.folder() as where, _broker(where) as broker, _storescp(where) as peer, _retrieve(
+    with scene.folder() as where, receiving(where) as broker, _storescp(where) as peer, _retrieve(
             where, broker, {"STORESCP": peer.port}, "move", notes) as work:
         yield lambda: (work.ours(), work.elsewhere(peer))
 
 
 @contextlib.contextmanager
 def _get(notes: Notes) -> Iterator[Round]:
-    with scene.folder() as where, _broker(where) as broker, _retrieve(where, broker, {}, "get", notes) as work:
+    with scene.folder() as where, receiving(where) as broker, _retrieve(where, broker, {}, "get", notes) as work:
         yield lambda: (work.ours(), work.getscu(where / "getscu"))
 
 

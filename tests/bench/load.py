@@ -1,12 +1,14 @@
-"""A light load: `python -m tests.bench.load PORT CONNECTIONS SECONDS FIRST FILE EXPECT` prints requests and seconds.
+"""A light load: `python -m tests.bench.load PORT CONNECTIONS SECONDS FIRST FILE EXPECT [CA]` prints requests and seconds.
 
 FILE is a JSON list of requests, sent in turn; `@@@@@@@@` in one becomes a number of eight digits, counted from FIRST.
+With CA, a file of certificates, connections are of TLS.
 One connection has one request on its way. Every answer must be a 200 with EXPECT in its last 2 KB.
 """
 
 import json
 import selectors
 import socket
+import ssl
 import sys
 import time
 from dataclasses import dataclass, field
@@ -45,8 +47,26 @@ class Connection:
         return True
 
 
-def main(port: int, connections: int, seconds: float, first: int, file: Path, expect: bytes) -> None:
+def connect(port: int, context: ssl.SSLContext | None) -> socket.socket:
+    """Return a connection, of TLS where there is a context."""
+    peer = socket.create_connection(("127.0.0.1", port))
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return context.wrap_socket(peer, server_hostname="localhost") if context else peer
+
+
+def read(peer: socket.socket) -> bytes:
+    """Return what is there."""
+    data = peer.recv(1 << 18)
+    while isinstance(peer, ssl.SSLSocket) and peer.pending():
+        data += peer.recv(1 << 18)
+    return data
+
+
+def main(port: int, connections: int, seconds: float, first: int, file: Path, expect: bytes, authority: str = "") -> None:
     """Run the load."""
+    context = ssl.create_default_context(cafile=authority) if authority else None
+    if context:
+        context.maximum_version = ssl.TLSVersion.TLSv1_2    # in 1.3 tickets come unasked and look like an answer
     requests = [(text.encode().split(_MARK)) for text in json.loads(file.read_text("utf-8"))]
     selector = selectors.DefaultSelector()
     number = first
@@ -61,7 +81,7 @@ def main(port: int, connections: int, seconds: float, first: int, file: Path, ex
         while time.perf_counter() < until:
             for key, _ in selector.select(5):
                 connection = key.data
-                data = connection.peer.recv(1 << 18)
+                data = read(connection.peer)
                 if not data:
                     raise SystemExit("the server closed a connection")
                 if connection.take(data, expect):
@@ -70,8 +90,7 @@ def main(port: int, connections: int, seconds: float, first: int, file: Path, ex
         return count
 
     for _ in range(connections):
-        peer = socket.create_connection(("127.0.0.1", port))
-        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peer = connect(port, context)
         connection = Connection(peer)
         selector.register(peer, selectors.EVENT_READ, connection)
         send(connection)
@@ -82,4 +101,5 @@ def main(port: int, connections: int, seconds: float, first: int, file: Path, ex
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5]), sys.argv[6].encode())
+    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5]), sys.argv[6].encode(),
+         *sys.argv[7:])

@@ -153,9 +153,15 @@ def post(path: str, body: bytes, content_type: str = "application/soap+xml; char
 
 
 class Load:
-    """Sends prepared requests over several kept connections from a process of its own; see `load`."""
+    """Sends prepared requests over several kept connections from a process of its own; see `load`.
 
-    def __init__(self, where: Path, requests: list[str], seconds: float = 1.5, connections: int = 4) -> None:
+    With the certificate of an `authority` they are of TLS.
+    """
+
+    def __init__(
+        self, where: Path, requests: list[str], seconds: float = 1.5, connections: int = 4, authority: Path | None = None,
+    ) -> None:
+        self._authority = [str(authority)] if authority else []
         self._file, self._seconds, self._connections = where / "requests.json", seconds, connections
         self._file.write_text(json.dumps(requests), "utf-8")
         self._first = 10_000_000
@@ -164,7 +170,7 @@ class Load:
         """Return requests/s. Every answer must be a 200 with `expect` in it."""
         done = subprocess.run(
             [sys.executable, "-m", "tests.bench.load", str(port), str(self._connections), str(self._seconds), str(self._first),
-             str(self._file), expect.decode()], capture_output=True, text=True, check=False, timeout=120)
+             str(self._file), expect.decode(), *self._authority], capture_output=True, text=True, check=False, timeout=120)
         assert done.returncode == 0, done.stderr
         count, passed = done.stdout.split()
         self._first += int(count) + 1000

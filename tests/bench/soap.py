@@ -4,7 +4,7 @@ import contextlib
 import io
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,11 @@ def _ask(patient: PatientId) -> bytes:
     body = write_query_request(
         _QUERY, {"$XDSDocumentEntryPatientId": str(patient), "$XDSDocumentEntryStatus": [APPROVED]})
     return write_request(body, action=iti18_query.ACTION, to="http://127.0.0.1/xds/registry", message_id="urn:uuid:bench")
+
+
+def queries(app: App, patients: Sequence[PatientId] = ()) -> list[str]:
+    """Return stored queries as HTTP requests, of these patients, else of some that are registered for them."""
+    return [scene.post(_REGISTRY, _ask(patient)).decode() for patient in patients or _fill(app)]
 
 
 def _query_floor(app: App, patient: PatientId, where: Path) -> Path:
@@ -119,9 +124,9 @@ def _iti18_http(notes: Notes) -> Iterator[Round]:
     with scene.folder() as where:
         settings = scene.settings(where)
         with scene.parts(settings) as app:
-            patients = _fill(app)
+            requests = queries(app, patients := _fill(app))
             file = _query_floor(app, patients[0], where)
-        load = scene.Load(where, [scene.post(_REGISTRY, _ask(patient)).decode() for patient in patients])
+        load = scene.Load(where, requests)
         with scene.web(settings) as pid, _served_floor(settings, file, where) as port:
             yield lambda: (
                 load.rate(settings.server.http_port, b"</s:Envelope>"), load.rate(port, b"</s:Envelope>"))

@@ -10,12 +10,12 @@ from broker.config.settings import Settings
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def settings_keys() -> list[str]:
+def settings_keys(model: type[BaseModel] = Settings, before: str = "") -> list[str]:
     keys = []
-    for name, field in Settings.model_fields.items():
+    for name, field in model.model_fields.items():
         kind = field.annotation
         nested = isinstance(kind, type) and issubclass(kind, BaseModel)
-        keys += [f"{name}.{key}" for key in kind.model_fields] if nested else [name]  # type: ignore[union-attr]  # a model class
+        keys += settings_keys(kind, f"{before}{name}.") if nested else [before + name]  # type: ignore[arg-type]  # a model class
     return keys
 
 

@@ -11,6 +11,7 @@ from typing import Self
 
 from broker.edge.dimse import pdata
 from broker.edge.dimse.pdata import CommandSet
+from tests.helpers.dial import dial
 from tests.helpers.waiting import PATIENCE
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -65,7 +66,7 @@ class Parrot:
     """A connection that says what it is told and reads what comes."""
 
     def __init__(self, port: int = 0, connection: socket.socket | None = None) -> None:
-        self.socket = connection or socket.create_connection(("127.0.0.1", port), 10)
+        self.socket = connection or dial(port)
         self.socket.settimeout(PATIENCE)
         self.proposed: list[tuple[int, str, str]] = []
 

@@ -5,17 +5,17 @@
 
 import contextlib
 import io
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from broker.audit.spool import AuditLog
-from broker.config.settings import Server, Settings
+from broker.config.settings import Server, Settings, TlsSection
+from broker.edge.door.tls import PEER_CERTIFICATE
 from broker.edge.http import routes
 from broker.edge.http.server import serve
 from broker.model.blob import CHUNK, FileSlice, Octets, Spooled
@@ -38,6 +38,7 @@ from broker.wire.mime import MtomBody, Multipart, content_id, content_type_param
 from broker.wire.soap import Part, SoapReply, SoapRequest, SoapTransaction
 from broker.wire.xml import RAD, XDS, Element, parse
 from broker.wire.xop import resolve
+from tests.helpers.dial import dial
 from tests.helpers.ports import free_port
 from tests.helpers.waiting import PATIENCE
 
@@ -203,7 +204,15 @@ def bench(folder: Path, **server: Any) -> Bench:
     actor = Actor(settings.documents_folder / ".spool")
     gate = Gate(Open(), AuditLog(settings.audit_folder, "test", "test"))
     served: list[SoapTransaction] = [ServedTransaction(row, actor) for row in ROWS]
-    return Bench(settings, actor, routes.build(served, gate, settings, {"/healthz": _healthz}))
+    return Bench(settings, actor, routes.build(served, gate, settings, {"/healthz": _healthz, "/who": _who}))
+
+
+def _who(environ: Mapping[str, Any], start_response: Any) -> Iterable[bytes]:
+    """Answer with what the caller has shown, and how it called."""
+    shown = environ.get(PEER_CERTIFICATE)
+    body = "\n".join([environ["wsgi.url_scheme"], *((shown.subject, shown.fingerprint) if shown else ())]).encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
 
 
 def _healthz(_environ: Any, start_response: Any) -> Iterable[bytes]:
@@ -307,10 +316,10 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(folder: Path, **server: Any) -> Iterator[Served]:
-    """Serve the rows with gunicorn in a child process until left."""
+def served(folder: Path, tls: TlsSection | None = None, **server: Any) -> Iterator[Served]:
+    """Serve the rows with gunicorn in a child process until left; where it speaks TLS, it must be possible to `dial` it."""
     port = free_port()
-    settings = Settings(data=folder, server=Server(http_port=port, **server))
+    settings = Settings(data=folder, server=Server(http_port=port, **server), tls=tls or TlsSection())
     (folder / "settings.json").write_text(settings.model_dump_json())
     process = subprocess.Popen([sys.executable, "-m", "tests.helpers.soap", str(folder / "settings.json")])
     try:
@@ -322,9 +331,9 @@ def served(folder: Path, **server: Any) -> Iterator[Served]:
 
 
 def _await(port: int, process: "subprocess.Popen[bytes]") -> None:
-    for _ in range(200):
+    for _ in range(600):
         assert process.poll() is None, "the server did not start"
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as probe:
+        with contextlib.suppress(OSError), dial(port, 1) as probe:
             probe.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             if probe.recv(100).startswith(b"HTTP/1.1 200"):
                 return

@@ -9,8 +9,10 @@ from broker.config.profile import Profile
 from broker.config.settings import Settings
 from broker.edge.dimse import c_echo, c_store
 from broker.edge.dimse.association import Implementation
+from broker.edge.dimse.pending import Pending
 from broker.edge.dimse.server import Server, Service
 from broker.edge.dimse.session import Session
+from broker.edge.door.waiting import port_of
 from broker.model.caller import Caller
 from broker.model.ports import Received
 from broker.security.gate import Gate
@@ -31,7 +33,7 @@ class Listener:
         self._stopping = threading.Event()
         self._server = Server(Service(
             settings.server, profile, Implementation(IMPLEMENTATION_UID, IMPLEMENTATION_VERSION, LONGEST_PDU),
-            self._open_session, self._stopping))
+            self._open_session, port_of("tls.dicom", settings.tls.dicom, settings.tls.handshake), self._stopping))
 
     @property
     def port(self) -> int:
@@ -47,6 +49,7 @@ class Listener:
         while self._server.associations and time.monotonic() < until:
             time.sleep(0.05)
 
-    def _open_session(self, calling: str, address: str, classes: frozenset[str]) -> Session:
-        caller = Caller(node=calling, address=address, local_node=self._settings.ae_title)
+    def _open_session(self, calling: str, peer: Pending, classes: frozenset[str]) -> Session:
+        caller = Caller(
+            node=calling, address=peer.address, local_node=self._settings.ae_title, certificate=peer.certificate)
         return Session(self._received, self._gate, self._profile, caller, self._settings.max_body, classes)

@@ -5,11 +5,14 @@ It moves data sets from the socket to their file without ever holding one.
 
 import contextlib
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from broker.edge.door import tls
 
 CLASS, FIELD, MESSAGE_ID, RESPONDED_TO = 0x0002, 0x0100, 0x0110, 0x0120
 DESTINATION, PRIORITY, DATA_SET, STATUS, INSTANCE = 0x0600, 0x0700, 0x0800, 0x0900, 0x1000
@@ -166,6 +169,7 @@ class UpperLayer:
         heard: Callable[[float, int], None] | None = None,
     ) -> None:
         self._sock, self.limits, self._patience, self._heard = sock, limits, patience, heard
+        self._read = self._read_records if isinstance(sock, ssl.SSLSocket) else self._read_socket
         self._buffer = bytearray(_BUFFER)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
@@ -179,9 +183,13 @@ class UpperLayer:
     def begin(self) -> None:
         """Set the socket's options. Raise OSError when it is dead already.
 
-        The kernel keeps the time: a timeout of Python's costs a poll() before each call, and knows no MSG_WAITALL.
+        On a plain socket the kernel keeps the time: a timeout of Python's costs a poll() before each call, and knows no
+        MSG_WAITALL. With TLS it is Python's: it polls only when OpenSSL has nothing, and without one would never say so.
         """
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if isinstance(self._sock, ssl.SSLSocket):
+            self._sock.settimeout(TICK)
+            return
         self._sock.settimeout(None)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(TICK))
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(self.limits.send))
@@ -219,8 +227,13 @@ class UpperLayer:
     def send(self, data: bytes) -> None:
         """Send whole PDUs. Raise OSError when the peer does not take them in time."""
         try:
-            self._sock.sendall(data)
-        except BlockingIOError:
+            if isinstance(self._sock, ssl.SSLSocket):
+                self._sock.settimeout(self.limits.send)
+                self._sock.sendall(data)
+                self._sock.settimeout(TICK)
+            else:
+                self._sock.sendall(data)
+        except (BlockingIOError, TimeoutError):
             raise TimeoutError("what was sent was not taken in time") from None
         self.acknowledge_now()
 
@@ -231,8 +244,7 @@ class UpperLayer:
 
     def wake(self) -> None:
         """End the wait of the thread that reads: it finds the connection closed. For another thread."""
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RD)
+        tls.cut(self._sock, socket.SHUT_RD)
 
     def released(self) -> None:
         """Answer the peer's release and let it close first."""
@@ -254,6 +266,7 @@ class UpperLayer:
     def close(self) -> None:
         """Close the socket."""
         with contextlib.suppress(OSError):
+            tls.finish(self._sock)
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
 
@@ -290,8 +303,8 @@ class UpperLayer:
         silent, since = 0.0, time.monotonic()
         while True:
             try:
-                count = self._sock.recv_into(self._view[self._end:], min(due, _BUFFER), socket.MSG_WAITALL if due else 0)
-            except BlockingIOError:
+                count = self._read(due)
+            except (BlockingIOError, TimeoutError):
                 silent += TICK
                 self._patience(silent)
                 continue
@@ -304,6 +317,25 @@ class UpperLayer:
             self._end += count
             self._patience(0.0)
             return
+
+
+    def _read_socket(self, due: int) -> int:
+        return self._sock.recv_into(self._view[self._end:], min(due, _BUFFER), socket.MSG_WAITALL if due else 0)
+
+    def _read_records(self, due: int) -> int:
+        """Read as `_read_socket` does. OpenSSL gives a record at once, of 16 KB at most: they are put together here."""
+        until = time.monotonic() + TICK
+        count = self._sock.recv_into(self._view[self._end:])
+        most = min(due, _BUFFER)
+        while 0 < count < most and time.monotonic() < until:
+            try:
+                more = self._sock.recv_into(self._view[self._end + count:most])
+            except TimeoutError:
+                break
+            if not more:
+                break
+            count += more
+        return count
 
 
 def _one_more(empty: int) -> int:

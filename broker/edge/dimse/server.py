@@ -15,9 +15,11 @@ from broker.edge.dimse import association, contexts
 from broker.edge.dimse.acceptor import AcceptedAssociation
 from broker.edge.dimse.association import Answered, Context, Implementation
 from broker.edge.dimse.pdata import ProtocolError
-from broker.edge.dimse.pending import PendingConnections, Refusal
+from broker.edge.dimse.pending import Pending, PendingConnections, Refusal
 from broker.edge.dimse.places import Place, Places
 from broker.edge.dimse.session import Session
+from broker.edge.door import tls
+from broker.edge.door.waiting import Tls
 from broker.model.ids import is_uid
 
 _HANDSHAKE = 5.0        # seconds to ask for an association once connected
@@ -37,7 +39,8 @@ class Service:
     settings: ServerSettings
     profile: Profile
     implementation: Implementation
-    open_session: Callable[[str, str, frozenset[str]], Session]     # calling AE title, address, classes that are taken
+    open_session: Callable[[str, Pending, frozenset[str]], Session]     # calling AE title, who it is, classes that are taken
+    port: Tls | None
     stopping: threading.Event
 
 
@@ -57,7 +60,8 @@ class Server:
         self._told: set[tuple[str, str]] = set()
         self.port: int = self._socket.getsockname()[1]
         self._pending = PendingConnections(
-            self._socket, settings.waiting_connections, min(_HANDSHAKE, settings.io_timeout), self._judge, self._enter)
+            self._socket, settings.waiting_connections, min(_HANDSHAKE, settings.io_timeout), self._judge, self._enter,
+            service.port)
 
     @property
     def associations(self) -> int:
@@ -84,15 +88,15 @@ class Server:
             return Refusal(association.CALLING_UNKNOWN, f"calling AE title {said.calling!a} belongs to no hospital")
         return None
 
-    def _enter(self, sock: socket.socket, address: str, request: bytes) -> Refusal | None:
+    def _enter(self, peer: Pending) -> Refusal | None:
         """Begin the association of one that asked for it whole, where there is room."""
-        calling = association.read_head(request).calling
+        calling = association.read_head(peer.request).calling
         hospital = self._hospitals[calling]
-        place = self._places.take(hospital, address)
+        place = self._places.take(hospital, peer.address)
         if place is None:
             return Refusal(association.NO_ROOM, f"hospital {hospital.key} has no place left")
         thread = threading.Thread(
-            target=self._run, args=(sock, place, calling, request), name=f"association-{hospital.key}", daemon=True)
+            target=self._run, args=(peer, place, calling), name=f"association-{hospital.key}", daemon=True)
         try:
             thread.start()
         except RuntimeError:    # the system gives no more threads
@@ -100,10 +104,11 @@ class Server:
             return Refusal(association.NO_ROOM, "no thread can be started")
         return None
 
-    def _run(self, sock: socket.socket, place: Place, calling: str, request: bytes) -> None:
+    def _run(self, peer: Pending, place: Place, calling: str) -> None:
         """Serve one association, from its request to its end. For a thread of its own."""
+        sock = peer.sock
         try:
-            self._associate(sock, place, calling, request)
+            self._associate(peer, place, calling)
         except ProtocolError as error:
             self._end(sock, place, str(error), association.INVALID)
         except OSError as error:
@@ -130,8 +135,8 @@ class Server:
         log.warning("association refused", hospital=place.hospital.key, address=place.address, reason=reason)
         _refuse(sock, answer)
 
-    def _associate(self, sock: socket.socket, place: Place, calling: str, request: bytes) -> None:
-        service = self._service
+    def _associate(self, peer: Pending, place: Place, calling: str) -> None:
+        service, sock, request = self._service, peer.sock, bytes(peer.request)
         sock.settimeout(service.settings.io_timeout)
         asked = association.read_request(request)
         if asked.application != association.APPLICATION_CONTEXT:
@@ -140,7 +145,7 @@ class Server:
         classes = contexts.taken(place.hospital)
         answered = _answers(asked.contexts, classes)
         self._tell_private(place.hospital.key, {context.abstract for context in asked.contexts} - classes)
-        session = service.open_session(calling, place.address, classes)
+        session = service.open_session(calling, peer, classes)
         syntaxes = {context.number: context.syntax for context in answered if context.result == association.TAKEN}
         place.served = served = AcceptedAssociation(
             sock, syntaxes, asked.length, session, service.settings, service.stopping, place)
@@ -163,8 +168,7 @@ def _refuse(sock: socket.socket, pdu: bytes) -> None:
     """Say no. What came behind the request is read first: a close over unread bytes makes the kernel drop our answer."""
     with contextlib.suppress(OSError):      # BlockingIOError: there is nothing more
         sock.sendall(pdu)
-        sock.shutdown(socket.SHUT_WR)
-        sock.setblocking(False)
+        tls.finish(sock)
         for _ in range(_PIECES):
             if not sock.recv(_PIECE):
                 return

@@ -96,6 +96,39 @@ class Shares(Generic[T]):
         return [] if peer is None else list(self._peers[peer])
 
 
+class Held(Generic[T]):
+    """How many bytes each member has in memory; all together may have `most`. Not for several threads at once."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self.total = most, 0
+        self._counts: dict[str, dict[T, int]] = {}
+
+    def note(self, member: T, count: int) -> None:
+        """Say how many bytes a member has."""
+        if not count:
+            self.discard(member)
+            return
+        counts = self._counts.setdefault(member.peer, {})
+        self.total += count - counts.get(member, 0)
+        counts[member] = count
+
+    def discard(self, member: T) -> None:
+        """Say that a member has none."""
+        counts = self._counts.get(member.peer)
+        if counts is not None:
+            self.total -= counts.pop(member, 0)
+            if not counts:
+                del self._counts[member.peer]
+
+    @property
+    def excess(self) -> T | None:
+        """The one that has to give its bytes up, where there are too many: the first of the peer that has most."""
+        if self.total <= self._most:
+            return None
+        peer = max(self._counts, key=lambda peer: sum(self._counts[peer].values()))
+        return next(iter(self._counts[peer]))
+
+
 class Slots:
     """So many slots, an eighth of them only for peers that have none. Safe to share between threads."""
 

@@ -9,18 +9,18 @@ import selectors
 import socket
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
-import structlog
 from gunicorn import util
 from gunicorn.http.wsgi import Response
-from gunicorn.workers.gthread import PollableMethodQueue
 
+from broker.edge.door import tls
+from broker.edge.door.calls import Calls
 from broker.edge.door.rate import MinimumRate
 from broker.edge.door.shares import Shares
+from broker.edge.door.waiting import log_bug
 
 _PATIENCE = 1.0             # seconds a thread waits for a peer that takes its answer slowly, in all
 _LOOK = 250                 # milliseconds between two looks whether it does
@@ -28,8 +28,6 @@ _FAST = 1 << 20             # bytes a second that are not slow
 _TOGETHER = 64 << 10        # bytes that are sent in one go with the head
 _ANSWERS = 256              # slow answers at once in a process
 _HELD = 64 << 20            # bytes of them in memory
-
-log = structlog.get_logger("broker.http")
 
 
 @runtime_checkable
@@ -100,7 +98,7 @@ class Answer(Response):
         while rest:
             try:
                 sent = self.sock.send(rest)
-            except BlockingIOError:
+            except tls.NOT_NOW:
                 self._await(rest)
             else:
                 self.out += sent
@@ -164,19 +162,17 @@ class SlowAnswers:
     def __init__(self, min_rate: int, silence: float) -> None:
         self._min_rate, self._silence = min_rate, silence
         self._selector = selectors.DefaultSelector()
-        self._calls = PollableMethodQueue()
+        self._calls = Calls(self._selector)
         self._all: Shares[_Slow] = Shares()
 
     def start(self) -> None:
         """Begin; the thread ends with its process."""
-        self._calls.init()
-        self._selector.register(self._calls.fileno(), selectors.EVENT_READ, self._calls.run_callbacks)
         threading.Thread(target=self._run, name="slow-answers", daemon=True).start()
 
     def take(self, answer: Answer, peer: str, rest: memoryview, pieces: Iterator[bytes], ended: Callable[[bool], None]) -> None:
         """Go on with an answer, from any thread. `ended(whole)` is called once, in another thread."""
         rate = MinimumRate(self._min_rate, self._silence)
-        self._calls.defer(self._add, _Slow(answer, peer, rest, pieces, rate, ended))
+        self._calls.leave(partial(self._add, _Slow(answer, peer, rest, pieces, rate, ended)))
 
     def _add(self, slow: _Slow) -> None:
         self._all.add(slow)
@@ -200,7 +196,7 @@ class SlowAnswers:
             return
         try:
             whole = slow.go_on()
-        except BlockingIOError:
+        except tls.NOT_NOW:
             return
         except OSError:
             self._end(slow, whole=False)
@@ -218,8 +214,3 @@ class SlowAnswers:
             slow.ended(whole)
         except Exception as error:  # noqa: BLE001 - as above
             log_bug(error)
-
-
-def log_bug(error: Exception) -> None:
-    """Log a bug: its kind and where it happened, without the peer's words."""
-    log.error("bug", error=type(error).__name__, frames="".join(traceback.format_tb(error.__traceback__)))

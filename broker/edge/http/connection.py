@@ -4,7 +4,6 @@ A body of a known, small size, or a chunked one that ends soon, is gathered here
 gunicorn's parser; what it leaves open of RFC 9112 is refused here.
 """
 
-import contextlib
 import errno
 import math
 import re
@@ -19,8 +18,9 @@ from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn
 
 from broker.config.settings import Server as ServerSettings
+from broker.edge.door import tls
 from broker.edge.door.rate import MinimumRate
-from broker.edge.door.shares import peer_of
+from broker.edge.door.waiting import Waiting
 
 GATHERED = 256 << 10        # bytes of a body that are gathered before a thread is asked for
 _WINDOW = 1.0               # seconds of waiting by which the speed of a body is measured
@@ -183,18 +183,15 @@ class Chunks:
         self._skip = count + 2 if count else 0
 
 
-class Connection(TConn):
-    """A connection with what came of the next request. `until` ends its waiting (monotonic seconds)."""
+class Connection(Waiting, TConn):
+    """A connection with what came of the next request."""
 
     def __init__(self, settings: ServerSettings, cfg: Any, sock: socket.socket, client: Any, server: Any) -> None:
-        super().__init__(cfg, sock, client, server)
+        TConn.__init__(self, cfg, sock, client, server)
+        Waiting.__init__(self, sock, client[0] if client else "")
         self.settings = settings
-        self.peer = peer_of(client[0] if client else "")
         self.head = bytearray()
         self.request: Request | None = None
-        self.polled = False         # in the poller of the main thread
-        self.counted = 0            # bytes of the body that are counted as held in memory
-        self.until = 0.0
         self.heard_at = 0.0
         self.leftover = 0
         self._empty_lines = 0
@@ -297,8 +294,11 @@ class Connection(TConn):
     def give_way(self) -> None:
         """End the reading of a body that a thread waits for; it is answered like one that came too slowly."""
         self.unreader.end = "late"
-        with contextlib.suppress(OSError):      # the peer is gone already
-            self.sock.shutdown(socket.SHUT_RD)
+        tls.cut(self.sock, socket.SHUT_RD)
+
+    def close(self, graceful: bool = False) -> None:  # noqa: ARG002 - gunicorn's signature
+        """Close the socket, at once."""
+        tls.close(self.sock)
 
 
 def _refusal(error: Exception) -> Refused:

@@ -10,6 +10,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from broker.config.settings import Settings
+from broker.edge.door.waiting import port_of
 from broker.edge.http.routes import Application
 from broker.edge.http.worker import worker_for
 from broker.model.modes import PRIVATE, UMASK, make_folder
@@ -45,14 +46,15 @@ class _Server(BaseApplication):
         super().__init__()
 
     def load_config(self) -> None:
-        server = self._settings.server
+        server, tls = self._settings.server, self._settings.tls
+        port = port_of("tls.http", tls.http, tls.handshake)
         # No header may say where a request came from or which path it is for: what stands before us is nobody we know.
         for name in ("forwarded_allow_ips", "forwarder_headers", "proxy_allow_ips"):
             self.cfg.set(name, "")
         for name, value in {
             "secure_scheme_headers": {}, "header_map": "drop", "umask": UMASK,
             "bind": f"{_bracketed(server.host)}:{server.http_port}",
-            "workers": server.web_workers, "worker_class": worker_for(server), "backlog": _BACKLOG,
+            "workers": server.web_workers, "worker_class": worker_for(server, port), "backlog": _BACKLOG,
             "worker_connections": server.waiting_connections + server.threads + server.uploads,
             "threads": server.threads, "keepalive": max(1, int(server.idle_timeout)),
             "timeout": _SILENT_WORKER, "graceful_timeout": _GRACE,

@@ -13,12 +13,10 @@ Whatever of gunicorn's inside this relies on is in the contract test; gunicorn i
 
 import contextlib
 import math
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from selectors import EVENT_READ
 from typing import Any
 
 import structlog
@@ -27,18 +25,17 @@ from gunicorn.http.errors import NoMoreData
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from broker.config.settings import Server as ServerSettings
-from broker.edge.door.shares import Lane, Shares
-from broker.edge.http.answer import Answer, HandedOver, SetAside, SlowAnswers, log_bug
+from broker.edge.door import tls
+from broker.edge.door.shares import Held, Lane
+from broker.edge.door.waiting import Tls, WaitingRoom, log_bug
+from broker.edge.http.answer import Answer, HandedOver, SetAside, SlowAnswers
 from broker.edge.http.connection import GATHERED, Connection, Refused
 
 _READ = 64 << 10        # bytes taken from a connection at once
 _LEFTOVER = 64 << 10    # bytes taken from a peer that goes on sending after its answer
 _LINGER = 2.0           # seconds such a peer gets to see the answer and close (RFC 9112 9.6)
-_PAUSE = 0.05           # seconds without accepting when there are no descriptors left
-_AT_ONCE = 64           # connections accepted in a row
 _GENERATION = 2000      # requests answered by the same threads
 _HELD = 64 << 20        # bytes of all bodies in a process that are being gathered, or wait for a thread
-_LOOK = 0.25            # seconds between two looks at who waited too long
 _CHANCE = 1.0           # seconds a long body has to be quick before it queues behind those that are
 _QUICK = 1 << 20        # bytes a second at which a body gives way to nobody
 _CRAWL = 4              # times `min_rate`: so slow a body gives way to any other
@@ -47,81 +44,67 @@ log = structlog.get_logger("broker.http")
 
 
 class WebWorker(ThreadWorker):
-    """Serves the HTTP port. `settings` come with the subclass `worker_for` makes.
+    """Serves the HTTP port. `settings` and `port` come with the subclass `worker_for` makes.
 
     What is not said to run in a thread of its own runs in the main thread, which alone knows who waits and who works.
     """
 
     settings: ServerSettings
+    port: Tls | None
     tpool: ThreadPoolExecutor
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._waiting: Shares[Connection] = Shares()        # in the poller, or in a queue
-        self._holding: Shares[Connection] = Shares()        # of those, the ones of whose body something is in memory
+        self._room: WaitingRoom[Connection]                 # those in the poller, or in a queue
+        self._held: Held[Connection] = Held(_HELD)          # of their bodies
         self._requests: Lane[Connection] = Lane(self.settings.threads)
         self._uploads: Lane[Connection] = Lane(self.settings.uploads)
-        self._slow = SlowAnswers(self.settings.min_rate, self.settings.io_timeout)
-        self._held = self._served = 0
-        self._looked = 0.0
+        self._slow: SlowAnswers
+        self._served = 0
 
     def init_process(self) -> None:
         """Begin; returns when the worker ends."""
         self._uploaders = ThreadPoolExecutor(self.settings.uploads, "upload")
+        self._slow = SlowAnswers(self.settings.min_rate, self.settings.io_timeout)
         self._slow.start()
         super().init_process()
+
+    def run(self) -> None:
+        """Serve until the worker is told to stop."""
+        self._room = WaitingRoom(self.poller, self, self.port)
+        super().run()
 
     # --- what gunicorn's loop calls
 
     def accept(self, listener: Any) -> None:
-        """Accept the connections that wait; each takes a file descriptor and no thread until it has sent a request."""
-        for _ in range(_AT_ONCE):
-            try:
-                client, address = listener.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                log.warning("not accepted", reason=error.strerror)
-                if not self._evict():
-                    time.sleep(_PAUSE)
-                return
+        """Accept the connections that queue up at the port."""
+        for client, address in self._room.accept(listener):
             self.nr_conns += 1
-            self._wait(Connection(self.settings, self.cfg, client, address, listener.getsockname()), self._hear,
-                       self.settings.idle_timeout)
+            conn = Connection(self.settings, self.cfg, client, address, listener.getsockname())
+            self._room.admit(conn, self._hear, self.settings.idle_timeout)
             if self.nr_conns >= self.worker_connections:
-                self._evict()
+                self._room.evict()
 
     def murder_pending(self) -> None:
         """End what waited too long; gunicorn asks after every look into the poller, at least once a second."""
-        now = time.monotonic()
-        if now - self._looked >= _LOOK:
-            self._looked = now
-            for conn in [conn for conn in self._waiting if conn.until <= now]:
-                self._late(conn)
+        self._room.look()
         if self._uploads.wanted:
             self._make_way()
 
     def murder_keepalived(self, force: bool = False) -> None:
         """Close everything that waits, at the very end."""
-        for conn in list(self._waiting) if force else ():
-            self._drop(conn)
+        for conn in list(self._room) if force else ():
+            self.drop(conn)
 
     def _cap_keepalive(self, deadline: float) -> None:
-        for conn in self._waiting:
+        for conn in self._room:
             if conn.request is None:
                 conn.until = min(conn.until, deadline)
 
     # --- a request on its way in
 
-    def _on_event(self, heard: Callable[[Connection], None], conn: Connection, _sock: Any) -> None:
-        try:
-            heard(conn)
-        except Exception as error:  # noqa: BLE001 - this thread is everybody's: a bug with one connection ends that connection
-            log_bug(error)
-            self._drop(conn)
-
     def _hear(self, conn: Connection) -> None:
-        data = self._received(conn, _READ if conn.request is None else GATHERED)
+        data = tls.receive(conn.sock, _READ if conn.request is None else GATHERED)
         if data is None:
             return
         if conn.request is not None:
@@ -129,7 +112,7 @@ class WebWorker(ThreadWorker):
         elif data:
             self._take(conn, data)
         else:
-            self._drop(conn)
+            self.drop(conn)
 
     def _take(self, conn: Connection, data: bytes) -> None:
         """Add to the head of a request."""
@@ -168,7 +151,7 @@ class WebWorker(ThreadWorker):
         try:
             conn.gather(data)
         except TimeoutError:
-            self._late(conn)
+            self.late(conn)
             return
         if not data:
             self._enqueue(self._requests, conn, math.inf)
@@ -181,36 +164,29 @@ class WebWorker(ThreadWorker):
 
     def _count(self, conn: Connection) -> None:
         """Note how much a connection holds in memory; where all hold too much, the peer that has most gives some back."""
-        self._holding.add(conn)
-        self._held += conn.unreader.held - conn.counted
-        conn.counted = conn.unreader.held
-        while self._held > _HELD:
-            self._turn_away(self._holding.crowd()[0])
+        self._held.note(conn, conn.unreader.held)
+        while (loser := self._held.excess) is not None:
+            self._refuse_for_room(loser)
 
-    def _uncount(self, conn: Connection) -> None:
-        self._holding.discard(conn)
-        self._held -= conn.counted
-        conn.counted = 0
-
-    def _late(self, conn: Connection) -> None:
+    def late(self, conn: Connection) -> None:
+        """End the waiting of a connection, with an answer where something of a request is here."""
         if conn.request is not None and conn.polled and conn.long:
             self._enqueue(self._uploads, conn, self.settings.io_timeout)
         elif conn.request is not None and conn.polled:
             conn.unreader.end = "late"
             self._enqueue(self._requests, conn, math.inf)
         elif conn.request is not None:
-            self._turn_away(conn)
+            self._refuse_for_room(conn)
         elif conn.head:
             self._refuse(conn, Refused("408 Request Timeout", "the head of the request did not go on in time"))
         else:
-            self._drop(conn)
+            self.drop(conn)
 
     # --- a request at work
 
     def _enqueue(self, lane: Lane[Connection], conn: Connection, seconds: float) -> None:
         self._leave(conn)
-        conn.until = time.monotonic() + seconds
-        self._waiting.add(conn)
+        self._room.hold(conn, seconds)
         lane.queue.add(conn)
         self._count(conn)
         self._start(lane)
@@ -218,8 +194,8 @@ class WebWorker(ThreadWorker):
     def _start(self, lane: Lane[Connection]) -> None:
         """Have those work for whom there is a place."""
         while (conn := lane.next()) is not None:
-            self._waiting.discard(conn)
-            self._uncount(conn)
+            self._room.leave(conn)
+            self._held.discard(conn)
             self._served += 1
             if self._served % _GENERATION == 0:     # libxml2 forgets the names it was taught when the thread ends
                 self._renew()
@@ -271,6 +247,10 @@ class WebWorker(ThreadWorker):
             req, conn.sock, conn.client, conn.server, self.cfg, response_class=Answer,
             response_args=(self.settings.io_timeout, self._is_wanted))
         environ["wsgi.multithread"] = True
+        if self.port is not None:
+            environ["wsgi.url_scheme"] = "https"
+        if conn.certificate is not None:
+            environ[tls.PEER_CERTIFICATE] = conn.certificate
         if not self.alive:
             answer.force_close()
         try:
@@ -325,7 +305,7 @@ class WebWorker(ThreadWorker):
             self._linger(conn)
             return
         seconds = self.settings.idle_timeout
-        self._wait(conn, self._hear, seconds if self.alive else min(seconds, STOP_KEEPALIVE_LINGER))
+        self._room.wait(conn, self._hear, seconds if self.alive else min(seconds, STOP_KEEPALIVE_LINGER))
         ahead = conn.unreader.take_buffered()
         if ahead:
             self._take(conn, ahead)
@@ -337,10 +317,10 @@ class WebWorker(ThreadWorker):
         self._say(conn, refused)
         self._linger(conn)
 
-    def _turn_away(self, conn: Connection) -> None:
+    def _refuse_for_room(self, conn: Connection) -> None:
         """End a request that there is no room for; at once, that is what it is for."""
         self._say(conn, Refused("503 Service Unavailable", "there are too many at work; come again"), "Retry-After: 5\r\n")
-        self._drop(conn)
+        self.drop(conn)
 
     @staticmethod
     def _say(conn: Connection, refused: Refused, more: str = "") -> None:
@@ -356,65 +336,38 @@ class WebWorker(ThreadWorker):
         conn.head.clear()
         conn.request = None
         try:
-            conn.sock.shutdown(socket.SHUT_WR)
+            tls.finish(conn.sock)
         except OSError:
-            self._close(conn)
+            self.drop(conn)
         else:
-            self._wait(conn, self._drain, _LINGER)
+            self._room.wait(conn, self._pass_over, _LINGER)
 
-    def _drain(self, conn: Connection) -> None:
-        data = self._received(conn)
+    def _pass_over(self, conn: Connection) -> None:
+        data = tls.receive(conn.sock, _READ)
         if data is not None:
             conn.leftover += len(data)
             if not data or conn.leftover > _LEFTOVER:
-                self._drop(conn)
-
-    def _wait(self, conn: Connection, heard: Callable[[Connection], None], seconds: float) -> None:
-        conn.sock.setblocking(False)
-        conn.until = time.monotonic() + seconds
-        conn.polled = True
-        self._waiting.add(conn)
-        self.poller.register(conn.sock, EVENT_READ, partial(self._on_event, heard, conn))
+                self.drop(conn)
 
     def _leave(self, conn: Connection) -> None:
         """Take a connection out of whatever it waits in."""
-        self._waiting.discard(conn)
-        self._uncount(conn)
+        self._room.leave(conn)
+        self._held.discard(conn)
         for lane in (self._requests, self._uploads):
             lane.queue.discard(conn)
-        if conn.polled:
-            conn.polled = False
-            self.poller.unregister(conn.sock)
 
-    def _evict(self) -> bool:
-        """Close the connection that waits longest, of the peer that has most of those that wait; False when none does."""
-        crowd = self._waiting.crowd()
-        if not crowd:
-            return False
-        if crowd[0].request is None:
-            self._drop(crowd[0])
+    def turn_away(self, conn: Connection) -> None:
+        """End a connection that another one needs the place of."""
+        if conn.request is None:
+            self.drop(conn)
         else:
-            self._turn_away(crowd[0])
-        return True
+            self._refuse_for_room(conn)
 
-    def _drop(self, conn: Connection) -> None:
+    def drop(self, conn: Connection) -> None:
+        """Close a connection that no thread works for."""
         self._leave(conn)
-        self._close(conn)
-
-    def _close(self, conn: Connection) -> None:
         self.nr_conns -= 1
         conn.close()
-
-    @staticmethod
-    def _received(conn: Connection, size: int = _READ) -> bytes | None:
-        """Return what came, empty at the end; None when nothing is there yet."""
-        try:
-            data: bytes = conn.sock.recv(size)
-        except (BlockingIOError, InterruptedError):
-            return None
-        except OSError:
-            return b""
-        return data
 
 
 def _close(body: Any) -> None:
@@ -423,6 +376,6 @@ def _close(body: Any) -> None:
         close()
 
 
-def worker_for(settings: ServerSettings) -> type[WebWorker]:
+def worker_for(settings: ServerSettings, port: Tls | None) -> type[WebWorker]:
     """Return the worker class of an installation."""
-    return type("WebWorker", (WebWorker,), {"settings": settings})
+    return type("WebWorker", (WebWorker,), {"settings": settings, "port": port})

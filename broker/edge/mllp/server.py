@@ -1,31 +1,37 @@
-"""HL7 v2 over MLLP, the accepting side (ITI TF-2 C.2): one thread per connection, its messages strictly in order.
+"""HL7 v2 over MLLP, the accepting side (ITI TF-2 C.2): messages of a connection are answered strictly in order.
 
-A connection that stays without a whole message for `idle_timeout` seconds, or is silent for `io_timeout` seconds in
-the middle of one, is closed; so is one that begins a message over `max_message` bytes, after its answer. Every other
-message is answered: what cannot be dispatched with AR, a bug with AE 207. An ACK is never answered. A block that never ends
-with FS CR is not: the log says so when its connection ends, or when the next block begins.
+A connection waits in a room until a whole message is here, then has a thread, which stays for `_STAY` seconds of silence.
+
+A connection that stays without a whole message for `idle_timeout` seconds, is silent for `io_timeout` seconds in the middle
+of one, or sends one at less than `min_rate`, is closed; so is one that begins a message over `max_message` bytes, after its
+answer. Every other message is answered: what cannot be dispatched with AR, a bug with AE 207. An ACK is never answered. A
+block that never ends with FS CR is not: the log says so when its connection ends, or when the next block begins.
 
 A connection beyond `mllp_connections` takes the place of another that has no message at work: first of those that never
 had one, then of those that are served now and then; among them the one that waits longest. Where all are at work, the address
 that has most of them gives one back to another that has fewer: what it sent is carried out, and answered when it is repeated.
 """
 
-import contextlib
 import re
+import selectors
 import socket
 import threading
 import time
 import traceback
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
 
+from broker.config.settings import Server as ServerSettings
 from broker.config.settings import Settings
-from broker.edge.door.shares import peer_of
-from broker.model.caller import Caller
+from broker.edge.door import tls
+from broker.edge.door.calls import Calls
+from broker.edge.door.rate import MinimumRate
+from broker.edge.door.waiting import Waiting, WaitingRoom, port_of
+from broker.model.caller import Caller, Certificate
 from broker.model.errors import BrokerError, Hl7Code, Rejected, TooLarge
 from broker.model.stamp import Stamp
 from broker.model.transaction import ServedTransaction
@@ -39,36 +45,76 @@ log = structlog.get_logger("broker.mllp")
 _POLL = 0.2
 _PIECE = 1 << 16
 _PATIENCE = 2.0
+_LAST_ROUNDS = 100      # looks at what has come already when we stop
+_STAY = 1.0     # seconds a thread waits for the next message of a connection before it lets it go
 _SHOWN = 50     # characters of a control id in the log
 _VERSION = re.compile(r"2\.[0-9](\.[0-9])?")
 _PROCESSING = frozenset("PTD")
 
 
-@dataclass(slots=True)
-class _Standing:
-    """How a connection stands: whose it is, since when it waits, whether it ever had a message, whether one is at work."""
+class _Connection(Waiting):
+    """A connection with what came of its next message. `since` is when it began to wait for that (monotonic seconds)."""
 
-    since: float
-    peer: str = ""
-    served: bool = False
-    working: bool = False
+    def __init__(self, sock: socket.socket, address: str, settings: ServerSettings) -> None:
+        super().__init__(sock, address)
+        self.frames = Deframer(settings.max_message)
+        self.since = self.heard_at = time.monotonic()
+        self.served = self.working = False      # whether it ever had a message, and whether one is at work
+        self._settings = settings
+        self._rate = MinimumRate(settings.min_rate, settings.io_timeout)
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which more may be waited for; none are left at zero and below."""
+        left = self.since + self._settings.idle_timeout - time.monotonic()
+        return min(left, self._settings.io_timeout) if self.frames.inside else left
+
+    def feed(self, piece: bytes) -> None:
+        """Add what came. Raise `TimeoutError` when a message comes too slowly."""
+        now = time.monotonic()
+        if self.frames.inside:
+            self._rate.received(now - self.heard_at, len(piece))
+        else:
+            self._rate.begin()
+        self.heard_at = now
+        self.frames.feed(piece)
+
+    def rest(self) -> None:
+        """Begin to wait for the next message: this one is answered."""
+        self.since, self.working = time.monotonic(), False
+
+    def lost(self) -> None:
+        """Log that the connection ends in the middle of a message."""
+        if self.frames.inside:
+            why = "the block ends with FS, without the CR behind it" if self.frames.lacks_cr else "the block has no end"
+            log.warning("message lost", reason=why, peer=self.address)
 
 
 class MllpServer:
-    """Serves the HL7 v2 rows on one address, as the `node` (application, facility) that its answers come from."""
+    """Serves the HL7 v2 rows on one address, as the `node` (application, facility) that its answers come from.
+
+    The thread of `serve` accepts and waits; a connection with something to do has a thread of its own.
+    """
 
     def __init__(self, rows: Sequence[Hl7Transaction], gate: Gate, settings: Settings, node: tuple[str, str]) -> None:
         self._rows = {message.name: served for served in rows for message in served.row.messages}
         self._types = {name.split("^")[0] for name in self._rows}
         self._gate, self._settings, self._node = gate, settings.server, node
+        self._port = port_of("tls.mllp", settings.tls.mllp, settings.tls.handshake)
         self._listener: socket.socket | None = None
-        self._open: dict[socket.socket, _Standing] = {}
+        self._selector = selectors.DefaultSelector()
+        self._room: WaitingRoom[_Connection] = WaitingRoom(self._selector, self, self._port)
+        self._calls = Calls(self._selector)
+        self._open: dict[_Connection, None] = {}
+        self._threads: set[threading.Thread] = set()
         self._guard = threading.Lock()
 
     def listen(self) -> int:
         """Bind the address, so that connections queue up, and return its port. Raise OSError when it is taken."""
         if self._listener is None:
             self._listener = socket.create_server((self._settings.host, self._settings.mllp_port), backlog=1024)
+            self._listener.setblocking(False)
+            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         port: int = self._listener.getsockname()[1]
         return port
 
@@ -77,138 +123,194 @@ class MllpServer:
         port = self.listen()
         assert self._listener is not None
         log.info("listening", host=self._settings.host, port=port)
-        threads: set[threading.Thread] = set()
         with self._listener:
-            self._listener.settimeout(_POLL)
             while not stop.is_set():
-                threads = {thread for thread in threads if thread.is_alive()}
-                accepted = self._accept()
-                if accepted is None:
-                    continue
-                if not self._admit(*accepted):
-                    log.warning("connection refused", reason="limit", limit=self._settings.mllp_connections)
-                    accepted[0].close()
-                    continue
-                thread = threading.Thread(target=self._converse, args=accepted[:1], name="mllp", daemon=True)
-                threads.add(thread)
-                thread.start()
-        self._drain(threads)
+                self._step(_POLL)
+                self._room.look()
+            self._selector.unregister(self._listener)
+        self._drain()
 
-    def _admit(self, accepted: socket.socket, peer: str) -> bool:
+    def _step(self, timeout: float) -> bool:
+        """Attend to whoever says something within `timeout` seconds; return whether somebody did."""
+        events = self._selector.select(timeout)
+        for key, _ in events:
+            key.data(key.fileobj)
+        return bool(events)
+
+    # --- what the waiting room asks for
+
+    def drop(self, one: _Connection) -> None:
+        """Close a connection that waits."""
+        self._room.leave(one)
+        one.lost()
+        self._close(one)
+
+    def late(self, one: _Connection) -> None:
+        """Close a connection that has waited for too long."""
+        log.info("closed", reason="deadline")
+        self.drop(one)
+
+    turn_away = drop
+
+    # --- connections that wait
+
+    def _accept(self, listener: socket.socket) -> None:
+        for sock, address in self._room.accept(listener):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            one = _Connection(sock, str(address[0]), self._settings)
+            if self._admit(one):
+                self._room.admit(one, self._hear, self._settings.idle_timeout)
+                continue
+            log.warning("connection refused", reason="limit", limit=self._settings.mllp_connections)
+            sock.close()
+
+    def _admit(self, one: _Connection) -> bool:
         """Enter a connection, in place of another where there are enough. False when nobody gives way."""
         with self._guard:
             if len(self._open) >= self._settings.mllp_connections:
-                loser = self._loser(peer)
+                loser = self._loser(one.peer)
                 if loser is None:
                     return False
                 log.info("closed", reason="another connection needs the place")
                 del self._open[loser]
-                with contextlib.suppress(OSError):
-                    loser.shutdown(socket.SHUT_RDWR)        # its thread closes it
-            self._open[accepted] = _Standing(time.monotonic(), peer)
+                tls.cut(loser.sock, socket.SHUT_RDWR)       # whoever waits for it finds it closed
+            self._open[one] = None
         return True
 
-    def _loser(self, peer: str) -> socket.socket | None:
+    def _loser(self, peer: str) -> _Connection | None:
         """Return whose place a newcomer of this peer gets."""
-        waiting = [(standing.served, standing.since, n, connection)
-                   for n, (connection, standing) in enumerate(self._open.items()) if not standing.working]
+        waiting = [one for one in self._open if not one.working]
         if waiting:
-            return min(waiting)[-1]
-        held = Counter(standing.peer for standing in self._open.values())
+            return min(waiting, key=lambda one: (one.served, one.since))
+        held = Counter(one.peer for one in self._open)
         crowd, most = held.most_common(1)[0]
         if most <= held[peer] + 1:
             return None
-        return next(connection for connection, standing in self._open.items() if standing.peer == crowd)
+        return next(one for one in self._open if one.peer == crowd)
 
-    def _accept(self) -> tuple[socket.socket, str] | None:
-        assert self._listener is not None
+    def _hear(self, one: _Connection) -> None:
+        """Take what came; what may be a whole message, or is too long for one, gets a thread."""
+        piece = tls.receive(one.sock, _PIECE)
+        if piece is None:
+            return
+        if not piece:
+            self.drop(one)
+            return
         try:
-            accepted, address = self._listener.accept()
+            one.feed(piece)
         except TimeoutError:
-            return None
-        except OSError as error:                        # out of descriptors, or the peer is gone already
-            log.warning("not accepted", reason=error.strerror)
-            time.sleep(_POLL)
-            return None
-        return accepted, peer_of(address[0])
+            self.late(one)
+            return
+        if one.frames.ready:
+            self._room.leave(one)
+            self._begin(one)
+        else:
+            self._room.hold(one, one.patience)
 
-    def _drain(self, threads: set[threading.Thread]) -> None:
+    def _begin(self, one: _Connection) -> None:
+        thread = threading.Thread(target=self._converse, args=(one,), name="mllp", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:        # the system gives no more threads
+            log.warning("closed", reason="no thread can be started")
+            self.drop(one)
+            return
         with self._guard:
-            waiting = list(self._open)
-        for connection in waiting:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RD)     # ends its wait for the next message, not its answer
+            self._threads = {other for other in self._threads if other.is_alive()} | {thread}
+
+    def _go_back(self, one: _Connection) -> None:
+        """Have a connection wait again that a thread was for."""
+        self._room.wait(one, self._hear, one.patience)
+
+    def _drain(self) -> None:
+        """Answer what has come whole, and close."""
+        rounds = _LAST_ROUNDS
+        while rounds and self._step(0.0):
+            rounds -= 1
+        for one in list(self._room):
+            self.drop(one)
+        with self._guard:
+            working, threads = list(self._open), self._threads
+        for one in working:
+            tls.cut(one.sock, socket.SHUT_RD)       # ends its wait for the next message, not its answer
         deadline = time.monotonic() + self._settings.io_timeout
         for thread in threads:
             thread.join(max(deadline - time.monotonic(), 0))
+        for one in list(self._open):
+            self._close(one)
 
-    def _converse(self, connection: socket.socket) -> None:
+    def _close(self, one: _Connection) -> None:
+        tls.close(one.sock)
+        with self._guard:
+            self._open.pop(one, None)
+
+    # --- connections with a thread
+
+    def _converse(self, one: _Connection) -> None:
+        """Answer what a connection sends until it is silent for a while. For a thread of its own."""
+        goes_on = False
         try:
-            with connection:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._messages(connection, str(connection.getpeername()[0]))
+            goes_on = self._messages(one)
         except TimeoutError:
+            one.lost()
             log.info("closed", reason="deadline")
         except OSError as error:
             log.info("closed", reason=type(error).__name__)
         finally:
-            with self._guard:
-                self._open.pop(connection, None)
+            if goes_on:
+                self._calls.leave(partial(self._go_back, one))
+            else:
+                self._close(one)
 
-    def _messages(self, connection: socket.socket, address: str) -> None:
-        frames, standing = Deframer(self._settings.max_message), self._standing(connection)
+    def _messages(self, one: _Connection) -> bool:
+        """Return whether the connection goes on."""
+        frames = one.frames
         while True:
             try:
                 data = frames.take()
             except TooLarge as error:
                 log.warning("closed", reason=str(error))
-                self._last_word(connection, frame(self._unread(frames.head, error)))
-                return
+                self._last_word(one.sock, frame(self._unread(frames.head, error)))
+                return False
             if frames.lost:
-                log.warning("message lost", reason="the next block began before its end (FS CR)", peer=address)
+                log.warning("message lost", reason="the next block began before its end (FS CR)", peer=one.address)
                 frames.lost = 0
             if data is not None:
-                standing.working = standing.served = True
-                reply = self.answer(data, address)
+                one.working = one.served = True
+                reply = self.answer(data, one.address, one.certificate)
                 if reply:
-                    connection.settimeout(self._settings.io_timeout)
-                    connection.sendall(frame(reply))
-                standing.since, standing.working = time.monotonic(), False
+                    one.sock.settimeout(self._settings.io_timeout)
+                    one.sock.sendall(frame(reply))
+                one.rest()
                 continue
-            piece = self._receive(connection, frames, standing, address)
+            piece = self._receive(one)
             if not piece:
-                return
-            frames.feed(piece)
+                return piece is None
+            one.feed(piece)
 
-    def _receive(self, connection: socket.socket, frames: Deframer, standing: _Standing, address: str) -> bytes:
-        """Return the next bytes, none when the peer has ended. Raise TimeoutError when it was silent for too long."""
-        left = standing.since + self._settings.idle_timeout - time.monotonic()
-        connection.settimeout(max(min(left, self._settings.io_timeout) if frames.inside else left, 0.001))
-        piece = b""
+    def _receive(self, one: _Connection) -> bytes | None:
+        """Return the next bytes, none when the peer has ended; None when there is no reason to wait for them with a thread."""
+        one.sock.settimeout(max(min(one.patience, _STAY), 0.001))
         try:
-            piece = connection.recv(_PIECE)
-        finally:
-            if not piece and frames.inside:
-                why = "the block ends with FS, without the CR behind it" if frames.lacks_cr else "the block has no end"
-                log.warning("message lost", reason=why, peer=address)
+            piece = one.sock.recv(_PIECE)
+        except TimeoutError:
+            return None
+        if not piece:
+            one.lost()
         return piece
 
-    def _standing(self, connection: socket.socket) -> _Standing:
-        with self._guard:
-            return self._open.get(connection) or _Standing(time.monotonic())
-
-    def _last_word(self, connection: socket.socket, reply: bytes) -> None:
+    def _last_word(self, sock: socket.socket, reply: bytes) -> None:
         """Send and close the sending side, then let the peer finish: closing on unread bytes would take the reply back."""
-        connection.settimeout(self._settings.io_timeout)
-        connection.sendall(reply)
-        connection.shutdown(socket.SHUT_WR)
+        sock.settimeout(self._settings.io_timeout)
+        sock.sendall(reply)
+        tls.finish(sock)
         deadline = time.monotonic() + _PATIENCE
         while (left := deadline - time.monotonic()) > 0:
-            connection.settimeout(left)
-            if not connection.recv(_PIECE):
+            sock.settimeout(left)
+            if not sock.recv(_PIECE):
                 return
 
-    def answer(self, data: bytes, address: str) -> bytes:
+    def answer(self, data: bytes, address: str, certificate: Certificate | None = None) -> bytes:
         """Return the reply to one unframed message; nothing to an acknowledgement."""
         try:
             message = parse(data, self._node)
@@ -223,7 +325,7 @@ class MllpServer:
             log.warning("an acknowledgement came where messages are taken")
             return b""
         try:
-            return self._dispatch(message, address)
+            return self._dispatch(message, address, certificate)
         except BrokerError as error:
             return write_ack(message, Stamp.now(), error)
         except Exception as error:                      # noqa: BLE001 - a bug ends one message, never the connection
@@ -231,13 +333,14 @@ class MllpServer:
             log.error("internal error", message=message.name[:7], error=type(error).__name__, at=places[-6:])
             return write_broken(message, Stamp.now())
 
-    def _dispatch(self, message: Message, address: str) -> bytes:
+    def _dispatch(self, message: Message, address: str, certificate: Certificate | None) -> bytes:
         msh = message.msh
         served = self._find(message)
         if not message.control_id:
             raise Rejected(Hl7Code.REQUIRED_FIELD_MISSING, "no control id", "MSH^1^10")
         caller = Caller(
-            node=f"{msh.get(4)}|{msh.get(3)}", local_node=f"{msh.get(6)}|{msh.get(5)}", address=address)
+            node=f"{msh.get(4)}|{msh.get(3)}", local_node=f"{msh.get(6)}|{msh.get(5)}", address=address,
+            certificate=certificate)
         return self._gate.perform(served, message, caller)
 
     def _find(self, message: Message) -> Hl7Transaction:

@@ -71,7 +71,8 @@ class SoapApplication:
 
     def _caller(self, context: Any) -> Caller:
         return Caller(
-            node=context.transport.node, address=context.transport.address, local_node=self._local_node)
+            node=context.transport.node, address=context.transport.address, local_node=self._local_node,
+            certificate=context.transport.certificate)
 
     def _broken(self, context: Any) -> None:
         self._gate.broken(operation_of(context.descriptor).served.row, self._caller(context))

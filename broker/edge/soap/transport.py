@@ -10,11 +10,13 @@ from typing import Any
 
 import structlog
 
+from broker.edge.door.tls import PEER_CERTIFICATE
 from broker.edge.soap import faults
 from broker.edge.soap.compat import Application, MethodContext, ServerBase, TransportContext
 from broker.edge.soap.faults import SoapFault
 from broker.edge.soap.intake import Intake, Limits
 from broker.edge.soap.protocol import operation_of
+from broker.model.caller import Certificate
 from broker.model.errors import BrokerError
 from broker.model.transaction import Packaging
 from broker.wire.mime import SOAP_TYPE, MtomBody
@@ -36,6 +38,7 @@ class SoapTransportContext(TransportContext):
         self.intake = Intake()
         self.address = ""
         self.node = ""
+        self.certificate: Certificate | None = None
         self.release: Callable[[], None] | None = None
 
     @property
@@ -86,6 +89,7 @@ class SoapTransport(ServerBase):
             return _plain(start_response, "405 Method Not Allowed", "text/plain", b"POST a SOAP 1.2 request\n", ("Allow", "POST"))
         context = SoapContext(self, MethodContext.SERVER)
         context.transport.address = environ.get("REMOTE_ADDR", "")
+        context.transport.certificate = environ.get(PEER_CERTIFICATE)
         try:
             try:
                 context, refused = self._run(context, environ)

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from broker.cli import _kept
 from broker.cli.main import cli
 from broker.config.settings import load
+from tests.helpers.pki import Authority
 
 
 def run(folder: Path, text: str = "", expect: int = 0) -> Any:
@@ -108,3 +109,35 @@ def test_a_configuration_that_is_not_there_is_said_in_plain_words(tmp_path: Path
     missing = tmp_path / "none.toml"
     done = CliRunner().invoke(cli, ["check", "--config", str(missing)])
     assert (done.exit_code, done.stderr) == (2, f"broker: {missing}: it cannot be read (No such file or directory)\n")
+
+
+def tls(certificate: Path, key: Path) -> str:
+    return f'[tls.dicom]\ncertificate = "{certificate}"\nkey = "{key}"\n'
+
+
+def test_certificates_that_cannot_be_used_or_have_ended_are_named(tmp_path: Path) -> None:
+    pki = Authority(tmp_path / "pki")
+    good, old, other = pki.sign("good", days=90), pki.sign("old", days=-1), pki.sign("other")
+    for _, key in (good, old, other):
+        key.chmod(0o600)
+
+    def found(text: str, expect: int) -> dict[str, str]:
+        return {row["what"]: row["value"] for row in run(tmp_path, text, expect) if not row["ok"]}
+
+    assert found(tls(*good), 0) == {}
+    assert warnings(run(tmp_path, tls(*good))) == {}
+    assert found(tls(good[0], other[1]), 1) == {
+        "TLS of dicom": f"tls.dicom.key: {other[1]}: it does not belong to the certificate"}
+    assert found(tls(tmp_path / "none.pem", good[1]), 1) == {
+        "TLS of dicom": f"tls.dicom.certificate: {tmp_path / 'none.pem'}: No such file or directory"}
+    assert found(tls(*old), 1)["tls.dicom.certificate"].startswith(f"{old[0]}: it has expired on ")
+    assert warnings(run(tmp_path, tls(*other)))["tls.dicom.certificate"].startswith(f"{other[0]}: valid until ")
+    good[1].chmod(0o644)
+    assert warnings(run(tmp_path, tls(*good))) == {"tls.dicom.key": f"{good[1]} has mode 0644 and holds a private key"}
+
+
+def test_a_public_url_that_is_plain_before_a_port_of_tls_is_wrong(tmp_path: Path) -> None:
+    certificate, key = Authority(tmp_path / "pki").sign("server")
+    text = f'[server]\npublic_url = "http://x"\n[tls.http]\ncertificate = "{certificate}"\nkey = "{key}"\n'
+    (wrong,) = [row for row in run(tmp_path, text, 1) if not row["ok"]]
+    assert wrong["what"] == "server.public_url"

@@ -5,7 +5,6 @@ import io
 import os
 import random
 import resource
-import socket
 import struct
 import threading
 import time
@@ -16,12 +15,15 @@ from pathlib import Path
 import pytest
 
 from broker.config.profile import Profile
+from broker.config.settings import TlsSection
 from broker.db import Database
 from broker.edge.dimse import pdata, pending
 from broker.wire import tags
 from tests.helpers import dicom, dimse
+from tests.helpers.dial import LINES, dial, over
 from tests.helpers.dicom import CT, Broker
 from tests.helpers.dimse import Parrot, store_request
+from tests.helpers.pki import Authority
 from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.outside
@@ -32,11 +34,13 @@ REQUEST = dimse.association(1, "PACSA", "BROKER", [(dimse.VERIFICATION, IMPLICIT
 Start = Callable[..., Broker]
 
 
-@pytest.fixture
-def start(tmp_path: Path, database: Database, profile: Profile) -> Iterator[Start]:
-    with ExitStack() as stack:
+@pytest.fixture(params=LINES)
+def start(request: pytest.FixtureRequest, tmp_path: Path, database: Database, profile: Profile) -> Iterator[Start]:
+    pki = Authority(tmp_path / "pki") if request.param == "tls" else None
+    port = pki.port(required=True) if pki else {}
+    with over(pki.client("modality") if pki else None), ExitStack() as stack:
         def go(**server: object) -> Broker:
-            settings = dicom.short_settings(**server)
+            settings = dicom.short_settings(**server).model_copy(update={"tls": TlsSection.model_validate({"dicom": port})})
             return stack.enter_context(
                 dicom.broker(tmp_path, database, profile, dicom.Board(), settings=settings))
 
@@ -106,7 +110,7 @@ def test_half_requests_hold_so_much_memory_and_no_more(start: Start, monkeypatch
 def test_the_address_with_most_waiting_connections_loses_one(start: Start) -> None:
     broker = start(waiting_connections=16)
     with ExitStack() as stack:
-        early = stack.enter_context(Parrot(connection=socket.create_connection(("127.0.0.1", broker.port), 10, ("127.0.0.2", 0))))
+        early = stack.enter_context(Parrot(connection=dial(broker.port, source="127.0.0.2")))
         guests = silent(broker.port, stack, 30)
         assert guests[0].hear()[0] == 0
         early.say(REQUEST)

@@ -1,4 +1,5 @@
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from broker.audit.spool import AuditLog
-from broker.config.settings import Server, Settings
+from broker.config.settings import Server, Settings, TlsSection
 from broker.edge.mllp.server import MllpServer
 from broker.model.caller import Call
 from broker.model.errors import BrokerError
@@ -19,12 +20,30 @@ from broker.model.transaction import Message as Row
 from broker.security.gate import Gate
 from broker.security.rules import Open
 from broker.wire.hl7v2 import Message, write_ack
+from tests.helpers.dial import LINES, dial, over
+from tests.helpers.pki import Authority
 from tests.helpers.waiting import PATIENCE, eventually, spoken_to
 
 pytestmark = pytest.mark.outside
 
 NODE = ("BROKER", "REGION")
 TRAPS = "葉^區瑋錦誠"
+
+
+PORT: dict[str, Any] = {}      # TLS of the server, while a test of it runs
+
+
+@pytest.fixture(autouse=True, params=LINES)
+def line(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
+    """Have each test run on a plain port, and on one with TLS."""
+    if request.param == "plain":
+        yield
+        return
+    pki = Authority(tmp_path / "pki")
+    PORT.update(pki.port(required=True))
+    with over(pki.client("his", maximum=ssl.TLSVersion.TLSv1_2)):
+        yield
+    PORT.clear()
 
 
 class Actor:
@@ -71,7 +90,8 @@ def message(control: str, name: str = "LI", kind: str = "ADT^A04") -> bytes:
 def serving(folder: Path, actor: Actor, **settings: Any) -> Iterator[int]:
     limits = {"mllp_port": 0, "io_timeout": 5.0, "idle_timeout": 10.0, **settings}
     gate = Gate(Open(), AuditLog(folder / "audit", "broker", "demo"))
-    server = MllpServer([ServedTransaction(ROW, actor)], gate, Settings(server=Server(**limits)), NODE)
+    tls = TlsSection.model_validate({"mllp": PORT})
+    server = MllpServer([ServedTransaction(ROW, actor)], gate, Settings(server=Server(**limits), tls=tls), NODE)
     port, stop = server.listen(), threading.Event()
     thread = threading.Thread(target=server.serve, args=(stop,))
     thread.start()
@@ -97,7 +117,7 @@ def port(tmp_path: Path, actor: Actor) -> Iterator[int]:
 
 @contextmanager
 def connected(port: int, source: str = "127.0.0.1") -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", port), 10, (source, 0)) as connection:
+    with dial(port, source=source) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         yield connection
 
@@ -117,6 +137,15 @@ def ends(connection: socket.socket) -> bool:
     try:
         return connection.recv(1) == b""
     except ConnectionResetError:
+        return True
+
+
+def refused(port: int, source: str = "127.0.0.1") -> bool:
+    """Say whether a new connection is closed at once, over TLS before its handshake."""
+    try:
+        with connected(port, source) as connection:
+            return ends(connection)
+    except (ConnectionResetError, ssl.SSLEOFError):
         return True
 
 
@@ -224,7 +253,7 @@ def test_a_peer_that_leaves_in_a_block_is_logged(
 ) -> None:
     with connected(port) as connection:
         connection.sendall(sent)
-        connection.shutdown(socket.SHUT_WR)
+        socket.socket.shutdown(connection, socket.SHUT_WR)      # over TLS without close_notify, as a peer that dies does
         assert ends(connection)
     eventually(lambda: threads() == 0)
     (line,) = lost(capsys)
@@ -312,14 +341,14 @@ def test_the_answer_to_a_message_over_the_limit_arrives_while_the_sender_still_s
 
 
 def test_a_connection_over_the_limit_takes_the_place_of_the_one_idle_longest(tmp_path: Path, actor: Actor) -> None:
-    with serving(tmp_path, actor, mllp_connections=2) as port, connected(port) as first, connected(port) as second:
-        eventually(lambda: threads() == 2)
-        with connected(port) as third:
-            assert ends(first)
-            for one in (second, third):
-                one.sendall(message("m1"))
-                assert replies(one, 1) == [["AA", "m1"]]
-        eventually(lambda: threads() == 1)
+    with serving(tmp_path, actor, mllp_connections=2) as port, ExitStack() as stack:
+        first, second, third = (stack.enter_context(connected(port)) for _ in range(3))
+        assert ends(first)
+        assert threads() == 0       # those that wait have none
+        for one in (second, third):
+            one.sendall(message("m1"))
+            assert replies(one, 1) == [["AA", "m1"]]
+        eventually(lambda: threads() == 0)
 
 
 def test_one_that_was_served_outlives_those_that_say_nothing(tmp_path: Path, actor: Actor) -> None:
@@ -341,8 +370,7 @@ def test_a_message_at_work_is_not_given_up_for_a_new_connection(tmp_path: Path, 
     with serving(tmp_path, actor, mllp_connections=1) as port, connected(port) as first:
         first.sendall(message("m1"))
         assert actor.entered.wait(PATIENCE)
-        with connected(port) as second:
-            assert ends(second)
+        assert refused(port)
         actor.go_on.set()
         assert replies(first, 1) == [["AA", "m1"]]
 
@@ -359,7 +387,7 @@ def test_where_all_are_at_work_the_address_with_most_gives_one_back(tmp_path: Pa
             assert ends(loser)
             other.sendall(message(f"o{number}"))
             eventually(actor.told(5 + number))
-        assert ends(stack.enter_context(connected(port, "127.0.0.9")))      # each has one now
+        assert refused(port, "127.0.0.9")       # each has one now
         actor.go_on.set()
         assert replies(crowd[3], 1) == [["AA", "m3"]]
         assert replies(other, 1) == [["AA", "o2"]]
@@ -368,7 +396,7 @@ def test_where_all_are_at_work_the_address_with_most_gives_one_back(tmp_path: Pa
 def test_a_stop_lets_the_message_at_work_be_answered(tmp_path: Path, actor: Actor) -> None:
     actor.go_on.clear()
     with serving(tmp_path, actor) as port:
-        connection = socket.create_connection(("127.0.0.1", port), 10)
+        connection = dial(port)
         connection.sendall(message("m1"))
         assert actor.entered.wait(PATIENCE)
     with connection:

@@ -5,6 +5,7 @@ import inspect
 import os
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -21,10 +22,13 @@ from gunicorn.http.parser import Parser
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers import gthread
 
-from broker.config.settings import Server
+from broker.config.settings import Server, TlsSection
 from broker.edge.door.rate import MinimumRate
+from broker.edge.door.tls import NOT_NOW
 from broker.edge.http.answer import Answer, HandedOver
 from broker.edge.http.connection import GATHERED, Chunks, Connection, Incoming, Refused, Unreader
+from tests.helpers.dial import LINES, dial, over
+from tests.helpers.pki import Authority
 from tests.helpers.soap import NS, Served, ask, envelope, mtom, served
 from tests.helpers.waiting import PATIENCE, eventually, spoken_to
 
@@ -33,15 +37,26 @@ pytestmark = pytest.mark.outside
 PING = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
+@pytest.fixture(scope="module", params=LINES)
+def line(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsSection]:
+    """Have the tests of a server run on a plain port, and on one with TLS; these are its settings."""
+    if request.param == "plain":
+        yield TlsSection()
+        return
+    pki = Authority(tmp_path_factory.mktemp("pki"))
+    with over(pki.client("client", maximum=ssl.TLSVersion.TLSv1_2)):
+        yield TlsSection.model_validate({"http": pki.port(required=True)})
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("web"), threads=2, retrieve_slots=1, io_timeout=1.0, idle_timeout=2.5,
+def server(tmp_path_factory: pytest.TempPathFactory, line: TlsSection) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("web"), line, threads=2, retrieve_slots=1, io_timeout=1.0, idle_timeout=2.5,
                 waiting_connections=40, min_rate=2000) as running:
         yield running
 
 
 def connect(server: Served) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+    return dial(server.port, PATIENCE)
 
 
 @contextlib.contextmanager
@@ -239,9 +254,9 @@ SLOW = {
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def small(tmp_path_factory: pytest.TempPathFactory, line: TlsSection) -> Iterator[Served]:
     """A server of two threads whose deadlines no test lives to see."""
-    with served(tmp_path_factory.mktemp("small"), threads=2, retrieve_slots=1, uploads=6, io_timeout=60.0, min_rate=2000,
+    with served(tmp_path_factory.mktemp("small"), line, threads=2, retrieve_slots=1, uploads=6, io_timeout=60.0, min_rate=2000,
                 waiting_connections=800) as running:
         yield running
 
@@ -254,8 +269,7 @@ def slowly(server: Served, count: int, first: bytes, then: bytes, peer: str = "1
 
     def attack() -> None:
         while not stop.is_set():
-            with contextlib.suppress(OSError), socket.create_connection(
-                    ("127.0.0.1", server.port), timeout=8, source_address=(peer, 0)) as connection:
+            with contextlib.suppress(OSError), dial(server.port, PATIENCE, peer) as connection:
                 connections.append(connection)
                 connection.sendall(first)
                 while not stop.wait(0.1):
@@ -335,7 +349,7 @@ def test_bodies_in_memory_are_bounded(small: Served, length: int) -> None:
         found = []
         for _ in range(600):                                  # 150 MB
             found.append(stack.enter_context(
-                socket.create_connection(("127.0.0.1", small.port), timeout=PATIENCE, source_address=("127.0.0.2", 0))))
+                dial(small.port, PATIENCE, "127.0.0.2")))
             with contextlib.suppress(ConnectionError):
                 found[-1].sendall(almost)
         ended = spoken_to(found, 8)
@@ -352,6 +366,13 @@ TAKEN_SLOWLY = {
 }
 
 
+def push(connection: socket.socket, data: bytes) -> None:
+    """Send until no more goes out; over TLS a record at a time does."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[connection.send(rest):]
+
+
 @pytest.mark.parametrize("kind", TAKEN_SLOWLY)
 def test_slow_readers_hold_nobody_up(small: Served, kind: str) -> None:
     """Their answers go on without a thread; neither threads nor slots are missing to others."""
@@ -360,12 +381,12 @@ def test_slow_readers_hold_nobody_up(small: Served, kind: str) -> None:
         for reader in readers:
             reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             reader.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                reader.send(TAKEN_SLOWLY[kind])
+            with contextlib.suppress(*NOT_NOW):
+                push(reader, TAKEN_SLOWLY[kind])
 
         def trickle() -> bool:
             for reader in readers:
-                with contextlib.suppress(BlockingIOError):
+                with contextlib.suppress(*NOT_NOW):
                     reader.recv(1000)
             return post(small, "/give", b"".join(GIVE), GIVE.content_type) == b"HTTP/1.1 200 OK"
         eventually(trickle)
@@ -406,8 +427,11 @@ def test_an_answer_is_handed_over_whole_when_not_even_its_head_can_be_sent(size:
 def test_a_hoarder_of_connections_makes_its_own_go(server: Served) -> None:
     with connect(server) as mine, contextlib.ExitStack() as stack:
         pong(mine)
-        hoard = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 8, source_address=("127.0.0.2", 0)))
-                 for _ in range(80)]
+        hoard = []
+        for number in range(80):
+            hoard.append(stack.enter_context(dial(server.port, PATIENCE, "127.0.0.2")))
+            if number % 10 == 0:
+                pong(mine)
         eventually(lambda: bool(spoken_to(hoard, 0)))
         assert rest(hoard[0]) == b""
         pong(mine)
