@@ -211,18 +211,19 @@ def _write_index(index: ContainerIndex) -> bytes:
     return body + _TRAILER.pack(len(body), zlib.crc32(body), _MAGIC)
 
 
-def _inflate(body: bytes, limit: int) -> Any:
+def _inflate(body: bytes, limit: int) -> object:
     inflater = zlib.decompressobj()
     try:
         data = inflater.decompress(body, limit)
         if not inflater.eof:
             raise Damaged("its index is too large")
-        return json.loads(data)
+        found: object = json.loads(data)
     except (zlib.error, ValueError, RecursionError) as error:
         raise Damaged("its index cannot be unpacked") from error
+    return found
 
 
-def _parse_index(value: Any, size: int) -> ContainerIndex:
+def _parse_index(value: object, size: int) -> ContainerIndex:
     rows = value.get("images") if isinstance(value, dict) else None
     study = value.get("study") if isinstance(value, dict) else None
     if not isinstance(rows, list) or not isinstance(study, str) or not is_uid(study):
@@ -236,7 +237,7 @@ def _parse_index(value: Any, size: int) -> ContainerIndex:
     return ContainerIndex(study, _Rows(by_uid, size))
 
 
-def _entry(row: Any, size: int) -> Entry:
+def _entry(row: object, size: int) -> Entry:
     """Return a row of the index of a container of `size` bytes. Raise `Damaged` when it is impossible."""
     if isinstance(row, list) and [type(value) for value in row] == _ROW:
         entry = Entry._make(row)

@@ -15,7 +15,7 @@ _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;",
 _ROLES = {"source": ("110153", "Source Role ID"), "destination": ("110152", "Destination Role ID")}
 
 
-def write_messages(
+def write_messages(  # noqa: PLR0913 - one argument per part of the message
     row: TransactionRow, caller: Caller, facts: AuditFacts, outcome: Outcome, *, description: str = "", source_id: str, site: str,
     when: datetime | None = None,
 ) -> list[str]:

@@ -46,7 +46,7 @@ def configure(role: str, level: int = logging.INFO) -> None:
     threading.excepthook = _ended
 
 
-def _where(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def _where(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Put the kind of an error and its frames in the place of the error."""
     info = event.pop("exc_info", None)
     if info is True or (isinstance(info, tuple) and info[0] is None):
@@ -60,13 +60,13 @@ def _where(_logger: Any, _method: str, event: structlog.typing.EventDict) -> str
 
 def _role(role: str) -> structlog.typing.Processor:
     """Return what names the role in every line, in whatever thread it is said."""
-    def add(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    def add(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         event.setdefault("role", role)
         return event
     return add
 
 
-def _json(event: Any, **options: Any) -> str:
+def _json(event: object, **options: Any) -> str:
     return _ACTIVE.sub(lambda found: f"\\u{ord(found.group()):04x}", json.dumps(event, ensure_ascii=False, **options))
 
 

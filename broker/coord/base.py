@@ -2,17 +2,18 @@
 
 import json
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Protocol
 
 Body = dict[str, str | int | None]
 
 
-def read_json(data: bytes) -> Any:
+def read_json(data: bytes) -> object:
     """Return what an announcement holds, None when it is not JSON, or JSON nested beyond reason."""
     try:
-        return json.loads(data)
+        found: object = json.loads(data)
     except (ValueError, RecursionError):
         return None
+    return found
 
 
 class Subscription(Protocol):

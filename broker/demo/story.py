@@ -229,6 +229,6 @@ def _word(location: object) -> str:
     return "online" if isinstance(location, Online) else "archive" if isinstance(location, Archived) else "origin"
 
 
-def _expect(condition: bool, otherwise: str) -> None:
+def _expect(condition: object, otherwise: str) -> None:
     if not condition:
         raise Rejected("NotAsTold", otherwise)

@@ -58,7 +58,7 @@ def whole(study: StudyFacts, packed: Iterable[Entry], described: Mapping[str, Se
         for uid, listed in sorted(found.items())))
 
 
-def draft(
+def draft(  # noqa: PLR0913 - the study, and each fact of its surroundings
     study: StudyFacts, row: publications.Publication, patient: PatientId, profile: Profile, ae_title: str, now: float, *,
     first: bool = True,
 ) -> Draft:

@@ -314,11 +314,11 @@ def keep_answer(unit: Unit, sender: str, control_id: str, digest: str, reply: by
     connection.execute(sa.delete(message).where(message.c.id <= number - KEPT_MESSAGES))
 
 
-def _group(row: Any) -> Group:
+def _group(row: sa.Row[Any]) -> Group:
     return Group(id=row.id, value=row.value, active=row.state == ACTIVE, survivor=row.survivor_id)
 
 
-def _identity(row: Any) -> Identity:
+def _identity(row: sa.Row[Any]) -> Identity:
     return Identity(
         id=row.id, patient=PatientId(row.domain, row.value), active=row.state == ACTIVE, survivor=row.survivor_id,
         group=row.group_id, person=person_of(row.demographics), created_at=row.created_at)

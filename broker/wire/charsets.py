@@ -64,8 +64,10 @@ def decode(values: Mapping[int, bytes], declared: bytes, sets: CharacterSets) ->
     """
     plan = _plan(declared, sets)
     odd = {key: value.rstrip(b" \0") for key, value in values.items() if not value.isascii() or b"\x1b" in value}
-    utf8 = plan.guessed and all(_strict(value, "utf-8") is not None for value in odd.values())
-    return {key: _usable(_text(odd[key], plan, utf8) if key in odd else value.decode("ascii")) for key, value in values.items()}
+    all_utf8 = plan.guessed and all(_strict(value, "utf-8") is not None for value in odd.values())
+    return {
+        key: _usable(_text(odd[key], plan, all_utf8=all_utf8) if key in odd else value.decode("ascii"))
+        for key, value in values.items()}
 
 
 def _usable(text: str) -> str:
@@ -93,19 +95,19 @@ def _unique(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name not in {"", "ascii"}))
 
 
-def _text(value: bytes, plan: _Plan, utf8: bool) -> str:
+def _text(value: bytes, plan: _Plan, *, all_utf8: bool) -> str:
     if b"\x1b" in value:
         return _by_escapes(value, plan)
     if plan.lied and not _ADJOINING.search(value):      # no character of two bytes: the label is true for once
         return _strict(value, plan.lied) or _any(value, plan.codecs)
     if plan.guessed:
-        found = _as_utf8(value, plan.codecs[0], utf8)
+        found = _as_utf8(value, plan.codecs[0], whole=all_utf8)
         if found:
             return found
     return _any(value, plan.codecs)
 
 
-def _as_utf8(value: bytes, codec: str, whole: bool) -> str:
+def _as_utf8(value: bytes, codec: str, *, whole: bool) -> str:
     """Return the text of bytes that are UTF-8 rather than `codec`, else nothing. `whole`: so is all text of the data set.
 
     Characters of three bytes are no accident, unless the bytes are GB 2312 beside other text that is. Two bytes that are

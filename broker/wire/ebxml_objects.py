@@ -219,28 +219,28 @@ class Writer:
     def _entry(self, entry: DocumentEntry) -> None:
         codes = {attribute: entry.codes.get(attribute, ()) for attribute in ENTRY.codes}
         self._append(
-            "ExtrinsicObject", ENTRY, entry, _slots(ENTRY, entry), codes=codes, authors=entry.authors,
-            attributes={"mimeType": entry.mime_type, "objectType": entry.object_type or STABLE, "lid": entry.lid},
-            version=entry.version)
+            ENTRY, entry, codes, "ExtrinsicObject",
+            {"mimeType": entry.mime_type, "objectType": entry.object_type or STABLE, "lid": entry.lid})
 
     def _submission_set(self, ss: SubmissionSet) -> None:
         codes = {"contentTypeCode": (ss.content_type,) if ss.content_type else ()}
-        self._append("RegistryPackage", SUBMISSION_SET, ss, _slots(SUBMISSION_SET, ss), codes=codes, authors=ss.authors)
+        self._append(SUBMISSION_SET, ss, codes)
 
     def _folder(self, folder: Folder) -> None:
-        self._append("RegistryPackage", FOLDER, folder, _slots(FOLDER, folder), codes={"codeList": folder.codes})
+        self._append(FOLDER, folder, {"codeList": folder.codes})
 
     def _append(
-        self, kind: str, shape: Shape, thing: DocumentEntry | SubmissionSet | Folder, slots: Slots, *,
-        codes: Mapping[str, tuple[Code, ...]], authors: tuple[Author, ...] = (), attributes: Mapping[str, str] | None = None,
-        version: str = "",
+        self, shape: Shape, thing: DocumentEntry | SubmissionSet | Folder, codes: Mapping[str, tuple[Code, ...]],
+        kind: str = "RegistryPackage", attributes: Mapping[str, str] | None = None,
     ) -> None:
         fixed = {"objectType": f"{OBJECT_TYPE}RegistryPackage"} if attributes is None else attributes
+        authors = () if isinstance(thing, Folder) else thing.authors
         classifications, identifiers = self._nested(shape, thing, codes, authors)
         write_object(self._listing, RimObject(
-            kind=kind, attributes=_given({"id": thing.id, "home": thing.home, "status": thing.status, **fixed}), slots=slots,
-            name=thing.title, description=thing.comments, version=version, classifications=tuple(classifications),
-            identifiers=tuple(identifiers)))
+            kind=kind, attributes=_given({"id": thing.id, "home": thing.home, "status": thing.status, **fixed}),
+            slots=_slots(shape, thing), name=thing.title, description=thing.comments,
+            version=thing.version if isinstance(thing, DocumentEntry) else "",
+            classifications=tuple(classifications), identifiers=tuple(identifiers)))
 
     def _nested(
         self, shape: Shape, thing: DocumentEntry | SubmissionSet | Folder, codes: Mapping[str, tuple[Code, ...]],

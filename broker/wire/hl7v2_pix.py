@@ -1,6 +1,6 @@
 """The HL7 v2 messages of the PIX profile: patient identity feed (ITI TF-2 3.8) and PIX query (ITI TF-2 3.9)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from broker.model.errors import BrokerError, Hl7Code, Problem, Rejected
@@ -52,7 +52,7 @@ def read_person(pid: Segment) -> dict[str, Any]:
     return found
 
 
-def _read(pid: Segment, number: int, read: Any) -> tuple[Any, ...] | None:
+def _read(pid: Segment, number: int, read: Callable[[Value], object]) -> tuple[object, ...] | None:
     values = few(pid, number)
     return tuple(read(value) for value in values) if values or pid.deleted(number) else None
 

@@ -7,7 +7,7 @@ fail on prefixes. What the schema does not force but IHE needs is checked here. 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 from xml.sax.saxutils import quoteattr as q
 
@@ -270,18 +270,25 @@ def write_pix_answer(
 
 def _reply(request: Element, interaction: str, stamp: Stamp, manager: str, *parts: str) -> bytes:
     processing = _attribute(request, "h:processingCode", "code")
-    return _message(interaction, stamp, manager, read_wrapper(request).senders, "NE", parts, processing or "P")
+    return _message(interaction, stamp, _Transmission(manager, read_wrapper(request).senders, "NE", processing or "P"), parts)
 
 
-def _message(
-    interaction: str, stamp: Stamp, sender: str, receivers: Sequence[Ii], accept: str, parts: Iterable[str],
-    processing: str = "P",
-) -> bytes:
+class _Transmission(NamedTuple):
+    """The transmission wrapper (HL7 V3 MCCI): device OIDs, who is to acknowledge, and the processing code."""
+
+    sender: str
+    receivers: Sequence[Ii]
+    accept: str
+    processing: str = "P"
+
+
+def _message(interaction: str, stamp: Stamp, wrapper: _Transmission, parts: Iterable[str]) -> bytes:
+    sender = Ii(wrapper.sender)
     return (
-        f'<{interaction} xmlns="{HL7}" ITSVersion="XML_1.0">{_id("id", Ii(sender, stamp.id))}'
+        f'<{interaction} xmlns="{HL7}" ITSVersion="XML_1.0">{_id("id", Ii(wrapper.sender, stamp.id))}'
         f'<creationTime value="{stamp.when}"/><interactionId root="{INTERACTIONS}" extension="{interaction}"/>'
-        f'<processingCode code={q(processing)}/><processingModeCode code="T"/><acceptAckCode code="{accept}"/>'
-        f"{_device('receiver', 'RCV', receivers)}{_device('sender', 'SND', [Ii(sender)])}{''.join(parts)}</{interaction}>"
+        f'<processingCode code={q(wrapper.processing)}/><processingModeCode code="T"/><acceptAckCode code="{wrapper.accept}"/>'
+        f"{_device('receiver', 'RCV', wrapper.receivers)}{_device('sender', 'SND', [sender])}{''.join(parts)}</{interaction}>"
     ).encode()
 
 
@@ -361,7 +368,7 @@ def write_merge_patient(
 
 def _feed(interaction: str, subject: str, sender: str, receiver: str, stamp: Stamp | None) -> bytes:
     act = _control_act(interaction, subject)
-    return _message(interaction, stamp or Stamp.now(), sender, [Ii(receiver)], "AL", [act])
+    return _message(interaction, stamp or Stamp.now(), _Transmission(sender, [Ii(receiver)], "AL"), [act])
 
 
 def _provider(domain: str) -> str:
@@ -415,7 +422,7 @@ def write_pix_query(
         f'<queryByParameter>{_id("queryId", Ii(sender, moment.id))}<statusCode code="new"/><responsePriorityCode code="I"/>'
         f"<parameterList>{sources}<patientIdentifier>{value}<semanticsText>Patient.id</semanticsText></patientIdentifier>"
         "</parameterList></queryByParameter>")
-    return _message(QUERY, moment, sender, [Ii(receiver)], "AL", [_control_act(QUERY, query)])
+    return _message(QUERY, moment, _Transmission(sender, [Ii(receiver)], "AL"), [_control_act(QUERY, query)])
 
 
 def read_ack(message: Element) -> None:

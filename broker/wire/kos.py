@@ -56,7 +56,7 @@ class ReadManifest:
     retrieve_aes: tuple[str, ...]
 
 
-def write_manifest(
+def write_manifest(  # noqa: PLR0913 - one argument per fact that the study does not hold
     study: StudyFacts, *, retrieve_ae: str, location_uid: str, sop_uid: str, series_uid: str, now: datetime,
     issuer: tuple[str, str], accession_issuer: str | None = None,
 ) -> bytes:

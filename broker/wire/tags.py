@@ -238,10 +238,10 @@ def _skip_sequence(data: bytes, at: int, order: Order, *, explicit: bool, depth:
             return value
         if tag != ITEM:
             raise NotDicom("a sequence holds something else than items")
-        at = value + size if size != UNDEFINED else _skip_item(data, value, order, explicit, depth)
+        at = value + size if size != UNDEFINED else _skip_item(data, value, order, depth, explicit=explicit)
 
 
-def _skip_item(data: bytes, at: int, order: Order, explicit: bool, depth: int) -> int:
+def _skip_item(data: bytes, at: int, order: Order, depth: int, *, explicit: bool) -> int:
     while True:
         tag, value, size = _element(data, at, order, explicit=explicit)
         if tag == ITEM_END:

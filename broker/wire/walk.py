@@ -54,13 +54,13 @@ class _Walker:
     def data_set(self, *, explicit: bool) -> None:
         """Read elements until the end, or until nothing is missing."""
         while True:
-            tag, size, named = self._header(self._order, explicit)
+            tag, size, named = self._header(self._order, explicit=explicit)
             if tag in WANTED:
-                self._keep(tag, size, named)
+                self._keep(tag, size, named=named)
             elif tag == ITEM:
-                self._item(self._order, named, size, 0)
+                self._item(self._order, size, 0, explicit=named)
             elif tag not in {ITEM_END, SEQUENCE_END}:
-                self._value(size, named, 0)
+                self._value(size, 0, named=named)
             if tag > tags.LAST and self.found.keys() >= ESSENTIAL:
                 return
 
@@ -73,7 +73,7 @@ class _Walker:
         self._at += length
         return self._window[at:at + length]
 
-    def _header(self, order: Order, explicit: bool) -> tuple[int, int, bool]:
+    def _header(self, order: Order, *, explicit: bool) -> tuple[int, int, bool]:
         """Return tag, length of the value, and whether what is inside it is Explicit VR."""
         self._left -= 1
         if not self._left:
@@ -91,11 +91,11 @@ class _Walker:
         hidden = order is LITTLE and not vr[1] and vr[0] and not short      # an Implicit VR element among Explicit ones
         return tag, size if hidden else short, True
 
-    def _keep(self, tag: int, size: int, named: bool) -> None:
+    def _keep(self, tag: int, size: int, *, named: bool) -> None:
         if size == UNDEFINED or size > _VALUE:
             start, ahead = self._at, self._read(self._at, _VALUE)
             self._window, self._begin = ahead, start
-            self._value(size, named, 0)
+            self._value(size, 0, named=named)
             value = ahead[:self._at - start]
         else:
             value = self._take(size)
@@ -105,35 +105,35 @@ class _Walker:
         else:
             self.found.setdefault(tag, value)
 
-    def _value(self, size: int, named: bool, depth: int) -> None:
+    def _value(self, size: int, depth: int, *, named: bool) -> None:
         if size == UNDEFINED:
-            self._sequence(self._order if named else LITTLE, named, depth)
+            self._sequence(self._order if named else LITTLE, depth, explicit=named)
         else:
             self._at += size
 
-    def _sequence(self, order: Order, explicit: bool, depth: int) -> None:
+    def _sequence(self, order: Order, depth: int, *, explicit: bool) -> None:
         """Pass the items of a value of undefined length; those of pixels are fragments and have lengths."""
         if depth > DEPTH:
             raise NotDicom("sequences are nested too deeply")
         while True:
-            tag, size, _ = self._header(order, explicit)
+            tag, size, _ = self._header(order, explicit=explicit)
             if tag == SEQUENCE_END:
                 return
             if tag == ITEM:
-                self._item(order, explicit, size, depth)
+                self._item(order, size, depth, explicit=explicit)
             elif tag != ITEM_END:
                 raise NotDicom("a sequence holds something else than items")
 
-    def _item(self, order: Order, explicit: bool, size: int, depth: int) -> None:
+    def _item(self, order: Order, size: int, depth: int, *, explicit: bool) -> None:
         if size != UNDEFINED:
             self._at += size
             return
         while True:
-            tag, size, named = self._header(order, explicit)
+            tag, size, named = self._header(order, explicit=explicit)
             if tag == ITEM_END:
                 return
             if size == UNDEFINED:
-                self._sequence(order if named else LITTLE, named, depth + 1)
+                self._sequence(order if named else LITTLE, depth + 1, explicit=named)
             else:
                 self._at += size
 

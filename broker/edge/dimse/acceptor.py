@@ -29,7 +29,7 @@ class GivenUp(Exception):
 class AcceptedAssociation:
     """One association: its socket, what was negotiated, and its place. `length` is the longest PDU the peer takes."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - one argument per thing that was negotiated or lent
         self, sock: socket.socket, syntaxes: Mapping[int, str], length: int, session: Session, settings: ServerSettings,
         stopping: threading.Event, place: Place,
     ) -> None:

@@ -132,7 +132,7 @@ def _nothing(_request: StoreRequest) -> Reception:
 
 
 @contextlib.contextmanager
-def connect(
+def connect(  # noqa: PLR0913 - the last three are of a C-GET alone
     hospital: Hospital, settings: ServerSettings, proposals: Sequence[Proposal], patience: Patience, *,
     provided: Sequence[str] = (), receive: Callable[[StoreRequest], Reception] = _nothing,
     done: Callable[[Reception], int] = Reception.close,

@@ -122,7 +122,7 @@ def known(unit: Unit, item: StoredObject) -> int | None:
     return None if row is None else row.case_id or 0
 
 
-def find(
+def find(  # noqa: PLR0913 - each narrows the search, all by name
     unit: Unit, *, case_id: int = 0, hospital: str = "", state: str = "", kind: str = "", study_id: int = 0, lock: bool = False,
 ) -> list[Case]:
     """Return the cases that match everything given, oldest first; `lock` keeps them from others until the unit ends."""
@@ -188,7 +188,7 @@ def paths(unit: Unit, hospital: str, study_uid: str) -> set[str]:
         sa.select(t.conflict.c.path).where(t.conflict.c.hospital == hospital, t.conflict.c.study_uid == study_uid)))
 
 
-def _case(row: Any) -> Case:
+def _case(row: sa.Row[Any]) -> Case:
     values = dict(row._mapping)
     said = PatientId(values.pop("patient_domain"), values.pop("patient_value"))
     return Case(said=said, **{**values, "catalogue": tuple(unpack(values["catalogue"]))})

@@ -484,6 +484,6 @@ def _insert(unit: Unit, table: sa.Table) -> "postgresql.Insert | sqlite.Insert":
     return postgresql.insert(table) if sql(unit).dialect.name == "postgresql" else sqlite.insert(table)
 
 
-def _study(row: Any) -> Study:
+def _study(row: sa.Row[Any]) -> Study:
     values = dict(row._mapping)
     return Study(patient=PatientId(values.pop("patient_domain"), values.pop("patient_value")), **values)
