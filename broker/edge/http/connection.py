@@ -296,7 +296,7 @@ class Connection(Waiting, TConn):
         self.unreader.end = "late"
         tls.cut(self.sock, socket.SHUT_RD)
 
-    def close(self, graceful: bool = False) -> None:  # noqa: ARG002 - gunicorn's signature
+    def close(self, graceful: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - gunicorn's signature
         """Close the socket, at once."""
         tls.close(self.sock)
 
