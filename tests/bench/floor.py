@@ -1,9 +1,10 @@
-"""The least a registry could do: WSGI functions that parse, run the product's own SQL by sqlite3, and join bytes.
+"""The least a registry could do: WSGI functions that parse, run the product's own SQL by the driver, and join bytes.
 
 `python -m tests.bench.floor SETTINGS FILE` serves one of them with the product's own server. FILE is what `Recorder`
 saw the product do.
 """
 
+import contextlib
 import json
 import sqlite3
 import sys
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import psycopg
 from lxml import etree
 
 from broker.config.settings import Settings
@@ -41,18 +43,22 @@ _DONE = (b'<rs:RegistryResponse xmlns:rs="urn:oasis:names:tc:ebxml-regrep:xsd:rs
 
 @dataclass
 class Recorded:
-    """Statements with their values. A value is [kind, text]: `is` itself, `slot` of the query, `uuid`, `key` or `text`."""
+    """Statements with their rows of values, which are listed (SQLite) or named (PostgreSQL) as the driver takes them.
+
+    A value is [kind, text]: `is` itself, `slot` of the query, `uuid`, `key`, `body` or `text`. `database` is SQLite's file or a
+    URL of PostgreSQL.
+    """
 
     kind: str
     database: str
-    statements: list[tuple[str, list[list[Any]]]] = field(default_factory=list)
+    statements: list[tuple[str, list[Any]]] = field(default_factory=list)
 
 
 class Recorder:
     """Writes down the prepared statements that are run while it is in use."""
 
     def __init__(self) -> None:
-        self.seen: list[tuple[str, list[tuple[Any, ...]]]] = []
+        self.seen: list[tuple[str, list[Any]]] = []
         self._driver: property = vars(SqlUnit)["driver"]
 
     def __enter__(self) -> Self:
@@ -64,10 +70,10 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         type.__setattr__(SqlUnit, "driver", self._driver)
 
-    def _note(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+    def _note(self, statement: str, rows: list[Any]) -> None:
         self.seen.append((statement, rows))
 
-    def only(self, start: str) -> list[tuple[str, list[tuple[Any, ...]]]]:
+    def only(self, start: str) -> list[tuple[str, list[Any]]]:
         """Return the statements that begin with this word."""
         return [(statement, rows) for statement, rows in self.seen if statement.lstrip().upper().startswith(start)]
 
@@ -75,7 +81,7 @@ class Recorder:
 class _Spy:
     """A driver's connection that tells what it is asked."""
 
-    def __init__(self, driver: Any, note: Callable[[str, list[tuple[Any, ...]]], None]) -> None:
+    def __init__(self, driver: Any, note: Callable[[str, list[Any]], None]) -> None:
         self._driver, self._note = driver, note
 
     def execute(self, statement: str, values: tuple[Any, ...] = ()) -> Any:
@@ -83,10 +89,10 @@ class _Spy:
         self._note(statement, [values])
         return self._driver.execute(statement, values)
 
-    def executemany(self, statement: str, rows: list[tuple[Any, ...]]) -> Any:
+    def executemany(self, statement: str, rows: list[Any]) -> Any:
         """Run it for each row."""
         self._note(statement, rows)
-        return self._driver.executemany(statement, rows)
+        return self._driver.cursor().executemany(statement, rows)
 
     def cursor(self) -> Self:
         """Tell what a cursor is asked, too."""
@@ -103,7 +109,8 @@ def connection(database: str) -> sqlite3.Connection:
 
 class _Connections(threading.local):
     def __init__(self, database: str) -> None:
-        self.connection = connection(database)
+        is_url = database.startswith("postgresql:")
+        self.connection: Any = psycopg.connect(database, autocommit=True) if is_url else connection(database)
 
 
 def query(recorded: Recorded) -> routes.Application:
@@ -124,7 +131,13 @@ def query(recorded: Recorded) -> routes.Application:
 
 
 def register(recorded: Recorded) -> routes.Application:
-    """Return the floor of ITI-42: the same INSERTs in one durable transaction; ids and uniqueIds are new."""
+    """Return the floor of ITI-42: the same INSERTs in one durable transaction; ids and uniqueIds are new.
+
+    SQLite has one writer at a time: threads take turns, because its own way of waiting sleeps too long.
+    """
+    lite = not recorded.database.startswith("postgresql:")
+    turn = threading.Lock() if lite else contextlib.nullcontext()
+    begin = "BEGIN IMMEDIATE" if lite else "BEGIN"
     threads = _Connections(recorded.database)
 
     def application(environ: dict[str, Any], start_response: routes.StartResponse) -> Iterable[bytes]:
@@ -132,15 +145,16 @@ def register(recorded: Recorded) -> routes.Application:
         identifiers = root.iter(f"{RIM}ExternalIdentifier")
         number = next(one.get("value", "") for one in identifiers if one.get("identificationScheme") == _SET_UNIQUE_ID)[-8:]
         store = threads.connection
-        store.execute("BEGIN IMMEDIATE")
-        _insert(store, recorded.statements, number)
-        store.execute("COMMIT")
+        with turn:
+            store.execute(begin)
+            _insert(store, recorded.statements, number)
+            store.execute("COMMIT")
         head = _ENVELOPE % (b"urn:ihe:iti:2007:RegisterDocumentSet-bResponse", str(uuid.uuid4()).encode(), _DONE)
         return _answer(start_response, head + _END)
     return application
 
 
-def _insert(store: sqlite3.Connection, statements: list[tuple[str, list[list[Any]]]], number: str) -> None:
+def _insert(store: Any, statements: list[tuple[str, list[Any]]], number: str) -> None:
     fresh: dict[str, str] = {}
     keys: list[int] = []
     meaning: dict[str, Callable[[Any], Any]] = {
@@ -151,13 +165,20 @@ def _insert(store: sqlite3.Connection, statements: list[tuple[str, list[list[Any
         "key": lambda value: keys[value],
     }
     for statement, rows in statements:
-        listed = [[meaning[kind](value) for kind, value in row] for row in rows]
+        listed = [mapped(row, lambda kind, value: meaning[kind](value)) for row in rows]
         if "RETURNING" in statement:
             keys += sorted(key for _, key in store.execute(statement, listed[0]).fetchall())
         elif len(listed) > 1:
-            store.executemany(statement, listed)
+            store.cursor().executemany(statement, listed)
         else:
             store.execute(statement, listed[0])
+
+
+def mapped(row: Any, change: Callable[[Any, Any], Any]) -> Any:
+    """Return a row of pairs with each pair changed, listed or named as before."""
+    if isinstance(row, dict):
+        return {name: change(*pair) for name, pair in row.items()}
+    return [change(*pair) for pair in row]
 
 
 def _answer(start_response: routes.StartResponse, body: bytes) -> Iterable[bytes]:
@@ -178,7 +199,7 @@ def read(file: Path) -> routes.Application:
     """Return the floor that was written."""
     recorded = Recorded(**json.loads(file.read_text("utf-8")))
     recorded.statements = [
-        (statement, [[[kind, value.encode() if kind == "body" else value] for kind, value in row] for row in rows])
+        (statement, [mapped(row, lambda kind, value: [kind, value.encode() if kind == "body" else value]) for row in rows])
         for statement, rows in recorded.statements]
     return KINDS[recorded.kind](recorded)
 

@@ -1,4 +1,5 @@
-"""A light load: `python -m tests.bench.load PORT CONNECTIONS SECONDS FIRST FILE EXPECT [CA]` prints requests and seconds.
+"""A light load: `python -m tests.bench.load PORT CONNECTIONS SECONDS FIRST FILE EXPECT [CA]` prints
+requests, seconds, and requests with those of the warming up.
 
 FILE is a JSON list of requests, sent in turn; `@@@@@@@@` in one becomes a number of eight digits, counted from FIRST.
 With CA, a file of certificates, connections are of TLS.
@@ -94,10 +95,10 @@ def main(port: int, connections: int, seconds: float, first: int, file: Path, ex
         connection = Connection(peer)
         selector.register(peer, selectors.EVENT_READ, connection)
         send(connection)
-    round_trips(time.perf_counter() + seconds / 5)
+    warmed = round_trips(time.perf_counter() + seconds / 5)
     started = time.perf_counter()
     count = round_trips(started + seconds)
-    sys.stdout.write(f"{count} {time.perf_counter() - started}\n")
+    sys.stdout.write(f"{count} {time.perf_counter() - started} {warmed + count}\n")
 
 
 if __name__ == "__main__":

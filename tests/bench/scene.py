@@ -13,6 +13,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from broker.app.whole import App
@@ -27,7 +28,7 @@ from broker.model.transaction import ServedTransaction
 from broker.patients import iti8_feed
 from broker.wire.hl7v2 import Header
 from broker.wire.hl7v2_pix import write_adt
-from tests.helpers.ports import free_ports
+from tests.helpers.ports import free_port, free_ports
 
 ROOT = Path("build/bench-tmp")
 LOCAL_DOMAIN, NAMESPACE = "2.999.2.1", "HOSPA"
@@ -61,12 +62,16 @@ def discard(folder: Path) -> None:
     atexit.register(shutil.rmtree, used, ignore_errors=True)
 
 
-def settings(where: Path) -> Settings:
-    """Return the shipped settings with their data in `where`, on a free port; `broker.toml` there says the same."""
+def settings(where: Path, database: str = "") -> Settings:
+    """Return the shipped settings with their data in `where`, on a free port; `broker.toml` there says the same.
+
+    `database` is the URL of another store than SQLite's.
+    """
     port, mllp, dicom = free_ports(3)
     config = where / "broker.toml"
     config.write_text(
-        f'data = "data"\n[server]\nhttp_port = {port}\nmllp_port = {mllp}\ndicom_port = {dicom}\n', "utf-8")
+        f'data = "data"\n[server]\nhttp_port = {port}\nmllp_port = {mllp}\ndicom_port = {dicom}\n'
+        f'[database]\nurl = "{database}"\n', "utf-8")
     return load(config)
 
 
@@ -125,10 +130,30 @@ def web(made: Settings) -> Iterator[int]:
     """Run the broker's web role as `broker serve` does; return the pid of its (one) worker process."""
     command = [sys.executable, "-m", "broker", "serve", "--role", "web", "--config", str(made.data.parent / "broker.toml")]
     with process(command, made.server.http_port, made.data.parent / "web.log") as pid:
-        yield _worker(pid)
+        yield worker(pid)
 
 
-def _worker(pid: int) -> int:
+@dataclass(frozen=True)
+class Served:
+    """A web server of its own: its port, and the pid of its (one) worker process."""
+
+    port: int
+    pid: int
+
+
+@contextlib.contextmanager
+def served_floor(made: Settings, file: Path, where: Path) -> Iterator[Served]:
+    """Serve the bare function that `file` describes with the product's own server on another port."""
+    port = free_port()
+    server = made.server.model_copy(update={"http_port": port})
+    own = where / "floor-settings.json"
+    own.write_text(made.model_copy(update={"server": server}).model_dump_json(), "utf-8")
+    with process([sys.executable, "-m", "tests.bench.floor", str(own), str(file)], port, where / "floor.log") as pid:
+        yield Served(port, worker(pid))
+
+
+def worker(pid: int) -> int:
+    """Return the pid of a web server's first worker process."""
     end = time.monotonic() + 30
     while time.monotonic() < end:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
@@ -165,6 +190,7 @@ class Load:
         self._file, self._seconds, self._connections = where / "requests.json", seconds, connections
         self._file.write_text(json.dumps(requests), "utf-8")
         self._first = 10_000_000
+        self.answered = 0       # in the last run, its warming up included
 
     def rate(self, port: int, expect: bytes) -> float:
         """Return requests/s. Every answer must be a 200 with `expect` in it."""
@@ -172,8 +198,9 @@ class Load:
             [sys.executable, "-m", "tests.bench.load", str(port), str(self._connections), str(self._seconds), str(self._first),
              str(self._file), expect.decode(), *self._authority], capture_output=True, text=True, check=False, timeout=120)
         assert done.returncode == 0, done.stderr
-        count, passed = done.stdout.split()
-        self._first += int(count) + 1000
+        count, passed, answered = done.stdout.split()
+        self.answered = int(answered)
+        self._first += self.answered + 1000
         return int(count) / float(passed)
 
 

@@ -17,7 +17,8 @@ import psycopg
 from broker.db import Database, schema
 from tests.helpers.ports import free_port
 
-_OPTIONS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200", "listen_addresses=127.0.0.1")
+_OPTIONS = ("max_connections=200", "listen_addresses=127.0.0.1")
+_FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 
 _SECONDS = "150"        # that a busy machine may need to start or stop it
 
@@ -31,9 +32,13 @@ def _program(name: str) -> str:
 
 
 class Postgres:
-    """A server on a free port. Use as a context manager; `stop` and `start` it as the test needs."""
+    """A server on a free port. Use as a context manager; `stop` and `start` it as the test needs.
 
-    def __init__(self) -> None:
+    What it holds outlives no crash of the machine, but for `durable`: then its settings are PostgreSQL's own.
+    """
+
+    def __init__(self, *, durable: bool = False) -> None:
+        self._options = _OPTIONS if durable else (*_OPTIONS, *_FAST)
         self.port = free_port()
         self._folder = Path(tempfile.mkdtemp(prefix="broker-pg-"))
         # It refuses to run as root.
@@ -61,7 +66,7 @@ class Postgres:
     def start(self) -> None:
         """Start and wait until it answers."""
         own = (f"port={self.port}", f"unix_socket_directories={self._folder}")
-        options = " ".join(f"-c {option}" for option in (*_OPTIONS, *own))
+        options = " ".join(f"-c {option}" for option in (*self._options, *own))
         self._run("pg_ctl", "-D", str(self._folder / "data"), "-l", str(self._folder / "log"), "-w", "-t", _SECONDS,
                   "-o", options, "start")
 
