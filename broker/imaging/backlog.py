@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from broker.db import Database
-from broker.imaging.store import publications, setbacks
+from broker.imaging.store import machines, publications, setbacks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ def backlog(database: Database, limit: int = 1000) -> list[Held]:
     with database.read() as unit:
         held = [
             Held(work="publish", hospital=row.hospital, subject=row.study_uid, state=row.state, reason=row.reason,
-                 attempts=row.attempts, next_at=0.0 if row.state == publications.FAILED else row.next_at)
+                 attempts=row.attempts, next_at=0.0 if row.state == machines.FAILED else row.next_at)
             for row in publications.stuck(unit, limit)]
         held += [
             Held(work=row.work, hospital=row.hospital, subject=row.subject, state="due", reason=row.reason,

@@ -29,6 +29,7 @@ from broker.imaging.identity import LONGEST, PERSON, fuller
 from broker.imaging.store import cases, containers, settlements, studies
 from broker.imaging.store.cases import Aside, Case
 from broker.imaging.store.containers import Container
+from broker.imaging.store.machines import MOVED
 from broker.imaging.store.studies import Instance, Study
 from broker.model.caller import Call
 from broker.model.errors import Rejected, Unavailable
@@ -172,7 +173,7 @@ class Conflicts:
         chosen = {item.sop_uid: self._whole(case, item) for item in cases.objects(unit, case.id, cases.CAME)}   # the last one
         listed = {sop: (series, sop, kind) for series, sop, kind in case.catalogue}
         target = next((part for part in parts if part.patient == patient), None)
-        made = target is None or target.state == settlements.MOVED
+        made = target is None or target.state == MOVED
         if target is None:
             if not 0 < len(patient.value) <= LONGEST:
                 raise Rejected("NotAPatient", f"a patient id has 1 to {LONGEST} characters")
@@ -250,7 +251,7 @@ class Conflicts:
         facts = {**target.facts, **case.facts} if case.kind == cases.CORRECTION else fuller(target.facts, case.facts)
         if facts != target.facts:
             before.setdefault(target.id, {})["facts"] = target.facts
-            settlements.change(unit, target.id, facts=facts)
+            settlements.set_facts(unit, target.id, facts)
 
     def _follow(
         self, unit: Unit, parts: list[Study], target: Study, before: dict[int, dict[str, Any]], now: float,
@@ -258,14 +259,14 @@ class Conflicts:
         """Set states, and have the manifests follow, of the target and of every part that lost something."""
         for part in parts:
             if part.id == target.id:
-                if part.state == settlements.MOVED:
+                if part.state == MOVED:
                     before.setdefault(part.id, {})["state"] = part.state
-                    settlements.change(unit, part.id, state="complete")
+                    studies.mark(unit, part.id, "filled again")
             elif part.id not in before:
                 continue
             elif settlements.is_empty(unit, part.id):
                 before[part.id]["state"] = part.state
-                settlements.change(unit, part.id, state=settlements.MOVED)
+                studies.mark(unit, part.id, "emptied")
             self._publish(unit, part, now, asked=part.id == target.id)
 
     def _undo(self, unit: Unit, case: Case, parts: list[Study]) -> None:
@@ -313,9 +314,11 @@ class Conflicts:
                 studies.set_catalogue(unit, part.id, old["catalogue"], now)
             elif part.id == target.id and decision["made"] and part.tier == "origin":
                 studies.set_catalogue(unit, part.id, [], now)
-            state = settlements.MOVED if part.id == target.id and decision["made"] else old.get("state", "")
-            if state or "facts" in old:
-                settlements.change(unit, part.id, state=state, facts=old.get("facts"))
+            state = MOVED if part.id == target.id and decision["made"] else old.get("state", "")
+            if state:
+                studies.mark(unit, part.id, "decision undone", to=state)
+            if "facts" in old:
+                settlements.set_facts(unit, part.id, old["facts"])
             self._publish(unit, part, now, asked=False)
 
     def _publish(self, unit: Unit, part: Study, now: float, *, asked: bool) -> None:
@@ -403,7 +406,7 @@ class Conflicts:
     @staticmethod
     def _view(unit: Unit, case: Case, came: int) -> Conflict:
         parts = sorted(studies.find_studies(unit, hospital=case.hospital, study_uid=case.study_uid), key=lambda part: part.part)
-        living = [part for part in parts if part.state != settlements.MOVED] or parts
+        living = [part for part in parts if part.state != MOVED] or parts
         shown = next((part for part in living if part.patient == case.said and case.kind != cases.PATIENT), living[0])
         given = case.decision.get("patient")
         return Conflict(

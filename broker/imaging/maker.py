@@ -35,7 +35,7 @@ def collect(unit: Unit, profile: Profile, now: float, only: Container[int] | Non
     for study in studies.quiet(unit, now - profile.retention.quiet_seconds):
         if only is not None and study.id not in only:
             continue
-        if not studies.mark(unit, study.id, "complete", was="receiving"):
+        if not studies.mark(unit, study.id, "quiet"):
             continue
         hospital = profile.hospital(study.hospital)
         if hospital is not None and (hospital.kind != "origin" or study.part):

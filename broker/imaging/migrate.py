@@ -31,6 +31,7 @@ from broker.imaging import header
 from broker.imaging.alone import Alone
 from broker.imaging.store import containers, studies
 from broker.imaging.store.containers import Container, Subject, Version
+from broker.imaging.store.machines import COMPLETE, DROPPING, MOVED, RECEIVING
 from broker.imaging.store.studies import Instance
 from broker.model.errors import Rejected, Unavailable
 from broker.model.imaging import Archived, Online, StoredObject
@@ -117,11 +118,11 @@ class Migrator:
                 return Outcome.BUSY
             with self._database.write() as unit:
                 study = containers.subject(unit, study_id)
-                if study is None or study.tier == "origin" or study.state == "receiving":
+                if study is None or study.tier == "origin" or study.state in {RECEIVING, MOVED}:
                     return Outcome.NOTHING
-                if study.state == "complete":
-                    studies.mark(unit, study_id, "packing")
-            return self._drop(study) if study.state == "dropping" else self._pack(study, progress)
+                if study.state == COMPLETE:
+                    studies.mark(unit, study_id, "begun to pack")
+            return self._drop(study) if study.state == DROPPING else self._pack(study, progress)
 
     def sweep(self, older_than: float = _UNFINISHED) -> int:
         """Remove what crashes left: unfinished files, and containers no row names; return how many.
@@ -187,7 +188,7 @@ class Migrator:
             self._sdfo.prove(packed.path, packed.sha256, {image.sop_uid: image.sha256 for image in images})
         except Exception:
             with self._database.write() as unit:
-                studies.mark(unit, study.id, "complete", was="packing")
+                studies.mark(unit, study.id, "not packed")
             if packed:
                 self._sdfo.drop_container(packed.path)
             raise
@@ -195,7 +196,7 @@ class Migrator:
         with self._database.write() as unit:
             switched = containers.switch(unit, study, rows, old, new, self._clock())
             if not switched:
-                studies.mark(unit, study.id, "complete", was="packing")
+                studies.mark(unit, study.id, "not packed")
         if not switched:
             self._sdfo.drop_container(packed.path)
             return Outcome.CHANGED
@@ -232,7 +233,7 @@ class Migrator:
     def _nothing_new(self, study: Subject, rows: list[Instance]) -> Outcome:
         """All that is online is in the container already: it came a second time."""
         with self._database.write() as unit:
-            studies.mark(unit, study.id, "dropping" if rows else "complete", was="packing")
+            studies.mark(unit, study.id, "packed" if rows else "not packed")
         return self._drop(study) if rows else Outcome.NOTHING
 
     def _images(self, rows: list[Instance], entries: Mapping[str, Entry], old: Container | None) -> list[PackImage]:
@@ -271,7 +272,7 @@ class Migrator:
             with self._database.write() as unit:
                 containers.forget_container(unit, one.id)
         with self._database.write() as unit:
-            studies.mark(unit, study.id, "complete", was="dropping")
+            studies.mark(unit, study.id, "dropped")
         return Outcome.ARCHIVED
 
     def _without_row(self, study: Subject, proven: Mapping[str, str], gone: set[str]) -> list[str]:

@@ -22,7 +22,8 @@ from broker.imaging.alone import Alone
 from broker.imaging.locate import is_first
 from broker.imaging.origin import Origins, misspelt, named_only, unnamed
 from broker.imaging.store import locations, publications, studies
-from broker.imaging.store.publications import DUE, FAILED, PARTIAL, PUBLISHED, Draft, Publication
+from broker.imaging.store.machines import DUE, FAILED, MOVED, PARTIAL, PUBLISHED, RECEIVING
+from broker.imaging.store.publications import Draft, Publication
 from broker.model.caller import Caller
 from broker.model.errors import BrokerError, Problem, Rejected, Unavailable, XdsCode, place_of
 from broker.model.ids import PatientId
@@ -168,11 +169,11 @@ class Publisher:
         found = self._origins.ask(hospital, study_uid) if hospital.kind == "origin" else StudyRows()
         with self._database.write() as unit:
             main = studies.record_origin(unit, hospital, found, now, self._profile) if found else 0
-            parts = [part for part in studies.parts(unit, hospital.key, study_uid) if part.state != "moved"]
+            parts = [part for part in studies.parts(unit, hospital.key, study_uid) if part.state != MOVED]
             if not parts:
                 raise Rejected("UnknownStudy", f"hospital {hospital.key} has sent no study {study_uid}")
             for part in parts:
-                studies.mark(unit, part.id, "complete", was="receiving")
+                studies.mark(unit, part.id, "asked for")
                 publications.request(unit, part.id, part.patient, now, at_once=True)
         return main if main in {part.id for part in parts} else parts[0].id, found.nameless
 
@@ -293,7 +294,7 @@ class Publisher:
             changed = maker.digest(self._whole(case)) != row.digest or (patient and str(patient) != row.entry_patient)
         except Unavailable:     # the archive: the study is tried again by itself, the others go on
             changed = True
-        if row.state in {PUBLISHED, PARTIAL} and row.study_state != "receiving" and changed:
+        if row.state in {PUBLISHED, PARTIAL} and row.study_state != RECEIVING and changed:
             with self._database.write() as unit:
                 publications.request(unit, study_id, row.patient, now)
 

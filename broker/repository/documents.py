@@ -102,7 +102,7 @@ class Documents:
                     if any(other.state == store.STORED for other in store.find(unit, row.unique_id)):
                         surplus.append(row)
                     else:
-                        store.set_state(unit, [row.id], store.STORED)
+                        store.mark(unit, [row.id], "registered")
         except Unavailable:
             log.warning("documents are registered but still marked pending", documents=len(taken.added))
         self.drop(Taken(taken.unique_ids, surplus))
@@ -110,7 +110,7 @@ class Documents:
     def keep(self, taken: Taken) -> None:
         """The registry did not answer: what it decided is unknown, so the documents stay."""
         with contextlib.suppress(Unavailable), self._database.write() as unit:
-            store.set_state(unit, [row.id for row in taken.added], store.KEPT)
+            store.mark(unit, [row.id for row in taken.added], "undecided")
 
     def drop(self, taken: Taken) -> None:
         """The registry said no: take back what this call brought, never what was there before."""
@@ -148,7 +148,7 @@ class Documents:
                 if self._is_whole(row) and not self._is_surplus(unit, row, kept):
                     kept.append(row.id)
             gone = [row for row in rows if row.id not in kept]
-            store.set_state(unit, kept, store.KEPT)
+            store.mark(unit, kept, "undecided")
             store.remove(unit, [row.id for row in gone if _unlink(self._folder / row.path)])
         sweep_folder(self.incoming(), now - GRACE)
         if rows:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from broker.db import batches, metadata, sql
+from broker.db.machine import GONE, NEW, Machine
 from broker.model.ports import Unit
 
 PENDING, KEPT, STORED = "pending", "kept", "stored"
@@ -24,6 +25,15 @@ document = sa.Table(
     sa.Index("ix_document_state_at", "state", "at"),
 )
 
+DOCUMENT = Machine("document", document.c.state, [
+    (NEW, "brought", PENDING),
+    (PENDING, "registered", STORED),
+    (PENDING, "undecided", KEPT),           # the registry did not answer, or the call died
+    (KEPT, "registered", STORED),
+    (PENDING, "dropped", GONE),             # the registry said no, or the file never was whole
+    (KEPT, "dropped", GONE),                # a repetition brought the same document
+])
+
 _BEST_FIRST = sa.case({STORED: 0, KEPT: 1}, value=document.c.state, else_=2)
 
 
@@ -37,7 +47,7 @@ class Document:
     size: int
     mime_type: str
     path: str
-    state: str = PENDING
+    state: str = DOCUMENT.first("brought")
     at: float
 
 
@@ -70,17 +80,16 @@ def add(unit: Unit, row: Document) -> int:
     return int(key[0])
 
 
-def set_state(unit: Unit, ids: Iterable[int], state: str) -> None:
-    """Set the state of these rows."""
-    sql(unit).execute(sa.update(document).where(document.c.id.in_(list(ids))).values(state=state))
+def mark(unit: Unit, ids: Iterable[int], event: str) -> None:
+    """Note an event of `DOCUMENT`; rows in whose state it must not come stay as they are."""
+    DOCUMENT.move(unit, event, document.c.id.in_(list(ids)))
 
 
 def confirm(unit: Unit, unique_ids: Iterable[str]) -> None:
     """Make stored what was kept of these documents: their registration is now known."""
-    sql(unit).execute(
-        sa.update(document).where(document.c.unique_id.in_(list(unique_ids)), document.c.state == KEPT).values(state=STORED))
+    DOCUMENT.move(unit, "registered", document.c.unique_id.in_(list(unique_ids)), document.c.state == KEPT)
 
 
 def remove(unit: Unit, ids: Iterable[int]) -> None:
-    """Drop these rows."""
-    sql(unit).execute(sa.delete(document).where(document.c.id.in_(list(ids))))
+    """Drop these rows, unless they are registered."""
+    DOCUMENT.remove(unit, "dropped", document.c.id.in_(list(ids)))

@@ -16,7 +16,7 @@ from broker.archive.online import ASIDE
 from broker.config import profile as profiles
 from broker.config import settings
 from broker.db import sql
-from broker.imaging.store import publications, studies
+from broker.imaging.store import machines, studies
 from broker.imaging.store import tables as t
 from broker.model.errors import BrokerError
 from broker.model.ids import PatientId, is_uid
@@ -205,7 +205,7 @@ def _settled(app: App, tell: Tell) -> None:
     while time.monotonic() < until:
         with app.database.read() as unit:
             growing = unit_count(unit, t.study.c.state.in_(waits))
-            due = unit_count(unit, t.publication.c.state == publications.DUE)
+            due = unit_count(unit, t.publication.c.state == machines.DUE)
         if not growing and not due:
             return
         time.sleep(1.0)
@@ -220,7 +220,7 @@ def unit_count(unit: Any, condition: Any) -> int:
 def _reasons(app: App) -> dict[str, str]:
     """Return why a study is not published, by study."""
     query = sa.select(t.study.c.study_uid, t.publication.c.state, t.publication.c.reason).join(
-        t.publication, t.publication.c.study_id == t.study.c.id).where(t.publication.c.state != publications.PUBLISHED)
+        t.publication, t.publication.c.study_id == t.study.c.id).where(t.publication.c.state != machines.PUBLISHED)
     with app.database.read() as unit:
         return {row.study_uid: row.reason or row.state for row in sql(unit).execute(query)}
 

@@ -92,7 +92,7 @@ class Centre:
             studies.record(unit, objects, self.profile, self.now)
             found = studies.study(unit, hospital, uid)
             assert found is not None
-            studies.mark(unit, found.id, "complete", was="receiving")
+            studies.mark(unit, found.id, "quiet")
         return found.id
 
     def _object(self, sop_uid: str, data: bytes, facts: Mapping[str, str]) -> StoredObject:

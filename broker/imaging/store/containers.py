@@ -15,6 +15,7 @@ from broker.archive.online import ASIDE
 from broker.config.profile import Retention
 from broker.db import sql
 from broker.imaging.store import tables as t
+from broker.imaging.store.machines import COMPLETE, DROPPING, PACKING, QUEUED, RUNNING, STUDY
 from broker.imaging.store.studies import Instance, instances, mark, origin_catalogue
 from broker.model.ports import Unit
 
@@ -62,7 +63,7 @@ def due(unit: Unit, retention: Retention, now: float, limit: int) -> list[tuple[
     A study is due when its date (without one, its last object) is older than the retention of its hospital and of each
     of its modalities; where none of them has a rule of its own, older than `online_days`.
     """
-    waiting = t.study.c.state == "complete", t.study.c.objects > 0
+    waiting = t.study.c.state == COMPLETE, t.study.c.objects > 0
     query = (
         sa.select(t.study.c.id, t.study.c.study_uid)
         .where(*waiting, sa.or_(t.study.c.tier == "archive", sa.and_(t.study.c.tier == "online", *_old(retention, now))))
@@ -75,8 +76,8 @@ def unfinished(unit: Unit, dropping_since: float) -> list[int]:
     query = (
         sa.select(t.study.c.id)
         .outerjoin(t.container, sa.and_(t.container.c.study_id == t.study.c.id, t.container.c.state == "current"))
-        .where(sa.or_(t.study.c.state == "packing",
-                      sa.and_(t.study.c.state == "dropping", t.container.c.at <= dropping_since)))
+        .where(sa.or_(t.study.c.state == PACKING,
+                      sa.and_(t.study.c.state == DROPPING, t.container.c.at <= dropping_since)))
         .order_by(t.study.c.id))
     return list(sql(unit).scalars(query))
 
@@ -117,7 +118,7 @@ def switch(
     another process packed it first.
     """
     found, container = subject(unit, study.id), current(unit, study.id)
-    if found is None or found.state != "packing" or container != old or instances(unit, study.id) != list(packed):
+    if found is None or found.state != PACKING or container != old or instances(unit, study.id) != list(packed):
         return False
     connection = sql(unit)
     connection.execute(t.container.update().where(t.container.c.study_id == study.id, t.container.c.state == "current")
@@ -125,7 +126,7 @@ def switch(
     connection.execute(t.container.insert(), {
         "study_id": study.id, "path": new.path, "size": new.size, "sha256": new.sha256, "images": new.images,
         "state": "current", "at": now})
-    connection.execute(t.study.update().where(t.study.c.id == study.id).values(tier="archive", state="dropping"))
+    STUDY.move(unit, "packed", t.study.c.id == study.id, tier="archive")
     return True
 
 
@@ -148,7 +149,7 @@ def go_back(unit: Unit, study_id: int, old: Container | None) -> None:
     if old:
         connection.execute(t.container.update().where(t.container.c.id == old.id).values(state="current"))
     connection.execute(t.study.update().where(t.study.c.id == study_id).values(tier="archive" if old else "online"))
-    mark(unit, study_id, "complete", was="dropping")
+    mark(unit, study_id, "damaged")
 
 
 def forget_container(unit: Unit, container_id: int) -> None:
@@ -160,7 +161,7 @@ def unused(unit: Unit, hospitals: Collection[str], before: float) -> list[int]:
     """Return the studies of these hospitals whose cached objects neither came nor were retrieved since before this time."""
     return list(sql(unit).scalars(
         sa.select(t.study.c.id)
-        .where(t.study.c.tier == "origin", t.study.c.state == "complete", t.study.c.objects > 0,
+        .where(t.study.c.tier == "origin", t.study.c.state == COMPLETE, t.study.c.objects > 0,
                t.study.c.hospital.in_(hospitals), t.study.c.used_at < before, t.study.c.last_at < before)
         .order_by(t.study.c.used_at)))
 
@@ -173,12 +174,13 @@ def forget_cached(unit: Unit, study_id: int) -> list[str]:
     """
     found = subject(unit, study_id)
     if found is None or found.tier != "origin" or sql(unit).scalar(sa.select(sa.exists().where(
-            t.fetch_job.c.study_uid == found.study_uid, t.fetch_job.c.state.in_(("queued", "running"))))):
+            t.fetch_job.c.study_uid == found.study_uid, t.fetch_job.c.state.in_((QUEUED, RUNNING))))):
+        return []
+    if not mark(unit, study_id, "unused"):
         return []
     listed = {sop_uid for _, sop_uid, _ in origin_catalogue(unit, study_id)}
     gone = [row for row in instances(unit, study_id) if row.sop_uid in listed and not row.online.path.startswith(ASIDE)]
     delete_instances(unit, study_id, [row.sop_uid for row in gone])
-    mark(unit, study_id, "dropping")
     return [row.online.path for row in gone]
 
 
@@ -186,13 +188,13 @@ def forgotten(unit: Unit, study_id: int, paths: Collection[str]) -> None:
     """End the eviction of a study whose files are gone; a row that came for one of them meanwhile goes too."""
     again = [row.sop_uid for row in instances(unit, study_id) if row.online.path in paths]
     delete_instances(unit, study_id, again)
-    mark(unit, study_id, "complete", was="dropping")
+    mark(unit, study_id, "dropped")
 
 
 def half_forgotten(unit: Unit) -> list[tuple[int, str, str]]:
     """Return (id, hospital, Study Instance UID) of the studies whose eviction was begun."""
     query = sa.select(t.study.c.id, t.study.c.hospital, t.study.c.study_uid).where(
-        t.study.c.tier == "origin", t.study.c.state == "dropping")
+        t.study.c.tier == "origin", t.study.c.state == DROPPING)
     return [(row.id, row.hospital, row.study_uid) for row in sql(unit).execute(query)]
 
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from broker.db import Lock, lock, sql
+from broker.imaging.store.machines import DONE, FETCH_FAILED, FETCH_JOB, QUEUED, RUNNING
 from broker.imaging.store.tables import fetch_job, fetch_want, instance, study
 from broker.model.ports import Unit
 
 NOT_SENT = "did not send it"                # is in the reason of what the PACS cannot send
 AGAIN = "not asked for again so soon: "     # begins the reason of what an earlier job found out
 
-_OPEN = fetch_job.c.state.in_(("queued", "running"))
+_OPEN = fetch_job.c.state.in_((QUEUED, RUNNING))
 _BATCH = 500
 
 
@@ -62,7 +63,7 @@ def enqueue(unit: Unit, hospital: str, study_uid: str, wants: Sequence[tuple[str
     if found is None:
         found = connection.execute(
             fetch_job.insert().returning(fetch_job.c.id),
-            {"hospital": hospital, "study_uid": study_uid, "state": "queued", "owner": "", "created_at": now,
+            {"hospital": hospital, "study_uid": study_uid, "state": FETCH_JOB.first("asked for"), "owner": "", "created_at": now,
              "beat_at": 0.0, "ended_at": 0.0, "reason": ""}).scalar_one()
     known = set(connection.scalars(sa.select(fetch_want.c.sop_uid).where(fetch_want.c.job_id == found)))
     rows = [
@@ -155,16 +156,14 @@ def claim(unit: Unit, owner: str, limits: Mapping[str, int], now: float) -> Job 
     """
     lock(unit, Lock.FETCH_QUEUE)
     connection = sql(unit)
-    running = Counter(connection.scalars(sa.select(fetch_job.c.hospital).where(fetch_job.c.state == "running")))
+    running = Counter(connection.scalars(sa.select(fetch_job.c.hospital).where(fetch_job.c.state == RUNNING)))
     free = [hospital for hospital, limit in limits.items() if running[hospital] < limit]
     job_id = connection.scalar(
-        sa.select(fetch_job.c.id).where(fetch_job.c.state == "queued", fetch_job.c.hospital.in_(free))
+        sa.select(fetch_job.c.id).where(fetch_job.c.state == QUEUED, fetch_job.c.hospital.in_(free))
         .order_by(fetch_job.c.id).limit(1))
     if job_id is None:
         return None
-    connection.execute(
-        fetch_job.update().values(state="running", owner=owner, beat_at=now)
-        .where(fetch_job.c.id == job_id, fetch_job.c.state == "queued"))
+    FETCH_JOB.move(unit, "claimed", fetch_job.c.id == job_id, owner=owner, beat_at=now)
     job = state(unit, job_id)
     return job if job is not None and job.owner == owner else None
 
@@ -173,7 +172,7 @@ def beat(unit: Unit, owner: str, job_ids: Collection[int], now: float) -> set[in
     """Say that the owner works on these jobs; return those that are its own. One that is not among them was taken away."""
     return set(sql(unit).scalars(
         fetch_job.update().values(beat_at=now)
-        .where(fetch_job.c.id.in_(job_ids), fetch_job.c.state == "running", fetch_job.c.owner == owner)
+        .where(fetch_job.c.id.in_(job_ids), fetch_job.c.state == RUNNING, fetch_job.c.owner == owner)
         .returning(fetch_job.c.id)))
 
 
@@ -182,16 +181,13 @@ def finish(unit: Unit, job: Job, reason: str, now: float) -> None:
 
     Call `alone` first and look at `missing` under it: what joined until then is part of the job.
     """
-    sql(unit).execute(
-        fetch_job.update().values(state="failed" if reason else "done", reason=reason, ended_at=now)
-        .where(fetch_job.c.id == job.id, fetch_job.c.state == "running", fetch_job.c.owner == job.owner))
+    FETCH_JOB.move(unit, "ended", fetch_job.c.id == job.id, fetch_job.c.owner == job.owner,
+                   to=FETCH_FAILED if reason else DONE, reason=reason, ended_at=now)
 
 
 def give_back(unit: Unit, owner: str) -> None:
     """Queue the running jobs of an owner that stops."""
-    sql(unit).execute(
-        fetch_job.update().values(state="queued", owner="", beat_at=0.0)
-        .where(fetch_job.c.state == "running", fetch_job.c.owner == owner))
+    FETCH_JOB.move(unit, "given back", fetch_job.c.owner == owner, owner="", beat_at=0.0)
 
 
 def abandoned(unit: Unit, before: float) -> bool:
@@ -201,21 +197,18 @@ def abandoned(unit: Unit, before: float) -> bool:
 
 def reap(unit: Unit, before: float) -> int:
     """Queue again the running jobs whose owner did not beat since `before`; return how many."""
-    return sql(unit).execute(
-        fetch_job.update().values(state="queued", owner="", beat_at=0.0).where(*_dead(before))).rowcount
+    return FETCH_JOB.move(unit, "abandoned", *_dead(before), owner="", beat_at=0.0)
 
 
 def queued(unit: Unit) -> list[Job]:
     """Return the queued jobs, oldest first."""
-    return [Job(*row) for row in sql(unit).execute(_JOBS.where(fetch_job.c.state == "queued").order_by(fetch_job.c.id))]
+    return [Job(*row) for row in sql(unit).execute(_JOBS.where(fetch_job.c.state == QUEUED).order_by(fetch_job.c.id))]
 
 
 def refuse(unit: Unit, job: Job, reason: str, now: float) -> None:
     """End a queued job that will not be tried. No-op when it is not queued any more."""
     alone(unit, job.hospital, job.study_uid)
-    sql(unit).execute(
-        fetch_job.update().values(state="failed", reason=reason, ended_at=now)
-        .where(fetch_job.c.id == job.id, fetch_job.c.state == "queued"))
+    FETCH_JOB.move(unit, "refused", fetch_job.c.id == job.id, reason=reason, ended_at=now)
 
 
 def state(unit: Unit, job_id: int) -> Job | None:
@@ -228,7 +221,7 @@ def forget(unit: Unit, before: float) -> int:
     """Remove the jobs that ended before this time; return how many."""
     old = sa.select(fetch_job.c.id).where(fetch_job.c.ended_at > 0, fetch_job.c.ended_at < before)
     sql(unit).execute(fetch_want.delete().where(fetch_want.c.job_id.in_(old)))
-    return sql(unit).execute(fetch_job.delete().where(fetch_job.c.ended_at > 0, fetch_job.c.ended_at < before)).rowcount
+    return FETCH_JOB.remove(unit, "forgotten", fetch_job.c.ended_at > 0, fetch_job.c.ended_at < before)
 
 
 _JOBS = sa.select(
@@ -237,4 +230,4 @@ _JOBS = sa.select(
 
 
 def _dead(before: float) -> tuple[sa.ColumnElement[bool], ...]:
-    return fetch_job.c.state == "running", fetch_job.c.beat_at < before
+    return fetch_job.c.state == RUNNING, fetch_job.c.beat_at < before

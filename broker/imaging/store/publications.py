@@ -19,13 +19,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from broker.db import batches, sql
+from broker.imaging.store.machines import DUE, FAILED, PARTIAL, PUBLICATION, WAITING
 from broker.imaging.store.tables import publication, series, study
+from broker.model.errors import Unavailable
 from broker.model.ids import PatientId
 from broker.model.imaging import SeriesFacts
 from broker.model.ports import Unit
-
-DUE, WAITING, PUBLISHED, PARTIAL, FAILED, WITHDRAWN = (
-    "due", "waiting_patient", "published", "partial", "failed", "withdrawn")
 
 _OPEN = publication.c.state.in_((DUE, WAITING))
 # A partial one is looked at again after five minutes, then ten, and so on to a day.
@@ -90,15 +89,14 @@ def get(unit: Unit, study_id: int) -> Publication | None:
 def request(unit: Unit, study_id: int, patient: PatientId, now: float, *, at_once: bool = False) -> None:
     """Make a study due. One that is being tried keeps its place unless it is wanted `at_once`."""
     here = publication.c.study_id == study_id
+    fresh: dict[str, Any] = {
+        "attempts": 0, "next_at": now, "reason": "", "patient_domain": patient.domain, "patient_value": patient.value}
     sql(unit).execute(sa.select(study.c.id).where(study.c.id == study_id).with_for_update())    # one asks at a time
-    state = sql(unit).scalar(sa.select(publication.c.state).where(here))
-    fresh = {"state": DUE, "attempts": 0, "next_at": now, "reason": "", "patient_domain": patient.domain,
-             "patient_value": patient.value}
-    if state is None:
+    if sql(unit).scalar(sa.select(publication.c.state).where(here)) is None:
         sql(unit).execute(sa.insert(publication).values(
-            study_id=study_id, manifest_uid="", entry_uuid="", digest="", **fresh))
-    elif at_once or state not in {DUE, WAITING}:
-        sql(unit).execute(sa.update(publication).where(here).values(fresh))
+            study_id=study_id, state=PUBLICATION.first("asked for"), manifest_uid="", entry_uuid="", digest="", **fresh))
+    else:
+        PUBLICATION.move(unit, "wanted at once" if at_once else "asked for", here, **fresh)
 
 
 def request_anew(unit: Unit, study_id: int, patient: PatientId, now: float) -> None:
@@ -147,32 +145,32 @@ def claim(unit: Unit, study_id: int, now: float, until: float) -> Publication | 
 
 
 def save(unit: Unit, study_id: int, draft: Draft) -> None:
-    """Keep what is about to be sent, before it is sent."""
-    _set(unit, study_id, state=DUE, document=draft.document, submission=draft.submission)
+    """Keep what is about to be sent, before it is sent. Raise `Unavailable` when another attempt has ended meanwhile."""
+    if not _move(unit, study_id, "drafted", document=draft.document, submission=draft.submission):
+        raise Unavailable("the publication (another attempt at it has ended)")
 
 
 def part(unit: Unit, study_id: int, attempts: int, now: float, reason: str) -> None:
     """Note, after `publish`, that the manifest lacks what may come later; `attempts` says how long to wait for it."""
     seen = sql(unit).scalar(sa.select(study.c.last_at).where(study.c.id == study_id)) or now
-    sql(unit).execute(
-        sa.update(publication).where(publication.c.study_id == study_id, publication.c.again == 0)
-        .values(state=PARTIAL, attempts=attempts, next_at=max(now, seen), reason=reason))
+    PUBLICATION.move(unit, "series missing", publication.c.study_id == study_id, publication.c.again == 0,
+                     attempts=attempts, next_at=max(now, seen), reason=reason)
 
 
 def wait(unit: Unit, study_id: int, patient: PatientId, next_at: float) -> None:
     """Note that the patient is not known yet."""
-    _set(unit, study_id, state=WAITING, patient_domain=patient.domain, patient_value=patient.value, attempts=0,
-         next_at=next_at, reason="")
+    _move(unit, study_id, "patient unknown", patient_domain=patient.domain, patient_value=patient.value, attempts=0,
+          next_at=next_at, reason="")
 
 
 def retry(unit: Unit, study_id: int, next_at: float, reason: str, *, forget: bool = False) -> None:
     """Try again at `next_at`: with the same draft, or with a new one where the old is known to be refused (`forget`)."""
-    _set(unit, study_id, state=DUE, next_at=next_at, reason=reason, **(_NO_DRAFT if forget else {}))
+    _move(unit, study_id, "put off", next_at=next_at, reason=reason, **(_NO_DRAFT if forget else {}))
 
 
 def fail(unit: Unit, study_id: int, reason: str) -> None:
     """Note a refusal; nothing is tried until someone asks again."""
-    _set(unit, study_id, state=FAILED, reason=reason, **_NO_DRAFT)
+    _move(unit, study_id, "refused", reason=reason, **_NO_DRAFT)
 
 
 def exists(unit: Unit, study_id: int) -> bool:
@@ -184,10 +182,10 @@ def publish(
     unit: Unit, study_id: int, *, manifest_uid: str, entry_uuid: str, digest: str, entry_patient: str,
 ) -> None:
     """Note the manifest that the registry now has."""
-    _set(unit, study_id, state=PUBLISHED, manifest_uid=manifest_uid, entry_uuid=entry_uuid, digest=digest,
-         entry_patient=entry_patient, attempts=0, reason="", **_NO_DRAFT)
-    sql(unit).execute(sa.update(publication).where(publication.c.study_id == study_id, publication.c.again == 1).values(
-        state=DUE, digest="", next_at=0.0))
+    _move(unit, study_id, "accepted", manifest_uid=manifest_uid, entry_uuid=entry_uuid, digest=digest,
+          entry_patient=entry_patient, attempts=0, reason="", **_NO_DRAFT)
+    PUBLICATION.move(unit, "asked for meanwhile", publication.c.study_id == study_id, publication.c.again == 1,
+                     digest="", next_at=0.0)
 
 
 def take_back(unit: Unit, study_id: int) -> None:
@@ -197,16 +195,14 @@ def take_back(unit: Unit, study_id: int) -> None:
 
 def withdraw(unit: Unit, study_id: int) -> None:
     """Note that there is nothing to publish of a study."""
-    _set(unit, study_id, state=WITHDRAWN, attempts=0, reason="", **_NO_DRAFT)
+    _move(unit, study_id, "without images", attempts=0, reason="", **_NO_DRAFT)
 
 
 def strayed(unit: Unit, patient: PatientId, affinity: PatientId) -> int:
     """Make due what is registered for another person than this patient now is; return how many studies that are."""
-    return sql(unit).execute(
-        sa.update(publication)
-        .where(publication.c.state.in_((PUBLISHED, PARTIAL)), publication.c.patient_domain == patient.domain,
-               publication.c.patient_value == patient.value, publication.c.entry_patient.not_in(("", str(affinity))))
-        .values(state=DUE, attempts=0, next_at=0.0)).rowcount
+    return PUBLICATION.move(
+        unit, "patient changed", publication.c.patient_domain == patient.domain, publication.c.patient_value == patient.value,
+        publication.c.entry_patient.not_in(("", str(affinity))), attempts=0, next_at=0.0)
 
 
 def merged(unit: Unit, retired: PatientId, survivor: PatientId) -> None:
@@ -223,11 +219,9 @@ def moved(unit: Unit, entries: Collection[str], patient: PatientId) -> None:
 
 def arrived(unit: Unit, patient: PatientId) -> int:
     """Make due what waited for this patient, and return how many studies that are."""
-    return sql(unit).execute(
-        sa.update(publication)
-        .where(publication.c.state == WAITING, publication.c.patient_domain == patient.domain,
-               publication.c.patient_value == patient.value)
-        .values(state=DUE, next_at=0.0)).rowcount
+    return PUBLICATION.move(
+        unit, "patient known", publication.c.patient_domain == patient.domain, publication.c.patient_value == patient.value,
+        next_at=0.0)
 
 
 def described(unit: Unit, study_id: int) -> dict[str, SeriesFacts]:
@@ -238,6 +232,10 @@ def described(unit: Unit, study_id: int) -> dict[str, SeriesFacts]:
             uid=row.series_uid, modality=row.modality, body_part=row.body_part, description=row.description)
         for row in rows
     }
+
+
+def _move(unit: Unit, study_id: int, event: str, **values: Any) -> int:
+    return PUBLICATION.move(unit, event, publication.c.study_id == study_id, **values)
 
 
 def _set(unit: Unit, study_id: int, **values: Any) -> None:

@@ -13,12 +13,11 @@ from broker.imaging.store import cases, publications, studies
 from broker.imaging.store import tables as t
 from broker.imaging.store.cases import Aside, Case
 from broker.imaging.store.containers import Container, delete_instances
+from broker.imaging.store.machines import COMPLETE, DROPPING, RECEIVING, STUDY
 from broker.imaging.store.studies import Instance, Study
 from broker.model.ids import PatientId
 from broker.model.imaging import Online, StoredObject
 from broker.model.ports import Unit
-
-MOVED = "moved"
 
 
 def new_part(unit: Unit, main: Study, patient: PatientId, facts: dict[str, str], tier: str, now: float) -> Study:
@@ -27,14 +26,15 @@ def new_part(unit: Unit, main: Study, patient: PatientId, facts: dict[str, str],
     number: int = connection.execute(sa.select(sa.func.max(t.study.c.part)).where(
         t.study.c.study_uid == main.study_uid, t.study.c.hospital == main.hospital)).scalar_one() + 1
     study_id: int = connection.execute(t.study.insert().returning(t.study.c.id), {
-        "hospital": main.hospital, "study_uid": main.study_uid, "part": number, "tier": tier, "state": "complete",
+        "hospital": main.hospital, "study_uid": main.study_uid, "part": number, "tier": tier,
+        "state": STUDY.first("divided"),
         "patient_domain": patient.domain, "patient_value": patient.value, **studies.described(facts), "objects": 0, "bytes": 0,
         "first_at": now, "last_at": now, "used_at": now}).scalar_one()
     names = ["series_uid", "modality", "body_part", "description"]
     connection.execute(t.series.insert().from_select(
         ["study_id", *names], sa.select(sa.literal(study_id), *(t.series.c[name] for name in names))
         .where(t.series.c.study_id == main.id)))
-    return replace(main, id=study_id, part=number, tier=tier, state="complete", patient=patient, facts=facts, objects=0, bytes=0)
+    return replace(main, id=study_id, part=number, tier=tier, state=COMPLETE, patient=patient, facts=facts, objects=0, bytes=0)
 
 
 def stored(study: Study, what: Aside | Instance, online: Online) -> StoredObject:
@@ -68,10 +68,9 @@ def put_was(unit: Unit, case: Case, part: Study, row: Instance, aside: Online, n
     cases.put(unit, case.id, stored(part, row, aside), cases.WAS, part.id, now)
 
 
-def change(unit: Unit, study_id: int, *, state: str = "", facts: dict[str, str] | None = None) -> None:
-    """Set the state of a part, or what is known of it."""
-    values = {**({"state": state} if state else {}), **(studies.described(facts) if facts is not None else {})}
-    sql(unit).execute(t.study.update().where(t.study.c.id == study_id).values(values))
+def set_facts(unit: Unit, study_id: int, facts: dict[str, str]) -> None:
+    """Replace what is known of a part."""
+    sql(unit).execute(t.study.update().where(t.study.c.id == study_id).values(studies.described(facts)))
 
 
 def is_empty(unit: Unit, study_id: int) -> bool:
@@ -97,11 +96,10 @@ def unpacked(unit: Unit, study_id: int, container: Container, items: Iterable[St
     gone = sql(unit).execute(t.container.delete().where(t.container.c.id == container.id, t.container.c.state == "current"))
     found = list(items)
     came = {one.sop_uid for one in studies.instances(unit, study_id)}
-    if row.state not in {"complete", "dropping", "receiving"} or not gone.rowcount or came.intersection(i.sop_uid for i in found):
+    if row.state not in {COMPLETE, DROPPING, RECEIVING} or not gone.rowcount or came.intersection(i.sop_uid for i in found):
         return False
     if found:
         studies.add_instances(unit, study_id, found, now)
     delete_instances(unit, study_id, ())
-    sql(unit).execute(t.study.update().where(t.study.c.id == study_id).values(
-        tier="online", state="receiving" if row.state == "receiving" else "complete"))
+    STUDY.move(unit, "unpacked", t.study.c.id == study_id, to=RECEIVING if row.state == RECEIVING else COMPLETE, tier="online")
     return True

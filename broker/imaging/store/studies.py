@@ -21,6 +21,7 @@ from broker.db import sql
 from broker.imaging.identity import facts_of, fuller, is_corrected, patient_of, plain_id
 from broker.imaging.store import cases
 from broker.imaging.store import tables as t
+from broker.imaging.store.machines import MOVED, RECEIVING, STUDY
 from broker.model.errors import Unavailable
 from broker.model.ids import PatientId
 from broker.model.imaging import Online, SeriesFacts, StoredObject, StudyFacts
@@ -127,7 +128,7 @@ def _part_for(parts: list[Study], said: PatientId) -> int | None:
 
     The first id that comes for a study without one becomes its patient's; an object that names nobody goes along.
     """
-    living = [number for number, part in enumerate(parts) if part.state != "moved"]
+    living = [number for number, part in enumerate(parts) if part.state != MOVED]
     for number in living:
         if not said.value or agrees(parts[number], said):
             return number
@@ -153,7 +154,7 @@ def _enter(unit: Unit, part: Study, items: list[StoredObject], at: float) -> Non
         facts = _together(part.facts, (item.tags for item in items))
         changes |= described(facts) if facts != part.facts else {}
     if part.tier != "origin" and any(item.job is None for item in items):
-        changes["state"] = "receiving"
+        mark(unit, part.id, "sent")
     sql(unit).execute(t.study.update().where(t.study.c.id == part.id).values(
         objects=t.study.c.objects + len(items), bytes=t.study.c.bytes + sum(item.size for item in items), **changes))
 
@@ -218,7 +219,7 @@ def set_aside(
         .where(t.instance.c.study_id.in_([part.id for part in found]), t.instance.c.sop_uid == item.sop_uid)).first()
     if row is not None and row.sha256 == item.sha256:
         return None
-    living = [part for part in found if part.state != "moved"] or found
+    living = [part for part in found if part.state != MOVED] or found
     holder = row.study_id if row is not None else _packed_in(unit, found, item.sop_uid, packed)
     shown = next((part for part in found if part.id == holder), living[0])
     facts = facts_of(item.tags)
@@ -344,7 +345,7 @@ def find_studies(
 def quiet(unit: Unit, before: float) -> list[Study]:
     """Return the studies in state `receiving` whose last object came before this time, longest quiet first."""
     query = (
-        sa.select(t.study).where(t.study.c.state == "receiving", t.study.c.last_at < before)
+        sa.select(t.study).where(t.study.c.state == RECEIVING, t.study.c.last_at < before)
         .order_by(t.study.c.last_at))
     return [_study(row) for row in sql(unit).execute(query)]
 
@@ -414,10 +415,12 @@ def _procedure(found: dict[str, str]) -> tuple[str, str, str] | None:
     return (value, scheme, meaning) if value and scheme else None
 
 
-def mark(unit: Unit, study_id: int, state: str, *, was: str = "") -> bool:
-    """Set the state of a study, with `was` only when it is still in that state; say whether it was set."""
-    query = t.study.update().where(t.study.c.id == study_id).values(state=state)
-    return sql(unit).execute(query.where(t.study.c.state == was) if was else query).rowcount == 1
+def mark(unit: Unit, study_id: int, event: str, *, to: str = "") -> bool:
+    """Note an event of `machines.STUDY`; False, and nothing changed, when it must not come in the study's state.
+
+    `to` is needed for events that lead to several states.
+    """
+    return STUDY.move(unit, event, t.study.c.id == study_id, to=to) == 1
 
 
 def touch(unit: Unit, study_id: int, at: float) -> None:
@@ -432,7 +435,7 @@ def ensure(unit: Unit, hospital: str, study_uid: str, patient: PatientId, at: fl
     """
     connection = sql(unit)
     connection.execute(_insert(unit, t.study).values(
-        hospital=hospital, study_uid=study_uid, part=0, tier=tier, state="receiving" if tier == "online" else "complete",
+        hospital=hospital, study_uid=study_uid, part=0, tier=tier, state=STUDY.first("sent" if tier == "online" else "fetched"),
         patient_domain=patient.domain, patient_value=patient.value, study_date="", accession="", facts={}, objects=0, bytes=0,
         first_at=at, last_at=at, used_at=at,
     ).on_conflict_do_nothing(index_elements=["study_uid", "hospital", "part"]))

@@ -82,8 +82,8 @@ def test_a_late_object_opens_a_complete_study_again(database: Database, profile:
         assert found is not None
         assert studies.quiet(unit, 50.0) == []
         assert studies.quiet(unit, 50.1) == [found]
-        assert studies.mark(unit, found.id, "complete", was="receiving")
-        assert not studies.mark(unit, found.id, "complete", was="receiving")
+        assert studies.mark(unit, found.id, "quiet")
+        assert not studies.mark(unit, found.id, "quiet")
         assert studies.quiet(unit, 99.0) == []
         studies.record(unit, [stored(2)], profile, 60.0)
         assert [row.last_at for row in studies.quiet(unit, 99.0)] == [60.0]
