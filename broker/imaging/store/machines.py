@@ -44,6 +44,7 @@ PUBLICATION = Machine("publication", publication.c.state, [
     (WAITING, "patient known", DUE),
     *((state, "drafted", DUE) for state in _TRIED),
     *((state, "put off", DUE) for state in _TRIED),
+    (PUBLISHED, "put off", DUE),            # accepted, but whether it still tells the truth could not be found out
     *((state, "refused", FAILED) for state in _TRIED),
     *((state, "without images", WITHDRAWN) for state in _TRIED),
     # whatever happened here meanwhile: the registry has it
