@@ -5,7 +5,7 @@ alone. `docs/architecture.md` is drawn from the tables.
 """
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -45,7 +45,7 @@ class Machine:
         """Return the state a row begins in."""
         return self._target(event, [one for one in self.transitions if one.event == event and one.source == NEW])
 
-    def move(self, unit: Unit, event: str, *where: sa.ColumnElement[bool], to: str = "", **values: Any) -> int:
+    def move(self, unit: Unit, event: str, *where: sa.ColumnElement[bool], to: str = "", **values: object) -> int:
         """Set the state that `event` leads to, and `values`, of the rows for which all conditions hold; return how many.
 
         Rows in states in which the event must not come are left alone. Say `to` where the table allows several. Raise
