@@ -1,3 +1,4 @@
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -49,6 +50,8 @@ def test_publish_without_anyone_and_after_the_folder_is_gone(coord: LocalCoord, 
             folder.rmdir()
     other.publish("landed", {"job": 1})
     other.close()
+    with contextlib.closing(coord.subscribe("landed")) as later:
+        assert later.get(0) is None
 
 
 def test_a_slow_subscriber_never_blocks_the_publisher(coord: LocalCoord) -> None:

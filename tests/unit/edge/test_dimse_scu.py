@@ -110,9 +110,23 @@ def answering(*statuses: int) -> Script:
     return accepting(go)
 
 
+def noting(asked: list[int]) -> Script:
+    """A PACS that notes the command field of a request and answers it with success."""
+    def go(peer: Parrot) -> None:
+        command, _ = peer.request()
+        asked.append(command.number(pdata.FIELD))
+        peer.respond(command, 0)
+        assert peer.hear()[0] == 5
+        peer.say(RELEASE)
+
+    return accepting(go)
+
+
 def test_an_echo_that_is_answered_returns(ask: Scu, profile: Profile) -> None:
-    with pacs(answering(0)) as port:
+    asked: list[int] = []
+    with pacs(noting(asked)) as port:
         ask.echo(at(profile, port))
+    assert asked == [pdata.C_ECHO_RQ]
 
 
 def reject(peer: Parrot) -> None:
@@ -522,9 +536,11 @@ def test_a_pacs_that_dies_in_mid_object_leaves_nothing(ask: Scu, profile: Profil
 
 
 def test_when_one_route_fails_the_next_is_tried(ask: Scu, profile: Profile) -> None:
-    with pacs(reject, reject, answering(0)) as port:
-        ask.retrieve(at(profile, port, "get", "move"), Want("1.2"), lambda: True)
-    with pacs(reject, reject) as port:
+    asked: list[int] = []
+    with pacs(reject, reject, noting(asked)) as port:
+        done = ask.retrieve(at(profile, port, "get", "move"), Want("1.2"), lambda: True)
+    assert (asked, done.status) == ([pdata.C_MOVE_RQ], 0)
+    with pacs(reject, reject) as port:      # nobody waits any more: the next one is not tried
         ask.retrieve(at(profile, port, "get", "move"), Want("1.2"), lambda: False)
 
 

@@ -178,6 +178,7 @@ def test_a_head_cut_at_every_byte_is_one_request(server: Served) -> None:
             data = b""
             while not data.endswith(b"ok"):
                 data += connection.recv(4096)
+            assert data.count(b"HTTP/1.1 200 ") == 1
 
 
 def test_requests_sent_in_one_go_are_answered_in_order(server: Served) -> None:
@@ -403,7 +404,9 @@ def test_a_slow_reader_gets_all_of_its_answer_and_may_ask_again(small: Served) -
         length = int(re.findall(rb"Content-Length: (\d+)", answer)[0])
         left = length - len(answer.partition(b"\r\n\r\n")[2])
         while left:
-            left -= len(connection.recv(min(left, 1 << 20)))
+            piece = connection.recv(min(left, 1 << 20))
+            assert piece, f"{left} bytes are missing"
+            left -= len(piece)
         pong(connection)
 
 
