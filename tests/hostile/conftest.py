@@ -13,7 +13,7 @@ from tests.helpers.site import LIMITS, Site
 # The bad PACS is given up soon; nothing is published by itself, so that what is stored stands still between two calls.
 CHANGES = {"retention.toml": {"quiet_seconds = 2": "quiet_seconds = 3600"}, "hospitals.toml": {
     "idle_seconds = 20": "idle_seconds = 1.5",
-    "total_seconds = 120": "total_seconds = 4\nconnect_seconds = 1\nback_off_seconds = 0.5",
+    "total_seconds = 120": "total_seconds = 8\nconnect_seconds = 1\nback_off_seconds = 0.5",
 }}
 
 

@@ -87,8 +87,8 @@ def greeting_half(peer: Parrot) -> bool:
 @pytest.mark.parametrize(("script", "words"), [
     (bad_pacs.refuse, "Move destination unknown, status 0xA801"),
     (bad_pacs.silent, "silent for 2 seconds"),
-    (bad_pacs.pending, "not done after 4 seconds|was not done within 4 seconds"),
-    (bad_pacs.nothing, "did not send 4 of the instances|was not done within 4 seconds"),
+    (bad_pacs.pending, "not done after 8 seconds|was not done within 8 seconds"),
+    (bad_pacs.nothing, "did not send 4 of the instances|was not done within 8 seconds"),
 ])
 def test_a_pacs_that_sends_nothing(study: Study, script: Script, words: str) -> None:
     study.pacs.move = script
