@@ -138,7 +138,8 @@ def test_a_message_larger_than_the_buffer_arrives_whole(ends: tuple[UpperLayer, 
     (b"\4\0\0", PeerGone),
     (b"", PeerGone),
 ])
-def test_what_is_not_p_data_ends_the_association(ends: tuple[UpperLayer, socket.socket], sent: bytes, error: type[Exception]) -> None:
+def test_what_is_not_p_data_ends_the_association(
+        ends: tuple[UpperLayer, socket.socket], sent: bytes, error: type[Exception]) -> None:
     upper, theirs = ends
     theirs.sendall(sent)
     theirs.shutdown(socket.SHUT_WR)
