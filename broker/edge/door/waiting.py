@@ -134,7 +134,13 @@ class WaitingRoom(Generic[T]):
         self.hold(one, seconds)
         one.polled = True
         self._selector.register(one.sock, selectors.EVENT_READ, partial(self._event, one))
-        if tls.has_more(one.sock):
+
+    def attend(self, one: T) -> None:
+        """Call who listens to it, where OpenSSL has read more than was asked of it: no poller will speak of that.
+
+        For whoever has a connection wait of which something was read before.
+        """
+        if one.polled and tls.has_more(one.sock):
             self._event(one, None)
 
     def hold(self, one: T, seconds: float) -> None:
@@ -195,6 +201,7 @@ class WaitingRoom(Generic[T]):
         one.certificate = tls.certificate_of(one.sock)
         self.leave(one)
         self.wait(one, heard, seconds)
+        self.attend(one)
 
     def _fail(self, one: T, error: OSError) -> None:
         """Give up a handshake. The peer gets a moment to read the alert: a close over unread bytes would take it back."""

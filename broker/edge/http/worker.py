@@ -309,6 +309,7 @@ class WebWorker(ThreadWorker):
         ahead = conn.unreader.take_buffered()
         if ahead:
             self._take(conn, ahead)
+        self._room.attend(conn)
 
     # --- a connection's end
 

@@ -221,6 +221,7 @@ class MllpServer:
     def _go_back(self, one: _Connection) -> None:
         """Have a connection wait again that a thread was for."""
         self._room.wait(one, self._hear, one.patience)
+        self._room.attend(one)
 
     def _drain(self) -> None:
         """Answer what has come whole, and close."""

@@ -281,6 +281,20 @@ def fingerprint(certificate: Path) -> str:
     return done.stdout.partition("=")[2].strip().replace(":", "").lower()
 
 
+def test_who_resumes_a_session_is_known_as_before(tmp_path: Path, pki: Authority) -> None:
+    context = pki.client("modality", maximum=ssl.TLSVersion.TLSv1_2)
+    with mllp(tmp_path, TlsSection.model_validate({"mllp": pki.port(required=True)}), pki) as port:
+        session = None
+        for _ in range(2):
+            with socket.create_connection(("127.0.0.1", port.number), 10) as plain, context.wrap_socket(
+                    plain, server_hostname="localhost", session=session) as peer:
+                peer.sendall(MESSAGE)
+                assert b"MSA|AA" in peer.recv(65536)
+                assert peer.session_reused is (session is not None)
+                session = peer.session
+        assert port.callers() == [SUBJECT, SUBJECT]
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not there")
 def test_curl_is_answered_with_a_certificate_and_refused_without(tmp_path: Path, pki: Authority) -> None:
     certificate, key = pki.sign("modality")

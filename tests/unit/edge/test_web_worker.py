@@ -203,6 +203,19 @@ def test_bodies_sent_in_one_go_are_their_own_requests(server: Served) -> None:
         assert (data.count(b"HTTP/1.1 200 "), data.count(b"hello")) == (4, 3)
 
 
+def test_requests_behind_a_long_body_are_answered_in_order(server: Served) -> None:
+    """What a thread has read of them comes before what the connection still has, over TLS too."""
+    large = mtom(f'<Keep xmlns="{NS}"/>'.encode(), "urn:test:Keep", ("a", b"x" * 600_000))
+    body = b"".join(large)
+    with connect(server) as connection:
+        connection.sendall(head("/keep", large.content_type, f"Content-Length: {len(body)}") + body + PING * 500)
+        data = b""
+        while data.count(b"HTTP/1.1 200 ") < 501 or not data.endswith(b"ok"):
+            piece = connection.recv(65536)
+            assert piece, data[-1000:]
+            data += piece
+
+
 def test_chunked_bodies_sent_in_one_go_are_their_own_requests(server: Served) -> None:
     body = envelope(ask("hello"), "urn:test:Ask")
     post = (head("/ask", "application/soap+xml", "Transfer-Encoding: chunked")
