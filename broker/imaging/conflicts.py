@@ -19,8 +19,8 @@ from typing import Any
 import structlog
 
 from broker.archive.online import ASIDE
-from broker.archive.sdfo import Sdfo, archived
-from broker.archive.sdicom import Entry, Progress
+from broker.archive.sdfo import Sdfo
+from broker.archive.sdicom import Progress
 from broker.config.profile import Profile
 from broker.coord.base import Coord
 from broker.db import Database
@@ -28,13 +28,12 @@ from broker.imaging import header
 from broker.imaging.identity import LONGEST, PERSON, fuller
 from broker.imaging.store import cases, containers, settlements, studies
 from broker.imaging.store.cases import Aside, Case
-from broker.imaging.store.containers import Container
 from broker.imaging.store.machines import MOVED
 from broker.imaging.store.studies import Instance, Study
+from broker.imaging.unpack import bring_back
 from broker.model.caller import Call
 from broker.model.errors import Rejected, Unavailable
 from broker.model.ids import PatientId
-from broker.model.imaging import StoredObject
 from broker.model.ports import Unit
 from broker.model.transaction import AuditEvent, Disclosure, InternalTransaction, Keep, Wire
 from broker.wire import tags
@@ -350,7 +349,7 @@ class Conflicts:
                 if not stack.enter_context(self._coord.lock(f"migrate:{part.id}", _LOCK_SECONDS)):
                     raise Unavailable("the study, which is being packed or settled by another,")
             for part in parts:
-                self._unpack(part, sops, decision.progress)
+                bring_back(self._database, self._sdfo, part, sops, self._clock(), decision.progress)
             self._copy_aside(parts, sops)
             yield stack.enter_context(self._database.write())
 
@@ -360,48 +359,6 @@ class Conflicts:
             rows = [row for _, row in settlements.here(unit, parts, sops)]
         for row in rows:
             self._sdfo.online.copy_aside(row.online)
-
-    def _unpack(self, part: Study, sops: set[str], progress: Progress | None) -> None:
-        """Bring a packed study back to the online tier where it holds one of these pictures."""
-        with self._database.read() as unit:
-            container, retired = containers.current(unit, part.id), containers.retired(unit, part.id)
-            here = {row.sop_uid: row.online.sha256 for row in studies.instances(unit, part.id)}
-        entries = self._sdfo.index(container.path).entries if container else {}
-        if container is None or not sops.intersection(entries):
-            return
-        if any(here.get(sop, entry.sha256) != entry.sha256 for sop, entry in entries.items()):
-            raise Unavailable("the study, whose late objects are not packed yet,")
-        items = []
-        for entry in entries.values():
-            if entry.sop_uid not in here:
-                items.append(self._restored(part, container, entry))
-            if progress:
-                progress(len(items), len(entries) - len(here.keys() & entries))
-        with self._database.write() as unit:
-            if not settlements.unpacked(unit, part.id, container, items, self._clock()):
-                raise Unavailable("the study, which is being packed,")
-            for old in retired:
-                containers.forget_container(unit, old.id)
-        for path in (container.path, *(old.path for old in retired)):
-            self._sdfo.drop_container(path)
-        log.info("a study is online again to be settled", study=part.id, images=len(items))
-
-    def _restored(self, part: Study, container: Container, entry: Entry) -> StoredObject:
-        """Return a packed picture as a file of the online tier."""
-        file = self._sdfo.online.begin()
-        try:
-            for piece in self._sdfo.open_whole(archived(container.path, entry)).chunks():
-                file.write(piece)
-        except BaseException:
-            file.abort()
-            raise
-        kept = file.keep(part.hospital, part.study_uid, entry.sop_uid)
-        if kept.conflict:
-            raise Unavailable("the study, to which objects came just now,")
-        return StoredObject(
-            hospital=part.hospital, study_uid=part.study_uid, series_uid=entry.series_uid, sop_uid=entry.sop_uid,
-            sop_class=entry.sop_class, transfer_syntax=entry.transfer_syntax, path=kept.path, size=entry.size,
-            sha256=entry.sha256)
 
     @staticmethod
     def _view(unit: Unit, case: Case, came: int) -> Conflict:

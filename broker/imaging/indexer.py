@@ -18,7 +18,7 @@ from broker.config.profile import Hospital, Profile
 from broker.coord.base import Coord
 from broker.db import Database
 from broker.imaging import header
-from broker.imaging.store import fetches, locations, setbacks, studies
+from broker.imaging.store import fetches, locations, recording, setbacks, studies
 from broker.model.errors import Unavailable, place_of
 from broker.model.imaging import Online, StoredObject
 from broker.model.ports import Unit
@@ -235,7 +235,7 @@ class Indexer:
             # A file that went meanwhile is safe in the archive, or its PACS has it: it was there when it was handed on.
             batch = [arrival for arrival in batch if self._online.has(arrival.stored.path)]
             arrived = _with_jobs(unit, [arrival.stored for arrival in batch])
-            result = studies.record(
+            result = recording.record(
                 unit, [item for item, arrival in zip(arrived, batch, strict=True) if not arrival.conflict], self._profile, now,
                 self._is_packed)
             aside = [item for item, arrival in zip(arrived, batch, strict=True) if arrival.conflict]
@@ -269,7 +269,7 @@ class Indexer:
         """Enter what does not agree with its study; return the paths of what is on record elsewhere with the same bytes."""
         needless = []
         for item in aside:
-            case = studies.set_aside(unit, item, self._profile, now, self._is_packed)
+            case = recording.set_aside(unit, item, self._profile, now, self._is_packed)
             if case is None:
                 if item.path not in studies.aside_on_record(unit, item.hospital, item.study_uid):
                     needless.append(item.path)
@@ -282,7 +282,7 @@ class Indexer:
         return needless
 
     def _is_packed(self, unit: Unit, part_id: int, sop_uid: str) -> bool:
-        """Say whether the archive holds something under this UID for a part of a study (`studies.Packed`)."""
+        """Say whether the archive holds something under this UID for a part of a study (`recording.Packed`)."""
         return self._sdfo is not None and any(
             self._sdfo.locate(path, sop_uid) for path in locations.containers(unit, part_id))
 

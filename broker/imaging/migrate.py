@@ -29,7 +29,7 @@ from broker.coord.base import Coord
 from broker.db import Database
 from broker.imaging import header
 from broker.imaging.alone import Alone
-from broker.imaging.store import containers, studies
+from broker.imaging.store import containers, recording, studies
 from broker.imaging.store.containers import Container, Subject, Version
 from broker.imaging.store.machines import COMPLETE, DROPPING, MOVED, RECEIVING
 from broker.imaging.store.studies import Instance
@@ -214,7 +214,7 @@ class Migrator:
             item = self._described(study, row, aside)
             with self._database.write() as unit:
                 containers.forget(unit, study.id, row.sop_uid)
-                studies.set_aside(unit, item, self._profile, self._clock(), lambda _, part_id, __: part_id == study.id)
+                recording.set_aside(unit, item, self._profile, self._clock(), lambda _, part_id, __: part_id == study.id)
             self._sdfo.drop_online([row.online.path])
         return good
 

@@ -14,7 +14,7 @@ from broker.db import Database
 from broker.imaging import header, maker
 from broker.imaging.fetch import Fetch, Found
 from broker.imaging.identity import FACTS, plain_id
-from broker.imaging.store import fetches, publications, studies
+from broker.imaging.store import fetches, publications, recording, studies
 from broker.model.blob import CHUNK
 from broker.model.errors import Rejected, Unavailable
 from broker.model.ids import is_uid
@@ -201,7 +201,7 @@ def _record(unit: Unit, study_id: int, hospital: Hospital, study_uid: str, pictu
             **said, **about, **_better(about, picture, tuple(about)), "StudyInstanceUID": study_uid,
             "SeriesInstanceUID": series_uid, "SOPInstanceUID": sop_uid,
             "SOPClassUID": sop_class or here.get(sop_uid, "") or picture.get("SOPClassUID", "")})
-    studies.record_origin(unit, hospital, rows, now)
+    recording.record_origin(unit, hospital, rows, now)
 
 
 def _better(said: Mapping[str, str], picture: Mapping[str, str], keywords: tuple[str, ...]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from broker.imaging import maker
 from broker.imaging.alone import Alone
 from broker.imaging.locate import is_first
 from broker.imaging.origin import Origins, misspelt, named_only, unnamed
-from broker.imaging.store import locations, publications, studies
+from broker.imaging.store import locations, publications, recording, studies
 from broker.imaging.store.machines import DUE, FAILED, MOVED, PARTIAL, PUBLISHED, RECEIVING
 from broker.imaging.store.publications import Draft, Publication
 from broker.model.caller import Caller
@@ -168,7 +168,7 @@ class Publisher:
         """Make a study due; return its row id, and how many images its PACS lists without a legal UID."""
         found = self._origins.ask(hospital, study_uid) if hospital.kind == "origin" else StudyRows()
         with self._database.write() as unit:
-            main = studies.record_origin(unit, hospital, found, now, self._profile) if found else 0
+            main = recording.record_origin(unit, hospital, found, now, self._profile) if found else 0
             parts = [part for part in studies.parts(unit, hospital.key, study_uid) if part.state != MOVED]
             if not parts:
                 raise Rejected("UnknownStudy", f"hospital {hospital.key} has sent no study {study_uid}")

@@ -26,7 +26,7 @@ from broker.config.settings import Settings, load
 from broker.coord.base import Subscription
 from broker.edge.dimse.scu import Scu
 from broker.imaging.fetch_worker import FetchWorker
-from broker.imaging.store import fetches, studies
+from broker.imaging.store import fetches, recording
 from broker.model.ports import Want
 from broker.run.switch_interval import short_switch_interval
 from tests.bench import files, pictures, scene
@@ -241,7 +241,7 @@ class _Retrieve:
     def ours(self) -> float:
         """Return images/s from the demand until the last row."""
         with self._app.database.write() as unit:
-            studies.record_origin(unit, self._hospital, self._catalogue)
+            recording.record_origin(unit, self._hospital, self._catalogue)
         with contextlib.closing(self._app.coord.subscribe("landed")) as landed:
             rate = _timed(SLICES, lambda: self._fetch(landed))
         eventually(self._ended, 30.0)

@@ -13,7 +13,7 @@ from pathlib import Path
 from broker.app.whole import App
 from broker.client.messages import provide, retrieve_images
 from broker.imaging import rad69_retrieve
-from broker.imaging.store import studies
+from broker.imaging.store import recording
 from broker.model.blob import CHUNK
 from broker.model.imaging import InstanceRef, StoredObject
 from broker.repository import iti41_provide
@@ -121,7 +121,7 @@ def _receive(app: App) -> list[InstanceRef]:
             sop_class="1.2.840.10008.5.1.4.1.1.2", transfer_syntax="1.2.840.10008.1.2.1", path=kept.path, size=kept.size,
             sha256=kept.sha256, tags={"StudyDate": "20240506", "Modality": "CT", "PatientID": "A-1"}))
     with app.database.write() as unit:
-        studies.record(unit, objects, app.profile)
+        recording.record(unit, objects, app.profile)
     source = app.profile.region.source_uid
     return [InstanceRef(item.study_uid, item.series_uid, item.sop_uid, source_uid=source) for item in objects]
 

@@ -16,7 +16,7 @@ from broker.config.profile import Profile
 from broker.coord import LocalCoord
 from broker.db import Database
 from broker.imaging.migrate import Migrator
-from broker.imaging.store import containers, studies
+from broker.imaging.store import containers, recording, studies
 from broker.model.blob import CHUNK, Octets
 from broker.model.imaging import StoredObject
 
@@ -89,7 +89,7 @@ class Centre:
         hospital, uid = facts["hospital"], facts["study_uid"]
         objects = [self._object(sop_uid, data, facts) for sop_uid, data in images.items()]
         with self.database.write() as unit:
-            studies.record(unit, objects, self.profile, self.now)
+            recording.record(unit, objects, self.profile, self.now)
             found = studies.study(unit, hospital, uid)
             assert found is not None
             studies.mark(unit, found.id, "quiet")

@@ -16,7 +16,7 @@ from broker.coord.local import LocalCoord
 from broker.db import Database, sql
 from broker.imaging.fetch import Fetch
 from broker.imaging.fetch_worker import FetchWorker
-from broker.imaging.store import fetches, studies, tables
+from broker.imaging.store import fetches, recording, studies, tables
 from broker.model.blob import ByteSource
 from broker.model.errors import Unavailable
 from broker.model.imaging import InstanceRef, StoredObject
@@ -90,7 +90,7 @@ class Centre:
         objects = [self._keep(hospital, ref, syntax) for ref in refs]
         with self.database.write() as unit:
             jobs = {item.sop_uid: expecting(unit, hospital, item.study_uid, item.sop_uid) for item in objects}
-            studies.record(unit, [_with_job(item, jobs[item.sop_uid]) for item in objects], self.profile)
+            recording.record(unit, [_with_job(item, jobs[item.sop_uid]) for item in objects], self.profile)
             for sop_uid, job in jobs.items():
                 if job is not None:
                     fetches.landed(unit, job, [sop_uid])
@@ -111,7 +111,7 @@ class Centre:
         hospital = self.profile.hospital(key)
         assert hospital is not None
         with self.database.write() as unit:
-            studies.record_origin(unit, hospital, [
+            recording.record_origin(unit, hospital, [
                 {"StudyInstanceUID": ref.study_uid, "SeriesInstanceUID": ref.series_uid, "SOPInstanceUID": ref.sop_uid,
                  "SOPClassUID": CT, "PatientID": f"P-{key}"} for ref in refs])
 

@@ -19,7 +19,7 @@ from broker.client.consult import Consultation
 from broker.config import profile as profiles
 from broker.config.profile import Profile
 from broker.db import Database, metadata
-from broker.imaging.store import studies
+from broker.imaging.store import recording
 from broker.model.blob import Octets
 from broker.model.ids import PatientId, new_oid, new_uuid_urn
 from broker.model.imaging import InstanceRef
@@ -172,7 +172,7 @@ class Site:
     def catalogue(self, refs: Sequence[InstanceRef], patient: str = dicom.Patient().id) -> None:
         """Enter what a C-FIND tells of a study that only hospital B has; its pictures must name the same `patient`."""
         with contextlib.closing(Database(f"sqlite:///{self.region.data / 'broker.db'}")) as database, database.write() as unit:
-            studies.record_origin(unit, dicom.hospital(self.profile, "b"), [
+            recording.record_origin(unit, dicom.hospital(self.profile, "b"), [
                 {"StudyInstanceUID": one.study_uid, "SeriesInstanceUID": one.series_uid, "SOPInstanceUID": one.sop_uid,
                  "SOPClassUID": one.sop_class, "PatientID": patient} for one in refs])
 

@@ -20,7 +20,7 @@ from broker.edge.dimse.scu import Scu
 from broker.imaging import receiver
 from broker.imaging.fetch import Fetch, Gathered
 from broker.imaging.fetch_worker import FetchWorker
-from broker.imaging.store import studies
+from broker.imaging.store import recording
 from broker.model.errors import DimseCode, Rejected
 from broker.model.ids import new_oid
 from broker.model.imaging import InstanceRef
@@ -95,7 +95,7 @@ def origin(kind: str, route: str, folder: Path, database: Database, profile: Pro
         found = scu.find_study(dicom.hospital(at, "b"), ref(files[0]).study_uid)
         assert len(found) == len(files)
         with database.write() as unit:
-            studies.record_origin(unit, dicom.hospital(at, "b"), found)
+            recording.record_origin(unit, dicom.hospital(at, "b"), found)
         worker, stop = FetchWorker(database, coord, scu, at), threading.Event()
         thread = threading.Thread(target=worker.run, args=(stop,))
         thread.start()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from broker.config.profile import Profile
 from broker.db import Database, schema, sql
 from broker.db.machine import GONE, NEW, Machine
-from broker.imaging.store import containers, fetches, publications, settlements, studies
+from broker.imaging.store import containers, fetches, publications, recording, settlements, studies
 from broker.imaging.store import tables as t
 from broker.imaging.store.containers import Version
 from broker.imaging.store.machines import FETCH_JOB, PUBLICATION, STUDY
@@ -83,7 +83,7 @@ PUBLICATIONS: dict[str, Step] = {
 
 def send(unit: Unit, profile: Profile, job_id: int | None = None) -> None:
     number = (sql(unit).scalar(sa.select(sa.func.count()).select_from(t.instance)) or 0) + 1
-    studies.record(unit, [StoredObject(
+    recording.record(unit, [StoredObject(
         hospital="a", study_uid="1.2", series_uid="1.2.1", sop_uid=f"1.2.1.{number}", sop_class=dicom.CT,
         transfer_syntax="1.2.840.10008.1.2.1", path=f"a/2026/01/01/1.2/1.2.1.{number}", size=1, sha256="0" * 64, job=job_id,
         tags={"StudyInstanceUID": "1.2", "PatientID": "P"})], profile, 5.0)

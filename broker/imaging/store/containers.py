@@ -13,14 +13,13 @@ import sqlalchemy as sa
 
 from broker.archive.online import ASIDE
 from broker.config.profile import Retention
-from broker.db import sql
+from broker.db import batches, sql
 from broker.imaging.store import tables as t
 from broker.imaging.store.machines import COMPLETE, DROPPING, PACKING, QUEUED, RUNNING, STUDY
 from broker.imaging.store.studies import Instance, instances, mark, origin_catalogue
 from broker.model.ports import Unit
 
 _DAY = 86400.0
-_BATCH = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,9 +220,8 @@ def _containers(unit: Unit, study_id: int, state: str) -> list[Container]:
 def delete_instances(unit: Unit, study_id: int, sop_uids: Sequence[str]) -> None:
     """Remove these instance rows of a study, and count what it has online now."""
     connection = sql(unit)
-    for start in range(0, len(sop_uids), _BATCH):
-        connection.execute(t.instance.delete().where(
-            t.instance.c.study_id == study_id, t.instance.c.sop_uid.in_(sop_uids[start:start + _BATCH])))
+    for batch in batches(sop_uids):
+        connection.execute(t.instance.delete().where(t.instance.c.study_id == study_id, t.instance.c.sop_uid.in_(batch)))
     count, size = connection.execute(
         sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(t.instance.c.size), 0))
         .where(t.instance.c.study_id == study_id)).one()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from broker.db import Lock, lock, sql
+from broker.db import Lock, batches, lock, sql
 from broker.imaging.store.machines import DONE, FETCH_FAILED, FETCH_JOB, QUEUED, RUNNING
 from broker.imaging.store.tables import fetch_job, fetch_want, instance, study
 from broker.model.ports import Unit
@@ -19,7 +19,6 @@ NOT_SENT = "did not send it"                # is in the reason of what the PACS 
 AGAIN = "not asked for again so soon: "     # begins the reason of what an earlier job found out
 
 _OPEN = fetch_job.c.state.in_((QUEUED, RUNNING))
-_BATCH = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,21 +83,18 @@ def expecting(unit: Unit, instances: Collection[tuple[str, str, str]]) -> dict[t
         .where(_OPEN, fetch_job.c.study_uid.in_({study_uid for _, study_uid in studies}))).all()
     found: dict[tuple[str, str, str], int] = {}
     for job_id, *key in jobs:
-        sop_uids = [sop_uid for *study, sop_uid in instances if study == key]
-        for start in range(0, len(sop_uids), _BATCH):
+        for batch in batches(sop_uid for *whose, sop_uid in instances if whose == key):
             wanted = connection.scalars(
-                sa.select(fetch_want.c.sop_uid)
-                .where(fetch_want.c.job_id == job_id, fetch_want.c.sop_uid.in_(sop_uids[start:start + _BATCH])))
+                sa.select(fetch_want.c.sop_uid).where(fetch_want.c.job_id == job_id, fetch_want.c.sop_uid.in_(batch)))
             found |= {(key[0], key[1], sop_uid): job_id for sop_uid in wanted}
     return found
 
 
 def landed(unit: Unit, job_id: int, sop_uids: Sequence[str]) -> None:
     """Note that these instances of a job are durable. Call it in the unit that records them."""
-    for start in range(0, len(sop_uids), _BATCH):
+    for batch in batches(sop_uids):
         sql(unit).execute(
-            fetch_want.update().values(landed=True)
-            .where(fetch_want.c.job_id == job_id, fetch_want.c.sop_uid.in_(sop_uids[start:start + _BATCH])))
+            fetch_want.update().values(landed=True).where(fetch_want.c.job_id == job_id, fetch_want.c.sop_uid.in_(batch)))
 
 
 def will_not_come(unit: Unit, job_id: int, reasons: Mapping[str, str]) -> None:

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from broker.db import sql
+from broker.db import batches, sql
 from broker.imaging.store.tables import container, instance, study
 from broker.model.ids import PatientId
 from broker.model.imaging import Online
 from broker.model.ports import Unit
-
-_BATCH = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ class OnlineInstance:
 def holdings(unit: Unit, study_uids: Collection[str]) -> list[Holding]:
     """Return every hospital's row of these studies, oldest first."""
     found: list[Holding] = []
-    for batch in _batches(sorted(study_uids)):
+    for batch in batches(sorted(study_uids)):
         rows = sql(unit).execute(
             sa.select(study.c.id, study.c.hospital, study.c.study_uid, study.c.tier, study.c.patient_domain,
                       study.c.patient_value, study.c.used_at, study.c.part)
@@ -54,7 +52,7 @@ def holdings(unit: Unit, study_uids: Collection[str]) -> list[Holding]:
 
 def online(unit: Unit, study_id: int, sop_uids: Collection[str]) -> Iterator[OnlineInstance]:
     """Return those of the instances that this study has online."""
-    for batch in _batches(sorted(sop_uids)):
+    for batch in batches(sorted(sop_uids)):
         for row in sql(unit).execute(
                 sa.select(instance.c.series_uid, instance.c.sop_uid, instance.c.transfer_syntax, instance.c.path,
                           instance.c.size, instance.c.sha256)
@@ -68,7 +66,3 @@ def containers(unit: Unit, study_id: int) -> list[str]:
     return list(sql(unit).scalars(
         sa.select(container.c.path).where(container.c.study_id == study_id, container.c.state == "current")
         .order_by(container.c.id.desc())))
-
-
-def _batches(values: list[str]) -> Iterator[list[str]]:
-    return (values[start:start + _BATCH] for start in range(0, len(values), _BATCH))

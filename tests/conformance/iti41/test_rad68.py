@@ -14,7 +14,7 @@ from broker.config.profile import Profile
 from broker.db import Database, sql
 from broker.imaging.origin import Origins
 from broker.imaging.publish import LEASE, Publisher
-from broker.imaging.store import studies
+from broker.imaging.store import recording
 from broker.model.caller import Caller
 from broker.model.errors import Rejected, Unavailable
 from broker.model.imaging import StoredObject
@@ -67,7 +67,7 @@ class Region:
         sop = f"{STUDY}.1.{number}"
         tags = {"PatientID": LOCAL.value, "PatientName": "葉^曉東", "StudyDate": "20240506", "Modality": "CT"}
         with self.database.write() as unit:
-            studies.record(unit, [StoredObject(
+            recording.record(unit, [StoredObject(
                 hospital="a", study_uid=STUDY, series_uid=f"{STUDY}.1", sop_uid=sop, sop_class=CT,
                 transfer_syntax="1.2.840.10008.1.2.1", path=sop, size=1, sha256=f"{number:064x}", tags=tags)], self.profile, at)
 

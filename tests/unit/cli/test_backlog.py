@@ -12,7 +12,7 @@ from broker.cli.main import cli
 from broker.config import profile as profiles
 from broker.config.settings import load
 from broker.db import schema
-from broker.imaging.store import publications, setbacks, studies
+from broker.imaging.store import publications, recording, setbacks, studies
 from broker.model.imaging import StoredObject
 from tests.helpers.rawdicom import CT
 
@@ -34,7 +34,7 @@ def test_it_lists_what_does_not_go_on_with_its_reason(config: Path, monkeypatch:
             item = StoredObject(
                 hospital="a", study_uid=f"2.25.{number}", series_uid="2.25.9", sop_uid=f"2.25.9.{number}", sop_class=CT,
                 transfer_syntax="1.2.840.10008.1.2.1", path=f"a/{number}", size=1, sha256="0" * 64, tags={"PatientID": "P"})
-            studies.record(unit, [item], app.profile, 0.0)
+            recording.record(unit, [item], app.profile, 0.0)
             found = studies.study(unit, "a", item.study_uid)
             assert found is not None
             publications.request(unit, found.id, found.patient, 0.0)

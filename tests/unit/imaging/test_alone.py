@@ -18,7 +18,7 @@ from broker.imaging.alone import Alone
 from broker.imaging.backlog import backlog
 from broker.imaging.migrate import Migrator
 from broker.imaging.receiver import Receiver
-from broker.imaging.store import publications, setbacks, studies
+from broker.imaging.store import publications, recording, setbacks, studies
 from broker.model.errors import Unavailable
 from broker.model.imaging import StoredObject
 from tests.helpers import dicom, stores
@@ -111,7 +111,7 @@ def test_an_object_whose_row_cannot_be_written_is_put_off_and_stops_no_other(
 ) -> None:
     monkeypatch.setattr(indexer, "_PUT_OFF", 0.2)
     monkeypatch.setattr(indexer, "_RETRY", 0.01)
-    record, refused = studies.record, [5]
+    record, refused = recording.record, [5]
 
     def some(unit: Any, objects: Any, *rest: Any) -> Any:
         if any(item.study_uid == "1.2" for item in objects) and refused[0]:
@@ -119,7 +119,7 @@ def test_an_object_whose_row_cannot_be_written_is_put_off_and_stops_no_other(
             raise Unavailable("the online store")
         return record(unit, objects, *rest)
 
-    monkeypatch.setattr(studies, "record", some)
+    monkeypatch.setattr(recording, "record", some)
     door = Receiver(database, OnlineStore(tmp_path / "online", fsync=False), profile, Board())
     door.start()
     try:
@@ -136,14 +136,14 @@ def test_an_object_whose_row_cannot_be_written_is_put_off_and_stops_no_other(
 def test_an_object_that_never_gets_a_row_is_listed_with_its_reason(
     tmp_path: Path, database: Database, profile: Profile, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    record = studies.record
+    record = recording.record
 
     def some(unit: Any, objects: Any, *rest: Any) -> Any:
         if any(item.study_uid == "1.2" for item in objects):
             raise ValueError("葉")
         return record(unit, objects, *rest)
 
-    monkeypatch.setattr(studies, "record", some)
+    monkeypatch.setattr(recording, "record", some)
     door = Receiver(database, OnlineStore(tmp_path / "online", fsync=False), profile, Board())
     door.start()
     try:
@@ -168,7 +168,7 @@ def test_hospitals_take_turns_and_a_slow_one_holds_up_its_own_studies_only(
         for number in range(6):
             hospital = "a" if number < 4 else "b"
             file = dicom_object(hospital, f"2.25.{number}")
-            studies.record(unit, [file], profile, 0.0)
+            recording.record(unit, [file], profile, 0.0)
             found = studies.study(unit, hospital, f"2.25.{number}")
             assert found is not None
             publications.request(unit, found.id, found.patient, float(number))
@@ -198,7 +198,7 @@ def test_a_study_that_cannot_be_completed_stops_no_other(
 ) -> None:
     with database.write() as unit:
         for number in range(3):
-            studies.record(unit, [dicom_object("a", f"2.25.{number}")], profile, 0.0)
+            recording.record(unit, [dicom_object("a", f"2.25.{number}")], profile, 0.0)
     request = publications.request
 
     def some(unit: Any, study_id: int, *rest: Any, **more: Any) -> None:

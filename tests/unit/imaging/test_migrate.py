@@ -17,7 +17,7 @@ from broker.archive.sequencefile import Damaged
 from broker.config.profile import Profile
 from broker.db import Database, sql
 from broker.imaging.migrate import Outcome
-from broker.imaging.store import containers, studies
+from broker.imaging.store import containers, recording, studies
 from broker.imaging.store.tables import conflict, fetch_job
 from broker.model.errors import TooLarge, Unavailable
 from broker.wire import tags
@@ -398,7 +398,7 @@ def cached(centre: Centre, job: str = "done") -> int:
     assert hospital is not None
     with centre.database.write() as unit:
         sql(unit).execute(sa.text("update study set tier='origin'"))
-        studies.record_origin(unit, hospital, listed, centre.now)
+        recording.record_origin(unit, hospital, listed, centre.now)
         sql(unit).execute(fetch_job.insert(), {
             "hospital": "b", "study_uid": STUDY, "state": job, "owner": "", "created_at": 0.0, "beat_at": 0.0, "ended_at": 0.0,
             "reason": ""})

@@ -16,7 +16,7 @@ from broker.db import Database
 from broker.imaging.origin import HURRY, Origins
 from broker.imaging.publish import FIRST_DELAY, Published, Publisher
 from broker.imaging.receiver import Receiver
-from broker.imaging.store import cases, publications, studies
+from broker.imaging.store import cases, publications, recording, studies
 from broker.imaging.store.publications import Publication
 from broker.model.errors import Rejected, Unavailable
 from broker.model.ids import PatientId
@@ -241,7 +241,7 @@ def test_a_study_that_grows_meanwhile_is_looked_at_again(scene: Scene) -> None:
         hospital = pacs.centre.profile.hospital("b")
         assert hospital is not None
         with pacs.centre.database.write() as unit:
-            studies.record_origin(unit, hospital, pacs.find_study(hospital, STUDY))
+            recording.record_origin(unit, hospital, pacs.find_study(hospital, STUDY))
         pacs.deliver([ref for ref in pacs.holds if ref.sop_uid in {f"{STUDY}.1.1", f"{STUDY}.2.1"}])
 
     scene.pacs.script = grow

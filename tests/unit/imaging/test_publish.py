@@ -18,7 +18,7 @@ from broker.imaging import maker, publish
 from broker.imaging.origin import Origins
 from broker.imaging.patient_events import PublicationEvents
 from broker.imaging.publish import FIRST_DELAY, LEASE, LOOK_AGAIN, Published, Publisher
-from broker.imaging.store import publications, studies, tables
+from broker.imaging.store import publications, recording, studies, tables
 from broker.imaging.store.publications import Publication
 from broker.model.blob import Octets
 from broker.model.caller import Caller
@@ -81,7 +81,7 @@ class Bench:
 
     def receive(self, *objects: StoredObject, at: float = 0.0) -> None:
         with self.database.write() as unit:
-            studies.record(unit, objects, self.profile, at)
+            recording.record(unit, objects, self.profile, at)
 
     def row(self, hospital: str = "a") -> Publication | None:
         with self.database.read() as unit:

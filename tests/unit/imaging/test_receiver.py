@@ -15,7 +15,7 @@ from broker.db import Database, sql
 from broker.imaging import header, indexer
 from broker.imaging.indexer import Indexer
 from broker.imaging.receiver import Receiver
-from broker.imaging.store import fetches, studies
+from broker.imaging.store import fetches, recording, studies
 from broker.imaging.store.tables import conflict
 from broker.model.errors import DimseCode, Rejected, Unavailable
 from broker.model.imaging import StoredObject
@@ -108,13 +108,13 @@ def test_rows_wait_for_the_objects_under_way(
     send(receiver, encoded())
     eventually(lambda: study_row(database) is not None)     # the first after a pause does not wait
     batches: list[int] = []
-    record = studies.record
+    record = recording.record
 
-    def note(unit: object, objects: list[StoredObject], *rest: object) -> studies.Recorded:
+    def note(unit: object, objects: list[StoredObject], *rest: object) -> recording.Recorded:
         batches.append(len(objects))
         return record(unit, objects, *rest)     # type: ignore[arg-type]  # handed through
 
-    monkeypatch.setattr(studies, "record", note)
+    monkeypatch.setattr(recording, "record", note)
     slow = receiver.open(dicom.sender("PACSA"), dicom.CT, "1.2.30", SYNTAX)
     for number in range(3):
         send(receiver, encoded(sop=f"1.2.2{number}"), f"1.2.2{number}")
@@ -274,14 +274,14 @@ def test_while_the_store_is_down_files_are_kept_and_rows_follow_later(
 
 def test_one_object_the_store_does_not_take_does_not_stop_the_others(
         receiver: Receiver, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = studies.record
+    record = recording.record
 
     def picky(unit: object, objects: list[StoredObject], *rest: object) -> object:
         if any(item.sop_uid == "1.2.9.1" for item in objects):
             raise ValueError("no")
         return record(unit, objects, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(studies, "record", picky)
+    monkeypatch.setattr(recording, "record", picky)
     for n in range(3):
         send(receiver, encoded(sop=f"1.2.9.{n}"), f"1.2.9.{n}")
     receiver.stop()

@@ -5,7 +5,7 @@ import sqlalchemy as sa
 
 from broker.config.profile import Profile
 from broker.db import Database, sql
-from broker.imaging.store import studies
+from broker.imaging.store import recording, studies
 from broker.imaging.store.tables import conflict, instance, series
 from broker.model.ids import PatientId
 from broker.model.imaging import Online, SeriesFacts, StoredObject
@@ -33,7 +33,7 @@ def stored(number: int, *, study: str = "1.2", series_uid: str = "1.2.1", job: i
 def test_a_batch_becomes_study_series_and_instances(database: Database, profile: Profile) -> None:
     batch = [stored(1), stored(2, series_uid="1.2.2"), stored(3, study="1.3", series_uid="1.3.1"), stored(1, hospital="b")]
     with database.write() as unit:
-        assert studies.record(unit, batch, profile, 50.0) == (batch, [], [])
+        assert recording.record(unit, batch, profile, 50.0) == (batch, [], [])
     with database.read() as unit:
         found = studies.study(unit, "a", "1.2")
         assert found is not None
@@ -56,20 +56,20 @@ def test_a_batch_becomes_study_series_and_instances(database: Database, profile:
 def test_the_same_bytes_again_change_nothing(database: Database, profile: Profile) -> None:
     later = stored(2, path="a/2025/03/02/1.2/1.2.9.2")
     with database.write() as unit:
-        studies.record(unit, [stored(1), stored(2)], profile, 50.0)
+        recording.record(unit, [stored(1), stored(2)], profile, 50.0)
         before = studies.study(unit, "a", "1.2")
     with database.write() as unit:
-        assert studies.record(unit, [stored(1), stored(1), later], profile, 90.0) == ([], [(later, stored(2).path)], [])
+        assert recording.record(unit, [stored(1), stored(1), later], profile, 90.0) == ([], [(later, stored(2).path)], [])
         assert studies.study(unit, "a", "1.2") == before
 
 
 def test_the_first_copy_stays_when_other_bytes_come(database: Database, profile: Profile) -> None:
     other = stored(1, sha256="f" * 64, path="a/2025/03/02/1.2/1.2.9.1")
     with database.write() as unit:
-        assert studies.record(unit, [stored(1), other], profile, 50.0).conflicts == [other]
+        assert recording.record(unit, [stored(1), other], profile, 50.0).conflicts == [other]
         for _ in range(2):
             aside = dataclasses.replace(other, path=".conflict/a/1.2/1.2.9.1.ffffffffffff")
-            assert studies.set_aside(unit, aside, profile, 51.0) == 1
+            assert recording.set_aside(unit, aside, profile, 51.0) == 1
         rows = sql(unit).execute(sa.select(conflict)).all()
         assert [(row.sop_uid, row.sha256) for row in rows] == [("1.2.9.1", "f" * 64)]
         assert sql(unit).scalars(sa.select(instance.c.sha256)).all() == [stored(1).sha256]
@@ -77,7 +77,7 @@ def test_the_first_copy_stays_when_other_bytes_come(database: Database, profile:
 
 def test_a_late_object_opens_a_complete_study_again(database: Database, profile: Profile) -> None:
     with database.write() as unit:
-        studies.record(unit, [stored(1)], profile, 50.0)
+        recording.record(unit, [stored(1)], profile, 50.0)
         found = studies.study(unit, "a", "1.2")
         assert found is not None
         assert studies.quiet(unit, 50.0) == []
@@ -85,7 +85,7 @@ def test_a_late_object_opens_a_complete_study_again(database: Database, profile:
         assert studies.mark(unit, found.id, "quiet")
         assert not studies.mark(unit, found.id, "quiet")
         assert studies.quiet(unit, 99.0) == []
-        studies.record(unit, [stored(2)], profile, 60.0)
+        recording.record(unit, [stored(2)], profile, 60.0)
         assert [row.last_at for row in studies.quiet(unit, 99.0)] == [60.0]
         studies.touch(unit, found.id, 70.0)
         studies.touch(unit, found.id, 65.0)
@@ -108,11 +108,11 @@ def test_what_an_origin_keeps_is_a_catalogue_and_cached_objects_do_not_change_it
     hospital = dicom.hospital(profile, "b")
     with database.write() as unit:
         if cached_first:
-            studies.record(unit, [stored(1, hospital="b", job=4)], profile, 40.0)
-        study_id = studies.record_origin(unit, hospital, FOUND, 50.0)
-        assert studies.record_origin(unit, hospital, FOUND, 51.0) == study_id
-        studies.record(unit, [stored(1, hospital="b", job=4)], profile, 60.0)
-        studies.record(unit, [stored(7, series_uid="1.2.2", hospital="b")], profile, 61.0)  # its job was closed meanwhile
+            recording.record(unit, [stored(1, hospital="b", job=4)], profile, 40.0)
+        study_id = recording.record_origin(unit, hospital, FOUND, 50.0)
+        assert recording.record_origin(unit, hospital, FOUND, 51.0) == study_id
+        recording.record(unit, [stored(1, hospital="b", job=4)], profile, 60.0)
+        recording.record(unit, [stored(7, series_uid="1.2.2", hospital="b")], profile, 61.0)  # its job was closed meanwhile
     with database.read() as unit:
         found = studies.study(unit, "b", "1.2")
         assert found is not None
@@ -128,7 +128,7 @@ def test_what_an_origin_keeps_is_a_catalogue_and_cached_objects_do_not_change_it
 
 def test_facts_are_what_a_manifest_needs(database: Database, profile: Profile) -> None:
     with database.write() as unit:
-        studies.record(unit, [stored(2), stored(1), stored(3, series_uid="1.2.0")], profile, 50.0)
+        recording.record(unit, [stored(2), stored(1), stored(3, series_uid="1.2.0")], profile, 50.0)
         found = studies.study(unit, "a", "1.2")
         assert found is not None
         facts = studies.facts(unit, found.id)
