@@ -35,3 +35,9 @@ def test_links_between_pages_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_the_index_of_helpers_names_each_of_them() -> None:
+    folder = ROOT / "tests/helpers"
+    named = set(re.findall(r"^\| `(\w+\.py)` \|", (folder / "README.md").read_text("utf-8"), re.MULTILINE))
+    assert named == {file.name for file in folder.glob("*.py")}
