@@ -20,8 +20,8 @@ from broker.imaging.locate import locate
 from broker.model.errors import Rejected, Unavailable
 from broker.model.ids import PatientId
 from broker.model.imaging import Archived, InstanceRef, Online
+from broker.model.message_id import MessageId
 from broker.model.metadata import DocumentEntry
-from broker.model.stamp import Stamp
 from broker.wire import hl7v2, hl7v2_pix, hl7v3
 
 _CHARSET = "GB 18030-2000"
@@ -158,7 +158,8 @@ class Story:
     def _header(self, application: str, facility: str) -> hl7v2.Header:
         region = self._place.profile.region
         return hl7v2.Header(
-            sender=(application, facility), receiver=(region.application, region.facility), stamp=Stamp.now(), charset=_CHARSET)
+            sender=(application, facility), receiver=(region.application, region.facility),
+            message_id=MessageId.now(), charset=_CHARSET)
 
     def _mllp(self, message: bytes) -> hl7v2.Message:
         server = self._place.settings.server

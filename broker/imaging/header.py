@@ -15,7 +15,7 @@ from broker.config.profile import Hospital
 from broker.model.errors import DimseCode, Rejected
 from broker.model.ids import is_uid
 from broker.wire import tags
-from broker.wire.unremarked import unremarked
+from broker.wire.quiet_pydicom import quiet_pydicom
 from broker.wire.walk import ESSENTIAL, Read, walk
 
 _LAST_LOOK = 16 << 20       # bytes pydicom is given
@@ -111,7 +111,7 @@ def _raw(read: Read, head: bytes, size: int, meta: tags.FileMeta) -> tuple[Mappi
 def _ask_pydicom(data: bytes, transfer_syntax: str) -> dict[int, bytes]:
     """Let pydicom read the data set, never the file: it would find another transfer syntax in front of it, and inflate it."""
     try:
-        with unremarked():
+        with quiet_pydicom():
             dataset = read_dataset(
                 io.BytesIO(data), transfer_syntax == tags.IMPLICIT, transfer_syntax != tags.BIG_ENDIAN,
                 stop_when=lambda tag, _vr, _length: tag > tags.LAST, specific_tags=list(tags.KEYWORDS))

@@ -14,8 +14,8 @@ from broker.model.people import Demographics
 from broker.model.ports import PatientArrived, PatientMerged, PatientMoved, Unit
 from broker.model.transaction import Disclosure, Keep
 from broker.patients import store
-from broker.patients.claims import Authorities, Claim, checked
 from broker.patients.feed import Feed, Kind
+from broker.patients.identifiers import Authorities, GivenId, checked
 from broker.patients.links import Linker
 from broker.patients.store import Event, Identity
 
@@ -29,12 +29,12 @@ def visible_ids(ids: tuple[Named, ...], keep: Keep) -> tuple[Named, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """Two ids of one domain that become one: the id that stays and the id that retires, each with the claim it came from."""
+    """Two ids of one domain that become one: the id that stays and the id that retires, each with the id as it was given."""
 
     survivor: PatientId
-    key: Claim
+    key: GivenId
     retired: PatientId
-    retired_claim: Claim
+    retired_given_id: GivenId
 
 
 class PixManager:
@@ -84,9 +84,9 @@ class PixManager:
             return ()
         return tuple(patient for pair in pairs for patient in (pair.survivor, pair.retired)) or tuple(p for p, _ in own)
 
-    def _own(self, feed: Feed) -> list[tuple[PatientId, Claim]]:
+    def _own(self, feed: Feed) -> list[tuple[PatientId, GivenId]]:
         """Return the ids that are the sender's to feed: the one the feed is about, then those of its further domains."""
-        patient, key = self._authorities.fed(feed.claims, feed.sender, feed.places.ids)
+        patient, key = self._authorities.for_feed(feed.given_ids, feed.sender, feed.places.ids)
         return [(patient, key), *self._authorities.beside(feed.named, feed.sender, patient.domain)]
 
     def _answered(self, unit: Unit, feed: Feed) -> bytes | None:
@@ -100,40 +100,40 @@ class PixManager:
         store.keep_answer(unit, str(feed.sender), receipt.control_id, receipt.digest, receipt.reply)
         return receipt.reply
 
-    def _fed(self, unit: Unit, feed: Feed, own: Sequence[tuple[PatientId, Claim]]) -> None:
+    def _fed(self, unit: Unit, feed: Feed, own: Sequence[tuple[PatientId, GivenId]]) -> None:
         """Keep what is said of every id named; one of a further domain that was merged away is left to its survivor."""
         records = []
-        for patient, claim in own:
+        for patient, given_id in own:
             known = store.find(unit, patient)
             if known is None or known.active:
-                records.append(self._save(unit, feed, patient, claim, known))
+                records.append(self._save(unit, feed, patient, given_id, known))
             elif not records:
-                raise Rejected(Hl7Code.UNKNOWN_KEY, f"{claim.title} was merged away", claim.at)
+                raise Rejected(Hl7Code.UNKNOWN_KEY, f"{given_id.title} was merged away", given_id.at)
         self._linker.place(unit, records)
 
-    def _save(self, unit: Unit, feed: Feed, patient: PatientId, key: Claim, known: Identity | None) -> Identity:
+    def _save(self, unit: Unit, feed: Feed, patient: PatientId, key: GivenId, known: Identity | None) -> Identity:
         person = feed.person(known.person if known else Demographics(), key, self._authorities)
         self._tell(unit, feed, "fed", patient, {"event": feed.kind, "demographics": asdict(person)})
         return store.save(unit, patient, person, block_keys(person), feed.message_id)
 
-    def _pairs(self, feed: Feed, own: Sequence[tuple[PatientId, Claim]]) -> list[_Pair]:
+    def _pairs(self, feed: Feed, own: Sequence[tuple[PatientId, GivenId]]) -> list[_Pair]:
         """Return what is to be merged: a pair for each domain of the sender in which the message names both.
 
         Ids of other domains, and empty repetitions, are passed over. Raise `Rejected`: 101 without any retired id, 204 when
         none is of a survivor's domain, 102 for two of one domain, 205 for an id that would be merged with itself.
         """
-        named = [claim for claim in feed.retired if claim.value]
+        named = [given_id for given_id in feed.retired if given_id.value]
         if not named:
             raise Rejected(Hl7Code.REQUIRED_FIELD_MISSING, "no retired patient id", feed.places.retired)
         survivors = {patient.domain: (patient, key) for patient, key in own}
         pairs: dict[str, _Pair] = {}
-        for claim in named:
-            domain = self._retired_domain(claim, own[0][0])
+        for given_id in named:
+            domain = self._retired_domain(given_id, own[0][0])
             if domain not in survivors:
                 continue
-            pair = _Pair(*survivors[domain], checked(domain, claim), claim)
+            pair = _Pair(*survivors[domain], checked(domain, given_id), given_id)
             if pairs.setdefault(domain, pair).retired != pair.retired:
-                raise Rejected(Hl7Code.DATA_TYPE, "a merge retires one id of a domain", claim.at_whole)
+                raise Rejected(Hl7Code.DATA_TYPE, "a merge retires one id of a domain", given_id.at_whole)
         if not pairs:
             cause = self._authorities.unknown(named[0]) or f"{named[0].title} is of another domain than the surviving id"
             raise Rejected(Hl7Code.UNKNOWN_KEY, f"{feed.sender.title}: {cause}", feed.places.retired_authority)
@@ -141,10 +141,10 @@ class PixManager:
             raise Rejected(Hl7Code.DUPLICATE_KEY, "both ids are the same", feed.places.retired)
         return list(pairs.values())
 
-    def _retired_domain(self, claim: Claim, patient: PatientId) -> str:
-        if self.profile.region.unknown_authority == "sender" and not claim.names_authority:
+    def _retired_domain(self, given_id: GivenId, patient: PatientId) -> str:
+        if self.profile.region.unknown_authority == "sender" and not given_id.names_authority:
             return patient.domain
-        found = self._authorities.domain(claim)
+        found = self._authorities.domain(given_id)
         return found.oid if found else ""
 
     def _merged(self, unit: Unit, feed: Feed, pairs: Sequence[_Pair]) -> None:
@@ -160,7 +160,7 @@ class PixManager:
         if retired is not None and not retired.active:
             if survivor is not None and self._leads_to(unit, retired, survivor):
                 return
-            raise Rejected(Hl7Code.UNKNOWN_KEY, f"{pair.retired_claim.title} was merged into another id", feed.places.retired)
+            raise Rejected(Hl7Code.UNKNOWN_KEY, f"{pair.retired_given_id.title} was merged into another id", feed.places.retired)
         if survivor is not None and not survivor.active:
             if retired is not None and store.survivor(unit, survivor).id == retired.id:
                 raise Rejected(Hl7Code.DUPLICATE_KEY, "the merge would close a circle", feed.places.retired)
@@ -194,37 +194,37 @@ class PixManager:
 
     # -- queries
 
-    def subject(self, claim: Claim) -> tuple[PatientId, ...]:
+    def subject(self, given_id: GivenId) -> tuple[PatientId, ...]:
         """Return the id that `query` translates; none when it refuses its authority."""
         try:
-            return (self._asked(claim, ""),)
+            return (self._asked(given_id, ""),)
         except Rejected:
             return ()
 
-    def _asked(self, claim: Claim, asker: str) -> PatientId:
-        return PatientId(self._authorities.shown(claim, asker).oid, claim.value)
+    def _asked(self, given_id: GivenId, asker: str) -> PatientId:
+        return PatientId(self._authorities.for_query(given_id, asker).oid, given_id.value)
 
-    def query(self, claim: Claim, wanted: Sequence[Claim], call: Call) -> tuple[Named, ...]:
+    def query(self, given_id: GivenId, wanted: Sequence[GivenId], call: Call) -> tuple[Named, ...]:
         """Return the other ids of the person with this id, each with its namespace, in the wanted domains (none = all).
 
         The ids of one domain are adjacent. For a retired id the answer is its survivor's, without both. Raise `Rejected`
         (204) for an unknown authority, an unknown id, unknown wanted domains, in this order (ITI TF-2 3.9.4.2.2.6).
         """
-        patient = self._asked(claim, call.caller.node)
+        patient = self._asked(given_id, call.caller.node)
         call.facts.patients.append(patient)
         with self._database.read() as unit:
             ids = self._ids(unit, patient)
         if not ids:
-            raise Rejected(Hl7Code.UNKNOWN_KEY, f"unknown patient id: no feed named {claim.title}", claim.at)
+            raise Rejected(Hl7Code.UNKNOWN_KEY, f"unknown patient id: no feed named {given_id.title}", given_id.at)
         domains = self._wanted(wanted, call.caller.node)
         names = {d.oid: d.namespace for d in self.profile.domains if not d.hidden and (not domains or d.oid in domains)}
         return tuple((other, names[other.domain]) for other in ids[1:] if other.domain in names)
 
-    def _wanted(self, claims: Sequence[Claim], asker: str) -> set[str]:
+    def _wanted(self, given_ids: Sequence[GivenId], asker: str) -> set[str]:
         found, problems = set(), list[Problem]()
-        for claim in claims:
+        for given_id in given_ids:
             try:
-                found.add(self._authorities.shown(claim, asker).oid)
+                found.add(self._authorities.for_query(given_id, asker).oid)
             except Rejected as error:
                 problems += error.problems
         if problems:

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from broker.model.people import Demographics
-from broker.patients.claims import Authorities, Claim, Sender
+from broker.patients.identifiers import Authorities, GivenId, Sender
 
 
 class Kind(StrEnum):
@@ -37,7 +37,7 @@ class Places:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feed:
-    """A feed. `claims` are the ids given for the patient, `retired` those a merge names, in the message's order.
+    """A feed. `given_ids` are the ids given for the patient, `retired` those a merge names, in the message's order.
 
     `changes` holds attributes of `Demographics`; what is not in it stays. `hints` are ids in other domains and `national`
     a national number; None means that the feed says nothing about them.
@@ -46,23 +46,23 @@ class Feed:
     kind: Kind
     sender: Sender
     message_id: str
-    claims: tuple[Claim, ...]
+    given_ids: tuple[GivenId, ...]
     places: Places
-    retired: tuple[Claim, ...] = ()
+    retired: tuple[GivenId, ...] = ()
     changes: Mapping[str, Any] = field(default_factory=dict)
-    hints: tuple[Claim, ...] | None = None
+    hints: tuple[GivenId, ...] | None = None
     national: str | None = None
     receipt: Receipt | None = None
 
     @property
-    def named(self) -> tuple[Claim, ...]:
+    def named(self) -> tuple[GivenId, ...]:
         """Every id that the feed gives for the patient, in whatever place."""
-        return (*self.claims, *(self.hints or ()))
+        return (*self.given_ids, *(self.hints or ()))
 
-    def person(self, old: Demographics, key: Claim, authorities: Authorities) -> Demographics:
-        """Return the demographics after this feed; `key` is the claim the feed is about, the other ones are hints."""
-        given = [*(self.hints or ()), *(claim for claim in self.claims if claim is not key)]
-        hints = None if self.hints is None and not given else [authorities.hint(claim) for claim in given if claim.value]
+    def person(self, old: Demographics, key: GivenId, authorities: Authorities) -> Demographics:
+        """Return the demographics after this feed; `key` is the id the feed is about, the other ones are hints."""
+        others = [*(self.hints or ()), *(given_id for given_id in self.given_ids if given_id is not key)]
+        hints = None if self.hints is None and not others else [authorities.other_id(other) for other in others if other.value]
         return replace(old, **self.changes, other_ids=_other_ids(old.other_ids, hints, self.national))
 
 

@@ -2,11 +2,11 @@
 
 from broker.model.caller import AuditFacts, Call
 from broker.model.errors import BrokerError, Hl7Code, Rejected
-from broker.model.stamp import Stamp
+from broker.model.message_id import MessageId
 from broker.model.transaction import NOTHING_TO_FILTER, AuditEvent, Message, Transaction, Wire
 from broker.patients.actor import PixManager
-from broker.patients.claims import Claim, Sender
 from broker.patients.feed import Feed, Kind, Places
+from broker.patients.identifiers import GivenId, Sender
 from broker.wire import hl7v3
 from broker.wire.hl7v3 import Ii
 from broker.wire.soap import SoapReply, SoapRequest
@@ -17,9 +17,9 @@ _EVENT = "controlActProcess/subject/registrationEvent"
 _RETIRED = f"{_EVENT}/replacementOf/priorRegistration/subject1/priorRegisteredRole/id"
 
 
-def claim(ii: Ii) -> Claim:
+def given_id(ii: Ii) -> GivenId:
     """Return the patient id in an II; its authority is the root alone."""
-    return Claim(value=ii.extension, oid=ii.root, at=ii.location, at_authority=ii.location, at_whole=ii.location)
+    return GivenId(value=ii.extension, oid=ii.root, at=ii.location, at_authority=ii.location, at_whole=ii.location)
 
 
 def read(request: SoapRequest, facts: AuditFacts) -> tuple[Element, Feed]:
@@ -37,12 +37,12 @@ def read(request: SoapRequest, facts: AuditFacts) -> tuple[Element, Feed]:
         kind=kind,
         sender=Sender(device_oids=tuple(ii.root for ii in found.wrapper.senders)),
         message_id=str(found.wrapper.message_id),
-        claims=tuple(map(claim, found.ids)),
+        given_ids=tuple(map(given_id, found.ids)),
         places=Places(
             ids=hl7v3.location(request.body, f"{_EVENT}/subject1/patient/id"), retired=place, retired_authority=place),
-        retired=tuple(map(claim, found.retired)) if kind is Kind.MERGE else (),
+        retired=tuple(map(given_id, found.retired)) if kind is Kind.MERGE else (),
         changes=found.person,
-        hints=tuple(map(claim, found.other_ids)),
+        hints=tuple(map(given_id, found.other_ids)),
         national="",
     )
 
@@ -55,10 +55,10 @@ def handle(manager: PixManager, request: tuple[Element, Feed], call: Call) -> No
 def row(device_oid: str) -> Transaction[PixManager, SoapRequest, tuple[Element, Feed], None, SoapReply]:
     """Return the row of a manager that answers as this device."""
     def write(request: tuple[Element, Feed], _result: None) -> SoapReply:
-        return SoapReply(fragments=(hl7v3.write_ack(request[0], Stamp.now(), manager=device_oid),))
+        return SoapReply(fragments=(hl7v3.write_ack(request[0], MessageId.now(), manager=device_oid),))
 
     def refuse(request: SoapRequest, error: BrokerError) -> SoapReply:
-        return SoapReply(fragments=(hl7v3.write_ack(request.body, Stamp.now(), error, manager=device_oid),))
+        return SoapReply(fragments=(hl7v3.write_ack(request.body, MessageId.now(), error, manager=device_oid),))
 
     return Transaction(
         code="ITI-44",

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 
 from broker.model.caller import AuditFacts, Call
 from broker.model.errors import BrokerError, Hl7Code, Rejected
-from broker.model.stamp import Stamp
+from broker.model.message_id import MessageId
 from broker.model.transaction import NOTHING_TO_FILTER, AuditEvent, Transaction, Wire
 from broker.model.transaction import Message as Row
 from broker.patients.actor import PixManager
-from broker.patients.claims import Claim, Sender
 from broker.patients.feed import Feed, Kind, Places, Receipt
+from broker.patients.identifiers import GivenId, Sender
 from broker.wire.hl7v2 import Message, Value, write_ack
 from broker.wire.hl7v2_pix import few, read_person
 
@@ -31,13 +31,13 @@ class Request:
     message: Message
 
 
-def read_claim(value: Value, *, authority: str = "") -> Claim:
+def read_given_id(value: Value, *, authority: str = "") -> GivenId:
     """Return the patient id in a CX; one of quotes alone is none. Only an authority id of type ISO is an OID, any other is
     read by its namespace. Raise `Rejected` (102) for parts that are too long.
     """
     authority_id, is_iso, place = value.short(4, 2), value.short(4, 3) == "ISO", value.place
     given = value.short(1)
-    return Claim(
+    return GivenId(
         value=given if given.strip('" ') else "", namespace=value.short(4, 1), oid=authority_id if is_iso else "",
         other="" if is_iso else authority_id, at=f"{place}^1", at_authority=authority or f"{place}^4", at_whole=place)
 
@@ -55,7 +55,7 @@ def read(message: Message, facts: AuditFacts) -> Request:
             kind=kind,
             sender=Sender(application=message.msh.get(3), facility=message.msh.get(4)),
             message_id=message.control_id,
-            claims=tuple(map(read_claim, few(pid, 3))),
+            given_ids=tuple(map(read_given_id, few(pid, 3))),
             places=_PLACES,
             retired=_retired(message) if kind is Kind.MERGE else (),
             changes=read_person(pid),
@@ -64,8 +64,8 @@ def read(message: Message, facts: AuditFacts) -> Request:
         application=message.msh.get(5), facility=message.msh.get(6), message=message)
 
 
-def _retired(message: Message) -> tuple[Claim, ...]:
-    return tuple(map(read_claim, few(message.need("MRG"), 1)))
+def _retired(message: Message) -> tuple[GivenId, ...]:
+    return tuple(map(read_given_id, few(message.need("MRG"), 1)))
 
 
 def handle(manager: PixManager, request: Request, call: Call) -> bytes:
@@ -73,7 +73,7 @@ def handle(manager: PixManager, request: Request, call: Call) -> bytes:
     manager.check_receiver(request.application, request.facility)
     message = request.message
     receipt = Receipt(
-        control_id=message.control_id, digest=hashlib.sha256(message.raw).hexdigest(), reply=write_ack(message, Stamp.now()))
+        control_id=message.control_id, digest=hashlib.sha256(message.raw).hexdigest(), reply=write_ack(message, MessageId.now()))
     return manager.feed(replace(request.feed, receipt=receipt), call)
 
 
@@ -84,7 +84,7 @@ def write(_request: Request, reply: bytes) -> bytes:
 
 def refuse(message: Message, error: BrokerError) -> bytes:
     """Return the AE or AR."""
-    return write_ack(message, Stamp.now(), error)
+    return write_ack(message, MessageId.now(), error)
 
 
 ROW = Transaction(

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from broker.model.caller import AuditFacts, Call
 from broker.model.errors import BrokerError, Hl7Code, Rejected
-from broker.model.stamp import Stamp
+from broker.model.message_id import MessageId
 from broker.model.transaction import AuditEvent, Transaction, Wire
 from broker.model.transaction import Message as Row
 from broker.patients.actor import Named, PixManager, visible_ids
-from broker.patients.claims import Claim
-from broker.patients.iti8_feed import read_claim
+from broker.patients.identifiers import GivenId
+from broker.patients.iti8_feed import read_given_id
 from broker.wire.hl7v2 import Message, write_ack
 from broker.wire.hl7v2_pix import few, write_pix_reply
 
@@ -18,8 +18,8 @@ from broker.wire.hl7v2_pix import few, write_pix_reply
 class Request:
     """The id to translate, the wanted domains, and the message itself."""
 
-    claim: Claim
-    wanted: tuple[Claim, ...]
+    given_id: GivenId
+    wanted: tuple[GivenId, ...]
     message: Message
 
 
@@ -30,32 +30,32 @@ def read(message: Message, facts: AuditFacts) -> Request:
     facts.query_id = qpd.get(2)
     if not qpd.value(2).short():
         raise Rejected(Hl7Code.REQUIRED_FIELD_MISSING, "no query tag", "QPD^1^2")
-    ids = [claim for claim in map(read_claim, few(qpd, 3)) if claim.value]
+    ids = [given_id for given_id in map(read_given_id, few(qpd, 3)) if given_id.value]
     if not ids:
         raise Rejected(Hl7Code.REQUIRED_FIELD_MISSING, "no patient id", "QPD^1^3")
     if len(ids) > 1:
         raise Rejected(Hl7Code.DATA_TYPE, "one query translates one id", ids[1].at_whole)
-    wanted = tuple(read_claim(value, authority=value.place) for value in few(qpd, 4))
-    return Request(claim=ids[0], wanted=wanted, message=message)
+    wanted = tuple(read_given_id(value, authority=value.place) for value in few(qpd, 4))
+    return Request(given_id=ids[0], wanted=wanted, message=message)
 
 
 def handle(manager: PixManager, request: Request, call: Call) -> tuple[Named, ...]:
     """Return the other ids of the person."""
     message = request.message
     manager.check_receiver(message.msh.get(5), message.msh.get(6))
-    return manager.query(request.claim, request.wanted, call)
+    return manager.query(request.given_id, request.wanted, call)
 
 
 def write(request: Request, ids: tuple[Named, ...]) -> bytes:
     """Return the RSP^K23."""
-    return write_pix_reply(request.message, Stamp.now(), ids)
+    return write_pix_reply(request.message, MessageId.now(), ids)
 
 
 def refuse(message: Message, error: BrokerError) -> bytes:
     """Return the RSP^K23 with its error, or a plain acknowledgement where there is no QPD to answer."""
     if not message.all("QPD"):
-        return write_ack(message, Stamp.now(), error)
-    return write_pix_reply(message, Stamp.now(), error=error)
+        return write_ack(message, MessageId.now(), error)
+    return write_pix_reply(message, MessageId.now(), error=error)
 
 
 ROW = Transaction(
@@ -66,7 +66,7 @@ ROW = Transaction(
     messages=(Row(name="QBP^Q23"),),
     audit=AuditEvent(event_code="110112", event_text="Query", action="E", type_code="ITI-9", type_text="PIX Query"),
     read=read,
-    subject=lambda manager, request: manager.subject(request.claim),
+    subject=lambda manager, request: manager.subject(request.given_id),
     handle=handle,
     filtered=visible_ids,
     write=write,

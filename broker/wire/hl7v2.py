@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from broker.model.errors import BrokerError, Hl7Code, Problem, Rejected, TooLarge, Unavailable
-from broker.model.stamp import Stamp
+from broker.model.message_id import MessageId
 from broker.wire import hl7v2_charset as charsets
 from broker.wire.hl7v2_message import NOBODY, UTF8, Form, Message, Segment, Value
 
@@ -316,7 +316,7 @@ class Header:
 
     sender: tuple[str, str]
     receiver: tuple[str, str]
-    stamp: Stamp = field(default_factory=Stamp.now)
+    message_id: MessageId = field(default_factory=MessageId.now)
     charset: str = UTF8
     version: str = "2.5"
     processing: str = "P"
@@ -324,7 +324,8 @@ class Header:
     def segment(self, name: str, form: Form) -> str:
         """Return the segment; `name` is MSH-9 as written."""
         nodes = "|".join(form.quote(part) for part in (*self.sender, *self.receiver))
-        return (f"MSH|^~\\&|{nodes}|{self.stamp.when}||{name}|{form.quote(self.stamp.id)}|{self.processing}|{self.version}"
+        time, control_id = self.message_id
+        return (f"MSH|^~\\&|{nodes}|{time}||{name}|{form.quote(control_id)}|{self.processing}|{self.version}"
                 f"||||||{form.charset}")
 
 
@@ -343,36 +344,37 @@ def join(segments: Iterable[str | Segment], form: Form) -> bytes:
         return "".join(text + "\r" for text in texts).encode()
 
 
-def reply_header(request: Message, name: str, stamp: Stamp) -> str:
+def reply_header(request: Message, name: str, message_id: MessageId) -> str:
     """Return the MSH of a reply: from us to whom the request names as sender; delimiters, version, mode and set as asked."""
     msh, form, mark = request.msh, request.form, request.form.field
     usual = form.component + form.repetition + form.escape + form.subcomponent
     nodes = mark.join((*map(form.quote, request.node), msh.field(3), msh.field(4)))
     kind = name.replace("^", form.component)
-    start = f"MSH{mark}{max(msh.field(2), usual, key=len)}{mark}{nodes}{mark}{stamp.when}{mark}{mark}{kind}{mark}{stamp.id}{mark}"
+    time, control_id = message_id
+    start = f"MSH{mark}{max(msh.field(2), usual, key=len)}{mark}{nodes}{mark}{time}{mark}{mark}{kind}{mark}{control_id}{mark}"
     tail = mark * 6 + form.charset if form.charset else ""
     return f"{start}{msh.field(11) or 'P'}{mark}{request.version}{tail}"
 
 
-def write_ack(request: Message, stamp: Stamp, error: BrokerError | None = None) -> bytes:
+def write_ack(request: Message, message_id: MessageId, error: BrokerError | None = None) -> bytes:
     """Return the acknowledgement of a message: AA, or AE / AR with its problems."""
     event = request.form.quote(request.msh.get(9, 2)[:3])
     kind = f"ACK^{event}^ACK" if request.version >= "2.3.1" else f"ACK^{event}"     # MSH-9 has a structure from 2.3.1 on
     code, problems = outcome(error)
     return join([
-        reply_header(request, kind if event else "ACK", stamp),
+        reply_header(request, kind if event else "ACK", message_id),
         msa_segment(request, code, problems),
         *err_segments(request.form, request.version, problems),
     ], request.form)
 
 
-def write_nack(stamp: Stamp, error: BrokerError, node: tuple[str, str] = NOBODY) -> bytes:
+def write_nack(message_id: MessageId, error: BrokerError, node: tuple[str, str] = NOBODY) -> bytes:
     """Return the AR of `node` for something that is not a message: nobody is addressed, MSA-2 is empty."""
     form = Form()
     _, problems = outcome(error)
     nodes = "|".join(map(form.quote, node))
     return join([
-        f"MSH|^~\\&|{nodes}|||{stamp.when}||ACK|{stamp.id}|P|2.5", f"MSA|AR||{_brief(form, problems)}",
+        f"MSH|^~\\&|{nodes}|||{message_id.time}||ACK|{message_id.control_id}|P|2.5", f"MSA|AR||{_brief(form, problems)}",
         *err_segments(form, "2.5", problems)], form)
 
 
@@ -387,9 +389,9 @@ def outcome(error: BrokerError | None) -> tuple[str, tuple[Problem, ...]]:
     return "AR", (Problem(Hl7Code.INTERNAL, context),)
 
 
-def write_broken(request: Message, stamp: Stamp) -> bytes:
+def write_broken(request: Message, message_id: MessageId) -> bytes:
     """Return the AE 207 that answers a bug."""
-    return write_ack(request, stamp, Rejected(Hl7Code.INTERNAL, "internal error"))
+    return write_ack(request, message_id, Rejected(Hl7Code.INTERNAL, "internal error"))
 
 
 def msa_segment(request: Message, code: str, problems: Sequence[Problem]) -> str:

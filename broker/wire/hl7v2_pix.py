@@ -5,8 +5,8 @@ from typing import Any
 
 from broker.model.errors import BrokerError, Hl7Code, Problem, Rejected
 from broker.model.ids import PatientId
+from broker.model.message_id import MessageId
 from broker.model.people import Address, Demographics, PersonName
-from broker.model.stamp import Stamp
 from broker.wire.birth_date import read_birth_date
 from broker.wire.hl7v2 import (
     Form,
@@ -120,7 +120,7 @@ def write_adt(
     pid[12] = "~".join(form.quote(phone) for phone in person.phones)
     segments = [
         header.segment(f"ADT^{event}^{_STRUCTURES.get(event, 'ADT_A01')}", form),
-        f"EVN||{header.stamp.when}",
+        f"EVN||{header.message_id.time}",
         "PID|" + "|".join(pid).rstrip("|"),
     ]
     if retired is not None:
@@ -142,15 +142,16 @@ def write_pix_query(header: Header, patient: PatientId, domains: Sequence[str] =
     """Return an ITI-9 query for the ids of `patient` in the domains with these OIDs (none = all). The tag defaults to MSH-10."""
     form = Form.of(header.charset)
     wanted = "~".join(f"^^^&{oid}&ISO" for oid in domains)
+    query_tag = form.quote(tag or header.message_id.control_id)
     return join([
         header.segment("QBP^Q23^QBP_Q21", form) + "|||ITI-9^IHE",
-        f"QPD|IHE PIX Query|{form.quote(tag or header.stamp.id)}|{write_cx(form, patient)}" + (f"|{wanted}" if wanted else ""),
+        f"QPD|IHE PIX Query|{query_tag}|{write_cx(form, patient)}" + (f"|{wanted}" if wanted else ""),
         "RCP|I",
     ], form)
 
 
 def write_pix_reply(
-    request: Message, stamp: Stamp, ids: Sequence[tuple[PatientId, str]] = (), error: BrokerError | None = None,
+    request: Message, message_id: MessageId, ids: Sequence[tuple[PatientId, str]] = (), error: BrokerError | None = None,
 ) -> bytes:
     """Return the RSP^K23 (ITI TF-2 3.9.4.2): `ids` are (id, namespace), those of one domain adjacent; none = NF.
 
@@ -161,7 +162,7 @@ def write_pix_reply(
     code, problems = outcome(error)
     status = code if problems else "OK" if ids else "NF"
     lines: list[str | Segment] = [
-        reply_header(request, "RSP^K23^RSP_K23", stamp),
+        reply_header(request, "RSP^K23^RSP_K23", message_id),
         msa_segment(request, code, problems if request.version < "2.5" else ()),
     ]
     same = [problem for problem in problems if problem.code == problems[0].code]

@@ -13,8 +13,8 @@ from xml.sax.saxutils import quoteattr as q
 
 from broker.model.errors import BrokerError, Hl7Code, Problem, Rejected
 from broker.model.ids import PatientId
+from broker.model.message_id import MessageId
 from broker.model.people import Address, Demographics, PersonName
-from broker.model.stamp import Stamp
 from broker.wire.birth_date import read_birth_date
 from broker.wire.xml import HL7, Element, in_default_namespace, local_name
 
@@ -233,17 +233,17 @@ def _text(element: Element) -> str:
     return _present(" ".join("".join(str(part) for part in element.itertext()).split()))
 
 
-def write_ack(request: Element, stamp: Stamp, error: BrokerError | None = None, *, manager: str) -> bytes:
+def write_ack(request: Element, message_id: MessageId, error: BrokerError | None = None, *, manager: str) -> bytes:
     """Return the accept acknowledgement of a feed: CA, CE for the sender's fault, CR where it was not processed.
 
     `manager` is the device OID of the one who answers, whomever the request was addressed to.
     """
     code = "CA" if error is None else "CE" if isinstance(error, Rejected) else "CR"
-    return _reply(request, ACK, stamp, manager, _acknowledgement(request, code, error))
+    return _reply(request, ACK, message_id, manager, _acknowledgement(request, code, error))
 
 
 def write_pix_answer(
-    request: Element, stamp: Stamp, ids: Sequence[tuple[PatientId, str]] = (), *, manager: str,
+    request: Element, message_id: MessageId, ids: Sequence[tuple[PatientId, str]] = (), *, manager: str,
     error: BrokerError | None = None,
 ) -> bytes:
     """Return the 201310 (ITI TF-2 3.45.4.2): `ids` are (id, namespace); none = NF. `manager` is its device OID.
@@ -263,14 +263,15 @@ def write_pix_answer(
         f'{patient}<statusCode code="active"/><patientPerson classCode="PSN" determinerCode="INSTANCE">'
         '<name nullFlavor="NA"/></patientPerson>', manager) if ids else ""
     return _reply(
-        request, ANSWER, stamp, manager, _acknowledgement(request, "AA" if error is None else "AE", error),
+        request, ANSWER, message_id, manager, _acknowledgement(request, "AA" if error is None else "AE", error),
         _control_act(ANSWER, f'{subject}<queryAck>{query_id}<statusCode code="{status}"/>'
                              f'<queryResponseCode code="{response}"/></queryAck>{parameters.decode()}'))
 
 
-def _reply(request: Element, interaction: str, stamp: Stamp, manager: str, *parts: str) -> bytes:
+def _reply(request: Element, interaction: str, message_id: MessageId, manager: str, *parts: str) -> bytes:
     processing = _attribute(request, "h:processingCode", "code")
-    return _message(interaction, stamp, _Transmission(manager, read_wrapper(request).senders, "NE", processing or "P"), parts)
+    wrapper = _Transmission(manager, read_wrapper(request).senders, "NE", processing or "P")
+    return _message(interaction, message_id, wrapper, parts)
 
 
 class _Transmission(NamedTuple):
@@ -282,11 +283,11 @@ class _Transmission(NamedTuple):
     processing: str = "P"
 
 
-def _message(interaction: str, stamp: Stamp, wrapper: _Transmission, parts: Iterable[str]) -> bytes:
+def _message(interaction: str, message_id: MessageId, wrapper: _Transmission, parts: Iterable[str]) -> bytes:
     sender = Ii(wrapper.sender)
     return (
-        f'<{interaction} xmlns="{HL7}" ITSVersion="XML_1.0">{_id("id", Ii(wrapper.sender, stamp.id))}'
-        f'<creationTime value="{stamp.when}"/><interactionId root="{INTERACTIONS}" extension="{interaction}"/>'
+        f'<{interaction} xmlns="{HL7}" ITSVersion="XML_1.0">{_id("id", Ii(wrapper.sender, message_id.control_id))}'
+        f'<creationTime value="{message_id.time}"/><interactionId root="{INTERACTIONS}" extension="{interaction}"/>'
         f'<processingCode code={q(wrapper.processing)}/><processingModeCode code="T"/><acceptAckCode code="{wrapper.accept}"/>'
         f"{_device('receiver', 'RCV', wrapper.receivers)}{_device('sender', 'SND', [sender])}{''.join(parts)}</{interaction}>"
     ).encode()
@@ -339,7 +340,8 @@ def _subject(patient: str, custodian: str, more: str = "") -> str:
 
 
 def write_add_patient(
-    patient: PatientId, person: Demographics, *, sender: str, receiver: str, revise: bool = False, stamp: Stamp | None = None,
+    patient: PatientId, person: Demographics, *, sender: str, receiver: str, revise: bool = False,
+    message_id: MessageId | None = None,
 ) -> bytes:
     """Return a 201301 (or, with `revise`, a 201302): the whole of what is known of the person.
 
@@ -349,12 +351,12 @@ def write_add_patient(
     phones = "".join(f"<telecom value={q('tel:' + phone)}/>" for phone in person.phones)
     role = (f"{_id('id', Ii(patient.domain, patient.value))}{''.join(map(_write_address, person.addresses))}{phones}"
             f'<statusCode code="active"/>{_write_person(person)}{_provider(patient.domain)}')
-    return _feed(interaction, _subject(role, patient.domain), sender, receiver, stamp)
+    return _feed(interaction, _subject(role, patient.domain), sender, receiver, message_id)
 
 
 def write_merge_patient(
     patient: PatientId, retired: PatientId, names: Sequence[PersonName], *, sender: str, receiver: str,
-    stamp: Stamp | None = None,
+    message_id: MessageId | None = None,
 ) -> bytes:
     """Return a 201304: `retired` lives on as `patient`, an id of the same domain."""
     role = (f'{_id("id", Ii(patient.domain, patient.value))}<statusCode code="active"/>'
@@ -363,12 +365,12 @@ def write_merge_patient(
                 '<subject1 typeCode="SBJ"><priorRegisteredRole classCode="PAT">'
                 f"{_id('id', Ii(retired.domain, retired.value))}</priorRegisteredRole></subject1></priorRegistration>"
                 "</replacementOf>")
-    return _feed(MERGE, _subject(role, patient.domain, replaced), sender, receiver, stamp)
+    return _feed(MERGE, _subject(role, patient.domain, replaced), sender, receiver, message_id)
 
 
-def _feed(interaction: str, subject: str, sender: str, receiver: str, stamp: Stamp | None) -> bytes:
+def _feed(interaction: str, subject: str, sender: str, receiver: str, message_id: MessageId | None) -> bytes:
     act = _control_act(interaction, subject)
-    return _message(interaction, stamp or Stamp.now(), _Transmission(sender, [Ii(receiver)], "AL"), [act])
+    return _message(interaction, message_id or MessageId.now(), _Transmission(sender, [Ii(receiver)], "AL"), [act])
 
 
 def _provider(domain: str) -> str:
@@ -411,15 +413,16 @@ def _elements(parts: Iterable[tuple[str, str]]) -> str:
 
 
 def write_pix_query(
-    patient: PatientId, domains: Sequence[str] = (), *, sender: str, receiver: str, stamp: Stamp | None = None,
+    patient: PatientId, domains: Sequence[str] = (), *, sender: str, receiver: str, message_id: MessageId | None = None,
 ) -> bytes:
     """Return a 201309 for the ids of `patient` in the domains with these OIDs (none = all)."""
-    moment = stamp or Stamp.now()
+    moment = message_id or MessageId.now()
     sources = "".join(
         f"<dataSource><value root={q(oid)}/><semanticsText>DataSource.id</semanticsText></dataSource>" for oid in domains)
     value = f"<value root={q(patient.domain)} extension={q(patient.value)}/>"
     query = (
-        f'<queryByParameter>{_id("queryId", Ii(sender, moment.id))}<statusCode code="new"/><responsePriorityCode code="I"/>'
+        f'<queryByParameter>{_id("queryId", Ii(sender, moment.control_id))}<statusCode code="new"/>'
+        '<responsePriorityCode code="I"/>'
         f"<parameterList>{sources}<patientIdentifier>{value}<semanticsText>Patient.id</semanticsText></patientIdentifier>"
         "</parameterList></queryByParameter>")
     return _message(QUERY, moment, _Transmission(sender, [Ii(receiver)], "AL"), [_control_act(QUERY, query)])

@@ -24,9 +24,9 @@ from broker.model.errors import Rejected, XdsCode
 from broker.model.ids import is_uid
 from broker.model.imaging import InstanceRef, SeriesFacts, StudyFacts
 from broker.wire import tags
+from broker.wire.quiet_pydicom import quiet_pydicom
 from broker.wire.study_text import copied
 from broker.wire.tags import IMPLEMENTATION_UID, IMPLEMENTATION_VERSION, TAGS, study_tags
-from broker.wire.unremarked import unremarked
 
 KOS_CLASS = "1.2.840.10008.5.1.4.1.1.88.59"
 MANIFEST_TITLE = ("113030", "DCM", "Manifest")
@@ -109,7 +109,7 @@ def read_manifest(data: bytes) -> ReadManifest:
     whose evidence has an instance at two places. One repeated as it is counts once.
     """
     try:
-        with unremarked():
+        with quiet_pydicom():
             dataset = _parse(data)
             manifest = _read(dataset)
             problem = _fault(_text(dataset, "SOPClassUID"), manifest, set(_content(dataset)))

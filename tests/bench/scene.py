@@ -22,8 +22,8 @@ from broker.config.settings import Settings, load
 from broker.db import schema
 from broker.edge.mllp.server import MllpServer
 from broker.model.ids import PatientId
+from broker.model.message_id import MessageId
 from broker.model.people import Demographics, PersonName
-from broker.model.stamp import Stamp
 from broker.model.transaction import ServedTransaction
 from broker.patients import iti8_feed
 from broker.wire.hl7v2 import Header
@@ -91,7 +91,8 @@ def admit(app: App, number: int) -> PatientId:
     """Let hospital A feed a patient by ITI-8; return the id in the affinity domain."""
     local = PatientId(LOCAL_DOMAIN, f"BENCH-{number}")
     header = Header(
-        sender=("HIS-A", NAMESPACE), receiver=("BROKER", "REGION"), charset="UNICODE UTF-8", version="2.3.1", stamp=Stamp.now())
+        sender=("HIS-A", NAMESPACE), receiver=("BROKER", "REGION"), charset="UNICODE UTF-8", version="2.3.1",
+        message_id=MessageId.now())
     person = Demographics(names=(PersonName(f"张{number}", "伟"),), birth_date="19790214", sex="M")
     server = MllpServer([ServedTransaction(iti8_feed.ROW, app.patients)], app.gate, app.settings, ("BROKER", "REGION"))
     reply = server.answer(write_adt(header, "A04", local, person, namespace=NAMESPACE), "127.0.0.1")

@@ -13,7 +13,7 @@ from broker.edge.soap import schema
 from broker.model.caller import AuditFacts
 from broker.model.errors import BrokerError, Rejected
 from broker.model.ids import PatientId
-from broker.model.stamp import Stamp
+from broker.model.message_id import MessageId
 from broker.model.transaction import Transaction
 from broker.patients import iti8_feed, iti9_query, iti44_feed, iti45_query
 from broker.wire import hl7v3
@@ -27,7 +27,7 @@ from tests.fuzz.harness import Reader, Target
 from tests.fuzz.targets_soap import XML_WORDS, cut
 
 _LIMIT = 1 << 15
-_STAMP = Stamp("20260301101501+0800", "r1")
+_MESSAGE_ID = MessageId("20260301101501+0800", "r1")
 OURS = "2.999.1.4"
 _IDS = ((PatientId("2.999.1.1", "区^1"), "REGION"), (PatientId("2.999.2.1", "A&1"), ""))
 V2_WORDS = (
@@ -69,12 +69,12 @@ def _v2(_scratch: Path) -> Reader:
 def _message(data: bytes) -> str:
     header = parse_header(data)
     if header is not None:
-        parse(write_ack(header, _STAMP, Rejected("102", "no", "PID^1^7")))
+        parse(write_ack(header, _MESSAGE_ID, Rejected("102", "no", "PID^1^7")))
     try:
         message = parse(data)
     except BrokerError:
         return ""
-    for reply in (write_ack(message, _STAMP), write_broken(message, _STAMP)):
+    for reply in (write_ack(message, _MESSAGE_ID), write_broken(message, _MESSAGE_ID)):
         _check_reply(message, reply)
     row = iti9_query.ROW if message.name == "QBP^Q23" else iti8_feed.ROW if message.msh.get(9, 2) in iti8_feed.KINDS else None
     if row is None:
@@ -85,7 +85,7 @@ def _message(data: bytes) -> str:
         _check_reply(message, row.refuse(message, error))
         return f"{row.code} {error.problems[0].code if isinstance(error, Rejected) else 'large'}"
     if row is iti9_query.ROW:
-        reply = write_pix_reply(message, _STAMP, _IDS)
+        reply = write_pix_reply(message, _MESSAGE_ID, _IDS)
         _check_reply(message, reply)
         assert read_pix_answer(parse(reply)) == tuple(patient for patient, _ in _IDS), "the ids do not come back"
     return row.code

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import structlog
 
 from broker.model.errors import BrokerError
-from broker.wire.unremarked import OWN
+from broker.wire.quiet_pydicom import OWN
 from tests.fuzz.harness import ROOT, Board, Reader, Target, keep, seeds
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.targets import TARGETS

@@ -18,9 +18,9 @@ from broker.edge.mllp.server import MllpServer
 from broker.edge.soap import schema
 from broker.model.caller import Caller
 from broker.model.ids import PatientId
+from broker.model.message_id import MessageId
 from broker.model.people import Demographics, PersonName
 from broker.model.ports import Unit
-from broker.model.stamp import Stamp
 from broker.model.transaction import ServedTransaction, Transaction
 from broker.patients import iti8_feed, iti9_query, iti44_feed, iti45_query, store
 from broker.patients.actor import PixManager
@@ -111,7 +111,7 @@ class Bench:
         """Let hospital A feed one of its ids by ITI-8; return MSA-1."""
         header = Header(
             sender=("HIS-A", "HOSPA"), receiver=("BROKER", "REGION"), charset="GB 18030-2000", version="2.3.1",
-            stamp=Stamp("20260301101500+0800", control) if control else Stamp.now())
+            message_id=MessageId("20260301101500+0800", control) if control else MessageId.now())
         data = write_adt(header, event, PatientId(HOSPA, value), person, namespace="HOSPA",
                          retired=PatientId(HOSPA, retired) if retired else None)
         return self.mllp.answer(data, "10.0.0.7").decode("gb18030").split("\r")[1].split("|")[1]

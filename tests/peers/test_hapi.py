@@ -8,7 +8,7 @@ import pytest
 
 from broker.model.errors import BrokerError, Hl7Code, Problem, Rejected, Unavailable
 from broker.model.ids import PatientId
-from broker.model.stamp import Stamp
+from broker.model.message_id import MessageId
 from broker.wire.hl7v2 import parse, write_ack
 from broker.wire.hl7v2_pix import write_pix_reply
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.peer("java"), pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 JAVA = ROOT / "tests" / "peers" / "java" / "hl7"
 JARS = ROOT / "build" / "hl7-jars"
-NODE, STAMP = ("BROKER", "REGION"), Stamp("20260301101501+0800", "r1")
+NODE, MESSAGE_ID = ("BROKER", "REGION"), MessageId("20260301101501+0800", "r1")
 ERRORS: dict[str, BrokerError | None] = {
     "none": None,
     "one": Rejected(Hl7Code.UNKNOWN_KEY, "HIS-A at HOSPA: unknown OID, id A&1 of 2.999.77", "PID^1^3^1^4"),
@@ -48,12 +48,12 @@ def test_hapi_and_the_gazelle_profiles_find_nothing_wrong(judge: list[str]) -> N
         request = parse((header("ADT^A04^ADT_A01", version) + "PID|||1\r").encode(), NODE)
         for name, error in ERRORS.items():
             for profile in ("ITI_8_ACK_A04", "ITI_8_ACK") if version == "2.3.1" else ("-",):
-                answers[version, name, profile] = write_ack(request, STAMP, error)
+                answers[version, name, profile] = write_ack(request, MESSAGE_ID, error)
     query = header("QBP^Q23^QBP_Q21", "2.5") + "QPD|IHE PIX Query|t1|A1^^^HOSPA&2.999.2.1&ISO\rRCP|I\r"
     asked = parse(query.encode(), NODE)
-    answers["2.5", "found", "ITI_9_RSP_K23"] = write_pix_reply(asked, STAMP, [(PatientId("1.2", "X"), "NS")])
-    answers["2.5", "nothing found", "ITI_9_RSP_K23"] = write_pix_reply(asked, STAMP)
-    answers["2.5", "refused", "ITI_9_RSP_K23"] = write_pix_reply(asked, STAMP, error=ERRORS["one"])
+    answers["2.5", "found", "ITI_9_RSP_K23"] = write_pix_reply(asked, MESSAGE_ID, [(PatientId("1.2", "X"), "NS")])
+    answers["2.5", "nothing found", "ITI_9_RSP_K23"] = write_pix_reply(asked, MESSAGE_ID)
+    answers["2.5", "refused", "ITI_9_RSP_K23"] = write_pix_reply(asked, MESSAGE_ID, error=ERRORS["one"])
     lines = "".join(f"{profile}\t{base64.b64encode(data).decode()}\n" for (_, _, profile), data in answers.items())
     done = subprocess.run(judge, input=lines, capture_output=True, check=True, text=True)
     found = dict(zip(answers, done.stdout.splitlines(), strict=True))

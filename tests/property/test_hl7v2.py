@@ -3,12 +3,12 @@ from hypothesis import strategies as st
 
 from broker.model.errors import BrokerError
 from broker.model.ids import PatientId
+from broker.model.message_id import MessageId
 from broker.model.people import Demographics, PersonName
-from broker.model.stamp import Stamp
 from broker.wire.hl7v2 import Deframer, Form, Header, frame, parse, parse_header
 from broker.wire.hl7v2_pix import read_person, read_pix_answer, write_adt, write_pix_query, write_pix_reply
 
-STAMP = Stamp("20260301101500+0800", "m1")
+MESSAGE_ID = MessageId("20260301101500+0800", "m1")
 CHARACTERS = st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Cn", "Co", "Zl", "Zp", "Cf", "Zs"))
 TEXT = st.text(CHARACTERS | st.sampled_from("|^~\\&葉區瑋錦誠"), max_size=12)
 NAME = TEXT.filter(lambda text: text != '""')       # that is HL7's null
@@ -47,7 +47,7 @@ def test_escapes_round_trip(text: str) -> None:
 @settings(derandomize=True, deadline=None)
 @given(PEOPLE, TEXT.filter(bool), st.sampled_from(["UNICODE UTF-8", "GB 18030-2000", "BIG-5", "8859/1", ""]))
 def test_a_feed_round_trips_in_every_character_set(person: Demographics, value: str, charset: str) -> None:
-    header = Header(sender=("葉|A", "F"), receiver=("B", "R"), stamp=STAMP, charset=charset)
+    header = Header(sender=("葉|A", "F"), receiver=("B", "R"), message_id=MESSAGE_ID, charset=charset)
     message = parse(write_adt(header, "A04", PatientId("1.2", value), person))
     pid = message.need("PID")
     assert (message.msh.get(3), pid.get(3), pid.get(3, 4, 2)) == ("葉|A", value, "1.2")
@@ -58,10 +58,10 @@ def test_a_feed_round_trips_in_every_character_set(person: Demographics, value: 
 @settings(derandomize=True, deadline=None)
 @given(st.lists(TEXT.filter(bool), max_size=4), TEXT.filter(bool), st.sampled_from(["UNICODE UTF-8", "GB 18030-2000"]))
 def test_an_answer_round_trips_and_echoes_its_query(values: list[str], tag: str, charset: str) -> None:
-    header = Header(sender=("A", "F"), receiver=("B", "R"), stamp=STAMP, charset=charset)
+    header = Header(sender=("A", "F"), receiver=("B", "R"), message_id=MESSAGE_ID, charset=charset)
     request = parse(write_pix_query(header, PatientId("1.2", tag), ["1.3"], tag))
     ids = [PatientId("1.3", value) for value in values]
-    answer = parse(write_pix_reply(request, STAMP, [(patient, "NS") for patient in ids]))
+    answer = parse(write_pix_reply(request, MESSAGE_ID, [(patient, "NS") for patient in ids]))
     assert read_pix_answer(answer) == tuple(ids)
     assert answer.need("QPD").raw == request.need("QPD").raw
 

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from broker.edge.soap import schema
 from broker.model.errors import Rejected
 from broker.model.ids import PatientId
+from broker.model.message_id import MessageId
 from broker.model.people import Address, Demographics, PersonName
-from broker.model.stamp import Stamp
 from broker.wire import hl7v3
 from broker.wire.xml import parse
 
 EXAMPLES = settings(derandomize=True, max_examples=120, deadline=None)
-NODES: dict[str, Any] = {"sender": "2.999.3.9", "receiver": "2.999.1.4", "stamp": Stamp("20260301101501+0800", "m1")}
+NODES: dict[str, Any] = {"sender": "2.999.3.9", "receiver": "2.999.1.4", "message_id": MessageId("20260301101501+0800", "m1")}
 LETTERS = st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zs", "Zl", "Zp", "Cn"), exclude_characters="\ufffe\uffff")
 WORD = st.text(LETTERS, min_size=1, max_size=12)
 TEXT = st.one_of(st.just(""), WORD)
@@ -44,7 +44,7 @@ def test_a_person_comes_back(patient: PatientId, person: Demographics, revise: b
     assert tuple((ii.root, ii.extension) for ii in found.other_ids) == person.other_ids
     assert Demographics(**found.person, other_ids=person.other_ids) == person
     assert [ii.root for ii in found.wrapper.senders] == ["2.999.3.9"]
-    schema.check("hl7v3.xsd", parse(hl7v3.write_ack(element, NODES["stamp"], manager="2.999.1.4")))
+    schema.check("hl7v3.xsd", parse(hl7v3.write_ack(element, NODES["message_id"], manager="2.999.1.4")))
 
 
 @EXAMPLES
@@ -68,11 +68,11 @@ def test_a_query_and_its_answer_come_back(
     query = hl7v3.read_pix_query(element)
     assert (query.patient.root, query.patient.extension) == (patient.domain, patient.value)
     assert [ii.root for ii in query.domains] == domains
-    answer = parse(hl7v3.write_pix_answer(element, NODES["stamp"], ids, manager="2.999.1.4"))
+    answer = parse(hl7v3.write_pix_answer(element, NODES["message_id"], ids, manager="2.999.1.4"))
     schema.check("hl7v3.xsd", answer)
     assert hl7v3.read_pix_answer(answer) == tuple(one for one, _ in ids)
     refusal = parse(hl7v3.write_pix_answer(
-        element, NODES["stamp"], manager="2.999.1.4", error=Rejected("204", why, "/x[1]")))
+        element, NODES["message_id"], manager="2.999.1.4", error=Rejected("204", why, "/x[1]")))
     schema.check("hl7v3.xsd", refusal)
     with pytest.raises(Rejected) as caught:
         hl7v3.read_pix_answer(refusal)

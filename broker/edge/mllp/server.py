@@ -33,7 +33,7 @@ from broker.edge.door.rate import MinimumRate
 from broker.edge.door.waiting import Waiting, WaitingRoom, port_of
 from broker.model.caller import Caller, Certificate
 from broker.model.errors import BrokerError, Hl7Code, Rejected, TooLarge
-from broker.model.stamp import Stamp
+from broker.model.message_id import MessageId
 from broker.model.transaction import ServedTransaction
 from broker.security.gate import Gate, reason
 from broker.wire.hl7v2 import Deframer, Message, frame, parse, parse_header, write_ack, write_broken, write_nack
@@ -328,11 +328,11 @@ class MllpServer:
         try:
             return self._dispatch(message, address, certificate)
         except BrokerError as error:
-            return write_ack(message, Stamp.now(), error)
+            return write_ack(message, MessageId.now(), error)
         except Exception as error:                      # noqa: BLE001 - a bug ends one message, never the connection
             places = [f"{step.filename}:{step.lineno}" for step in traceback.extract_tb(error.__traceback__)]
             log.error("internal error", message=message.name[:7], error=type(error).__name__, at=places[-6:])
-            return write_broken(message, Stamp.now())
+            return write_broken(message, MessageId.now())
 
     def _dispatch(self, message: Message, address: str, certificate: Certificate | None) -> bytes:
         msh = message.msh
@@ -366,4 +366,4 @@ class MllpServer:
     def _unread(self, data: bytes, error: BrokerError) -> bytes:
         """Return the answer to what is no message, or was not read to its end: to its control id where there is a header."""
         header = parse_header(data, self._node)
-        return write_ack(header, Stamp.now(), error) if header else write_nack(Stamp.now(), error, self._node)
+        return write_ack(header, MessageId.now(), error) if header else write_nack(MessageId.now(), error, self._node)

@@ -9,8 +9,8 @@ from broker.config.profile import Profile
 from broker.db import Database
 from broker.model.errors import Rejected
 from broker.model.ids import PatientId
+from broker.model.message_id import MessageId
 from broker.model.people import PersonName
-from broker.model.stamp import Stamp
 from broker.model.transaction import Packaging, Wire
 from broker.patients import iti44_feed
 from broker.wire import hl7v3
@@ -33,13 +33,13 @@ def bench(request: pytest.FixtureRequest, database: Database, profile: Profile, 
 
 def message(case: dict[str, Any]) -> bytes:
     patient, sender = PatientId(HOSPB, case.get("id_", "B5")), case.get("sender", DEVICE_B)
-    stamp = Stamp("20260301101500+0800", "m-1")
+    message_id = MessageId("20260301101500+0800", "m-1")
     if case["send"] == "merge":
         data = hl7v3.write_merge_patient(
-            patient, PatientId(HOSPB, case["retired"]), HAN.names, sender=sender, receiver=OURS, stamp=stamp)
+            patient, PatientId(HOSPB, case["retired"]), HAN.names, sender=sender, receiver=OURS, message_id=message_id)
     else:
         data = hl7v3.write_add_patient(
-            patient, HAN, sender=sender, receiver=OURS, revise=case["send"] == "revise", stamp=stamp)
+            patient, HAN, sender=sender, receiver=OURS, revise=case["send"] == "revise", message_id=message_id)
     text = data.decode()
     if "old" in case:
         assert case["old"] in text

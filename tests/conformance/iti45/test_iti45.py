@@ -8,8 +8,8 @@ import pytest
 from broker.config.profile import Profile
 from broker.db import Database
 from broker.model.ids import PatientId
+from broker.model.message_id import MessageId
 from broker.model.people import PersonName
-from broker.model.stamp import Stamp
 from broker.patients import iti45_query
 from broker.wire import hl7v3
 from tests.helpers.patients import HOSPA, HOSPC, NS, OURS, WEI, XAD, Bench, ack, attribute, details, region
@@ -37,7 +37,7 @@ def test_case(case: dict[str, Any], bench: Bench) -> None:
     before = len(bench.audited())
     text = hl7v3.write_pix_query(
         PatientId(*case["ask"]), case.get("domains", ()), sender=VIEWER, receiver=OURS,
-        stamp=Stamp("20260301101500+0800", "q-1")).decode()
+        message_id=MessageId("20260301101500+0800", "q-1")).decode()
     if "old" in case:
         assert case["old"] in text
         text = text.replace(case["old"], case["new"])

@@ -8,18 +8,19 @@ from broker.wire import hl7v3
 from broker.wire.hl7v2 import Header, frame, parse, write_ack
 from broker.wire.hl7v2_pix import write_adt, write_pix_query, write_pix_reply
 from broker.wire.xml import parse as parse_xml
-from tests.fuzz.golden.origin import HAND, OURS, PERSON, STAMP, Files
+from tests.fuzz.golden.origin import HAND, MESSAGE_ID, OURS, PERSON, Files
 
 LOCAL, RETIRED = PatientId("2.999.2.1", "A-1"), PatientId("2.999.2.1", "A-2")
 LOCAL_B, RETIRED_B = PatientId("2.999.3.1", "B-1"), PatientId("2.999.3.1", "B-2")
-_NODES: dict[str, Any] = {"sender": "2.999.3.9", "receiver": "2.999.1.4", "stamp": STAMP}
+_NODES: dict[str, Any] = {"sender": "2.999.3.9", "receiver": "2.999.1.4", "message_id": MESSAGE_ID}
 _HAND_ADT = (
     "MSH|^~\\&|HIS-A|HOSPA|BROKER|REGION|20260301101500||ADT^{}|m1|P|2.3.1||||||{}\rEVN||20260301101500\r"
     "PID|1||A1^^^HOSPA^MR~110101199003078888^^^NI||{}^\\S\\{}~ZHANG^WEI||{}|F|||北京市^^^^100000\rPV1|1|O\r")
 
 
 def _header(charset: str = "UNICODE UTF-8", version: str = "2.3.1") -> Header:
-    return Header(sender=("HIS-A", "HOSPA"), receiver=("BROKER", "REGION"), charset=charset, version=version, stamp=STAMP)
+    return Header(sender=("HIS-A", "HOSPA"), receiver=("BROKER", "REGION"), charset=charset, version=version,
+                  message_id=MESSAGE_ID)
 
 
 def _messages() -> Files:
@@ -41,8 +42,8 @@ def _streams() -> Files:
     stream = b"\n\0".join(data for _, data in found.values()) + b"\x0bMSH|never ended" + found["a04-utf8.hl7"][1]
     return {
         **found,
-        "k23.hl7": (OURS, frame(write_pix_reply(query, STAMP, [(LOCAL, "HOSPA"), (PatientId("2.999.3.1", "B&1"), "")]))),
-        "ack.hl7": (OURS, frame(write_ack(query, STAMP))),
+        "k23.hl7": (OURS, frame(write_pix_reply(query, MESSAGE_ID, [(LOCAL, "HOSPA"), (PatientId("2.999.3.1", "B&1"), "")]))),
+        "ack.hl7": (OURS, frame(write_ack(query, MESSAGE_ID))),
         "stream.hl7": (f"{OURS}, several frames with noise between them", stream),
     }
 
@@ -61,8 +62,8 @@ def v3_messages() -> Files:
         "201302.xml": (OURS, hl7v3.write_add_patient(LOCAL_B, PERSON, revise=True, **_NODES)),
         "201304.xml": (OURS, hl7v3.write_merge_patient(LOCAL_B, RETIRED_B, PERSON.names, **_NODES)),
         "201309.xml": (OURS, query),
-        "201310.xml": (OURS, hl7v3.write_pix_answer(element, STAMP, [(LOCAL_B, "HOSPB")], manager="2.999.1.4")),
-        "ack.xml": (OURS, hl7v3.write_ack(element, STAMP, manager="2.999.1.4")),
+        "201310.xml": (OURS, hl7v3.write_pix_answer(element, MESSAGE_ID, [(LOCAL_B, "HOSPB")], manager="2.999.1.4")),
+        "ack.xml": (OURS, hl7v3.write_ack(element, MESSAGE_ID, manager="2.999.1.4")),
         "201301-hand.xml": (f"{HAND}: prefixes, a comment, blanks", _HAND_201301.encode()),
     }
 

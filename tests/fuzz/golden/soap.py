@@ -16,7 +16,7 @@ from broker.wire.retrieve import Retrieved, retrieve_response
 from broker.wire.soap import Part
 from broker.wire.xml import HL7, QUERY, RIM, XDS, XOP
 from tests.fuzz.golden.hl7 import v3_messages
-from tests.fuzz.golden.origin import HAND, OURS, STAMP, Files
+from tests.fuzz.golden.origin import HAND, MESSAGE_ID, OURS, Files
 from tests.helpers import registry
 from tests.helpers.manifests import included, kos, metadata, study
 from tests.helpers.soap import ask, keep
@@ -158,7 +158,7 @@ def _centre() -> Files:
         "iti43.req": (OURS, _mtom("/xds/repository", f"{ITI}RetrieveDocumentSet", retrieve["iti43.xml"][1])),
         "rad69.req": (OURS, _mtom("/xds/imaging", "urn:ihe:rad:2009:RetrieveImagingDocumentSet", retrieve["rad69.xml"][1])),
         **{f"{name}.req": (OURS, _plain("/pix", f"{HL7}:PRPA_IN{name}UV02", v3[f"{name}.xml"][1].replace(
-            f'"{STAMP.id}"'.encode(), b'"@N@"'))) for name in ("201301", "201302", "201304", "201309")},
+            f'"{MESSAGE_ID.control_id}"'.encode(), b'"@N@"'))) for name in ("201301", "201302", "201304", "201309")},
     }
     return {name: (origin, data.replace(WRITTEN, b"@PATIENT@")) for name, (origin, data) in found.items()}
 

@@ -13,8 +13,8 @@ from broker.config.profile import Profile
 from broker.model.errors import Rejected, Unavailable
 from broker.model.ids import PatientId, new_oid
 from broker.model.imaging import InstanceRef, SeriesFacts, StudyFacts
+from broker.model.message_id import MessageId
 from broker.model.metadata import APPROVED, HAS_MEMBER, Association, DocumentEntry, RegistryObjects, SubmissionSet
-from broker.model.stamp import Stamp
 from broker.model.syntaxes import RECEIVED_SYNTAXES
 from broker.wire import ebxml, hl7v3, kos, xml
 from broker.wire.xml import RAD, XDS
@@ -245,7 +245,8 @@ def test_ids_of_a_patient_are_asked_in_the_wanted_domains(profile: Profile) -> N
         read = hl7v3.read_pix_query(query[0])
         assert (read.patient.root, read.patient.extension) == (local.domain, local.value)
         assert [domain.root for domain in read.domains] == ["2.999.1.1"]
-        answer = hl7v3.write_pix_answer(query[0], Stamp("20260301101500+0800", "r1"), [(wanted, "REGION")], manager="2.999.1.4")
+        answer = hl7v3.write_pix_answer(
+            query[0], MessageId("20260301101500+0800", "r1"), [(wanted, "REGION")], manager="2.999.1.4")
         return Reply(200, {"Content-Type": "application/soap+xml"}, envelope(answer.decode(), got.message_id))
 
     with peer(script) as other, Consultation(other.url, profile, LIMITS) as client:
@@ -319,7 +320,7 @@ def test_a_patient_without_an_affinity_id_is_told_apart(profile: Profile) -> Non
     def script(got: Got) -> Reply:
         query = xml.parse(got.body).find(f"{{{xml.SOAP}}}Body")
         assert query is not None
-        answer = hl7v3.write_pix_answer(query[0], Stamp("20260301101500+0800", "r1"), manager="2.999.1.4")
+        answer = hl7v3.write_pix_answer(query[0], MessageId("20260301101500+0800", "r1"), manager="2.999.1.4")
         return Reply(200, {"Content-Type": "application/soap+xml"}, envelope(answer.decode(), got.message_id))
 
     none = pytest.raises(Rejected, match="NoAffinityId")

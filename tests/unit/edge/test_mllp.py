@@ -14,7 +14,7 @@ from broker.config.settings import Server, Settings, TlsSection
 from broker.edge.mllp.server import MllpServer
 from broker.model.caller import Call
 from broker.model.errors import BrokerError
-from broker.model.stamp import Stamp
+from broker.model.message_id import MessageId
 from broker.model.transaction import NOBODY, NOTHING_TO_FILTER, AuditEvent, ServedTransaction, Transaction, Wire
 from broker.model.transaction import Message as Row
 from broker.security.gate import Gate
@@ -67,11 +67,11 @@ class Actor:
         assert self.go_on.wait(PATIENCE)
         if name == "boom":
             raise ValueError(name)
-        return write_ack(message, Stamp.now())
+        return write_ack(message, MessageId.now())
 
 
 def refuse(message: Message, error: BrokerError) -> bytes:
-    return write_ack(message, Stamp.now(), error)
+    return write_ack(message, MessageId.now(), error)
 
 
 ROW = Transaction(

@@ -24,7 +24,7 @@ from broker.db import Database
 from broker.edge.dimse import pdata
 from broker.edge.mllp.server import MllpServer
 from broker.model.caller import Call, Caller
-from broker.model.stamp import Stamp
+from broker.model.message_id import MessageId
 from broker.model.transaction import NOBODY, NOTHING_TO_FILTER, AuditEvent, ServedTransaction, Transaction, Wire
 from broker.model.transaction import Message as Row
 from broker.security.gate import Gate
@@ -64,14 +64,14 @@ class Actor:
 
     def take(self, message: Message, call: Call) -> bytes:
         self.callers.append(call.caller)
-        return write_ack(message, Stamp.now())
+        return write_ack(message, MessageId.now())
 
 
 ROW = Transaction(
     code="ITI-8", name="feed", wire=Wire.HL7V2, endpoint="mllp", messages=(Row(name="ADT^A04"),),
     audit=AuditEvent(event_code="110110", event_text="Patient Record", action="C"),
     read=lambda message, _facts: message, subject=NOBODY, handle=Actor.take, filtered=NOTHING_TO_FILTER,
-    write=lambda _request, reply: reply, refuse=lambda message, error: write_ack(message, Stamp.now(), error))
+    write=lambda _request, reply: reply, refuse=lambda message, error: write_ack(message, MessageId.now(), error))
 
 
 def subject(caller: Caller) -> str:

@@ -13,9 +13,9 @@ from broker.db import Database
 from broker.edge.mllp.server import MllpServer
 from broker.model.caller import ANONYMOUS, AuditFacts, Call
 from broker.model.ids import PatientId
+from broker.model.message_id import MessageId
 from broker.model.metadata import APND, APPROVED, HAS_MEMBER, DocumentEntry, RegistryObjects, SubmissionSet
 from broker.model.people import Demographics, PersonName
-from broker.model.stamp import Stamp
 from broker.registry.actor import Registry
 from broker.registry.patient_events import RegistryEvents
 from broker.wire.hl7v2 import Header
@@ -124,7 +124,7 @@ def test_a_correction_at_the_hospital_takes_the_documents_out_of_the_other_perso
         door = MllpServer(mllp, app.gate, app.settings, ("BROKER", "REGION"))
 
         def feed(event: str, value: str, person: Demographics, retired: str = "") -> None:
-            header = Header(sender=("HIS-A", "HOSPA"), receiver=("BROKER", "REGION"), stamp=Stamp.now())
+            header = Header(sender=("HIS-A", "HOSPA"), receiver=("BROKER", "REGION"), message_id=MessageId.now())
             gone = PatientId(HOSPA, retired) if retired else None
             data = write_adt(header, event, PatientId(HOSPA, value), person, retired=gone)
             assert b"MSA|AA" in door.answer(data, "10.0.0.7")

@@ -1,7 +1,7 @@
 import pytest
 
 from broker.model.errors import Hl7Code, Problem, Rejected, TooLarge, Unavailable
-from broker.model.stamp import Stamp
+from broker.model.message_id import MessageId
 from broker.wire.hl7v2 import (
     Deframer,
     Form,
@@ -18,7 +18,7 @@ from tests.helpers.hl7 import judge
 
 # Characters whose second byte in GB 18030 is a delimiter of HL7.
 TRAPS = "葉區瑋錦誠"
-STAMP = Stamp("20260301101501+0800", "r1")
+MESSAGE_ID = MessageId("20260301101501+0800", "r1")
 
 
 def message(name: str = "张^伟", charset: str = "GB 18030-2000", encoding: str = "gb18030", node: str = "HIS-A") -> bytes:
@@ -180,7 +180,7 @@ def test_other_delimiters() -> None:
     parsed = parse(b"MSH$%~@#$A$B$C$D$1$$ADT%A04$m@F@1$P$2.5\rPID$$$1%%%N#1.2#ISO$$O@S@X%Y|^\r")
     assert (parsed.name, parsed.control_id) == ("ADT^A04", "m$1")
     assert (parsed.need("PID").get(3, 4, 2), parsed.need("PID").get(5), parsed.need("PID").get(5, 2)) == ("1.2", "O%X", "Y|^")
-    assert write_ack(parsed, STAMP).split(b"\r")[1] == b"MSA$AA$m@F@1"
+    assert write_ack(parsed, MESSAGE_ID).split(b"\r")[1] == b"MSA$AA$m@F@1"
 
 
 @pytest.mark.parametrize(("text", "meaning"), [
@@ -193,11 +193,11 @@ def test_escapes(text: str, meaning: str) -> None:
 
 def test_an_acknowledgement_changes_the_nodes_over_and_speaks_the_senders_character_set() -> None:
     request = parse(message(node="葉"), ("BROKER", "REGION"))
-    lines = write_ack(request, STAMP).decode("gb18030").split("\r")
+    lines = write_ack(request, MESSAGE_ID).decode("gb18030").split("\r")
     assert lines == [
         r"MSH|^~\&|BROKER|REGION|葉|HOSPA|20260301101501+0800||ACK^A04^ACK|r1|P|2.3.1||||||GB 18030-2000", "MSA|AA|m1", ""]
     bare = parse(b"MSH|^~\\&|A|B|C|D|1||ADT^A04|m1|T|2.5\r", ("A|1", "D"))
-    assert write_ack(bare, STAMP).split(b"\r")[0] == rb"MSH|^~\&|A\F\1|D|A|B|20260301101501+0800||ACK^A04^ACK|r1|T|2.5"
+    assert write_ack(bare, MESSAGE_ID).split(b"\r")[0] == rb"MSH|^~\&|A\F\1|D|A|B|20260301101501+0800||ACK^A04^ACK|r1|T|2.5"
 
 
 @pytest.mark.parametrize("nodes", ["X|Y", "|", '""|""', "BROKER|"])
@@ -205,13 +205,13 @@ def test_answers_come_from_us_whomever_the_message_names(nodes: str) -> None:
     good = f"MSH|^~\\&|HIS|H|{nodes}|1||ADT^A04|m1|P|2.5\rPID|||1\r".encode()
     batch = f"BHS|^~\\&|HIS|H|{nodes}|1||||b1\r".encode() + good + b"BTS|1\r"
     ours = ("BROKER", "REGION")
-    replies = [write_ack(parse(good, ours), STAMP), write_broken(parse(good, ours), STAMP)]
+    replies = [write_ack(parse(good, ours), MESSAGE_ID), write_broken(parse(good, ours), MESSAGE_ID)]
     for bad in (batch, good + good, good + b"\0\x01\r", good.replace(b"^~\\&", b"^^^^")):
         header = parse_header(bad, ours)
         assert header
-        replies.append(write_ack(header, STAMP, Rejected(Hl7Code.SEGMENT_SEQUENCE, "x")))
+        replies.append(write_ack(header, MESSAGE_ID, Rejected(Hl7Code.SEGMENT_SEQUENCE, "x")))
     assert {tuple(reply.split(b"\r")[0].split(b"|")[2:6]) for reply in replies} == {(b"BROKER", b"REGION", b"HIS", b"H")}
-    nobody = write_nack(STAMP, Rejected(Hl7Code.SEGMENT_SEQUENCE, "x"), ours)
+    nobody = write_nack(MESSAGE_ID, Rejected(Hl7Code.SEGMENT_SEQUENCE, "x"), ours)
     assert nobody.split(b"\r")[0].split(b"|")[2:6] == [b"BROKER", b"REGION", b"", b""]
 
 
@@ -240,7 +240,7 @@ def test_errors_are_told_in_the_form_of_the_version(
 ) -> None:
     """MSA-3 is withdrawn in 2.7, where ERR-8 says the same; from 2.6 on ERR-2.2 is required."""
     request = parse(message().replace(b"2.3.1", version.encode()), ("BROKER", "REGION"))
-    answer = write_ack(request, STAMP, error).decode("gb18030")
+    answer = write_ack(request, MESSAGE_ID, error).decode("gb18030")
     if version > "2.1":     # of which hl7apy knows no components in ERR-1
         judge(answer)
     lines = answer.split("\r")
@@ -253,20 +253,20 @@ def test_errors_are_told_in_the_form_of_the_version(
 
 def test_msa_3_has_at_most_80_characters_as_it_is_written() -> None:
     for text in ("葉" * 200, "|" * 200, "x" * 79 + "|"):
-        lines = write_ack(parse(message()), STAMP, Rejected(Hl7Code.UNKNOWN_KEY, text)).decode("gb18030").split("\r")
+        lines = write_ack(parse(message()), MESSAGE_ID, Rejected(Hl7Code.UNKNOWN_KEY, text)).decode("gb18030").split("\r")
         brief = lines[1].split("|")[3]
         assert 78 <= len(brief) <= 80
         assert text.startswith(Form().unquote(brief))
 
 
 def test_a_bug_says_nothing_about_itself() -> None:
-    lines = write_broken(parse(message().replace(b"2.3.1", b"2.5")), STAMP).decode("gb18030").split("\r")
+    lines = write_broken(parse(message().replace(b"2.3.1", b"2.5")), MESSAGE_ID).decode("gb18030").split("\r")
     assert lines[1:3] == [
         "MSA|AE|m1|internal error", "ERR|||207^Application internal error^HL70357|E||||internal error"]
 
 
 def test_what_has_no_header_is_answered_without_one() -> None:
-    lines = write_nack(STAMP, Rejected(Hl7Code.SEGMENT_SEQUENCE, "x", "MSH^1")).decode().split("\r")
+    lines = write_nack(MESSAGE_ID, Rejected(Hl7Code.SEGMENT_SEQUENCE, "x", "MSH^1")).decode().split("\r")
     assert lines == [r"MSH|^~\&|||||20260301101501+0800||ACK|r1|P|2.5", "MSA|AR||x",
                      "ERR||MSH^1|100^Segment sequence error^HL70357|E||||x", ""]
 
@@ -283,7 +283,7 @@ def test_the_header_of_an_unreadable_message_names_it(data: bytes) -> None:
     header = parse_header(data)
     assert isinstance(header, Message)
     assert (header.control_id, header.form.charset) == ("m1", "")
-    answer = parse(write_ack(header, STAMP, Rejected(Hl7Code.DATA_TYPE, "x")))
+    answer = parse(write_ack(header, MESSAGE_ID, Rejected(Hl7Code.DATA_TYPE, "x")))
     assert (answer.need("MSA").get(1), answer.need("MSA").get(2)) == ("AE", "m1")
 
 
@@ -314,13 +314,13 @@ def test_a_block_that_is_framed_in_two_bytes_a_character_ends(codec: str) -> Non
 
 def test_a_reply_its_character_set_cannot_hold_is_written_in_utf8() -> None:
     request = parse(message("Müller", "8859/1", "latin-1"))
-    lines = write_ack(request, STAMP, Rejected(Hl7Code.UNKNOWN_KEY, "张", "PID^1^3")).decode("utf-8").split("\r")
+    lines = write_ack(request, MESSAGE_ID, Rejected(Hl7Code.UNKNOWN_KEY, "张", "PID^1^3")).decode("utf-8").split("\r")
     assert lines[0].split("|")[17] == "UNICODE UTF-8"
     assert lines[1] == "MSA|AE|m1|张"
 
 
 def test_the_header_we_write() -> None:
-    header = Header(sender=("A|B", "F"), receiver=("C", "D"), stamp=STAMP, charset="8859/1", version="2.3.1")
+    header = Header(sender=("A|B", "F"), receiver=("C", "D"), message_id=MESSAGE_ID, charset="8859/1", version="2.3.1")
     assert header.segment("ADT^A04", Form.of("8859/1")) == (
         r"MSH|^~\&|A\F\B|F|C|D|20260301101501+0800||ADT^A04|r1|P|2.3.1||||||8859/1")
-    assert len(Header(sender=("A", "B"), receiver=("C", "D")).stamp.id) == 20
+    assert len(Header(sender=("A", "B"), receiver=("C", "D")).message_id.control_id) == 20

@@ -4,8 +4,8 @@ import pytest
 
 from broker.model.errors import Hl7Code, Problem, Rejected
 from broker.model.ids import PatientId
+from broker.model.message_id import MessageId
 from broker.model.people import Address, Demographics, PersonName
-from broker.model.stamp import Stamp
 from broker.wire.hl7v2 import Header, parse, write_ack
 from broker.wire.hl7v2_pix import (
     read_ack,
@@ -16,8 +16,8 @@ from broker.wire.hl7v2_pix import (
     write_pix_reply,
 )
 
-STAMP = Stamp("20260301101500+0800", "m1")
-HEADER = Header(sender=("HIS-A", "HOSPA"), receiver=("BROKER", "REGION"), stamp=STAMP, charset="GB 18030-2000")
+MESSAGE_ID = MessageId("20260301101500+0800", "m1")
+HEADER = Header(sender=("HIS-A", "HOSPA"), receiver=("BROKER", "REGION"), message_id=MESSAGE_ID, charset="GB 18030-2000")
 PATIENT = PatientId("2.999.2.1", "A|1")
 PERSON = Demographics(
     names=(PersonName("區", "瑋", use="L"), PersonName("OU", "WEI", "X", "Jr", "Dr")), birth_date="19790214", sex="M",
@@ -83,30 +83,31 @@ def test_a_query_and_its_answers() -> None:
     assert lines[1:] == [
         r"QPD|IHE PIX Query|tag-1|A\F\1^^^&2.999.2.1&ISO|^^^&2.999.1.1&ISO~^^^&2.999.3.1&ISO", "RCP|I", ""]
     found = [(PatientId("2.999.1.1", "X1"), "REGION"), (PatientId("2.999.3.1", "區1"), "HOSPB")]
-    reply = write_pix_reply(parse(data), STAMP, found)
+    reply = write_pix_reply(parse(data), MESSAGE_ID, found)
     assert reply.decode("gb18030").split("\r")[1:] == [
         "MSA|AA|m1", "QAK|tag-1|OK", lines[1], "PID|||X1^^^REGION&2.999.1.1&ISO~區1^^^HOSPB&2.999.3.1&ISO||~^^^^^^S", ""]
     assert read_pix_answer(parse(reply)) == (found[0][0], found[1][0])
-    assert read_pix_answer(parse(write_pix_reply(parse(data), STAMP))) == ()
+    assert read_pix_answer(parse(write_pix_reply(parse(data), MESSAGE_ID))) == ()
     assert write_pix_query(HEADER, PATIENT).decode("gb18030").split("\r")[1] == r"QPD|IHE PIX Query|m1|A\F\1^^^&2.999.2.1&ISO"
 
 
 def test_qpd_is_answered_byte_for_byte() -> None:
     raw = b"QPD|IHE PIX Query|t\\X31\\|1^^^A&1.2&ISO^^||" + "兀".encode("cp950") + b"\xa2\xcc| "
     request = parse(b"MSH|^~\\&|A|B|C|D|1||QBP^Q23|m|P|2.5||||||BIG-5\r" + raw + b"\rRCP|I\r")
-    lines = write_pix_reply(request, STAMP).split(b"\r")
+    lines = write_pix_reply(request, MESSAGE_ID).split(b"\r")
     assert lines[1:] == [b"MSA|AA|m", b"QAK|t\\X31\\|NF", raw, b""]
 
 
 def test_refusals_are_read_as_rejected() -> None:
     request = parse(write_pix_query(HEADER, PATIENT))
     problems = [Problem(Hl7Code.UNKNOWN_KEY, "unknown assigning authority", f"QPD^1^4^{n}") for n in (1, 3)]
-    reply = write_pix_reply(request, STAMP, error=Rejected.of([*problems, Problem("101", "x", "QPD")]))
+    reply = write_pix_reply(request, MESSAGE_ID, error=Rejected.of([*problems, Problem("101", "x", "QPD")]))
     assert reply.decode("gb18030").split("\r")[1:4] == [
         "MSA|AE|m1",
         "ERR||QPD^1^4^1~QPD^1^4^3|204^Unknown key identifier^HL70357|E||||unknown assigning authority",
         "QAK|m1|AE"]
-    old = write_pix_reply(parse(write_pix_query(HEADER, PATIENT).replace(b"|2.5|", b"|2.4|")), STAMP, error=Rejected.of(problems))
+    query = write_pix_query(HEADER, PATIENT).replace(b"|2.5|", b"|2.4|")
+    old = write_pix_reply(parse(query), MESSAGE_ID, error=Rejected.of(problems))
     assert old.decode("gb18030").split("\r")[1:4] == [
         "MSA|AE|m1|unknown assigning authority",
         "ERR|QPD^1^4^204&Unknown key identifier&HL70357~QPD^1^4^204&Unknown key identifier&HL70357", "QAK|m1|AE"]
@@ -117,6 +118,6 @@ def test_refusals_are_read_as_rejected() -> None:
     with pytest.raises(Rejected) as caught:
         read_pix_answer(parse(reply))
     assert [(p.code, p.location) for p in caught.value.problems] == [("204", "QPD^1^4^1~QPD^1^4^3")]
-    read_ack(parse(write_ack(request, STAMP)))
+    read_ack(parse(write_ack(request, MESSAGE_ID)))
     with pytest.raises(Rejected, match="the receiver answered AR"):
         read_ack(parse(b"MSH|^~\\&|A|B|C|D|1||ACK|m|P|2.5\rMSA|AR|m1\r"))

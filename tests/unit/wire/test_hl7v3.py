@@ -6,14 +6,14 @@ from lxml import etree
 from broker.edge.soap import schema
 from broker.model.errors import Hl7Code, Problem, Rejected, Unavailable
 from broker.model.ids import PatientId
+from broker.model.message_id import MessageId
 from broker.model.people import Address, Demographics, PersonName
-from broker.model.stamp import Stamp
 from broker.wire import hl7v3
 from broker.wire.xml import Element, parse
 
 NS = {"h": "urn:hl7-org:v3"}
 OURS = "2.999.1.4"
-STAMP = Stamp("20260301101500+0800", "m-1")
+MESSAGE_ID = MessageId("20260301101500+0800", "m-1")
 PATIENT = PatientId("2.999.3.1", "B&1")
 PERSON = Demographics(
     names=(PersonName("欧阳", "娜", use="L"), PersonName("OUYANG", "NA", "MIDDLE", "Jr", "Dr")), birth_date="19790214", sex="F",
@@ -33,11 +33,11 @@ def sample(root: str) -> str:
 
 
 def add() -> bytes:
-    return hl7v3.write_add_patient(PATIENT, PERSON, sender="2.999.3.9", receiver="2.999.1.4", stamp=STAMP)
+    return hl7v3.write_add_patient(PATIENT, PERSON, sender="2.999.3.9", receiver="2.999.1.4", message_id=MESSAGE_ID)
 
 
 def query(domains: tuple[str, ...] = ("2.999.1.1", "2.999.8")) -> bytes:
-    return hl7v3.write_pix_query(PATIENT, domains, sender="2.999.3.9", receiver="2.999.1.4", stamp=STAMP)
+    return hl7v3.write_pix_query(PATIENT, domains, sender="2.999.3.9", receiver="2.999.1.4", message_id=MESSAGE_ID)
 
 
 def valid(data: bytes) -> Element:
@@ -144,12 +144,12 @@ def test_a_query_and_its_answers() -> None:
     assert [(d.root, d.location) for d in read.domains] == [
         ("2.999.1.1", f"{place}/dataSource[1]/value"), ("2.999.8", f"{place}/dataSource[2]/value")]
     found = [(PatientId("2.999.1.1", "X1"), "REGION"), (PatientId("2.999.2.1", "A<1"), "HOSPA")]
-    answer = valid(hl7v3.write_pix_answer(request, STAMP, found, manager=OURS))
+    answer = valid(hl7v3.write_pix_answer(request, MESSAGE_ID, found, manager=OURS))
     assert hl7v3.read_pix_answer(answer) == (found[0][0], found[1][0])
     assert [e.get("assigningAuthorityName") for e in answer.iterfind(".//h:patient/h:id", NS)] == ["REGION", "HOSPA"]
     assert answer.xpath("string(.//h:acceptAckCode/@code)", namespaces=NS) == "NE"
     assert answer.xpath("string(h:receiver/h:device/h:id/@root)", namespaces=NS) == "2.999.3.9"
-    nothing = valid(hl7v3.write_pix_answer(request, STAMP, manager=OURS))
+    nothing = valid(hl7v3.write_pix_answer(request, MESSAGE_ID, manager=OURS))
     assert hl7v3.read_pix_answer(nothing) == ()
     assert nothing.find(".//h:subject", NS) is None
     assert nothing.xpath("string(.//h:queryResponseCode/@code)", namespaces=NS) == "NF"
@@ -162,7 +162,7 @@ def test_a_query_and_its_answers() -> None:
     (Unavailable("database"), "QE", ("INTERR", hl7v3.ADMINISTRATIVE, None)),
 ])
 def test_refusals(error: Rejected, status: str, detail: tuple[str, str, str | None]) -> None:
-    answer = valid(hl7v3.write_pix_answer(valid(query()), STAMP, manager=OURS, error=error))
+    answer = valid(hl7v3.write_pix_answer(valid(query()), MESSAGE_ID, manager=OURS, error=error))
     assert answer.xpath("string(.//h:acknowledgement/h:typeCode/@code)", namespaces=NS) == "AE"
     assert answer.xpath("string(.//h:queryAck/h:statusCode/@code)", namespaces=NS) == "aborted"
     assert answer.xpath("string(.//h:queryResponseCode/@code)", namespaces=NS) == status
@@ -176,13 +176,13 @@ def test_refusals(error: Rejected, status: str, detail: tuple[str, str, str | No
 
 def test_acknowledgements() -> None:
     request = valid(add())
-    hl7v3.read_ack(valid(hl7v3.write_ack(request, STAMP, manager=OURS)))
-    refused = valid(hl7v3.write_ack(request, STAMP, Rejected.of([
+    hl7v3.read_ack(valid(hl7v3.write_ack(request, MESSAGE_ID, manager=OURS)))
+    refused = valid(hl7v3.write_ack(request, MESSAGE_ID, Rejected.of([
         Problem(Hl7Code.UNKNOWN_KEY, "a & b", "/x"), Problem(Hl7Code.DUPLICATE_KEY, "c")]), manager=OURS))
     with pytest.raises(Rejected) as caught:
         hl7v3.read_ack(refused)
     assert caught.value.problems == (Problem("204", "a & b", "/x"), Problem("205", "c", ""))
-    away = valid(hl7v3.write_ack(request, STAMP, Unavailable("database"), manager=OURS))
+    away = valid(hl7v3.write_ack(request, MESSAGE_ID, Unavailable("database"), manager=OURS))
     assert away.xpath("string(h:acknowledgement/h:typeCode/@code)", namespaces=NS) == "CR"
     assert away.xpath("string(h:acknowledgement/h:targetMessage/h:id/@extension)", namespaces=NS) == "m-1"
     with pytest.raises(Rejected, match="answered nothing"):
@@ -191,9 +191,9 @@ def test_acknowledgements() -> None:
 
 def test_anything_can_be_acknowledged() -> None:
     empty = parse(b'<PRPA_IN201309UV02 xmlns="urn:hl7-org:v3"/>')
-    assert b'nullFlavor="UNK"' in hl7v3.write_ack(empty, STAMP, Rejected("SchemaInvalid", "x"), manager=OURS)
+    assert b'nullFlavor="UNK"' in hl7v3.write_ack(empty, MESSAGE_ID, Rejected("SchemaInvalid", "x"), manager=OURS)
     assert b'queryResponseCode code="QE"' in hl7v3.write_pix_answer(
-        empty, STAMP, manager=OURS, error=Rejected("SchemaInvalid", "x"))
+        empty, MESSAGE_ID, manager=OURS, error=Rejected("SchemaInvalid", "x"))
     for text, code in (("", "101"), ("<patientIdentifier><value root='1.2' extension='a'/></patientIdentifier>" * 2, "102")):
         query = f"<queryByParameter><parameterList>{text}</parameterList></queryByParameter>"
         body = f"<controlActProcess>{query}</controlActProcess>"

@@ -8,8 +8,8 @@ from lxml import etree
 from broker.edge.soap import schema
 from broker.model.errors import Rejected
 from broker.model.ids import PatientId
+from broker.model.message_id import MessageId
 from broker.model.people import Address, Demographics, PersonName
-from broker.model.stamp import Stamp
 from broker.wire import hl7v3
 from broker.wire.xml import Element, parse
 
@@ -26,7 +26,7 @@ CUSTODIAN = '<assignedEntity classCode="ASSIGNED"><id root="2.999.3.1"/></assign
 def feed(old: str, new: str) -> Element:
     text = hl7v3.write_add_patient(
         PatientId("2.999.3.1", "B1"), PERSON, sender="2.999.3.9", receiver="2.999.1.4",
-        stamp=Stamp("20260301101500+0800", "m1")).decode()
+        message_id=MessageId("20260301101500+0800", "m1")).decode()
     assert old in text
     return parse(text.replace(old, new, 1).replace("<PRPA_IN201301UV02 ", f"<PRPA_IN201301UV02 {XSI} ", 1).encode())
 
@@ -120,9 +120,9 @@ def test_what_lies_in_a_data_type_is_taken_as_it_comes(old: str, new: str) -> No
 def test_what_we_write_is_what_the_served_schema_promises() -> None:
     served = etree.XMLSchema(file=str(WSDL / "schema" / "hl7v3.xsd"))
     query = hl7v3.write_pix_query(PatientId("2.999.3.1", "B1"), ["2.999.1.1"], sender="2.999.3.9", receiver="2.999.1.4")
-    stamp = Stamp("20260301101500+0800", "m1")
-    answer = hl7v3.write_pix_answer(parse(query), stamp, [(PatientId("2.999.1.1", "X"), "REGION")], manager="2.999.1.4")
-    refusal = hl7v3.write_ack(feed("<name>", "<name>"), stamp, Rejected("204", "unknown", "/x"), manager="2.999.1.4")
+    message_id = MessageId("20260301101500+0800", "m1")
+    answer = hl7v3.write_pix_answer(parse(query), message_id, [(PatientId("2.999.1.1", "X"), "REGION")], manager="2.999.1.4")
+    refusal = hl7v3.write_ack(feed("<name>", "<name>"), message_id, Rejected("204", "unknown", "/x"), manager="2.999.1.4")
     for written in (query, answer, refusal, etree.tostring(feed("<name>", "<name>"))):
         served.assertValid(parse(written))
 

@@ -12,7 +12,7 @@ warnings.filterwarnings("ignore", module=OWN)
 
 
 @contextlib.contextmanager
-def unremarked() -> Iterator[None]:
+def quiet_pydicom() -> Iterator[None]:
     """Let nothing be warned about inside, wherever a warning says that it comes from."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""Patient ids as messages claim them, and whom they belong to by the region's profile (ITI TF-2 Appendix E)."""
+"""Patient ids as messages give them, and whom they belong to by the region's profile (ITI TF-2 Appendix E)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,11 +39,12 @@ class Sender:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class GivenId:
     """An id with its authority as one place of a message gives it; `at` and `at_authority` are that place in the wire's form.
 
     `namespace` and `oid` are the parts of the authority that were given; `other` is an authority id that is no OID, which
-    no domain has. A wanted domain is a claim without a value. `at_whole` is the place of id and authority together.
+    no domain has. A domain that is asked for is a `GivenId` without a value. `at_whole` is the place of id and authority
+    together.
     """
 
     value: str
@@ -77,79 +78,79 @@ class Authorities:
 
     profile: Profile
 
-    def domain(self, claim: Claim) -> Domain | None:
+    def domain(self, given_id: GivenId) -> Domain | None:
         """Return the domain all given parts name, or None when it is unknown or the parts contradict each other."""
-        if not claim.oid:
-            return self.profile.domain_by_namespace(claim.namespace) if claim.namespace else None
-        found = self.profile.domain(claim.oid)
-        return found if found and claim.namespace in ("", found.namespace) else None
+        if not given_id.oid:
+            return self.profile.domain_by_namespace(given_id.namespace) if given_id.namespace else None
+        found = self.profile.domain(given_id.oid)
+        return found if found and given_id.namespace in ("", found.namespace) else None
 
-    def shown(self, claim: Claim, asker: str) -> Domain:
+    def for_query(self, given_id: GivenId, asker: str) -> Domain:
         """Return the domain a consumer may ask about; `asker` is how it names itself. Raise `Rejected` (204) for another."""
-        found = self.domain(claim)
+        found = self.domain(given_id)
         if found is None or found.hidden:
             name = " at ".join(brief(part) for part in reversed(asker.split("|", 1)) if part) or _NAMELESS
-            raise Rejected(Hl7Code.UNKNOWN_KEY, f"{name}: {self._unknown(claim)}", claim.at_authority)
+            raise Rejected(Hl7Code.UNKNOWN_KEY, f"{name}: {self._unknown(given_id)}", given_id.at_authority)
         return found
 
-    def fed(self, claims: Sequence[Claim], sender: Sender, place: str) -> tuple[PatientId, Claim]:
-        """Return the id a feed is about: the first one of a domain its sender may feed, and the claim it came from.
+    def for_feed(self, given_ids: Sequence[GivenId], sender: Sender, place: str) -> tuple[PatientId, GivenId]:
+        """Return the id a feed is about: the first one of a domain its sender may feed, as id and as it was given.
 
         An id without an authority takes the sender's domain where the region's `unknown_authority` is `sender`.
         Raise `Rejected`: 101 at `place` when no id is given, 204 when none is the sender's to feed.
         """
-        if not any(claim.value for claim in claims):
+        if not any(given_id.value for given_id in given_ids):
             raise Rejected(Hl7Code.REQUIRED_FIELD_MISSING, "no patient id", place)
         owned = self._owned(sender)
         lenient = self.profile.region.unknown_authority == "sender" and bool(owned)
-        for claim in claims:
-            found = self.domain(claim)
-            if found in owned and found is not None and claim.value:
-                return checked(found.oid, claim), claim
-        for claim in claims:
-            if lenient and claim.value and not claim.names_authority:
-                return checked(owned[0].oid, claim), claim
-        first = next(claim for claim in claims if claim.value)
-        raise Rejected(Hl7Code.UNKNOWN_KEY, self.not_fed(claims, sender), first.at_authority)
+        for given_id in given_ids:
+            found = self.domain(given_id)
+            if found in owned and found is not None and given_id.value:
+                return checked(found.oid, given_id), given_id
+        for given_id in given_ids:
+            if lenient and given_id.value and not given_id.names_authority:
+                return checked(owned[0].oid, given_id), given_id
+        first = next(given_id for given_id in given_ids if given_id.value)
+        raise Rejected(Hl7Code.UNKNOWN_KEY, self.not_fed(given_ids, sender), first.at_authority)
 
-    def not_fed(self, claims: Sequence[Claim], sender: Sender) -> str:
+    def not_fed(self, given_ids: Sequence[GivenId], sender: Sender) -> str:
         """Return for people why none of the ids is this sender's to feed: what was given, by whom, and the cause."""
         if not self._owned(sender):
             return f"{sender.title}: unknown sender, it may feed no domain"
         causes = dict.fromkeys(
-            self.unknown(claim) or f"may not feed the domain of {claim.title}" for claim in claims if claim.value)
+            self.unknown(given_id) or f"may not feed the domain of {given_id.title}" for given_id in given_ids if given_id.value)
         return f"{sender.title}: {'; '.join([*causes][:_TOLD])}"
 
-    def unknown(self, claim: Claim) -> str:
-        """Return for people why the authority of a claim is no domain of the region; nothing when it is one."""
-        return self._unknown(claim) if self.domain(claim) is None else ""
+    def unknown(self, given_id: GivenId) -> str:
+        """Return for people why the authority of a given id is no domain of the region; nothing when it is one."""
+        return self._unknown(given_id) if self.domain(given_id) is None else ""
 
-    def _unknown(self, claim: Claim) -> str:
-        if not claim.names_authority:
-            return f"no assigning authority, {claim.title}"
-        if claim.oid and claim.namespace and (
-                self.profile.domain(claim.oid) or self.profile.domain_by_namespace(claim.namespace)):
-            return f"namespace and OID contradict each other, {claim.title}"
-        kind = "OID" if claim.oid else "namespace" if claim.namespace else "authority id (no OID)"
-        return f"unknown {kind}, {claim.title}"
+    def _unknown(self, given_id: GivenId) -> str:
+        if not given_id.names_authority:
+            return f"no assigning authority, {given_id.title}"
+        if given_id.oid and given_id.namespace and (
+                self.profile.domain(given_id.oid) or self.profile.domain_by_namespace(given_id.namespace)):
+            return f"namespace and OID contradict each other, {given_id.title}"
+        kind = "OID" if given_id.oid else "namespace" if given_id.namespace else "authority id (no OID)"
+        return f"unknown {kind}, {given_id.title}"
 
-    def beside(self, claims: Sequence[Claim], sender: Sender, domain: str) -> list[tuple[PatientId, Claim]]:
-        """Return the ids of other domains than `domain` that the sender may feed too, the first of each, and their claims.
+    def beside(self, given_ids: Sequence[GivenId], sender: Sender, domain: str) -> list[tuple[PatientId, GivenId]]:
+        """Return the ids of other domains than `domain` that the sender may feed too, the first of each, and as they were given.
 
         Raise `Rejected` (102) for one that cannot be kept.
         """
         others = {owned.oid for owned in self._owned(sender)} - {domain}
-        named: dict[str, Claim] = {}
-        for claim in claims if others else ():
-            found = self.domain(claim)
-            if claim.value and found is not None and found.oid in others:
-                named.setdefault(found.oid, claim)
-        return [(checked(oid, claim), claim) for oid, claim in named.items()]
+        named: dict[str, GivenId] = {}
+        for given_id in given_ids if others else ():
+            found = self.domain(given_id)
+            if given_id.value and found is not None and found.oid in others:
+                named.setdefault(found.oid, given_id)
+        return [(checked(oid, given_id), given_id) for oid, given_id in named.items()]
 
-    def hint(self, claim: Claim) -> tuple[str, str]:
+    def other_id(self, given_id: GivenId) -> tuple[str, str]:
         """Return (OID, value) of an id of any authority; the OID is empty when the authority is unknown."""
-        found = self.domain(claim)
-        return (found.oid if found else claim.oid), claim.value
+        found = self.domain(given_id)
+        return (found.oid if found else given_id.oid), given_id.value
 
     def _owned(self, sender: Sender) -> list[Domain]:
         """Return the domains this source may feed; the affinity domain is nobody's but ours."""
@@ -162,8 +163,8 @@ def brief(text: str) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-def checked(oid: str, claim: Claim) -> PatientId:
+def checked(oid: str, given_id: GivenId) -> PatientId:
     """Return the id. Raise `Rejected` (102) when it is too long or holds what cannot be shown."""
-    if len(claim.value) > _LONGEST or not claim.value.isprintable():
-        raise Rejected(Hl7Code.DATA_TYPE, f"a patient id has at most {_LONGEST} printable characters", claim.at)
-    return PatientId(oid, claim.value)
+    if len(given_id.value) > _LONGEST or not given_id.value.isprintable():
+        raise Rejected(Hl7Code.DATA_TYPE, f"a patient id has at most {_LONGEST} printable characters", given_id.at)
+    return PatientId(oid, given_id.value)
