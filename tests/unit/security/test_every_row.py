@@ -32,9 +32,9 @@ from broker.model.caller import Caller
 from broker.model.errors import Rejected
 from broker.model.ids import PatientId, new_oid
 from broker.model.imaging import InstanceRef
+from broker.model.message_id import MessageId
 from broker.model.metadata import APND, APPROVED, HAS_MEMBER
 from broker.model.people import Demographics, PersonName
-from broker.model.stamp import Stamp
 from broker.model.transaction import (
     NOBODY,
     NOTHING_TO_FILTER,
@@ -185,7 +185,7 @@ def told(reply: Any) -> bytes:
 
 def _header() -> Header:
     return Header(sender=("HIS-A", "HOSPA"), receiver=("BROKER", "REGION"), charset="UNICODE UTF-8", version="2.3.1",
-                  stamp=Stamp.now())
+                  message_id=MessageId.now())
 
 
 def _adt(event: str, patient: PatientId, retired: PatientId | None = None) -> Any:
