@@ -9,7 +9,7 @@ from broker import coord
 from broker.audit.spool import AuditLog
 from broker.config.profile import Profile
 from broker.config.settings import Settings
-from broker.coord import LocalCoord, RedisCoord
+from broker.coord.base import OwnCoord
 from broker.db import Database
 from broker.security.gate import Gate
 from broker.security.rules import Open, Policy
@@ -30,7 +30,7 @@ class Core:
         return self._made.enter_context(closing(Database(self.settings.database_url)))
 
     @cached_property
-    def coord(self) -> LocalCoord | RedisCoord:
+    def coord(self) -> OwnCoord:
         """What processes tell each other."""
         return self._made.enter_context(closing(coord.connect(self.settings)))
 

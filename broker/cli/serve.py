@@ -1,32 +1,27 @@
 """`broker serve`: everything on one machine, or one role of it."""
 
-import errno
+import importlib
+import multiprocessing
 import os
 import resource
 import signal
 import socket
-import sys
 import threading
 from enum import StrEnum
 from types import FrameType
 from typing import Annotated
 
-import structlog
 import typer
 
 from broker.cli import _log
 from broker.cli._config import ConfigFile, load
-from broker.cli._kept import kept
 from broker.config.settings import ConfigError, Settings
-from broker.db import Database, schema
-from broker.model.errors import Unavailable
 from broker.run import roles
 from broker.run.supervisor import supervise
 from broker.security import tls
 
-log = structlog.get_logger("broker.serve")
-
 _DESCRIPTORS = 65536
+_FORK = multiprocessing.get_context("fork")
 
 Role = StrEnum("Role", {name: name for name in roles.ROLES})  # type: ignore[misc]  # members come from the table
 
@@ -34,7 +29,6 @@ Role = StrEnum("Role", {name: name for name in roles.ROLES})  # type: ignore[mis
 def serve(
     config: ConfigFile = None,
     role: Annotated[Role | None, typer.Option(help="run only this kind of process")] = None,
-    supervised: Annotated[bool, typer.Option("--supervised", hidden=True, help="stop when standard input ends")] = False,
 ) -> None:
     """Run the broker: all roles under one supervisor, or one role (that is how containers run it)."""
     settings, profile = load(config)
@@ -45,19 +39,24 @@ def serve(
     except ConfigError as error:
         typer.echo(f"broker: {error}", err=True)
         raise typer.Exit(2) from error
-    try:
-        _prepare(settings, upgrade=role is None and not settings.database.url)
-    except Unavailable as error:
-        typer.echo(f"broker: {error}", err=True)
-        raise typer.Exit(1) from error
-    except OSError as error:
-        typer.echo(f"broker: {error.filename}: {error.strerror}", err=True)
-        raise typer.Exit(1) from error
     if role is None:
         _refuse_taken_ports(settings)
-        base = [sys.executable, "-m", "broker", "serve", *(["--config", str(config)] if config else []), "--supervised", "--role"]
-        raise typer.Exit(supervise({name: [*base, kind] for name, kind in _children(settings).items()}))
-    roles.run(role, settings, profile, _stop_event(supervised=supervised))
+    preparing = _FORK.Process(target=_prepare, args=(settings, role is None and not settings.database.url))
+    preparing.start()
+    roles.load(roles.ROLES if role is None else [role])     # meanwhile
+    preparing.join()
+    if preparing.exitcode:
+        raise typer.Exit(1)
+    if role is not None:
+        roles.run(role, settings, profile, _stop_event())
+        return
+    children = _children(settings)
+    name = supervise(children)
+    if name is not None:        # we are that child
+        _log.configure(children[name])
+        stop = _stop_event()
+        threading.Thread(target=_follow_supervisor, args=(stop,), daemon=True).start()
+        roles.run(children[name], settings, profile, stop)
 
 
 def _raise_descriptor_limit() -> None:
@@ -68,26 +67,13 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _prepare(settings: Settings, *, upgrade: bool) -> None:
-    """Make folders and schema ready. Raise OSError where a folder is not ours, `Unavailable` for the database."""
-    for one in kept(settings):
-        if not one.prepare():
-            log.warning("others may read this, and that cannot be changed", what=one.name, path=str(one.path))
-    meeting = settings.run_folder
-    if meeting.stat().st_uid != os.getuid():
-        raise PermissionError(errno.EPERM, "it belongs to another user", str(meeting))
-    database = Database(settings.database_url)
-    try:
-        if upgrade:
-            schema.upgrade(database)
-        found = schema.current(database)
-        if found != schema.head():
-            raise Unavailable(f"database schema {schema.head()} (found {found or 'none'}; run `broker db upgrade`)")
-    finally:
-        database.close()
+def _prepare(settings: Settings, upgrade: bool) -> None:
+    """Run in a process of its own: what prepares a database is not held by those that use it, nor any connection to it."""
+    importlib.import_module("broker.cli._prepare").run(settings, upgrade=upgrade)
 
 
 def _children(settings: Settings) -> dict[str, str]:
+    """Return the role of each child by its name."""
     receivers = {f"receiver-{n}": "receiver" for n in range(1, settings.server.receivers + 1)}
     return {"web": "web", **receivers, "mllp": "mllp", "fetch": "fetch", "worker": "worker"}
 
@@ -104,7 +90,7 @@ def _refuse_taken_ports(settings: Settings) -> None:
                 raise typer.Exit(2) from error
 
 
-def _stop_event(*, supervised: bool) -> threading.Event:
+def _stop_event() -> threading.Event:
     stop = threading.Event()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -112,12 +98,11 @@ def _stop_event(*, supervised: bool) -> threading.Event:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
-    if supervised:
-        threading.Thread(target=_follow_supervisor, args=(stop,), daemon=True).start()
     return stop
 
 
 def _follow_supervisor(stop: threading.Event) -> None:
+    """Stop as soon as standard input ends: the supervisor is gone."""
     while os.read(0, 4096):
         pass
     stop.set()

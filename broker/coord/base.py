@@ -49,3 +49,11 @@ class Coord(Protocol):
     def state(self) -> str:
         """Say `ok`, or what is wrong, for /healthz."""
         ...
+
+
+class OwnCoord(Coord, Protocol):
+    """The coordination of a process, as who made it holds it."""
+
+    def close(self) -> None:
+        """Stop announcing."""
+        ...

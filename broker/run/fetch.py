@@ -8,6 +8,7 @@ from broker.app.core import Core
 from broker.config.profile import Profile
 from broker.config.settings import Settings
 from broker.imaging.fetch_worker import FetchWorker
+from broker.run.stopping import announce_when
 from broker.run.switch_interval import short_switch_interval
 
 
@@ -18,6 +19,7 @@ def run(settings: Settings, profile: Profile, stop: threading.Event) -> None:
         received.start()
         received.adopt_behind()
         try:
+            announce_when(stop, core.coord, "fetch")
             FetchWorker(core.database, core.coord, imaging.mover(core, received), profile).run(stop)
         finally:
             received.stop()

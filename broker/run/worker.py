@@ -9,13 +9,15 @@ from broker.app.whole import App
 from broker.config.profile import Profile
 from broker.config.settings import Settings
 from broker.coord.base import Subscription
-from broker.edge.soap.intake import SPOOL, sweep
+from broker.edge.soap.spool import SPOOL, sweep
 from broker.run.chores import Chore, run_all
+from broker.run.stopping import announce_when
 
 
 def run(settings: Settings, profile: Profile, stop: threading.Event) -> None:
     """Do all chores until `stop` is set; what is under way is finished."""
     with closing(App(settings, profile)) as app, closing(app.coord.subscribe("publish")) as wake:
+        announce_when(stop, app.coord, "publish")
         run_all(chores(app, wake), stop)
 
 

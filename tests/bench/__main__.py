@@ -4,9 +4,10 @@ import logging
 import sys
 
 from broker.cli import _log
-from tests.bench import archive, dicom, harness, registration, soap, tls, transfer
+from tests.bench import archive, dicom, harness, registration, soap, start, tls, transfer
 
 if __name__ == "__main__":
     _log.configure("bench", logging.WARNING)
-    harness.main([*soap.FIGURES, *registration.FIGURES, *transfer.FIGURES, *archive.FIGURES, *tls.FIGURES, *dicom.FIGURES],
-                 sys.argv[1:])
+    harness.main([
+        *start.FIGURES, *soap.FIGURES, *registration.FIGURES, *transfer.FIGURES, *archive.FIGURES, *tls.FIGURES,
+        *dicom.FIGURES], sys.argv[1:])

@@ -1,7 +1,8 @@
 """Benchmarks as ratios: ours and a named peer measured in turn in one run, on one file system.
 
-A figure is a function that gives one pair of rates (ours, peer) each time it is called, greater is better; the runner calls it
-several times and takes the median of each side. `make bench ONLY=name*` writes `build/bench.json` and prints the table.
+A figure is a function that gives one pair of rates (ours, peer) each time it is called, greater is better (or a pair of costs:
+`lower`); the runner calls it several times and takes the median of each side. `make bench ONLY=name*` writes `build/bench.json` and
+prints the table.
 """
 
 import fnmatch
@@ -23,7 +24,7 @@ Round = Callable[[], Pair]
 
 @dataclass(frozen=True)
 class Figure:
-    """One benchmark: `<work>.<peer>`; a name never changes peer or size."""
+    """One benchmark: `<work>.<peer>`; a name never changes peer or size. Where `lower` values are better, the peer is a bound."""
 
     name: str
     peer_name: str
@@ -32,6 +33,7 @@ class Figure:
     aim: float
     setup: Callable[["Notes"], AbstractContextManager[Round]]
     runs: int = 5
+    lower: bool = False
 
 
 @dataclass
@@ -69,7 +71,8 @@ def measure(figure: Figure) -> Result:
         once()
         pairs = [once() for _ in range(figure.runs)]
     ours, peer = (statistics.median(side) for side in zip(*pairs, strict=True))
-    return Result(figure.name, ours, peer, figure.peer_name, figure.unit, ours / peer, figure.runs, figure.floor, figure.aim,
+    ratio = peer / ours if figure.lower else ours / peer
+    return Result(figure.name, ours, peer, figure.peer_name, figure.unit, ratio, figure.runs, figure.floor, figure.aim,
                   "; ".join(notes.lines))
 
 

@@ -123,15 +123,14 @@ class Killer:
         supervisor = self.region.pid
         for process in psutil.Process().children(recursive=True):
             try:
-                line, parent = process.cmdline(), process.ppid()
+                line, parent, name = process.cmdline(), process.ppid(), process.name()
             except psutil.Error:
                 continue
             if str(self.region.config) not in line:
                 continue
-            if "--role" in line:
-                role = line[line.index("--role") + 1]
-                name = role if role != "web" else "web master" if parent == supervisor else "web worker"
-                found[name].append(process)
+            if name.startswith("broker-"):
+                role = name.removeprefix("broker-")
+                found[role if role != "web" else "web master" if parent == supervisor else "web worker"].append(process)
             elif "serve" not in line:
                 found["command"].append(process)
         return found

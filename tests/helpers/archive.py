@@ -13,7 +13,7 @@ from broker.archive.sdfo import Sdfo
 from broker.archive.sdicom import PackImage, Written, write_container
 from broker.archive.sequencefile import Pread
 from broker.config.profile import Profile
-from broker.coord import LocalCoord
+from broker.coord.local import LocalCoord
 from broker.db import Database
 from broker.imaging.migrate import Migrator
 from broker.imaging.store import containers, recording, studies

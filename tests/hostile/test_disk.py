@@ -198,7 +198,7 @@ def test_the_worker_with_a_full_archive(small: Site, tmp_path: Path) -> None:
 def restart_worker(site: Site) -> None:
     """Kill the broker's worker; its supervisor starts another one."""
     (worker,) = (process for process in psutil.Process(site.region.pid).children(recursive=True)
-                 if "worker" in process.cmdline())
+                 if process.name() == "broker-worker")
     worker.kill()
     site.region.wait_healthy()
 

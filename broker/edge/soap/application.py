@@ -10,8 +10,9 @@ from broker.edge.door.shares import Slots, peer_of
 from broker.edge.soap import faults, schema
 from broker.edge.soap.compat import AnyXml, Application, Service, ServiceMeta, rpc
 from broker.edge.soap.faults import SoapFault
-from broker.edge.soap.intake import SPOOL, Limits, sweep
+from broker.edge.soap.intake import Limits
 from broker.edge.soap.protocol import BrokerSoap12, Operation, operation_of
+from broker.edge.soap.spool import SPOOL, sweep
 from broker.edge.soap.transport import SoapTransport, StartResponse, internal_error
 from broker.edge.soap.wsdl import documents
 from broker.model.caller import AuditFacts, Caller

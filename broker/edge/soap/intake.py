@@ -2,13 +2,11 @@
 
 import codecs
 import re
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from broker.archive.files import sweep_folder
 from broker.edge.soap import faults
 from broker.edge.soap.faults import SoapFault
 from broker.model.blob import CHUNK, Spooled
@@ -24,10 +22,8 @@ from broker.wire.mime import (
 )
 from broker.wire.xop import spool
 
-SPOOL = ".spool"      # the folder below that of documents
 _DECLARED = re.compile(rb"\s*<\?xml[^>]*\sencoding\s*=\s*[\"']([^\"'>]*)")
 _ENCODING = re.compile(r"(\s*<\?xml[^>]*?)\sencoding\s*=\s*(?:\"[^\"]*\"|'[^']*')")
-_STALE = 3600.0
 _TRANSFER = {"", "7bit", "8bit", "binary"}
 # Charsets as senders spell them, in lower case with hyphens. A table: Python knows codecs that are no charsets, or are slow,
 # and remembers every name it is asked for.
@@ -112,11 +108,6 @@ class Intake:
                 if not error.full:
                     raise
                 self.full = error
-
-
-def sweep(folder: Path) -> None:
-    """Drop what requests of killed processes left in the spool folder; files of running requests are younger."""
-    sweep_folder(folder, time.time() - _STALE)
 
 
 def _body(environ: Mapping[str, Any], limit: int, setting: str) -> Iterator[bytes]:

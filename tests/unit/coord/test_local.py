@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from broker.config.settings import Settings
-from broker.coord import LocalCoord, RedisCoord, connect
+from broker.coord import connect
 from broker.coord.base import Body
-from broker.coord.local import LocalSubscription
+from broker.coord.local import LocalCoord, LocalSubscription
+from broker.coord.redis import RedisCoord
 from tests.helpers.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.outside
