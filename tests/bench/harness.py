@@ -1,8 +1,8 @@
 """Benchmarks as ratios: ours and a named peer measured in turn in one run, on one file system.
 
 A figure is a function that gives one pair of rates (ours, peer) each time it is called, greater is better (or a pair of costs:
-`lower`); the runner calls it several times and takes the median of each side. `make bench ONLY=name*` writes `build/bench.json` and
-prints the table.
+`lower`); the runner calls it several times and takes the median of each side. `make bench ONLY=name*` writes `build/bench.json`
+and prints the table.
 """
 
 import fnmatch
