@@ -10,7 +10,7 @@ from broker.archive.sdfo import Sdfo
 from broker.edge.dimse.scu import Scu
 from broker.imaging import rad69_retrieve
 from broker.imaging.conflicts import ASSIGN, Conflict, ConflictRow, Conflicts, Decision
-from broker.imaging.fetch import Fetch
+from broker.imaging.fetch import Retriever
 from broker.imaging.migrate import Migrator
 from broker.imaging.rad69_retrieve import ImagingSource
 from broker.imaging.receiver import Receiver
@@ -37,9 +37,9 @@ def mover(core: Core, received: Receiver) -> Scu:
     return Scu(core.profile, core.settings, received, core.gate)
 
 
-def fetch(core: Core, pictures: Sdfo) -> Fetch:
+def fetch(core: Core, pictures: Sdfo) -> Retriever:
     """Return what gathers pictures from wherever they are."""
-    return Fetch(core.database, core.coord, pictures, core.profile)
+    return Retriever(core.database, core.coord, pictures, core.profile)
 
 
 def migrator(core: Core, pictures: Sdfo) -> Migrator:
@@ -52,7 +52,7 @@ def conflicts(core: Core, pictures: Sdfo) -> Conflicts:
     return Conflicts(core.database, pictures, core.profile, core.coord)
 
 
-def served(core: Core, gathered: Fetch) -> AnyTransaction:
+def served(core: Core, gathered: Retriever) -> AnyTransaction:
     """Return RAD-69."""
     return ServedTransaction(rad69_retrieve.ROW, ImagingSource(gathered, core.profile))
 

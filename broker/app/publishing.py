@@ -4,14 +4,14 @@ from broker.app.core import Core
 from broker.archive.sdfo import Sdfo
 from broker.config.ports import Mover
 from broker.edge.outbound import Patience, SoapOutbound
-from broker.imaging.fetch import Fetch
+from broker.imaging.fetch import Retriever
 from broker.imaging.origin import Origins
 from broker.imaging.publish import Publisher
 from broker.model.ports import PatientDirectory, Withdraw
 
 
 def publisher(
-    core: Core, patients: PatientDirectory, withdraw: Withdraw, pictures: Sdfo, mover: Mover, fetch: Fetch,
+    core: Core, patients: PatientDirectory, withdraw: Withdraw, pictures: Sdfo, mover: Mover, fetch: Retriever,
 ) -> Publisher:
     """Return what makes and publishes manifests. `withdraw` is our registry's, left alone where they are registered elsewhere."""
     settings, elsewhere = core.settings, core.settings.repository

@@ -8,7 +8,7 @@ from broker.archive.online import OnlineStore
 from broker.archive.sdfo import Sdfo
 from broker.edge.dimse.scu import Scu
 from broker.imaging.conflicts import Conflict, ConflictRow, Conflicts, Decision
-from broker.imaging.fetch import Fetch
+from broker.imaging.fetch import Retriever
 from broker.imaging.migrate import Migrator
 from broker.imaging.publish import Publisher
 from broker.imaging.receiver import Receiver
@@ -63,7 +63,7 @@ class App(Core):
         return imaging.mover(self, self.receiver)
 
     @cached_property
-    def fetch(self) -> Fetch:
+    def fetch(self) -> Retriever:
         """Gathers pictures from wherever they are."""
         return imaging.fetch(self, self.sdfo)
 

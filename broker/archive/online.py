@@ -35,7 +35,7 @@ _SAFE = re.compile(r"(\.conflict/)?[a-z0-9][a-z0-9-]*(/[0-9][0-9a-f.]*)+")
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredFile:
     """Where an object is now. `conflict`: the UID already stood for other bytes, `path` is the copy kept aside."""
 
     path: str
@@ -65,7 +65,7 @@ class OnlineStore:
         return self.fsync and self._one_commit and is_ordered(self.folder)
 
     def begin(self) -> "Part":
-        """Begin an object. End it with `keep` or `abort`. Raise `Unavailable` when the store cannot take it."""
+        """Begin an object. End it with `commit` or `abort`. Raise `Unavailable` when the store cannot take it."""
         temporary = f"{self._root}/{_INCOMING}/{uuid.uuid4().hex}.part"
         with reachable(WHAT):
             try:
@@ -106,7 +106,7 @@ class OnlineStore:
         with reachable(WHAT):
             self.folders.drop(files)
 
-    def copy_aside(self, online: Online) -> Online:
+    def keep_as_conflict(self, online: Online) -> Online:
         """Keep a stored object under `.conflict/` too (a hard link), before its own name is dropped. Return that place.
 
         One that lies there already stays where it is.
@@ -210,7 +210,7 @@ class Part:
         with contextlib.suppress(OSError):
             os.unlink(self._temporary)
 
-    def keep(self, hospital: str, study_uid: str, sop_uid: str, existing: str | None = None) -> Kept:
+    def commit(self, hospital: str, study_uid: str, sop_uid: str, existing: str | None = None) -> StoredFile:
         """Return the object its durable name; never overwrite other bytes.
 
         `existing` is the relative path where the index already has this instance (it may have come on another day).
@@ -222,7 +222,7 @@ class Part:
             if existing is not None and self._store.path(existing).is_file():
                 return self._compare(existing, hospital, study_uid, sop_uid)
             if self._name(final):
-                return Kept(final, conflict=False, part=self)
+                return StoredFile(final, conflict=False, part=self)
             return self._compare(final, hospital, study_uid, sop_uid)
 
     def _name(self, relative: str) -> bool:
@@ -242,20 +242,20 @@ class Part:
         store.folders.sync(os.path.dirname(final))
         return True
 
-    def _compare(self, path: str, hospital: str, study_uid: str, sop_uid: str) -> Kept:
+    def _compare(self, path: str, hospital: str, study_uid: str, sop_uid: str) -> StoredFile:
         stored = self._store.path(path)
         if stored.stat().st_size == self.size and sha256_of(stored) == self.sha256:
             return self._came_before(path, conflict=False)
         aside = _conflict_path(hospital, study_uid, sop_uid, self.sha256)
         if self._name(aside):
-            return Kept(aside, conflict=True, part=self)
+            return StoredFile(aside, conflict=True, part=self)
         return self._came_before(aside, conflict=True)      # the name holds the hash: it is the same copy
 
-    def _came_before(self, path: str, *, conflict: bool) -> Kept:
+    def _came_before(self, path: str, *, conflict: bool) -> StoredFile:
         self._file.close()
         os.unlink(self._temporary)
         self._store.make_durable(path)
-        return Kept(path, conflict=conflict, part=self)
+        return StoredFile(path, conflict=conflict, part=self)
 
     @contextlib.contextmanager
     def _or_abort(self) -> Iterator[None]:

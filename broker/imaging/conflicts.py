@@ -214,7 +214,7 @@ class Conflicts:
         """Take from every part what others come in the place of; return what `undo` needs, by the part's id."""
         before: dict[int, dict[str, Any]] = {}
         for part, row in settlements.here(unit, parts, taken):
-            aside = self._sdfo.online.copy_aside(row.online)       # `_alone` has done the slow part
+            aside = self._sdfo.online.keep_as_conflict(row.online)       # `_alone` has done the slow part
             settlements.put_was(unit, case, part, row, aside, now)
             settlements.hide(unit, part.id, [row.sop_uid])
             self._drop_later(unit, row.online.path)
@@ -299,7 +299,7 @@ class Conflicts:
         if rows and target.patient != case.said:
             joins = cases.open_case(unit, case.study_id, cases.PATIENT, target.patient, target.facts, now)
         for row in rows:
-            item = settlements.stored(target, row, self._sdfo.online.copy_aside(row.online))
+            item = settlements.stored(target, row, self._sdfo.online.keep_as_conflict(row.online))
             cases.put(unit, joins, item, cases.CAME, None, now)
 
     def _restore(self, unit: Unit, parts: list[Study], target: Study, decision: dict[str, Any], now: float) -> None:
@@ -350,15 +350,15 @@ class Conflicts:
                     raise Unavailable("the study, which is being packed or settled by another,")
             for part in parts:
                 bring_back(self._database, self._sdfo, part, sops, self._clock(), decision.progress)
-            self._copy_aside(parts, sops)
+            self._keep_as_conflicts(parts, sops)
             yield stack.enter_context(self._database.write())
 
-    def _copy_aside(self, parts: list[Study], sops: set[str]) -> None:
+    def _keep_as_conflicts(self, parts: list[Study], sops: set[str]) -> None:
         """Keep aside what may be replaced, before anybody has to wait for our unit."""
         with self._database.read() as unit:
             rows = [row for _, row in settlements.here(unit, parts, sops)]
         for row in rows:
-            self._sdfo.online.copy_aside(row.online)
+            self._sdfo.online.keep_as_conflict(row.online)
 
     @staticmethod
     def _view(unit: Unit, case: Case, came: int) -> Conflict:

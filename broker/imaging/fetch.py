@@ -45,7 +45,7 @@ class Found:
 
 
 @dataclass(slots=True)
-class Gathered:
+class RetrieveResult:
     """What became of each instance asked for: found, or missing with a reason for people. Together they are all of them.
 
     `impossible` are those of the missing ones that the PACS was asked for and cannot give; others may come next time.
@@ -72,19 +72,19 @@ class _Flight:
         return all(ref.sop_uid in self.announced for ref in self.waiting)
 
 
-class Fetch:
+class Retriever:
     """Gathers pictures. Safe to share between threads."""
 
     def __init__(self, database: Database, coord: Coord, sdfo: Sdfo, profile: Profile) -> None:
         self._database, self._coord, self._sdfo, self._profile = database, coord, sdfo, profile
 
-    def gather(self, refs: Iterable[InstanceRef], *, deadline: float | None = None) -> Gathered:
+    def retrieve(self, refs: Iterable[InstanceRef], *, deadline: float | None = None) -> RetrieveResult:
         """Return these instances, asking their hospital's PACS where nothing nearer has them; each is found or missing.
 
         Waits at most `deadline` seconds, and at most the hospital's `total_seconds` and a little. A partial result is
         a result; `Unavailable` is raised only when the database is down.
         """
-        gathered = Gathered()
+        gathered = RetrieveResult()
         until = time.monotonic() + deadline if deadline is not None else float("inf")
         located = self._locate(refs)
         used = {place.holding for places in located.places.values() for place in places}
@@ -112,7 +112,7 @@ class Fetch:
         with self._database.read() as unit:
             return locate(unit, refs, self._sdfo, self._profile)
 
-    def _open_all(self, located: Located, gathered: Gathered) -> dict[InstanceRef, Origin]:
+    def _open_all(self, located: Located, gathered: RetrieveResult) -> dict[InstanceRef, Origin]:
         """Open what has a file; return what only an origin has. What could not be opened may just have moved: once more."""
         rest: dict[InstanceRef, Origin] = {}
         failed = self._open_each(located, gathered, rest)
@@ -122,7 +122,7 @@ class Fetch:
             gathered.missing[ref] = "it is on record, but its store cannot give it now"
         return rest
 
-    def _open_each(self, located: Located, gathered: Gathered, rest: dict[InstanceRef, Origin]) -> list[InstanceRef]:
+    def _open_each(self, located: Located, gathered: RetrieveResult, rest: dict[InstanceRef, Origin]) -> list[InstanceRef]:
         failed = []
         for ref, places in located.places.items():
             stored = [place for place in places if not isinstance(place.location, Origin)]
@@ -147,15 +147,15 @@ class Fetch:
         found[ref] = Found(ref, _Moving(self, ref, source), place.transfer_syntax, place.holding.patient)
         return True
 
-    def _wait(self, rest: dict[InstanceRef, Origin], until: float, gathered: Gathered) -> None:
+    def _wait(self, rest: dict[InstanceRef, Origin], until: float, gathered: RetrieveResult) -> None:
         # Listening begins before the jobs exist: what lands in between is heard.
         with contextlib.closing(self._coord.subscribe("landed", "fetch_done")) as heard:
-            flights = self._take_off(rest, until)
+            flights = self._join_jobs(rest, until)
             while flights:
                 self._listen(heard, flights)
                 self._look(flights, gathered)
 
-    def _take_off(self, rest: dict[InstanceRef, Origin], until: float) -> dict[int, _Flight]:
+    def _join_jobs(self, rest: dict[InstanceRef, Origin], until: float) -> dict[int, _Flight]:
         """Open or join the jobs; return them. What landed since it was located waits for no job (id 0)."""
         groups: dict[tuple[str, str], set[InstanceRef]] = {}
         for ref, origin in rest.items():
@@ -202,7 +202,7 @@ class Fetch:
             if flight is not None and isinstance(sop_uids, str):
                 flight.announced.update(sop_uids.split("\\"))
 
-    def _look(self, flights: dict[int, _Flight], gathered: Gathered) -> None:
+    def _look(self, flights: dict[int, _Flight], gathered: RetrieveResult) -> None:
         with self._database.read() as unit:
             # First the jobs, then the rows: what a job that has ended brought is on record.
             jobs = {job_id: fetches.state(unit, job_id) for job_id in flights}
@@ -249,7 +249,7 @@ class Fetch:
 class _Moving:
     """A picture that is found again when it was packed or copied elsewhere between gathering and reading."""
 
-    fetch: Fetch
+    fetch: Retriever
     ref: InstanceRef
     opened: ByteSource
 

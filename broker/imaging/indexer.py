@@ -240,7 +240,7 @@ class Indexer:
                 self._is_packed)
             aside = [item for item, arrival in zip(arrived, batch, strict=True) if arrival.conflict]
             conflicts = [item for item in result.conflicts if self._is_still(item)]
-            aside += [replace(item, path=self._online.copy_aside(_online(item)).path) for item in conflicts]
+            aside += [replace(item, path=self._online.keep_as_conflict(_online(item)).path) for item in conflicts]
             needless = self._set_aside(unit, aside, now)
             refused = {item.path for item in (*result.conflicts, *aside)}
             landed: dict[int, list[str]] = {}

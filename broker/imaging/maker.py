@@ -44,7 +44,7 @@ def collect(unit: Unit, profile: Profile, now: float, only: Container[int] | Non
     return found
 
 
-def whole(study: StudyFacts, packed: Iterable[Entry], described: Mapping[str, SeriesFacts]) -> StudyFacts:
+def with_archived_instances(study: StudyFacts, packed: Iterable[Entry], described: Mapping[str, SeriesFacts]) -> StudyFacts:
     """Return a study with the instances of its containers beside those that are online.
 
     Images that come late to an archived study must not push the earlier ones out of its manifest.
@@ -58,7 +58,7 @@ def whole(study: StudyFacts, packed: Iterable[Entry], described: Mapping[str, Se
         for uid, listed in sorted(found.items())))
 
 
-def draft(  # noqa: PLR0913 - the study, and each fact of its surroundings
+def build_submission(  # noqa: PLR0913 - the study, and each fact of its surroundings
     study: StudyFacts, row: publications.Publication, patient: PatientId, profile: Profile, ae_title: str, now: float, *,
     first: bool = True,
 ) -> Draft:
@@ -105,26 +105,26 @@ def second_location(hospital: Hospital, profile: Profile) -> str:
     return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{profile.region.source_uid} {hospital.key}').int}"
 
 
-def manifest(made: Draft) -> Manifest:
+def as_manifest(made: Draft) -> Manifest:
     """Return a draft in the form in which it is sent."""
     return Manifest(made.document, read_submission(parse(made.submission)))
 
 
-def outcome(made: Draft) -> dict[str, str]:
+def published_facts(made: Draft) -> dict[str, str]:
     """Return what is to be remembered of a draft that was accepted: its ids, its patient, the digest of its instances."""
     read = read_manifest(made.document)
-    entry = manifest(made).submission.objects.documents[0]
+    entry = as_manifest(made).submission.objects.documents[0]
     listed = ((ref.series_uid, ref.sop_uid, ref.sop_class) for ref in read.instances)
     return {
         "manifest_uid": read.sop_uid, "entry_uuid": entry.id, "digest": _digest(listed), "entry_patient": entry.patient_id}
 
 
-def digest(study: StudyFacts) -> str:
+def instances_digest(study: StudyFacts) -> str:
     """Return what the instance list of a study comes down to: equal digests need no new manifest."""
     return _digest((series.uid, uid, sop_class) for series in study.series for sop_class, uid in series.instances)
 
 
-def size(study: StudyFacts) -> int:
+def instance_count(study: StudyFacts) -> int:
     """Return the number of instances."""
     return sum(len(series.instances) for series in study.series)
 

@@ -141,8 +141,8 @@ class Migrator:
         Only what the origin's catalogue lists and its PACS can be asked for again.
         """
         with self._database.read() as unit:
-            begun = containers.half_forgotten(unit)
-            found = containers.unused(unit, self._origins, now - self._retention.cache_days * 86400.0)
+            begun = containers.evictions_begun(unit)
+            found = containers.idle_cached(unit, self._origins, now - self._retention.cache_days * 86400.0)
         for study_id, hospital, study_uid in begun:
             go_on = functools.partial(self._go_on_evicting, study_id, hospital, study_uid)
             self._evicting.attempt(study_id, now, go_on, hospital)
@@ -150,14 +150,14 @@ class Migrator:
 
     def _evict_one(self, study_id: int) -> int:
         with self._database.write() as unit:
-            paths = containers.forget_cached(unit, study_id)
+            paths = containers.begin_eviction(unit, study_id)
         self._drop_cached(study_id, paths)
         return len(paths)
 
     def _drop_cached(self, study_id: int, paths: list[str]) -> None:
         self._sdfo.drop_online(paths)
         with self._database.write() as unit:
-            containers.forgotten(unit, study_id, set(paths))
+            containers.finish_eviction(unit, study_id, set(paths))
 
     def _go_on_evicting(self, study_id: int, hospital: str, study_uid: str) -> None:
         """Finish an interrupted eviction, unless a file without a row is so young that its row may be on its way."""
@@ -210,7 +210,7 @@ class Migrator:
             if row.sop_uid not in entries or entries[row.sop_uid].sha256 == row.online.sha256:
                 good.append(row)
                 continue
-            aside = self._sdfo.online.copy_aside(row.online)
+            aside = self._sdfo.online.keep_as_conflict(row.online)
             item = self._described(study, row, aside)
             with self._database.write() as unit:
                 containers.forget(unit, study.id, row.sop_uid)
@@ -300,7 +300,7 @@ class Migrator:
             held.update(row.sop_uid for row in studies.instances(unit, study.id))
             whole = len(held) >= bad.images
             if whole:
-                containers.go_back(unit, study.id, old)
+                containers.undo_switch(unit, study.id, old)
         log.error("a container is damaged", study=study.id, container=bad.id, rescued=whole)
         if whole:
             self._sdfo.drop_container(bad.path)
@@ -310,7 +310,7 @@ class Migrator:
         found = self._sdfo.containers(older_than)
         while batch := dict(itertools.islice(found, _BATCH)):
             with self._database.read() as unit:
-                named = containers.named(unit, set(batch.values()))
+                named = containers.paths_of(unit, set(batch.values()))
             yield from (path for path in batch if path not in named)
 
     def _sweep_container(self, path: str) -> bool:
@@ -318,7 +318,7 @@ class Migrator:
         try:
             index = self._sdfo.index(path)
             with self._database.read() as unit:
-                holders = containers.holders(unit, index.study_uid)
+                holders = containers.studies_with_uid(unit, index.study_uid)
             for study_id in holders:
                 safe.update(self._safe(study_id))
         except Unavailable as error:

@@ -12,7 +12,7 @@ from broker.config.ports import Mover
 from broker.config.profile import Hospital, Profile
 from broker.db import Database
 from broker.imaging import header, maker
-from broker.imaging.fetch import Fetch, Found
+from broker.imaging.fetch import Found, Retriever
 from broker.imaging.identity import FACTS, plain_id
 from broker.imaging.store import fetches, publications, recording, studies
 from broker.model.blob import CHUNK
@@ -53,7 +53,7 @@ class Origins:
     """
 
     def __init__(
-        self, database: Database, profile: Profile, mover: Mover, fetch: Fetch, *, patience: float = PATIENCE,
+        self, database: Database, profile: Profile, mover: Mover, fetch: Retriever, *, patience: float = PATIENCE,
         hurry: float = HURRY,
     ) -> None:
         self._database, self._profile, self._mover, self._fetch = database, profile, mover, fetch
@@ -128,7 +128,7 @@ class Origins:
         for place in (0, -1):
             tried = [uid for uid in ordered if not place or (len(ordered[uid]) > 1 and fetches.NOT_SENT in missing.get(uid, ""))]
             samples = [InstanceRef(study.uid, uid, ordered[uid][place], source_uid=source) for uid in tried]
-            gathered = self._fetch.gather(samples, deadline=haste.seconds)
+            gathered = self._fetch.retrieve(samples, deadline=haste.seconds)
             pictures |= {ref.series_uid: _text(found, hospital) for ref, found in gathered.found.items()}
             missing |= {ref.series_uid: why for ref, why in gathered.missing.items()}
             late = [why for ref, why in gathered.missing.items() if ref not in gathered.impossible]

@@ -78,7 +78,7 @@ class _Case:
     @property
     def is_empty(self) -> bool:
         """Whether the study has no image, anywhere."""
-        return not self.containers and not maker.size(self.facts)
+        return not self.containers and not maker.instance_count(self.facts)
 
 
 class Publisher:
@@ -160,9 +160,9 @@ class Publisher:
     def _size(self, case: _Case) -> int:
         """Return the images of a study, packed ones too; only those that are online when the archive cannot be read."""
         try:
-            return maker.size(self._everything(case))
+            return maker.instance_count(self._everything(case))
         except Unavailable:
-            return maker.size(case.facts)
+            return maker.instance_count(case.facts)
 
     def _request(self, hospital: Hospital, study_uid: str, now: float) -> tuple[int, int]:
         """Make a study due; return its row id, and how many images its PACS lists without a legal UID."""
@@ -242,14 +242,14 @@ class Publisher:
                 log.warning("a series is left out of the manifest", study=row.study_id, series=series_uid, reason=why)
         left_out = unnamed(facts)
         facts = self._whole(replace(case, facts=facts))
-        if row.entry_uuid and row.digest == maker.digest(facts):
+        if row.entry_uuid and row.digest == maker.instances_digest(facts):
             with self._database.write() as unit:
                 publications.publish(
                     unit, row.study_id, manifest_uid=row.manifest_uid, entry_uuid=row.entry_uuid, digest=row.digest,
                     entry_patient=row.entry_patient)
                 _note_left_out(unit, row.study_id, left_out, row.attempts, now)
             return None
-        made = maker.draft(facts, row, case.patient, self._profile, self._ae_title, now, first=case.first)
+        made = maker.build_submission(facts, row, case.patient, self._profile, self._ae_title, now, first=case.first)
         with self._database.write() as unit:
             publications.save(unit, row.study_id, made)
         return made
@@ -281,7 +281,7 @@ class Publisher:
 
     def _everything(self, case: _Case) -> StudyFacts:
         packed = [entry for path in case.containers for entry in self._sdfo.index(path).entries.values()]
-        return maker.whole(case.facts, packed, case.series)
+        return maker.with_archived_instances(case.facts, packed, case.series)
 
     def _look_again(self, study_id: int, now: float) -> None:
         """Make a study due that got images between the draft and its acceptance; a receiving one will come by itself."""
@@ -291,7 +291,7 @@ class Publisher:
             case = self._case(unit, row, studies.facts(unit, study_id), None)
             patient = self._patients.affinity_id(unit, case.facts.patient)
         try:
-            changed = maker.digest(self._whole(case)) != row.digest or (patient and str(patient) != row.entry_patient)
+            changed = maker.instances_digest(self._whole(case)) != row.digest or (patient and str(patient) != row.entry_patient)
         except Unavailable:     # the archive: the study is tried again by itself, the others go on
             changed = True
         if row.state in {PUBLISHED, PARTIAL} and row.study_state != RECEIVING and changed:
@@ -301,7 +301,7 @@ class Publisher:
     def _send(self, study_id: int, made: Draft, attempts: int, now: float) -> bool:
         """Send outside any transaction, then note what became of it."""
         try:
-            self._outbound.provide_and_register(maker.manifest(made))
+            self._outbound.provide_and_register(maker.as_manifest(made))
         except Unavailable as error:
             self._note_retry(study_id, now + _delay(attempts), str(error), forget=False)
             return False
@@ -311,7 +311,7 @@ class Publisher:
                 self._note_refused_draft(study_id, error, codes, attempts, now)
                 return False
         with self._database.write() as unit:
-            publications.publish(unit, study_id, **maker.outcome(made))
+            publications.publish(unit, study_id, **maker.published_facts(made))
             _note_left_out(unit, study_id, unnamed(studies.facts(unit, study_id)), attempts, now)
         log.info("published", study=study_id)
         self._look_again(study_id, now)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from broker.config.profile import Profile
-from broker.imaging.fetch import NOT_KNOWN, Fetch, Found, Gathered
+from broker.imaging.fetch import NOT_KNOWN, Found, Retriever, RetrieveResult
 from broker.imaging.locate import sources
 from broker.model.caller import AuditFacts, Call
 from broker.model.errors import BrokerError, Problem, Rejected, XdsCode
@@ -27,7 +27,7 @@ DICOM = "application/dicom"
 class ImagingSource:
     """The Imaging Document Source: answers for what the broker keeps and for the origins behind it."""
 
-    fetch: Fetch
+    fetch: Retriever
     profile: Profile
 
 
@@ -92,7 +92,7 @@ def handle(source: ImagingSource, wanted: Wanted, call: Call) -> Answer:
     _note(call, wanted.homes)
     ours = sources(source.profile)
     refused = {ref: problem for ref in wanted.homes if (problem := _refusal(ref, wanted, ours))}
-    gathered = source.fetch.gather(ref for ref in wanted.homes if ref not in refused)
+    gathered = source.fetch.retrieve(ref for ref in wanted.homes if ref not in refused)
     call.facts.patients.extend(sorted(set(gathered.patients.values())))
     found = {ref: refused.get(ref) or _looked(ref, home, wanted, gathered) for ref, home in wanted.homes.items()}
     given = [ref for ref, one in found.items() if isinstance(one, Looked) and isinstance(one.outcome, Retrieved)]
@@ -125,7 +125,7 @@ def _refusal(ref: InstanceRef, wanted: Wanted, ours: set[str]) -> Problem | None
     return None
 
 
-def _looked(ref: InstanceRef, home: str, wanted: Wanted, gathered: Gathered) -> Looked:
+def _looked(ref: InstanceRef, home: str, wanted: Wanted, gathered: RetrieveResult) -> Looked:
     found = gathered.found.get(ref)
     if found is None:
         return Looked(ref.sop_uid, _unavailable(ref.sop_uid, gathered.missing[ref]), gathered.patients.get(ref))

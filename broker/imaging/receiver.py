@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from broker.archive.online import HEAD, Kept, OnlineStore, Part
+from broker.archive.online import HEAD, OnlineStore, Part, StoredFile
 from broker.archive.sdfo import Sdfo
 from broker.config.profile import Hospital, Profile
 from broker.coord.base import Coord
@@ -39,7 +39,7 @@ class Receiver:
         """Begin to enter the files of recent days that a crash left without a row, beside what comes in."""
         self._indexer.adopt_behind()
 
-    def open(self, caller: Caller, sop_class: str, sop_uid: str, transfer_syntax: str) -> "Incoming":
+    def open(self, caller: Caller, sop_class: str, sop_uid: str, transfer_syntax: str) -> "ReceivedFile":
         """Begin an object of the hospital that calls. Raise `Rejected` for UIDs that are not UIDs and for strangers,
 
         `Unavailable` when the store cannot take it or the index is too far behind.
@@ -55,11 +55,11 @@ class Receiver:
         part = self._online.begin()
         part.write(begin)
         meta = tags.FileMeta(sop_class, sop_uid, transfer_syntax, len(begin))
-        return Incoming(part, meta, hospital, self._indexer)
+        return ReceivedFile(part, meta, hospital, self._indexer)
 
 
-class Incoming:
-    """One object being received (`ports.Sink`)."""
+class ReceivedFile:
+    """One object being received (`ports.ObjectWriter`)."""
 
     def __init__(self, part: Part, meta: tags.FileMeta, hospital: Hospital, indexer: Indexer) -> None:
         self._part, self._meta, self._hospital, self._indexer = part, meta, hospital, indexer
@@ -67,11 +67,11 @@ class Incoming:
         self._unread = True
         self._text: dict[str, str] | None = None
         self._stored: StoredObject | None = None
-        self._kept: Kept | None = None
+        self._kept: StoredFile | None = None
 
     @property
     def stored(self) -> StoredObject | None:
-        """The object after `commit`, else None; its `sha256` is empty until `settle`."""
+        """The object after `commit`, else None; its `sha256` is empty until `index`."""
         return self._stored
 
     def write(self, data: bytes | memoryview) -> None:
@@ -95,14 +95,14 @@ class Incoming:
         except BrokerError:
             self.abort()
             raise
-        self._kept = kept = part.keep(self._hospital.key, text["StudyInstanceUID"], self._meta.sop_uid)
+        self._kept = kept = part.commit(self._hospital.key, text["StudyInstanceUID"], self._meta.sop_uid)
         self._stored = StoredObject(
             hospital=self._hospital.key, study_uid=text["StudyInstanceUID"], series_uid=text["SeriesInstanceUID"],
             sop_uid=self._meta.sop_uid, sop_class=self._meta.sop_class, transfer_syntax=self._meta.transfer_syntax,
             path=kept.path, size=part.size, sha256="", tags=text)
         return SUCCESS
 
-    def settle(self) -> None:
+    def index(self) -> None:
         """Complete the object's SHA-256 and hand it to the index."""
         assert self._stored is not None
         assert self._kept is not None

@@ -54,7 +54,7 @@ def _restored(sdfo: Sdfo, part: Study, container: Container, entry: Entry) -> St
     except BaseException:
         file.abort()
         raise
-    kept = file.keep(part.hospital, part.study_uid, entry.sop_uid)
+    kept = file.commit(part.hospital, part.study_uid, entry.sop_uid)
     if kept.conflict:
         raise Unavailable("the study, to which objects came just now,")
     return StoredObject(

@@ -111,12 +111,12 @@ class RetrieveFailed(Unavailable):
         self.retrieved = retrieved
 
 
-class Sink(Protocol):
+class ObjectWriter(Protocol):
     """One incoming object, between its first byte and its answer."""
 
     @property
     def stored(self) -> StoredObject | None:
-        """The object once `commit` returned, else None; its `sha256` is empty until `settle`."""
+        """The object once `commit` returned, else None; its `sha256` is empty until `index`."""
         ...
 
     def write(self, data: bytes | memoryview) -> None:
@@ -127,7 +127,7 @@ class Sink(Protocol):
         """Make the object durable (fsync, rename); return the C-STORE status (PS3.4 B.2.3)."""
         ...
 
-    def settle(self) -> None:
+    def index(self) -> None:
         """Hand a durable object to the index. Called once the sender has its answer: what can wait is done here."""
         ...
 
@@ -139,6 +139,6 @@ class Sink(Protocol):
 class Received(Protocol):
     """The receiver as the DICOM listener sees it."""
 
-    def open(self, caller: Caller, sop_class: str, sop_uid: str, transfer_syntax: str) -> Sink:
+    def open(self, caller: Caller, sop_class: str, sop_uid: str, transfer_syntax: str) -> ObjectWriter:
         """Begin an object. Raise `Rejected` for UIDs that are not UIDs, `Unavailable` when the store cannot take it."""
         ...

@@ -29,7 +29,7 @@ def _study(sdfo: Sdfo) -> list[PackImage]:
         data = number.to_bytes(8, "big") + block[8:]
         part = sdfo.online.begin()
         part.write(data)
-        kept = part.keep("a", _STUDY, f"{_STUDY}.1.{number + 1}").online
+        kept = part.commit("a", _STUDY, f"{_STUDY}.1.{number + 1}").online
         images.append(PackImage(
             sop_uid=f"{_STUDY}.1.{number + 1}", series_uid=f"{_STUDY}.1", sop_class="1.2.840.10008.5.1.4.1.1.2",
             transfer_syntax="1.2.840.10008.1.2.1", sha256=hashlib.sha256(data).hexdigest(), number=number,

@@ -115,7 +115,7 @@ def _receive(app: App) -> list[InstanceRef]:
     for number in range(1, _IMAGES + 1):
         part = app.online.begin()
         part.write(number.to_bytes(8, "big") + block[8:])
-        kept = part.keep("a", _STUDY, f"{_STUDY}.1.{number}").online
+        kept = part.commit("a", _STUDY, f"{_STUDY}.1.{number}").online
         objects.append(StoredObject(
             hospital="a", study_uid=_STUDY, series_uid=f"{_STUDY}.1", sop_uid=f"{_STUDY}.1.{number}",
             sop_class="1.2.840.10008.5.1.4.1.1.2", transfer_syntax="1.2.840.10008.1.2.1", path=kept.path, size=kept.size,

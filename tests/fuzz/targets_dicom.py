@@ -21,7 +21,7 @@ from broker.db import Database
 from broker.db import schema as database_schema
 from broker.edge.dimse import pdata, scu
 from broker.edge.dimse.association import Accept, Answered, Context
-from broker.edge.dimse.c_store import Reception, StoreRequest
+from broker.edge.dimse.c_store import IncomingObject, StoreRequest
 from broker.edge.dimse.listener import Listener
 from broker.edge.dimse.messages import Messages
 from broker.edge.dimse.pdata import Limits, PeerGone, ProtocolError, UpperLayer
@@ -149,7 +149,7 @@ class _Sink:
     def commit(self) -> int:
         return 0
 
-    def settle(self) -> None:
+    def index(self) -> None:
         self._said.append(("stored", bytes(self._data)))
 
     def abort(self) -> None:
@@ -163,9 +163,9 @@ def converse(stream: bytes, seed: int) -> tuple[list[Any], bytes]:
     upper = UpperLayer(cast("socket.socket", wire), Limits(send=1.0, data_set=4096), lambda _seconds: None)
     upper.begin()
 
-    def receive(request: StoreRequest) -> Reception:
+    def receive(request: StoreRequest) -> IncomingObject:
         said.append(request)
-        return Reception(lambda: _Sink(said), 8192)
+        return IncomingObject(lambda: _Sink(said), 8192)
 
     try:
         messages = Messages(upper, dict.fromkeys((1, 3, 5), CT), receive, lambda reception: reception.close())
@@ -210,7 +210,8 @@ def _pacs(_scratch: Path) -> Reader:
     def read(data: bytes) -> str:
         patience = Patience(1e9, 1e9)
         upper = UpperLayer(cast("socket.socket", _Wire(data, 1)), Limits(send=1.0, data_set=4096), patience)
-        peer = Requestor(upper, proposed, accept, patience, lambda _request: Reception(lambda: _Sink([]), 1), Reception.close)
+        peer = Requestor(
+            upper, proposed, accept, patience, lambda _request: IncomingObject(lambda: _Sink([]), 1), IncomingObject.close)
         rows = scu._Find(hospital, peer, "2.25.1").everything()
         assert all(is_uid(row["SOPInstanceUID"]) and is_uid(row["SeriesInstanceUID"]) for row in rows)
         return f"{len(rows)} rows"
@@ -235,7 +236,7 @@ def _receiver(scratch: Path) -> Reader:
             incoming = receiver.open(sender("PACSA"), CT, uid, syntax)
             incoming.write(_deflate(body) if syntax == tags.DEFLATED else body)
             incoming.commit()
-            incoming.settle()
+            incoming.index()
         except BrokerError:
             assert not list((online.folder / ".incoming").glob("*")), "a file is left behind"
             raise

@@ -98,7 +98,7 @@ class Centre:
     def _object(self, sop_uid: str, data: bytes, facts: Mapping[str, str]) -> StoredObject:
         part = self.sdfo.online.begin()
         part.write(data)
-        kept = part.keep(facts["hospital"], facts["study_uid"], sop_uid)
+        kept = part.commit(facts["hospital"], facts["study_uid"], sop_uid)
         return StoredObject(
             hospital=facts["hospital"], study_uid=facts["study_uid"], series_uid=f"{facts['study_uid']}.1", sop_uid=sop_uid,
             sop_class="1.2.840.10008.5.1.4.1.1.2", transfer_syntax="1.2.840.10008.1.2.1", path=kept.online.path,

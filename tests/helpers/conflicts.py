@@ -141,7 +141,7 @@ class Scene:
 
     def fetched(self, refs: tuple[InstanceRef, ...]) -> dict[str, str]:
         """Whose Patient ID is on each of these pictures, or why it cannot be had."""
-        gathered = self.centre.fetch.gather(refs, deadline=0.2)
+        gathered = self.centre.fetch.retrieve(refs, deadline=0.2)
         return {
             **{ref.sop_uid: str(pydicom.dcmread(io.BytesIO(read(one.source))).PatientID) for ref, one in gathered.found.items()},
             **{ref.sop_uid: f"missing: {why}" for ref, why in gathered.missing.items()}}
@@ -215,7 +215,7 @@ def store(receiver: Receiver, picture: Picture, node: str = "PACSA") -> StoredOb
     sink = receiver.open(dicom.sender(node), meta.sop_class, meta.sop_uid, meta.transfer_syntax)
     sink.write(data[meta.end:])
     assert sink.commit() == 0
-    sink.settle()
+    sink.index()
     return sink.stored
 
 

@@ -14,7 +14,7 @@ from broker.config.profile import Hospital, Profile
 from broker.coord.base import Body, Coord
 from broker.coord.local import LocalCoord
 from broker.db import Database, sql
-from broker.imaging.fetch import Fetch
+from broker.imaging.fetch import Retriever
 from broker.imaging.fetch_worker import FetchWorker
 from broker.imaging.store import fetches, recording, studies, tables
 from broker.model.blob import ByteSource
@@ -81,9 +81,9 @@ class Centre:
     profile: Profile
 
     @property
-    def fetch(self) -> Fetch:
+    def fetch(self) -> Retriever:
         """What a web process has."""
-        return Fetch(self.database, self.coord, self.sdfo, self.profile)
+        return Retriever(self.database, self.coord, self.sdfo, self.profile)
 
     def land(self, hospital: str, refs: Sequence[InstanceRef], *, syntax: str = EXPLICIT, announce: bool = True) -> None:
         """Take objects in as the receiver does: file, rows, the fetch's note, announcement."""
@@ -101,7 +101,7 @@ class Centre:
     def _keep(self, hospital: str, ref: InstanceRef, syntax: str) -> StoredObject:
         part = self.online.begin()
         part.write(octets(ref.sop_uid))
-        kept = part.keep(hospital, ref.study_uid, ref.sop_uid).online
+        kept = part.commit(hospital, ref.study_uid, ref.sop_uid).online
         return StoredObject(
             hospital, ref.study_uid, ref.series_uid, ref.sop_uid, CT, syntax, kept.path, kept.size, kept.sha256,
             {"PatientID": f"P-{hospital}", "StudyDate": "20240101"})

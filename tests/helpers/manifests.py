@@ -10,7 +10,7 @@ from typing import Any
 
 from broker.config.profile import Profile
 from broker.coord.base import Body, Subscription
-from broker.imaging.fetch import Fetch, Gathered
+from broker.imaging.fetch import Retriever, RetrieveResult
 from broker.model.blob import Spooled
 from broker.model.caller import AuditFacts, Call, Caller
 from broker.model.errors import Problem
@@ -177,13 +177,13 @@ class FakeMover:
         raise AssertionError("a publisher moves nothing")
 
 
-class NoFetch(Fetch):
+class NoFetch(Retriever):
     """For publishers whose PACS says everything: nothing is fetched."""
 
     def __init__(self) -> None:
         """Nothing is needed."""
 
-    def gather(self, refs: Iterable[InstanceRef], *, deadline: float | None = None) -> Gathered:
+    def retrieve(self, refs: Iterable[InstanceRef], *, deadline: float | None = None) -> RetrieveResult:
         raise AssertionError("nothing has to be fetched")
 
 

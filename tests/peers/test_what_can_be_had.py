@@ -18,7 +18,7 @@ from broker.coord.local import LocalCoord
 from broker.db import Database
 from broker.edge.dimse.scu import Scu
 from broker.imaging import receiver
-from broker.imaging.fetch import Fetch, Gathered
+from broker.imaging.fetch import Retriever, RetrieveResult
 from broker.imaging.fetch_worker import FetchWorker
 from broker.imaging.store import recording
 from broker.model.errors import DimseCode, Rejected
@@ -52,12 +52,12 @@ class CountingScu(Scu):
 class Origin:
     """Hospital B with its PACS, and a fetch process."""
 
-    fetch: Fetch
+    fetch: Retriever
     scu: CountingScu
     refs: list[InstanceRef]
 
-    def gather(self) -> Gathered:
-        return self.fetch.gather(self.refs)
+    def gather(self) -> RetrieveResult:
+        return self.fetch.retrieve(self.refs)
 
 
 def made(folder: Path, *objects: tuple[int, str, str]) -> list[Path]:
@@ -100,7 +100,7 @@ def origin(kind: str, route: str, folder: Path, database: Database, profile: Pro
         thread = threading.Thread(target=worker.run, args=(stop,))
         thread.start()
         try:
-            yield Origin(Fetch(database, coord, Sdfo(broker.online, folder / "archive"), at), scu,
+            yield Origin(Retriever(database, coord, Sdfo(broker.online, folder / "archive"), at), scu,
                          [ref(file, THEIRS) for file in files])
         finally:
             stop.set()
@@ -178,12 +178,12 @@ def test_an_object_we_refuse_keeps_nothing_else_away(
 
 def _refuse(monkeypatch: pytest.MonkeyPatch, sop_uid: str) -> None:
     """Have the receiver take everything but this."""
-    commit = receiver.Incoming.commit
+    commit = receiver.ReceivedFile.commit
 
-    def refusing(self: receiver.Incoming) -> int:
+    def refusing(self: receiver.ReceivedFile) -> int:
         if self._meta.sop_uid == sop_uid:
             self.abort()
             raise Rejected(DimseCode.CANNOT_UNDERSTAND, "the data set cannot be read")
         return commit(self)
 
-    monkeypatch.setattr(receiver.Incoming, "commit", refusing)
+    monkeypatch.setattr(receiver.ReceivedFile, "commit", refusing)

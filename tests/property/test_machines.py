@@ -110,9 +110,9 @@ STUDIES: dict[str, Step] = {
     "fetch": lambda unit, profile: send(unit, profile, 1),
     "switch": switch,
     "unpack": unpack,
-    "go back": lambda unit, _: containers.go_back(unit, row_of_study(unit), None),
-    "evict": lambda unit, _: containers.forget_cached(unit, row_of_study(unit)),
-    "forgotten": lambda unit, _: containers.forgotten(unit, row_of_study(unit), set()),
+    "go back": lambda unit, _: containers.undo_switch(unit, row_of_study(unit), None),
+    "evict": lambda unit, _: containers.begin_eviction(unit, row_of_study(unit)),
+    "forgotten": lambda unit, _: containers.finish_eviction(unit, row_of_study(unit), set()),
     **{event: lambda unit, _, event=event: studies.mark(unit, row_of_study(unit), event)    # type: ignore[misc]  # a default binds
        for event in ("quiet", "asked for", "begun to pack", "packed", "not packed", "dropped", "emptied", "filled again")},
     **{f"undo to {state}": lambda unit, _, state=state: studies.mark(   # type: ignore[misc]  # a default binds

@@ -11,7 +11,7 @@ from broker.model.caller import Call, Caller
 from broker.model.errors import BrokerError, DimseCode, Rejected, TooLarge
 from broker.model.ids import is_uid
 from broker.model.imaging import StoredObject
-from broker.model.ports import Received, Sink
+from broker.model.ports import ObjectWriter, Received
 from broker.model.transaction import NOBODY, NOTHING_TO_FILTER, AuditEvent, InternalTransaction, Message, Wire
 
 log = structlog.get_logger("broker.dimse")
@@ -31,16 +31,16 @@ class StoreRequest:
         return cls(command.text(CLASS), command.text(INSTANCE), transfer_syntax)
 
 
-class Reception:
+class IncomingObject:
     """One incoming object: takes its bytes whatever happens, and knows the status to answer.
 
     After an error the rest of the data set is read and dropped, as DIMSE has no way to interrupt a sender. `sop_uid` is
     the announced SOP Instance UID, as it came.
     """
 
-    def __init__(self, begin: Callable[[], Sink], longest: int, sop_uid: str = "") -> None:
+    def __init__(self, begin: Callable[[], ObjectWriter], longest: int, sop_uid: str = "") -> None:
         self._left, self._longest, self.sop_uid = longest, longest, sop_uid
-        self._sink: Sink | None = None
+        self._sink: ObjectWriter | None = None
         self.error: BrokerError | None = None
         try:
             self._sink = begin()
@@ -79,10 +79,10 @@ class Reception:
         assert self.error is not None
         return status_of(self.error)
 
-    def settle(self) -> None:
+    def index(self) -> None:
         """Do what the sender need not wait for; call it when the status was sent, or could not be."""
         if self._sink is not None:
-            self._sink.settle()
+            self._sink.index()
 
     def abort(self) -> None:
         """Drop what came; nothing is left behind."""
@@ -104,7 +104,7 @@ def check_class(request: StoreRequest, classes: frozenset[str]) -> None:
         raise Rejected(DimseCode.CLASS_NOT_SUPPORTED, f"{_uid(request.sop_class)} is no storage SOP class that is taken here")
 
 
-def log_refusal(reception: Reception, refusal: Refusal, peer: str) -> None:
+def log_refusal(reception: IncomingObject, refusal: Refusal, peer: str) -> None:
     """Say which object of which peer is not stored, and why."""
     log.warning("object refused", peer=peer, sop_uid=_uid(reception.sop_uid), status=f"0x{refusal.status:04X}",
                 reason=refusal.text)
@@ -115,12 +115,12 @@ def _uid(text: str) -> str:
     return text if is_uid(text) else f"{text[:64]!a} (no UID)"
 
 
-def begin(received: Received, request: StoreRequest, caller: Caller) -> Sink:
+def begin(received: Received, request: StoreRequest, caller: Caller) -> ObjectWriter:
     """Begin an object, on whatever association it comes."""
     return received.open(caller, request.sop_class, request.sop_uid, request.transfer_syntax)
 
 
-def _handle(received: Received, request: StoreRequest, call: Call) -> Sink:
+def _handle(received: Received, request: StoreRequest, call: Call) -> ObjectWriter:
     return begin(received, request, call.caller)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from broker.edge.dimse import pdata
-from broker.edge.dimse.c_store import Reception, StoreRequest
+from broker.edge.dimse.c_store import IncomingObject, StoreRequest
 from broker.edge.dimse.pdata import CommandSet, Pdv, ProtocolError, UpperLayer
 from broker.edge.dimse.statuses import Refusal
 from broker.model.errors import TooLarge
@@ -26,8 +26,8 @@ class Messages:
     """
 
     def __init__(
-        self, upper: UpperLayer, syntaxes: Mapping[int, str], receive: Callable[[StoreRequest], Reception],
-        done: Callable[[Reception], int], longest: int = 0,
+        self, upper: UpperLayer, syntaxes: Mapping[int, str], receive: Callable[[StoreRequest], IncomingObject],
+        done: Callable[[IncomingObject], int], longest: int = 0,
     ) -> None:
         self._upper, self._syntaxes, self._receive, self._done = upper, syntaxes, receive, done
         self._longest = longest
@@ -35,7 +35,7 @@ class Messages:
         self._fragment = bytearray()
         self._data = bytearray()
         self._command: CommandSet | None = None
-        self._reception: Reception | None = None
+        self._reception: IncomingObject | None = None
 
     @property
     def busy(self) -> bool:
@@ -102,7 +102,7 @@ class Messages:
         try:
             self._upper.send(response(pdv.context, command, status, reception.refusal, self._longest))
         finally:
-            reception.settle()
+            reception.index()
         return None
 
 

@@ -11,7 +11,7 @@ from broker.config.profile import Hospital
 from broker.config.settings import Server as ServerSettings
 from broker.edge.dimse import association, pdata, statuses
 from broker.edge.dimse.association import Accept, Context, Head, Implementation
-from broker.edge.dimse.c_store import Reception, StoreRequest
+from broker.edge.dimse.c_store import IncomingObject, StoreRequest
 from broker.edge.dimse.contexts import Proposal
 from broker.edge.dimse.messages import Message, Messages
 from broker.edge.dimse.pdata import Limits, PeerBroke, PeerGone, ProtocolError, UpperLayer
@@ -75,7 +75,7 @@ class Requestor:
 
     def __init__(
         self, upper: UpperLayer, proposed: Sequence[Context], accept: Accept, patience: Patience,
-        receive: Callable[[StoreRequest], Reception], done: Callable[[Reception], int],
+        receive: Callable[[StoreRequest], IncomingObject], done: Callable[[IncomingObject], int],
     ) -> None:
         self._upper, self._patience, self._longest = upper, patience, accept.length
         classes = {context.number: context for context in proposed}
@@ -127,15 +127,15 @@ def _answer(message: Message, field: int) -> Answer:
     return Answer(status, message.data, command.tag(pdata.OFFENDING), failed)
 
 
-def _nothing(_request: StoreRequest) -> Reception:
+def _nothing(_request: StoreRequest) -> IncomingObject:
     raise ProtocolError("an object nobody asked for on this association")
 
 
 @contextlib.contextmanager
 def connect(  # noqa: PLR0913 - the last three are of a C-GET alone
     hospital: Hospital, settings: ServerSettings, proposals: Sequence[Proposal], patience: Patience, *,
-    provided: Sequence[str] = (), receive: Callable[[StoreRequest], Reception] = _nothing,
-    done: Callable[[Reception], int] = Reception.close,
+    provided: Sequence[str] = (), receive: Callable[[StoreRequest], IncomingObject] = _nothing,
+    done: Callable[[IncomingObject], int] = IncomingObject.close,
 ) -> Iterator[Requestor]:
     """Open an association with a hospital's PACS; it is released when the block ends. Of the classes `provided` we are SCP.
 

@@ -9,12 +9,12 @@ import structlog
 from broker.config.profile import Hospital, Profile
 from broker.config.settings import Settings
 from broker.edge.dimse import c_store, contexts, pdata, statuses
-from broker.edge.dimse.c_store import Reception, StoreRequest
+from broker.edge.dimse.c_store import IncomingObject, StoreRequest
 from broker.edge.dimse.requestor import Answer, Patience, Requestor, away, connect, pacs
 from broker.model.caller import AuditFacts, Caller
 from broker.model.errors import TooLarge, Unavailable
 from broker.model.ids import PatientId, is_uid
-from broker.model.ports import Received, Retrieved, RetrieveFailed, Sink, StudyRows, Want
+from broker.model.ports import ObjectWriter, Received, Retrieved, RetrieveFailed, StudyRows, Want
 from broker.model.transaction import AuditEvent, Message, TransactionRow, Wire
 from broker.security.gate import Gate
 from broker.wire import tags
@@ -134,12 +134,12 @@ class _Incoming:
         self._taken = contexts.taken(hospital)
         self.refused: dict[str, str] = {}
 
-    def begin(self, request: StoreRequest) -> Reception:
+    def begin(self, request: StoreRequest) -> IncomingObject:
         """Begin an object."""
-        return Reception(
+        return IncomingObject(
             lambda: self._open(request), self._longest, request.sop_uid)
 
-    def done(self, reception: Reception) -> int:
+    def done(self, reception: IncomingObject) -> int:
         """Finish an object; return the status to answer."""
         status = reception.close()
         if (refusal := reception.refusal) is not None:
@@ -148,7 +148,7 @@ class _Incoming:
         return status
 
 
-    def _open(self, request: StoreRequest) -> Sink:
+    def _open(self, request: StoreRequest) -> ObjectWriter:
         c_store.check_class(request, self._taken)
         return c_store.begin(self._received, request, self._caller)
 

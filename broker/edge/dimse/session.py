@@ -6,11 +6,11 @@ the first one, so that a process that is killed leaves nothing acknowledged with
 
 from broker.config.profile import Profile
 from broker.edge.dimse import c_echo, c_store
-from broker.edge.dimse.c_store import Reception, StoreRequest
+from broker.edge.dimse.c_store import IncomingObject, StoreRequest
 from broker.model.caller import AuditFacts, Caller
 from broker.model.errors import BrokerError
 from broker.model.ids import PatientId
-from broker.model.ports import Received, Sink
+from broker.model.ports import ObjectWriter, Received
 from broker.model.transaction import ServedTransaction
 from broker.security.gate import Gate, reason
 
@@ -31,11 +31,11 @@ class Session:
         """Answer a C-ECHO; return its status."""
         return self._gate.perform(ServedTransaction(c_echo.ROW, None), None, self._caller)
 
-    def receive(self, request: StoreRequest) -> Reception:
+    def receive(self, request: StoreRequest) -> IncomingObject:
         """Begin an object."""
-        return Reception(lambda: self._begin(request), self._longest, request.sop_uid)
+        return IncomingObject(lambda: self._begin(request), self._longest, request.sop_uid)
 
-    def done(self, reception: Reception) -> int:
+    def done(self, reception: IncomingObject) -> int:
         """Finish an object; return the status to answer."""
         status = reception.close()
         if (refusal := reception.refusal) is not None and reception.error is not None:
@@ -61,6 +61,6 @@ class Session:
         patients = [PatientId(hospital.domain, patient)] if hospital and patient else []
         self._stores.succeeded(AuditFacts(patients=patients, studies={study_uid: []}))
 
-    def _begin(self, request: StoreRequest) -> Sink:
+    def _begin(self, request: StoreRequest) -> ObjectWriter:
         c_store.check_class(request, self._classes)
         return self._stores.handle(request)

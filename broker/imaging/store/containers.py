@@ -141,7 +141,7 @@ def forget(unit: Unit, study_id: int, sop_uid: str) -> None:
     delete_instances(unit, study_id, [sop_uid])
 
 
-def go_back(unit: Unit, study_id: int, old: Container | None) -> None:
+def undo_switch(unit: Unit, study_id: int, old: Container | None) -> None:
     """Undo `switch`: the current container is no good. The one it replaced, if there is one, is current again."""
     connection = sql(unit)
     connection.execute(t.container.delete().where(t.container.c.study_id == study_id, t.container.c.state == "current"))
@@ -156,7 +156,7 @@ def forget_container(unit: Unit, container_id: int) -> None:
     sql(unit).execute(t.container.delete().where(t.container.c.id == container_id))
 
 
-def unused(unit: Unit, hospitals: Collection[str], before: float) -> list[int]:
+def idle_cached(unit: Unit, hospitals: Collection[str], before: float) -> list[int]:
     """Return the studies of these hospitals whose cached objects neither came nor were retrieved since before this time."""
     return list(sql(unit).scalars(
         sa.select(t.study.c.id)
@@ -165,11 +165,11 @@ def unused(unit: Unit, hospitals: Collection[str], before: float) -> list[int]:
         .order_by(t.study.c.used_at)))
 
 
-def forget_cached(unit: Unit, study_id: int) -> list[str]:
+def begin_eviction(unit: Unit, study_id: int) -> list[str]:
     """Remove the instance rows that the origin's catalogue lists too; return the paths of their files, to be dropped.
 
     What a decision shows stays: its PACS would send it with the other patient again. None while a fetch of the study is
-    open. Until `forgotten` is called the study is in state dropping.
+    open. Until `finish_eviction` is called the study is in state dropping.
     """
     found = subject(unit, study_id)
     if found is None or found.tier != "origin" or sql(unit).scalar(sa.select(sa.exists().where(
@@ -183,28 +183,28 @@ def forget_cached(unit: Unit, study_id: int) -> list[str]:
     return [row.online.path for row in gone]
 
 
-def forgotten(unit: Unit, study_id: int, paths: Collection[str]) -> None:
+def finish_eviction(unit: Unit, study_id: int, paths: Collection[str]) -> None:
     """End the eviction of a study whose files are gone; a row that came for one of them meanwhile goes too."""
     again = [row.sop_uid for row in instances(unit, study_id) if row.online.path in paths]
     delete_instances(unit, study_id, again)
     mark(unit, study_id, "dropped")
 
 
-def half_forgotten(unit: Unit) -> list[tuple[int, str, str]]:
+def evictions_begun(unit: Unit) -> list[tuple[int, str, str]]:
     """Return (id, hospital, Study Instance UID) of the studies whose eviction was begun."""
     query = sa.select(t.study.c.id, t.study.c.hospital, t.study.c.study_uid).where(
         t.study.c.tier == "origin", t.study.c.state == DROPPING)
     return [(row.id, row.hospital, row.study_uid) for row in sql(unit).execute(query)]
 
 
-def named(unit: Unit, study_uids: Collection[str]) -> set[str]:
+def paths_of(unit: Unit, study_uids: Collection[str]) -> set[str]:
     """Return the paths of all containers that rows of these studies name."""
     return set(sql(unit).scalars(
         sa.select(t.container.c.path).join(t.study, t.study.c.id == t.container.c.study_id)
         .where(t.study.c.study_uid.in_(study_uids))))
 
 
-def holders(unit: Unit, study_uid: str) -> list[int]:
+def studies_with_uid(unit: Unit, study_uid: str) -> list[int]:
     """Return the ids of the studies with this UID, one per hospital that has it."""
     return list(sql(unit).scalars(sa.select(t.study.c.id).where(t.study.c.study_uid == study_uid)))
 

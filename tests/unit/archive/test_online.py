@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from broker.archive import files
-from broker.archive.online import Kept, OnlineStore
+from broker.archive.online import OnlineStore, StoredFile
 from broker.model.errors import Rejected, Unavailable
 
 STUDY, SOP = "1.2.840.1.7", "1.2.840.1.7.1"
@@ -18,10 +18,10 @@ def store(tmp_path: Path) -> OnlineStore:
     return OnlineStore(tmp_path / "online", one_commit=False)     # alike on every file system
 
 
-def keep(store: OnlineStore, data: bytes, sop_uid: str = SOP, existing: str | None = None) -> Kept:
+def keep(store: OnlineStore, data: bytes, sop_uid: str = SOP, existing: str | None = None) -> StoredFile:
     part = store.begin()
     part.write(data)
-    return part.keep("a", STUDY, sop_uid, existing)
+    return part.commit("a", STUDY, sop_uid, existing)
 
 
 def incoming(store: OnlineStore) -> list[str]:
@@ -36,7 +36,7 @@ def test_an_object_is_kept_under_hospital_day_study_and_sop(store: OnlineStore, 
         part.write(memoryview(data)[start:start + 1000])
     assert part.head == data[:16384]
     assert (part.size, part.sha256) == (len(data), hashlib.sha256(data).hexdigest())
-    kept = part.keep("a", STUDY, SOP)
+    kept = part.commit("a", STUDY, SOP)
     assert kept.online.path == f"a/{time.strftime('%Y/%m/%d', time.gmtime())}/{STUDY}/{SOP}"
     assert not kept.conflict
     assert b"".join(store.open(kept.online).chunks()) == data
@@ -90,7 +90,7 @@ def test_nothing_escapes_the_folder(store: OnlineStore, hospital: str, study: st
     part = store.begin()
     part.write(b"x")
     with pytest.raises(Rejected):
-        part.keep(hospital, study, sop)
+        part.commit(hospital, study, sop)
     assert incoming(store) == []
 
 
@@ -152,7 +152,7 @@ def test_success_is_said_after_file_and_folders_are_durable(store: OnlineStore, 
     part.write(b"one")
     monkeypatch.setattr(os, "fsync", note_fsync)
     monkeypatch.setattr(os, "link", note_link)
-    part.keep("a", STUDY, SOP)
+    part.commit("a", STUDY, SOP)
     day = time.strftime("/a/%Y/%m/%d", time.gmtime())
     assert done[0].startswith("/.incoming/")
     assert done[-2:] == ["link", f"{day}/{STUDY}"]
@@ -195,8 +195,8 @@ def test_a_folder_removed_in_the_moment_of_naming_comes_again(store: OnlineStore
 
 def test_a_copy_aside_lives_on_when_the_object_is_dropped(store: OnlineStore) -> None:
     kept = keep(store, b"one")
-    aside = store.copy_aside(kept.online)
-    assert store.copy_aside(kept.online) == aside
+    aside = store.keep_as_conflict(kept.online)
+    assert store.keep_as_conflict(kept.online) == aside
     assert aside.path.startswith(f".conflict/a/{STUDY}/{SOP}.")
     store.drop([kept.online.path])
     assert store.path(aside.path).read_bytes() == b"one"
@@ -237,5 +237,5 @@ def test_remembered_folders_do_not_grow(store: OnlineStore, monkeypatch: pytest.
     monkeypatch.setattr(files, "_REMEMBERED", 3)
     for n in range(5):
         part = store.begin()
-        part.keep("a", f"1.2.{n}", SOP)
+        part.commit("a", f"1.2.{n}", SOP)
     assert len(store.folders._durable) <= 8

@@ -93,10 +93,10 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return done
 
 
-def keep(store: OnlineStore, data: bytes, sop_uid: str = SOP) -> online.Kept:
+def keep(store: OnlineStore, data: bytes, sop_uid: str = SOP) -> online.StoredFile:
     part = store.begin()
     part.write(data)
-    return part.keep("a", STUDY, sop_uid)
+    return part.commit("a", STUDY, sop_uid)
 
 
 def test_in_order_bytes_come_before_the_name_and_success_after_both(

@@ -72,7 +72,7 @@ def test_two_versions_of_a_study_are_two_files(sdfo: Sdfo) -> None:
 def test_an_online_picture_is_read_through_the_same_door(sdfo: Sdfo) -> None:
     part = sdfo.online.begin()
     part.write(b"picture")
-    online = part.keep("a", STUDY, "1.2.3").online
+    online = part.commit("a", STUDY, "1.2.3").online
     assert b"".join(sdfo.open(online).chunks()) == b"picture"
     sdfo.drop_online([online.path])
     with pytest.raises(Unavailable) as caught:
@@ -83,7 +83,7 @@ def test_an_online_picture_is_read_through_the_same_door(sdfo: Sdfo) -> None:
 def test_a_file_of_another_size_than_its_index_is_not_opened(sdfo: Sdfo) -> None:
     part = sdfo.online.begin()
     part.write(b"picture")
-    online = part.keep("a", STUDY, "1.2.3").online
+    online = part.commit("a", STUDY, "1.2.3").online
     packed = pack(sdfo)
     for place, thing in (
         (Online(online.path, 6, ""), "a file of the online store"), (Online(online.path, 8, ""), "a file of the online store"),

@@ -11,7 +11,7 @@ from pydicom._uid_dict import UID_dictionary  # the dictionary of the standard i
 
 from broker.config.profile import Hospital, Profile
 from broker.edge.dimse import contexts, pdata, statuses
-from broker.edge.dimse.c_store import Reception
+from broker.edge.dimse.c_store import IncomingObject
 from broker.edge.dimse.messages import Messages, response
 from broker.edge.dimse.pdata import CommandSet, Limits, Pdv, PeerGone, ProtocolError, UpperLayer
 from broker.model.errors import BrokerError, DimseCode, Rejected, TooLarge, Unavailable
@@ -152,12 +152,13 @@ def test_a_durable_object_is_indexed_when_its_answer_cannot_be_sent(
         ends: tuple[UpperLayer, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
     upper, theirs = ends
     done: list[str] = []
-    reception = Mock(spec=Reception, refusal=None, settle=lambda: done.append("settled"), abort=lambda: done.append("aborted"))
+    reception = Mock(
+        spec=IncomingObject, refusal=None, index=lambda: done.append("indexed"), abort=lambda: done.append("aborted"))
     monkeypatch.setattr(upper, "send", Mock(side_effect=BrokenPipeError))
     theirs.sendall(store_request(1, CT, "1.2", b"x" * 1000))
     with pytest.raises(BrokenPipeError):
         next(Messages(upper, {1: "1.2.840.10008.1.2"}, lambda _request: reception, lambda _reception: 0).incoming())
-    assert done == ["settled"]
+    assert done == ["indexed"]
 
 
 @pytest.mark.outside

@@ -64,7 +64,7 @@ class Slot:
     def commit(self) -> int:
         return 0
 
-    def settle(self) -> None:
+    def index(self) -> None:
         self.shelf.objects[self.sop_uid] = self.data
 
     def abort(self) -> None:

@@ -171,7 +171,7 @@ def test_many_that_cannot_be_kept_aside_hold_up_nobody(scene: Scene, monkeypatch
         raise Unavailable("online store")
 
     scene.send(A)
-    monkeypatch.setattr(scene.centre.online, "copy_aside", away)
+    monkeypatch.setattr(scene.centre.online, "keep_as_conflict", away)
     with scene.receiving() as door:
         door.stop()
         for number in range(2, 8):

@@ -15,7 +15,7 @@ from broker.config.profile import Hospital, Profile
 from broker.coord.local import LocalCoord
 from broker.db import Database, sql
 from broker.imaging import fetch, fetch_worker
-from broker.imaging.fetch import Gathered
+from broker.imaging.fetch import RetrieveResult
 from broker.imaging.fetch_worker import is_open
 from broker.imaging.store import fetches, studies, tables
 from broker.model.errors import Unavailable
@@ -42,12 +42,12 @@ def _at_origin(centre: Centre, count: int = 5, series: int = 1, study_uid: str =
     return refs, Pacs(centre, list(refs))
 
 
-def _assert_whole(gathered: Gathered, refs: list[InstanceRef]) -> None:
+def _assert_whole(gathered: RetrieveResult, refs: list[InstanceRef]) -> None:
     assert gathered.missing == {}
     assert {ref: read(found.source) for ref, found in gathered.found.items()} == {ref: octets(ref.sop_uid) for ref in refs}
 
 
-def _sops(gathered: Gathered) -> tuple[list[str], list[str]]:
+def _sops(gathered: RetrieveResult) -> tuple[list[str], list[str]]:
     return sorted(ref.sop_uid for ref in gathered.found), sorted(ref.sop_uid for ref in gathered.missing)
 
 
@@ -60,7 +60,7 @@ def test_near_pictures_need_no_fetch(centre: Centre, packed: bool) -> None:
     centre.land("a", refs, syntax=JPEG)
     if packed:
         centre.pack("1.2.1")
-    gathered = centre.fetch.gather(refs)
+    gathered = centre.fetch.retrieve(refs)
     _assert_whole(gathered, refs)
     assert {found.transfer_syntax for found in gathered.found.values()} == {JPEG}
     assert {patient.value for patient in gathered.patients.values()} == {"P-a"}
@@ -71,7 +71,7 @@ def test_every_instance_is_found_or_missing(centre: Centre) -> None:
     here, = refs_of("1.2.1", 1, OURS)
     centre.land("a", [here])
     stranger, elsewhere = replace(here, sop_uid="1.2.9"), replace(here, source_uid=THEIRS)
-    gathered = centre.fetch.gather([here, stranger, elsewhere, here])
+    gathered = centre.fetch.retrieve([here, stranger, elsewhere, here])
     assert set(gathered.found) == {here}
     assert set(gathered.missing) == {stranger, elsewhere}
 
@@ -82,7 +82,7 @@ def test_a_retrieve_notes_when_the_study_was_used(centre: Centre) -> None:
     with centre.database.write() as unit:
         sql(unit).execute(tables.study.update().values(used_at=5.0))
     before = time.time()
-    centre.fetch.gather([ref])
+    centre.fetch.retrieve([ref])
     with centre.database.read() as unit:
         found = studies.study(unit, "a", "1.2.1")
     assert found is not None
@@ -92,7 +92,7 @@ def test_a_retrieve_notes_when_the_study_was_used(centre: Centre) -> None:
 def test_a_picture_packed_between_gathering_and_reading_is_read_all_the_same(centre: Centre) -> None:
     refs = refs_of("1.2.1", 2, OURS)
     centre.land("a", refs)
-    gathered = centre.fetch.gather(refs)
+    gathered = centre.fetch.retrieve(refs)
     centre.pack("1.2.1")
     _assert_whole(gathered, refs)
 
@@ -100,7 +100,7 @@ def test_a_picture_packed_between_gathering_and_reading_is_read_all_the_same(cen
 def test_a_picture_gone_from_every_tier_is_an_error_of_reading(centre: Centre) -> None:
     refs = refs_of("1.2.1", 1, OURS)
     centre.land("a", refs)
-    gathered = centre.fetch.gather(refs)
+    gathered = centre.fetch.retrieve(refs)
     (centre.sdfo.folder / centre.pack("1.2.1")).unlink()
     with pytest.raises(OSError, match="gone"):
         read(gathered.found[refs[0]].source)
@@ -110,7 +110,7 @@ def test_a_lost_file_is_missing_and_the_others_are_there(centre: Centre) -> None
     refs = refs_of("1.2.1", 2, OURS)
     centre.land("a", refs)
     next(centre.online.folder.rglob(refs[0].sop_uid)).unlink()
-    gathered = centre.fetch.gather(refs)
+    gathered = centre.fetch.retrieve(refs)
     assert _sops(gathered) == ([refs[1].sop_uid], [refs[0].sop_uid])
     assert "its store cannot give it" in gathered.missing[refs[0]]
 
@@ -119,7 +119,7 @@ def test_an_unreadable_container_is_missing_not_unknown(centre: Centre) -> None:
     refs = refs_of("1.2.1", 1, OURS)
     centre.land("a", refs)
     (centre.sdfo.folder / centre.pack("1.2.1")).unlink()
-    assert "its store cannot give it" in centre.fetch.gather(refs).missing[refs[0]]
+    assert "its store cannot give it" in centre.fetch.retrieve(refs).missing[refs[0]]
 
 
 # --- from the origin
@@ -128,8 +128,8 @@ def test_an_unreadable_container_is_missing_not_unknown(centre: Centre) -> None:
 def test_a_whole_study_is_asked_for_at_once_and_only_once(centre: Centre) -> None:
     refs, pacs = _at_origin(centre)
     with working(centre, pacs):
-        _assert_whole(centre.fetch.gather(refs), refs)
-        _assert_whole(centre.fetch.gather(refs), refs)
+        _assert_whole(centre.fetch.retrieve(refs), refs)
+        _assert_whole(centre.fetch.retrieve(refs), refs)
     assert pacs.asked == [Want("1.2.1")]
     assert centre.jobs() == [("done", "")]
 
@@ -138,7 +138,7 @@ def test_a_part_of_a_study_is_asked_for_by_instance_one_series_at_a_time(centre:
     refs, pacs = _at_origin(centre, 3, series=2)
     part = refs[1:4]
     with working(centre, pacs):
-        _assert_whole(centre.fetch.gather(part), part)
+        _assert_whole(centre.fetch.retrieve(part), part)
     assert pacs.asked == [
         Want("1.2.1", ("1.2.1.1",), ("1.2.1.1.2", "1.2.1.1.3")), Want("1.2.1", ("1.2.1.2",), ("1.2.1.2.1",))]
 
@@ -149,7 +149,7 @@ def test_only_what_is_not_near_is_fetched(centre: Centre) -> None:
     centre.land("a", ours)
     centre.land("b", refs[:2])
     with working(centre, pacs):
-        _assert_whole(centre.fetch.gather([*ours, *refs]), [*ours, *refs])
+        _assert_whole(centre.fetch.retrieve([*ours, *refs]), [*ours, *refs])
     assert pacs.asked == [Want("1.2.1", ("1.2.1.1",), (refs[2].sop_uid,))]
 
 
@@ -157,7 +157,7 @@ def test_five_at_once_are_one_retrieve(centre: Centre) -> None:
     refs, pacs = _at_origin(centre, 10)
     pacs.slow = 0.4
     with working(centre, pacs), ThreadPoolExecutor(5) as pool:
-        for gathered in pool.map(lambda _: centre.fetch.gather(refs), range(5)):
+        for gathered in pool.map(lambda _: centre.fetch.retrieve(refs), range(5)):
             _assert_whole(gathered, refs)
     assert pacs.asked == [Want("1.2.1")]
     assert len(centre.jobs()) == 1
@@ -174,9 +174,9 @@ def test_who_joins_late_with_further_instances_gets_them_from_the_same_job(centr
 
     pacs.script = slowly
     with working(centre, pacs), ThreadPoolExecutor(1) as pool:
-        first = pool.submit(centre.fetch.gather, refs[:2])
+        first = pool.submit(centre.fetch.retrieve, refs[:2])
         assert begun.wait(PATIENCE)
-        _assert_whole(centre.fetch.gather(refs[1:]), refs[1:])
+        _assert_whole(centre.fetch.retrieve(refs[1:]), refs[1:])
         _assert_whole(first.result(), refs[:2])
     assert len(centre.jobs()) == 1
     assert [want.sop_uids for want in pacs.asked] == [tuple(r.sop_uid for r in refs[:2]), tuple(r.sop_uid for r in refs[2:])]
@@ -188,7 +188,7 @@ def test_two_studies_are_two_jobs_at_once(centre: Centre) -> None:
     pacs.holds += other.holds
     pacs.slow = 0.3
     with working(centre, pacs):
-        _assert_whole(centre.fetch.gather([*first, *second]), [*first, *second])
+        _assert_whole(centre.fetch.retrieve([*first, *second]), [*first, *second])
     assert pacs.most_at_once == 2
 
 
@@ -201,7 +201,7 @@ def test_a_hospital_is_never_asked_for_more_than_it_allows_by_all_workers_togeth
         refs += found
     pacs.holds, pacs.slow = list(refs), 0.15
     with working(centre, pacs), working(centre, pacs):
-        _assert_whole(centre.fetch.gather(refs), refs)
+        _assert_whole(centre.fetch.retrieve(refs), refs)
     assert pacs.most_at_once == 1
     assert len(pacs.asked) == 4
 
@@ -211,7 +211,7 @@ def test_lost_announcements_cost_seconds_never_pictures(centre: Centre) -> None:
     assert isinstance(centre.coord, LocalCoord)
     centre.coord = Lossy(centre.coord)
     with working(centre, pacs):
-        _assert_whole(centre.fetch.gather(refs), refs)
+        _assert_whole(centre.fetch.retrieve(refs), refs)
 
 
 def test_announcements_make_it_quick(centre: Centre, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +221,7 @@ def test_announcements_make_it_quick(centre: Centre, monkeypatch: pytest.MonkeyP
     refs, pacs = _at_origin(centre)
     with working(centre, pacs):
         time.sleep(0.3)
-        _assert_whole(centre.fetch.gather(refs), refs)
+        _assert_whole(centre.fetch.retrieve(refs), refs)
 
 
 # --- bad peers
@@ -235,7 +235,7 @@ def test_half_delivered_is_asked_for_again_by_uid(centre: Centre) -> None:
 
     pacs.script = half_first
     with working(centre, pacs):
-        _assert_whole(centre.fetch.gather(refs), refs)
+        _assert_whole(centre.fetch.retrieve(refs), refs)
     assert pacs.asked == [Want("1.2.1"), Want("1.2.1", ("1.2.1.1",), tuple(ref.sop_uid for ref in refs[3:]))]
 
 
@@ -243,7 +243,7 @@ def test_what_never_comes_is_named_and_asked_for_twice_only(centre: Centre) -> N
     refs, pacs = _at_origin(centre, 4)
     pacs.holds = refs[:3]
     with working(centre, pacs):
-        gathered = centre.fetch.gather(refs)
+        gathered = centre.fetch.retrieve(refs)
     assert _sops(gathered) == ([ref.sop_uid for ref in refs[:3]], [refs[3].sop_uid])
     assert gathered.missing[refs[3]] == "the PACS of b did not send 1 of the instances"
     assert len(pacs.asked) == 2
@@ -254,7 +254,7 @@ def test_success_without_any_object_is_no_success(centre: Centre) -> None:
     refs, pacs = _at_origin(centre, 2)
     pacs.holds = []
     with working(centre, pacs):
-        assert len(centre.fetch.gather(refs).missing) == 2
+        assert len(centre.fetch.retrieve(refs).missing) == 2
 
 
 def test_broken_on_the_way_the_rest_is_asked_for_again(centre: Centre) -> None:
@@ -269,7 +269,7 @@ def test_broken_on_the_way_the_rest_is_asked_for_again(centre: Centre) -> None:
 
     pacs.script = breaks_once
     with working(centre, pacs):
-        _assert_whole(centre.fetch.gather(refs), refs)
+        _assert_whole(centre.fetch.retrieve(refs), refs)
     assert pacs.echoes == 0
 
 
@@ -279,7 +279,7 @@ def test_other_instances_than_asked_for_complete_nothing(centre: Centre) -> None
     misplaced = replace(refs[1], series_uid="1.2.1.77")
     pacs.script = lambda pacs, _want, _progress: pacs.deliver([*others, refs[0], misplaced])
     with working(centre, pacs):
-        gathered = centre.fetch.gather(refs)
+        gathered = centre.fetch.retrieve(refs)
     assert _sops(gathered) == ([refs[0].sop_uid], [refs[1].sop_uid])
     assert gathered.missing[refs[1]] == "the PACS of b did not send it"
 
@@ -294,7 +294,7 @@ def test_objects_whose_rows_come_after_the_final_response_count(centre: Centre) 
 
     pacs.script = later
     with working(centre, pacs):
-        _assert_whole(centre.fetch.gather(refs), refs)
+        _assert_whole(centre.fetch.retrieve(refs), refs)
     assert len(pacs.asked) == 1
     late[0].join()
 
@@ -306,17 +306,17 @@ def test_a_pacs_that_is_down_is_told_quickly_and_only_its_pictures_are_missing(c
     centre.land("a", ours)
     pacs.answers, pacs.slow = False, 0.3
     with working(centre, pacs):
-        gathered = centre.fetch.gather([*refs, *ours])
+        gathered = centre.fetch.retrieve([*refs, *ours])
         assert set(gathered.found) == set(ours)
         assert set(gathered.missing.values()) == {"the PACS of b failed: PACS b is not available"}
         eventually(lambda: pacs.echoes == 1)
-        during = centre.fetch.gather(more)
+        during = centre.fetch.retrieve(more)
         assert set(during.missing.values()) == {"the PACS of b did not answer just now"}
         assert len(pacs.asked) == 1
         pacs.answers, pacs.slow = True, 0.0
         pacs.holds += more
         time.sleep(1.1)
-        _assert_whole(centre.fetch.gather(more), more)
+        _assert_whole(centre.fetch.retrieve(more), more)
 
 
 def test_one_failed_study_does_not_close_the_hospital(centre: Centre) -> None:
@@ -331,8 +331,8 @@ def test_one_failed_study_does_not_close_the_hospital(centre: Centre) -> None:
 
     pacs.script = refuses_one
     with working(centre, pacs):
-        assert len(centre.fetch.gather(bad).missing) == 1
-        _assert_whole(centre.fetch.gather(good), good)
+        assert len(centre.fetch.retrieve(bad).missing) == 1
+        _assert_whole(centre.fetch.retrieve(good), good)
     assert pacs.echoes == 1
 
 
@@ -347,7 +347,7 @@ def test_pending_for_ever_ends_at_the_total_deadline(centre: Centre) -> None:
 
     pacs.script = pending
     with working(centre, pacs):
-        gathered = centre.fetch.gather(refs)
+        gathered = centre.fetch.retrieve(refs)
     assert _sops(gathered) == ([refs[0].sop_uid], [ref.sop_uid for ref in refs[1:]])
     assert set(gathered.missing.values()) == {"the PACS of b was not done within 1 seconds"}
     assert len(pacs.asked) == 1
@@ -357,14 +357,14 @@ def test_without_a_worker_the_waiter_gives_up_in_time(centre: Centre, monkeypatc
     monkeypatch.setattr(fetch, "_MARGIN", 0.2)
     centre.profile = limited(centre.profile, total_seconds=0.5)
     refs, _ = _at_origin(centre, 1)
-    assert centre.fetch.gather(refs).missing == {
+    assert centre.fetch.retrieve(refs).missing == {
         refs[0]: "the PACS of b was not asked in time: others came first, or no fetch process runs"}
 
 
 def test_the_callers_deadline_is_shorter(centre: Centre) -> None:
     centre.profile = limited(centre.profile, total_seconds=3600.0)
     refs, _ = _at_origin(centre, 1)
-    assert set(centre.fetch.gather(refs, deadline=0.3).missing) == set(refs)
+    assert set(centre.fetch.retrieve(refs, deadline=0.3).missing) == set(refs)
 
 
 def test_what_waited_too_long_in_the_queue_is_not_fetched(centre: Centre) -> None:
@@ -382,7 +382,7 @@ def test_outside_its_hours_a_hospital_is_not_asked(centre: Centre) -> None:
     centre.profile = limited(centre.profile, hours=f"{(now + 2) % 24:02}:00-{(now + 3) % 24:02}:00")
     refs, pacs = _at_origin(centre, 1)
     with working(centre, pacs):
-        assert "may be asked only between" in centre.fetch.gather(refs).missing[refs[0]]
+        assert "may be asked only between" in centre.fetch.retrieve(refs).missing[refs[0]]
     assert pacs.asked == []
 
 
@@ -421,7 +421,7 @@ def test_a_worker_that_stops_gives_its_job_back(centre: Centre) -> None:
     pacs.script = pending
     with ThreadPoolExecutor(1) as pool:
         with working(centre, pacs):
-            waiting = pool.submit(centre.fetch.gather, refs)
+            waiting = pool.submit(centre.fetch.retrieve, refs)
             assert begun.wait(PATIENCE)
         assert centre.jobs() == [("queued", "")]
         with working(centre, Pacs(centre, list(refs))):
@@ -436,7 +436,7 @@ def test_an_error_in_the_broker_itself_is_told_to_the_waiters(centre: Centre) ->
 
     pacs.script = broken
     with working(centre, pacs):
-        assert centre.fetch.gather(refs).missing == {refs[0]: "an error of the broker itself"}
+        assert centre.fetch.retrieve(refs).missing == {refs[0]: "an error of the broker itself"}
 
 
 def test_ended_jobs_are_forgotten_with_what_they_wanted(centre: Centre) -> None:
@@ -506,7 +506,7 @@ def test_the_job_of_a_killed_worker_is_taken_over(
     monkeypatch.setattr(fetch_worker, "_PATIENCE", 0.5)
     refs, pacs = _at_origin(centre, 2)
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(centre.fetch.gather, refs)
+        waiting = pool.submit(centre.fetch.retrieve, refs)
         eventually(lambda: centre.jobs() == [("queued", "")])
         victim = multiprocessing.get_context("spawn").Process(target=_claim_and_hang, args=(tmp_path, centre.database.url))
         victim.start()
@@ -542,7 +542,7 @@ def test_a_worker_that_lost_its_job_stops_it(centre: Centre) -> None:
 def _web(folder: Path, url: str, profile: Profile, results: "multiprocessing.queues.Queue[int]") -> None:
     centre = build(Database(url), folder, profile)
     refs = refs_of("1.2.1", 20, THEIRS)
-    gathered = centre.fetch.gather(refs)
+    gathered = centre.fetch.retrieve(refs)
     _assert_whole(gathered, refs)
     results.put(len(gathered.found))
 
@@ -576,7 +576,7 @@ def test_a_pacs_that_cannot_take_a_list_is_asked_for_the_series(centre: Centre) 
 
     pacs.script = only_single
     with working(centre, pacs):
-        gathered = centre.fetch.gather([refs[0], refs[1], refs[5]])
+        gathered = centre.fetch.retrieve([refs[0], refs[1], refs[5]])
     assert set(gathered.found) == {refs[0], refs[1], refs[5]}
     assert [len(want.sop_uids) for want in pacs.asked] == [2, 1, 0]
 
@@ -597,12 +597,12 @@ def test_what_cannot_be_had_has_its_reason_and_is_not_asked_for_again_so_soon(ce
     pacs.script = _cannot_send(refs[4])
     rest = [ref for ref in refs if ref != refs[4]]
     with working(centre, pacs):
-        first = centre.fetch.gather(refs)
+        first = centre.fetch.retrieve(refs)
         asked = len(pacs.asked)
-        second = centre.fetch.gather(refs)
+        second = centre.fetch.retrieve(refs)
         assert len(pacs.asked) == asked
         time.sleep(1.1)         # the back-off of this hospital is a second
-        third = centre.fetch.gather(refs)
+        third = centre.fetch.retrieve(refs)
         assert len(pacs.asked) == asked + 1
     for gathered, why in ((first, ""), (second, "not asked for again so soon: "), (third, "")):
         assert set(gathered.found) == set(rest)
@@ -626,7 +626,7 @@ def test_an_instance_that_came_and_is_not_given_is_not_waited_for(centre: Centre
 
     pacs.script = other_than_announced
     with working(centre, pacs), ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(centre.fetch.gather, refs)
+        waiting = pool.submit(centre.fetch.retrieve, refs)
         gathered = waiting.result(timeout=10)       # the job itself goes on for 20 seconds
         assert centre.jobs() == [("running", "")]
     assert set(gathered.found) == set(refs[:2])
@@ -646,7 +646,7 @@ def test_a_second_attempt_goes_by_the_next_route(centre: Centre) -> None:
             return Retrieved(0xB000 if hospital.routes[0] == "get" else 0, "some failed")
 
     with working(centre, Routed(centre, list(refs))):
-        _assert_whole(centre.fetch.gather(refs), refs)
+        _assert_whole(centre.fetch.retrieve(refs), refs)
     assert routes == [("get", "move"), ("move", "get")]
 
 
@@ -660,7 +660,7 @@ def test_a_pacs_that_falls_silent_again_and_again_is_given_up(centre: Centre) ->
 
     pacs.script = silent_after_one
     with working(centre, pacs):
-        gathered = centre.fetch.gather(refs)
+        gathered = centre.fetch.retrieve(refs)
     assert _sops(gathered)[0] == [refs[0].sop_uid]
     assert {why.removeprefix("the PACS of b ") for why in gathered.missing.values()} <= {
         "failed: silent is not available", "did not send it: silent is not available"}
@@ -683,9 +683,9 @@ def test_a_hospital_whose_pacs_hangs_keeps_no_other_waiting(centre: Centre) -> N
             return Retrieved()
 
     with working(centre, Two(centre, quick)), ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(centre.fetch.gather, stuck, deadline=8.0)
+        waiting = pool.submit(centre.fetch.retrieve, stuck, deadline=8.0)
         eventually(lambda: centre.jobs().count(("running", "")) == 2)
-        _assert_whole(centre.fetch.gather(quick), quick)
+        _assert_whole(centre.fetch.retrieve(quick), quick)
         assert not waiting.done()
         assert set(waiting.result().missing) == set(stuck)
 
@@ -701,5 +701,5 @@ def test_a_look_for_work_that_fails_is_not_the_end(centre: Centre, monkeypatch: 
 
     monkeypatch.setattr(fetches, "queued", once)
     with working(centre, pacs):
-        _assert_whole(centre.fetch.gather(refs), refs)
+        _assert_whole(centre.fetch.retrieve(refs), refs)
     assert failures == []

@@ -71,7 +71,7 @@ class Silent(Pacs):
             sink = self.receiver.open(dicom.sender("PACSB"), meta.sop_class, meta.sop_uid, meta.transfer_syntax)
             sink.write(data[meta.end:])
             assert sink.commit() == 0
-            sink.settle()
+            sink.index()
 
 
 @dataclass

@@ -578,7 +578,7 @@ def test_a_study_whose_manifest_cannot_be_made_waits_alone(bench: Bench, monkeyp
     bench.receive(stored(1))
     other = replace(stored(2), study_uid="2.25.501")
     bench.receive(other, at=1.0)
-    made = maker.draft
+    made = maker.build_submission
 
     def draft(study: StudyFacts, *rest: Any, **named: Any) -> Any:
         if study.uid == STUDY:

@@ -60,7 +60,7 @@ def send(door: Receiver, data: bytes, sop: str = "1.2.9", *, node: str = "PACSA"
         sink.write(memoryview(data)[at:at + 100])
     assert sink.stored is None
     assert sink.commit() == 0x0000
-    sink.settle()
+    sink.index()
     assert sink.stored is not None
     return sink.stored
 

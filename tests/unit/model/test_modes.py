@@ -55,7 +55,7 @@ def test_everything_that_keeps_patient_data_makes_it_tight(tmp_path: Path, umask
         unit.connection.exec_driver_sql("CREATE TABLE patient (name TEXT)")
     part = OnlineStore(tmp_path / "online").begin()
     part.write(b"picture")
-    part.keep("a", "1.2", "1.3")
+    part.commit("a", "1.2", "1.3")
     AuditLog(tmp_path / "audit", "us", "here").record(ASK, Caller(), AuditFacts(), Outcome.SUCCESS)
     ready = bench(tmp_path / "web")
     seen = mtom(keep("cid:a"), "urn:test:Keep", ("a", b"document"))
