@@ -210,7 +210,7 @@ def test_a_bug_aborts_one_association_only(start: Start, monkeypatch: pytest.Mon
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch, Parrot(broker.port) as peer:
-        patch.setattr(Part, "keep", broken)
+        patch.setattr(Part, "commit", broken)
         assert peer.associate([(CT, EXPLICIT)])[0] == 2
         peer.say(store_request(1, CT, "1.2.9", encoded()))
         assert peer.hear()[0] == 7

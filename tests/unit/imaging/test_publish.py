@@ -585,7 +585,7 @@ def test_a_study_whose_manifest_cannot_be_made_waits_alone(bench: Bench, monkeyp
             raise LookupError("patient 葉^曉東")
         return made(study, *rest, **named)
 
-    monkeypatch.setattr(maker, "draft", draft)
+    monkeypatch.setattr(maker, "build_submission", draft)
     with structlog.testing.capture_logs() as logs:
         assert bench.publisher.run_once(QUIET) == 1
     row = bench.row()
