@@ -10,9 +10,9 @@ decides in between:
     (gone)    the registry said no: file first, then row; only the call that brought the document does this
 
 All three are retrievable, as ITI TF-2 3.41.4.1.3 wants the bytes to be there before the entry is: a uniqueId is known
-only to its sender until it is registered. Repeating a submission finds the kept bytes and settles them. One uniqueId
+only to its sender until it is registered. Repeating a submission finds the kept bytes and commits them. One uniqueId
 has one content: other bytes are refused, the same bytes are stored once. Two calls that bring the same new document
-at the same time each hold their own file until the first has settled.
+at the same time each hold their own file until the first has committed.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ _NO_LINK = frozenset((errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class IncomingDocument:
     """A document that came with a submission."""
 
     unique_id: str
@@ -53,7 +53,7 @@ class Offer:
 
 
 @dataclass(slots=True)
-class Taken:
+class StagedDocuments:
     """Documents of one submission: the uniqueIds, and the rows this call added for those that were not there."""
 
     unique_ids: tuple[str, ...]
@@ -75,46 +75,46 @@ class Documents:
             raise Unavailable.store("document store", error) from error
         return folder
 
-    def take(self, offers: Sequence[Offer]) -> Taken:
+    def stage(self, documents: Sequence[IncomingDocument]) -> StagedDocuments:
         """Make the documents durable and retrievable; their spooled files stay their owner's.
 
         Raise `Rejected` (XDSNonIdenticalHash) for a uniqueId that has other bytes, `Unavailable` when the disk does
         not take them; nothing is left then.
         """
-        taken = self._enter(offers)
+        staged = self._enter(documents)
         try:
-            for row, offer in zip(taken.added, self._new(taken, offers), strict=True):
-                self._place(offer.spooled.path, self._folder / row.path)
+            for row, document in zip(staged.added, self._new(staged, documents), strict=True):
+                self._place(document.spooled.path, self._folder / row.path)
         except OSError as error:
             log.error("a document could not be written", reason=errno.errorcode.get(error.errno or 0, "OSError"))
-            self.drop(taken)
+            self.discard(staged)
             raise Unavailable.store("document store", error) from error
-        return taken
+        return staged
 
-    def settle(self, taken: Taken) -> None:
+    def commit(self, staged: StagedDocuments) -> None:
         """The registry said yes: the documents are stored, each once."""
         surplus: list[Document] = []
         try:
             with self._database.write() as unit:
-                lock(unit, Lock.DOCUMENT, taken.unique_ids)
-                store.confirm(unit, taken.unique_ids)
-                for row in taken.added:
+                lock(unit, Lock.DOCUMENT, staged.unique_ids)
+                store.confirm(unit, staged.unique_ids)
+                for row in staged.added:
                     if any(other.state == store.STORED for other in store.find(unit, row.unique_id)):
                         surplus.append(row)
                     else:
                         store.mark(unit, [row.id], "registered")
         except Unavailable:
-            log.warning("documents are registered but still marked pending", documents=len(taken.added))
-        self.drop(Taken(taken.unique_ids, surplus))
+            log.warning("documents are registered but still marked pending", documents=len(staged.added))
+        self.discard(StagedDocuments(staged.unique_ids, surplus))
 
-    def keep(self, taken: Taken) -> None:
+    def keep_undecided(self, staged: StagedDocuments) -> None:
         """The registry did not answer: what it decided is unknown, so the documents stay."""
         with contextlib.suppress(Unavailable), self._database.write() as unit:
-            store.mark(unit, [row.id for row in taken.added], "undecided")
+            store.mark(unit, [row.id for row in staged.added], "undecided")
 
-    def drop(self, taken: Taken) -> None:
+    def discard(self, staged: StagedDocuments) -> None:
         """The registry said no: take back what this call brought, never what was there before."""
-        gone = [row.id for row in taken.added if _unlink(self._folder / row.path)]
+        gone = [row.id for row in staged.added if _unlink(self._folder / row.path)]
         if gone:
             with contextlib.suppress(Unavailable), self._database.write() as unit:
                 store.remove(unit, gone)
@@ -163,27 +163,27 @@ class Documents:
             other.id != row.id and (other.state != store.PENDING or other.id in kept) and self._is_whole(other)
             for other in store.find(unit, row.unique_id))
 
-    def _enter(self, offers: Sequence[Offer]) -> Taken:
+    def _enter(self, documents: Sequence[IncomingDocument]) -> StagedDocuments:
         """Enter a pending row for each document that is not there yet, all or none."""
-        taken = Taken(tuple(offer.unique_id for offer in offers))
+        staged = StagedDocuments(tuple(document.unique_id for document in documents))
         problems: list[Problem] = []
         with self._database.write() as unit:
-            lock(unit, Lock.DOCUMENT, taken.unique_ids)
-            for offer in offers:
-                known = store.find(unit, offer.unique_id)
-                if any(row.sha1 != offer.spooled.sha1 for row in known):
+            lock(unit, Lock.DOCUMENT, staged.unique_ids)
+            for document in documents:
+                known = store.find(unit, document.unique_id)
+                if any(row.sha1 != document.spooled.sha1 for row in known):
                     problems.append(Problem(
-                        XdsCode.NON_IDENTICAL_HASH, f"document {offer.unique_id} is already stored with other content"))
+                        XdsCode.NON_IDENTICAL_HASH, f"document {document.unique_id} is already stored with other content"))
                 elif not any(row.state != store.PENDING for row in known):
-                    taken.added.append(_entered(unit, offer))
+                    staged.added.append(_entered(unit, document))
             if problems:
                 raise Rejected.of(problems)
-        return taken
+        return staged
 
     @staticmethod
-    def _new(taken: Taken, offers: Sequence[Offer]) -> list[Offer]:
-        added = {row.unique_id for row in taken.added}
-        return [offer for offer in offers if offer.unique_id in added]
+    def _new(staged: StagedDocuments, documents: Sequence[IncomingDocument]) -> list[IncomingDocument]:
+        added = {row.unique_id for row in staged.added}
+        return [document for document in documents if document.unique_id in added]
 
     def _place(self, source: str, target: Path) -> None:
         """Return the file its second name, or copy it where the disk is another; durable when this returns."""
@@ -204,10 +204,10 @@ class Documents:
         fsync_folder(str(target.parent))
 
 
-def _entered(unit: Unit, offer: Offer) -> Document:
-    digest = offer.spooled.sha1
+def _entered(unit: Unit, document: IncomingDocument) -> Document:
+    digest = document.spooled.sha1
     row = Document(
-        unique_id=offer.unique_id, sha1=digest, size=offer.spooled.size, mime_type=offer.mime_type,
+        unique_id=document.unique_id, sha1=digest, size=document.spooled.size, mime_type=document.mime_type,
         path=f"{digest[:2]}/{secrets.token_hex(16)}", at=time.time())
     return replace(row, id=store.add(unit, row))
 

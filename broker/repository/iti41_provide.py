@@ -12,7 +12,7 @@ from broker.model.errors import BrokerError, Problem, Rejected, Unavailable, Xds
 from broker.model.metadata import DocumentEntry
 from broker.model.transaction import NOTHING_TO_FILTER, AuditEvent, Message, Packaging, Transaction, Wire
 from broker.repository.actor import Repository
-from broker.repository.documents import Offer
+from broker.repository.documents import IncomingDocument
 from broker.wire.ebxml import OBJECTS, Submission, problems_of, read_submission, registry_response, with_slots
 from broker.wire.ebxml_rim import first, read_slots, tag
 from broker.wire.soap import SoapReply, SoapRequest
@@ -91,26 +91,26 @@ def handle(repository: Repository, request: Provided, call: Call) -> tuple[Probl
     for it may have registered them; the sender hears XDSRegistryNotAvailable and may send the same again.
     """
     with contextlib.ExitStack() as clean:
-        offers, submission = _check(repository, request, clean)
-        taken = repository.documents.take(offers)
+        incoming, submission = _check(repository, request, clean)
+        staged = repository.documents.stage(incoming)
     try:
         warnings = repository.registrar.register(submission, call)
     except Unavailable as error:
-        repository.documents.keep(taken)
+        repository.documents.keep_undecided(staged)
         raise Unavailable("registry", error.retry_after) from error
     except BrokerError:
-        repository.documents.drop(taken)
+        repository.documents.discard(staged)
         raise
-    repository.documents.settle(taken)
+    repository.documents.commit(staged)
     return warnings
 
 
-def _check(repository: Repository, request: Provided, clean: contextlib.ExitStack) -> tuple[list[Offer], Submission]:
+def _check(repository: Repository, request: Provided, clean: contextlib.ExitStack) -> tuple[list[IncomingDocument], Submission]:
     """Return the documents and the submission with what the repository has to add, or raise `Rejected`.
 
     `clean` removes the files made for inline documents.
     """
-    offers: list[Offer] = []
+    incoming: list[IncomingDocument] = []
     problems: list[Problem] = []
     slots: dict[str, dict[str, str]] = {}
     attached = {attachment.path for attachment in request.raw.attachments.values()}
@@ -121,13 +121,13 @@ def _check(repository: Repository, request: Provided, clean: contextlib.ExitStac
             clean.callback(Path(spooled.path).unlink, missing_ok=True)
         sizes, hashes = first(said[entry.id], "size"), first(said[entry.id], "hash")
         problems += _differences(entry, spooled, sizes, hashes)
-        offers.append(Offer(unique_id=entry.unique_id, mime_type=entry.mime_type, spooled=spooled))
+        incoming.append(IncomingDocument(unique_id=entry.unique_id, mime_type=entry.mime_type, spooled=spooled))
         missing = {"hash": "" if hashes else spooled.sha1, "size": "" if sizes else str(spooled.size)}
         added = {name: value for name, value in missing.items() if value}
         slots[entry.id] = {**added, "repositoryUniqueId": repository.unique_id}
     if problems:
         raise Rejected.of(problems)
-    return offers, with_slots(request.submission, slots)
+    return incoming, with_slots(request.submission, slots)
 
 
 def _differences(entry: DocumentEntry, spooled: Spooled, size: str, digest: str) -> list[Problem]:

@@ -15,7 +15,7 @@ from broker.model.ids import PatientId
 from broker.model.transaction import Disclosure, ServedTransaction, TransactionRow
 from broker.repository import iti43_retrieve
 from broker.repository.actor import Repository
-from broker.repository.documents import Offer
+from broker.repository.documents import IncomingDocument
 from broker.security.gate import Gate
 from broker.security.rules import Open
 from broker.wire.ebxml import read_registry_response
@@ -82,8 +82,8 @@ class Bench:
 @pytest.fixture
 def bench(database: Database, profile: Profile, tmp_path: Path) -> Bench:
     repository = Repository(database, tmp_path / "documents", profile, FakeRegistrar())
-    repository.documents.settle(repository.documents.take([
-        Offer(unique_id=unique_id, mime_type=mime_type, spooled=spooled(data, tmp_path / "spool", unique_id))
+    repository.documents.commit(repository.documents.stage([
+        IncomingDocument(unique_id=unique_id, mime_type=mime_type, spooled=spooled(data, tmp_path / "spool", unique_id))
         for unique_id, (data, mime_type) in STORED.items()]))
     return Bench(repository, tmp_path)
 

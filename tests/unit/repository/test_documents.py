@@ -13,7 +13,7 @@ from broker.db import Database
 from broker.model.blob import Spooled
 from broker.model.errors import Rejected, Unavailable
 from broker.repository import store
-from broker.repository.documents import GRACE, Documents, Offer
+from broker.repository.documents import GRACE, Documents, IncomingDocument
 from tests.helpers.manifests import spooled
 from tests.helpers.waiting import PATIENCE
 
@@ -23,9 +23,9 @@ def documents(database: Database, tmp_path: Path) -> Documents:
     return Documents(database, tmp_path / "documents")
 
 
-def offer(folder: Path, data: bytes, unique_id: str = "1.2.3", mime_type: str = "application/dicom") -> Offer:
+def incoming(folder: Path, data: bytes, unique_id: str = "1.2.3", mime_type: str = "application/dicom") -> IncomingDocument:
     name = hashlib.sha1(data + unique_id.encode()).hexdigest()
-    return Offer(unique_id=unique_id, mime_type=mime_type, spooled=spooled(data, folder / "spool", name))
+    return IncomingDocument(unique_id=unique_id, mime_type=mime_type, spooled=spooled(data, folder / "spool", name))
 
 
 def files(folder: Path) -> list[str]:
@@ -43,10 +43,10 @@ def content(documents: Documents, unique_id: str = "1.2.3") -> bytes | None:
 
 
 def test_a_document_is_retrievable_before_it_is_registered(documents: Documents, database: Database, tmp_path: Path) -> None:
-    taken = documents.take([offer(tmp_path, b"abc")])
+    staged = documents.stage([incoming(tmp_path, b"abc")])
     assert content(documents) == b"abc"
     assert states(database, "1.2.3") == ["pending"]
-    documents.settle(taken)
+    documents.commit(staged)
     assert states(database, "1.2.3") == ["stored"]
     found = documents.find("1.2.3")
     assert found is not None
@@ -55,27 +55,27 @@ def test_a_document_is_retrievable_before_it_is_registered(documents: Documents,
 
 
 def test_a_refused_document_leaves_nothing(documents: Documents, database: Database, tmp_path: Path) -> None:
-    documents.drop(documents.take([offer(tmp_path, b"abc"), offer(tmp_path, b"def", "1.2.4")]))
+    documents.discard(documents.stage([incoming(tmp_path, b"abc"), incoming(tmp_path, b"def", "1.2.4")]))
     assert files(tmp_path) == []
     assert states(database, "1.2.3", "1.2.4") == []
 
 
 def test_the_same_again_keeps_one_file(documents: Documents, database: Database, tmp_path: Path) -> None:
-    documents.settle(documents.take([offer(tmp_path, b"abc")]))
-    again = documents.take([offer(tmp_path, b"abc")])
+    documents.commit(documents.stage([incoming(tmp_path, b"abc")]))
+    again = documents.stage([incoming(tmp_path, b"abc")])
     assert again.added == []
-    documents.settle(again)
+    documents.commit(again)
     assert len(files(tmp_path)) == 1
-    documents.drop(documents.take([offer(tmp_path, b"abc")]))
+    documents.discard(documents.stage([incoming(tmp_path, b"abc")]))
     assert content(documents) == b"abc"
 
 
 def test_other_bytes_under_a_known_id_are_refused_and_nothing_of_the_call_stays(
     documents: Documents, database: Database, tmp_path: Path,
 ) -> None:
-    documents.settle(documents.take([offer(tmp_path, b"abc")]))
+    documents.commit(documents.stage([incoming(tmp_path, b"abc")]))
     with pytest.raises(Rejected, match=r"XDSNonIdenticalHash.*1\.2\.3"):
-        documents.take([offer(tmp_path, b"new", "1.2.9"), offer(tmp_path, b"abcd")])
+        documents.stage([incoming(tmp_path, b"new", "1.2.9"), incoming(tmp_path, b"abcd")])
     assert content(documents) == b"abc"
     assert states(database, "1.2.3", "1.2.9") == ["stored"]
     assert len(files(tmp_path)) == 1
@@ -84,12 +84,12 @@ def test_other_bytes_under_a_known_id_are_refused_and_nothing_of_the_call_stays(
 def test_what_the_registry_did_not_answer_is_kept_and_settled_by_a_repeat(
     documents: Documents, database: Database, tmp_path: Path,
 ) -> None:
-    documents.keep(documents.take([offer(tmp_path, b"abc")]))
+    documents.keep_undecided(documents.stage([incoming(tmp_path, b"abc")]))
     assert (content(documents), states(database, "1.2.3")) == (b"abc", ["kept"])
-    refused = documents.take([offer(tmp_path, b"abc")])
-    documents.drop(refused)
+    refused = documents.stage([incoming(tmp_path, b"abc")])
+    documents.discard(refused)
     assert states(database, "1.2.3") == ["kept"], "it may be registered: a refused repeat must not drop it"
-    documents.settle(documents.take([offer(tmp_path, b"abc")]))
+    documents.commit(documents.stage([incoming(tmp_path, b"abc")]))
     assert (states(database, "1.2.3"), len(files(tmp_path))) == (["stored"], 1)
 
 
@@ -98,9 +98,9 @@ def test_what_the_registry_did_not_answer_is_kept_and_settled_by_a_repeat(
 def test_two_calls_with_the_same_document_do_not_disturb_each_other(
     documents: Documents, database: Database, tmp_path: Path, first_accepted: bool, second_accepted: bool,
 ) -> None:
-    first, second = documents.take([offer(tmp_path, b"abc")]), documents.take([offer(tmp_path, b"abc")])
-    for taken, accepted in ((first, first_accepted), (second, second_accepted)):
-        (documents.settle if accepted else documents.drop)(taken)
+    first, second = documents.stage([incoming(tmp_path, b"abc")]), documents.stage([incoming(tmp_path, b"abc")])
+    for staged, accepted in ((first, first_accepted), (second, second_accepted)):
+        (documents.commit if accepted else documents.discard)(staged)
     expected = 1 if first_accepted or second_accepted else 0
     assert len(files(tmp_path)) == expected
     assert states(database, "1.2.3") == ["stored"] * expected
@@ -111,10 +111,10 @@ def test_two_calls_with_other_bytes_at_once_one_wins(documents: Documents, datab
     ready, results = threading.Barrier(2), []
 
     def submit(data: bytes) -> None:
-        made = offer(tmp_path, data)
+        made = incoming(tmp_path, data)
         ready.wait(PATIENCE)
         try:
-            documents.settle(documents.take([made]))
+            documents.commit(documents.stage([made]))
             results.append(data)
         except Rejected:
             results.append(b"refused")
@@ -132,7 +132,7 @@ def test_two_calls_with_other_bytes_at_once_one_wins(documents: Documents, datab
 def test_a_full_disk_is_unavailable_and_leaves_nothing(
     documents: Documents, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made = [offer(tmp_path, b"abc"), offer(tmp_path, b"def", "1.2.4")]
+    made = [incoming(tmp_path, b"abc"), incoming(tmp_path, b"def", "1.2.4")]
     link = os.link
 
     def full(source: Any, target: Any) -> None:
@@ -142,7 +142,7 @@ def test_a_full_disk_is_unavailable_and_leaves_nothing(
 
     monkeypatch.setattr(os, "link", full)
     with pytest.raises(Unavailable, match="document store"):
-        documents.take(made)
+        documents.stage(made)
     assert files(tmp_path) == []
     assert states(database, "1.2.3", "1.2.4") == []
 
@@ -152,21 +152,21 @@ def test_another_disk_is_copied(documents: Documents, tmp_path: Path, monkeypatc
         raise OSError(errno.EXDEV, "other disk")
 
     monkeypatch.setattr(os, "link", other_disk)
-    documents.settle(documents.take([offer(tmp_path, b"abc")]))
+    documents.commit(documents.stage([incoming(tmp_path, b"abc")]))
     assert content(documents) == b"abc"
     assert len(files(tmp_path)) == 1
 
 
 def test_the_spooled_file_stays_its_owners(documents: Documents, tmp_path: Path) -> None:
-    made = offer(tmp_path, b"abc")
-    documents.settle(documents.take([made]))
+    made = incoming(tmp_path, b"abc")
+    documents.commit(documents.stage([made]))
     assert Path(made.spooled.path).read_bytes() == b"abc"
     shutil.rmtree(tmp_path / "spool")
     assert content(documents) == b"abc"
 
 
 def test_a_file_that_is_not_whole_is_not_given(documents: Documents, tmp_path: Path) -> None:
-    documents.settle(documents.take([offer(tmp_path, b"abc")]))
+    documents.commit(documents.stage([incoming(tmp_path, b"abc")]))
     (tmp_path / "documents" / files(tmp_path)[0]).write_bytes(b"ab")
     assert documents.find("1.2.3") is None
 
@@ -188,17 +188,17 @@ def test_whenever_a_process_dies_no_file_is_orphaned_and_no_document_loses_its_b
     def near(*_: Any) -> None:
         raise OSError(errno.EXDEV, "other disk")
 
-    made = offer(tmp_path, b"abc")
+    made = incoming(tmp_path, b"abc")
     with monkeypatch.context() as patch, pytest.raises(Killed):
         if step == "before the file":
             patch.setattr(os, "link", die)
         if step == "in the copy":
             patch.setattr(os, "link", near)
             patch.setattr(os, "rename", die)
-        taken = documents.take([made])
+        staged = documents.stage([made])
         if step == "in the refusal":
             patch.setattr(store, "remove", die)
-            documents.drop(taken)
+            documents.discard(staged)
         raise Killed
     survivor = Documents(database, tmp_path / "documents")
     survivor.recover(time.time())
@@ -207,7 +207,7 @@ def test_whenever_a_process_dies_no_file_is_orphaned_and_no_document_loses_its_b
     assert content(survivor) == (b"abc" if whole else None)
     assert states(database, "1.2.3") == (["kept"] if whole else [])
     assert len(files(tmp_path)) == (1 if whole else 0)
-    survivor.settle(survivor.take([made]))
+    survivor.commit(survivor.stage([made]))
     assert (states(database, "1.2.3"), len(files(tmp_path))) == (["stored"], 1)
 
 
@@ -215,10 +215,10 @@ def test_whenever_a_process_dies_no_file_is_orphaned_and_no_document_loses_its_b
 def test_a_dead_call_leaves_no_second_copy_of_what_its_sender_sent_again(
     documents: Documents, database: Database, tmp_path: Path, repeated: bool,
 ) -> None:
-    documents.take([offer(tmp_path, b"abc")])
-    again = documents.take([offer(tmp_path, b"abc")])
+    documents.stage([incoming(tmp_path, b"abc")])
+    again = documents.stage([incoming(tmp_path, b"abc")])
     if repeated:
-        documents.settle(again)
+        documents.commit(again)
     assert len(files(tmp_path)) == 2
     documents.recover(time.time() + GRACE + 1)
     assert states(database, "1.2.3") == ["stored" if repeated else "kept"]
@@ -226,26 +226,26 @@ def test_a_dead_call_leaves_no_second_copy_of_what_its_sender_sent_again(
 
 
 def test_recovery_leaves_calls_alone_that_are_still_running(documents: Documents, database: Database, tmp_path: Path) -> None:
-    taken = documents.take([offer(tmp_path, b"abc")])
+    staged = documents.stage([incoming(tmp_path, b"abc")])
     (documents.incoming() / "copy").write_bytes(b"half")
     documents.recover(time.time() + GRACE / 2)
     assert states(database, "1.2.3") == ["pending"]
     assert (documents.incoming() / "copy").exists()
-    documents.settle(taken)
+    documents.commit(staged)
     assert states(database, "1.2.3") == ["stored"]
 
 
 def test_a_registered_document_survives_a_store_that_goes_down(
     documents: Documents, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    taken = documents.take([offer(tmp_path, b"abc")])
+    staged = documents.stage([incoming(tmp_path, b"abc")])
 
     def down() -> None:
         raise Unavailable("database")
 
     with monkeypatch.context() as patch:
         patch.setattr(database, "write", down)
-        documents.settle(taken)
+        documents.commit(staged)
     assert content(documents) == b"abc"
 
 
@@ -255,4 +255,4 @@ def test_a_folder_that_cannot_be_made_is_unavailable(database: Database, tmp_pat
     with pytest.raises(Unavailable, match="document store"):
         blocked.incoming()
     with pytest.raises(Unavailable, match="document store"):
-        blocked.take([Offer(unique_id="1", mime_type="", spooled=Spooled("", str(tmp_path / "file"), 0, "0" * 40))])
+        blocked.stage([IncomingDocument(unique_id="1", mime_type="", spooled=Spooled("", str(tmp_path / "file"), 0, "0" * 40))])
