@@ -1,5 +1,7 @@
 """What we send to repositories and registries, what we make of their answers, and that both are audited."""
 
+import contextlib
+import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,16 +11,19 @@ from pathlib import Path
 import pytest
 
 from broker.audit.spool import AuditLog
+from broker.config.settings import OutboundSection, TlsPort
 from broker.edge.outbound import Patience, RemoteRegistrar, SoapOutbound
 from broker.model.caller import ANONYMOUS, AuditFacts, Call
 from broker.model.errors import BrokerError, Problem, Rejected, Unavailable
 from broker.model.metadata import DocumentEntry, RegistryObjects, SubmissionSet
 from broker.security.gate import Gate
 from broker.security.rules import Open
+from broker.security.tls import server_context
 from broker.wire.ebxml import PARTIAL_SUCCESS, Submission, read_submission, registry_response, submit_request
 from broker.wire.mime import MtomBody, Multipart, content_type_parameters
 from broker.wire.ports import Manifest
 from broker.wire.xml import RS, SOAP, WSA, XDS, XOP, parse
+from tests.helpers.pki import Authority
 
 pytestmark = pytest.mark.outside
 
@@ -60,6 +65,12 @@ class Peer:
 
 @pytest.fixture
 def peer() -> Iterator[Peer]:
+    with scripted_peer() as started:
+        yield started
+
+
+@contextlib.contextmanager
+def scripted_peer(context: ssl.SSLContext | None = None) -> Iterator[Peer]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             scripted.got.append((dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
@@ -74,7 +85,9 @@ def peer() -> Iterator[Peer]:
             """Say nothing."""
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
-    scripted = Peer(f"http://127.0.0.1:{server.server_port}/xds")
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    scripted = Peer(f"{'https' if context else 'http'}://127.0.0.1:{server.server_port}/xds")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield scripted
@@ -204,3 +217,16 @@ def test_a_silent_peer(submission: Submission, gate: Gate) -> None:
         registrar = RemoteRegistrar(f"http://127.0.0.1:{server.server_port}/", gate, OWN, Patience(silence=0.1))
         with pytest.raises(Unavailable):
             registrar.register(submission, CALL)
+
+
+def test_a_peer_of_tls_is_trusted_by_its_authority_and_shown_our_certificate(
+        submission: Submission, gate: Gate, tmp_path: Path) -> None:
+    pki = Authority(tmp_path / "pki")
+    certificate, key = pki.sign("broker")
+    patience = Patience.of(OutboundSection(ca=pki.ca, certificate=certificate, key=key))
+    with scripted_peer(server_context("tls.http", TlsPort(**pki.port(required=True)))) as peer:
+        RemoteRegistrar(peer.url, gate, OWN, patience).register(submission, CALL)
+        assert len(peer.got) == 1
+        with pytest.raises(Unavailable):
+            RemoteRegistrar(peer.url, gate, OWN).register(submission, CALL)
+        assert len(peer.got) == 1
