@@ -124,6 +124,13 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 @pytest.fixture(scope="session")
+def postgres() -> Iterator[postgresql.Postgres]:
+    """A PostgreSQL server for all tests of this process; who stops it starts it again."""
+    with postgresql.Postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def profile() -> Profile:
     """The demonstration region."""
     return profiles.load("demo")

@@ -28,7 +28,7 @@ from broker.model.ids import PatientId
 from broker.model.imaging import InstanceRef
 from broker.wire import xml
 from tests.helpers import dicom, mllp
-from tests.helpers.postgresql import Postgres, fresh
+from tests.helpers.postgresql import fresh
 from tests.helpers.region import Region
 from tests.helpers.site import OURS, THEIRS, adt
 from tests.helpers.waiting import eventually
@@ -102,16 +102,10 @@ def unpacked(folder: Path, database_url: str = "") -> tuple[Region, dict[str, An
     return region, json.loads((folder / "answers.json").read_text("utf-8"))
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with Postgres() as running:
-        yield running
-
-
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.peer("postgresql"))])
 def upgraded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upgraded]:
     """The region as the operator upgrades it: `broker db upgrade`, `broker serve`. On PostgreSQL with the same rows."""
-    url = fresh(request.getfixturevalue("server").url, OLD) if request.param == "postgresql" else ""
+    url = fresh(request.getfixturevalue("postgres").url, OLD) if request.param == "postgresql" else ""
     region, answers = unpacked(tmp_path_factory.mktemp("upgraded"), url)
     store = region.data / "broker.db"
     if url:

@@ -113,12 +113,6 @@ def test_the_namenode_is_formatted_once(tmp_path: Path) -> None:
     assert log.read_text("utf-8").splitlines() == ["namenode -format -nonInteractive", "namenode", "namenode"]
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    with Postgres() as server:
-        yield server
-
-
 class Containers:
     """Runs start.sh with the containers' settings; only places and ports are this machine's."""
 

@@ -34,12 +34,6 @@ ON_IT = (
 NOT_ON_IT = ("few_statements", "test_what_comes_on_another_day")
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    with Postgres() as server:
-        yield server
-
-
 class PgSite(Site):
     """A region whose rows are in PostgreSQL."""
 

@@ -1,5 +1,6 @@
 """Named locks: their order everywhere, and on PostgreSQL what waits for what."""
 
+import contextlib
 import threading
 from collections.abc import Iterator
 
@@ -13,11 +14,9 @@ MOST = 20.0
 
 
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[Database]:
-    with Postgres() as server:
-        store = Database(fresh(server.url))
+def on_postgres(postgres: Postgres) -> Iterator[Database]:
+    with contextlib.closing(Database(fresh(postgres.url))) as store:
         yield store
-        store.close()
 
 
 def test_locks_are_taken_in_their_order(database: Database) -> None:
@@ -59,6 +58,6 @@ def passes(store: Database, kind: Lock, names: tuple[str, ...], held: Lock, held
     (Lock.PATIENT_INDEX, ("",), Lock.PATIENT_INDEX, ("",), False),
 ], ids=str)
 def test_who_waits_for_whom(
-    postgres: Database, kind: Lock, names: tuple[str, ...], held: Lock, held_names: tuple[str, ...], free: bool,
+    on_postgres: Database, kind: Lock, names: tuple[str, ...], held: Lock, held_names: tuple[str, ...], free: bool,
 ) -> None:
-    assert passes(postgres, kind, names, held, held_names) is free
+    assert passes(on_postgres, kind, names, held, held_names) is free

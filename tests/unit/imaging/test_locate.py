@@ -1,25 +1,14 @@
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from broker.config.profile import Profile
-from broker.coord.local import LocalCoord
-from broker.db import Database, sql
+from broker.db import sql
 from broker.imaging import maker
 from broker.imaging.locate import Located, locate, sources
 from broker.imaging.store import tables
 from broker.model.imaging import Archived, InstanceRef, Online, Origin
-from tests.helpers.fetch import JPEG, OURS, THEIRS, Centre, build, octets, read, refs_of
-
-
-@pytest.fixture
-def centre(database: Database, tmp_path: Path, profile: Profile) -> Iterator[Centre]:
-    built = build(database, tmp_path, profile)
-    yield built
-    assert isinstance(built.coord, LocalCoord)
-    built.coord.close()
+from tests.helpers.fetch import JPEG, OURS, THEIRS, Centre, octets, read, refs_of
 
 
 def _locate(centre: Centre, *refs: InstanceRef) -> Located:

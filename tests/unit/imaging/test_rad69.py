@@ -1,12 +1,7 @@
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from broker.client.messages import read_documents, retrieve_images
-from broker.config.profile import Profile
-from broker.coord.local import LocalCoord
-from broker.db import Database
 from broker.imaging import rad69_retrieve
 from broker.imaging.rad69_retrieve import ROW, Answer, ImagingSource, Wanted
 from broker.model.caller import ANONYMOUS, AuditFacts, Call
@@ -14,15 +9,7 @@ from broker.model.errors import Rejected, TooLarge, Unavailable, XdsCode
 from broker.model.imaging import InstanceRef
 from broker.wire.soap import SoapReply, SoapRequest
 from broker.wire.xml import RAD, parse
-from tests.helpers.fetch import OURS, Centre, build, octets, read, refs_of
-
-
-@pytest.fixture
-def centre(database: Database, tmp_path: Path, profile: Profile) -> Iterator[Centre]:
-    built = build(database, tmp_path, profile)
-    yield built
-    assert isinstance(built.coord, LocalCoord)
-    built.coord.close()
+from tests.helpers.fetch import OURS, Centre, octets, read, refs_of
 
 
 def _raw(body: bytes) -> SoapRequest:

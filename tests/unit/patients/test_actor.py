@@ -15,11 +15,6 @@ from tests.helpers.patients import HOSPA, HOSPB, WEI, XAD, Bench, ids_of, region
 PID = "PID|||A1^^^HOSPA&2.999.2.1&ISO||张^伟||19790214|M"
 
 
-@pytest.fixture
-def bench(database: Database, profile: Profile, tmp_path: Path) -> Bench:
-    return Bench(database, region(profile), tmp_path)
-
-
 def adt(event: str, control: str, *segments: str, application: str = "HIS-A") -> bytes:
     head = f"MSH|^~\\&|{application}|HOSPA|BROKER|REGION|20260301101500||ADT^{event}|{control}|P|2.3.1"
     return "".join(f"{line}\r" for line in (head, *segments)).encode()

@@ -1,24 +1,16 @@
 import threading
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from broker.config.profile import Profile
-from broker.db import Database
 from broker.matching.normalise import resident_number
 from broker.model.ids import PatientId
 from broker.model.people import Demographics, PersonName
 from broker.patients import links
 from broker.patients.store import person_of
-from tests.helpers.patients import HOSPA, HOSPB, HOSPC, WEI, XAD, Bench, events, region
+from tests.helpers.patients import HOSPA, HOSPB, HOSPC, WEI, XAD, Bench, events
 
 OTHER = replace(WEI, names=(PersonName("李", "雷"),))
-
-
-@pytest.fixture
-def bench(database: Database, profile: Profile, tmp_path: Path) -> Bench:
-    return Bench(database, region(profile), tmp_path)
 
 
 def test_a_new_person_gets_an_affinity_id_nobody_can_guess_and_keeps_it(bench: Bench) -> None:

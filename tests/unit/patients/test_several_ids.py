@@ -1,23 +1,13 @@
 """Feeds that name ids of several domains their sender feeds."""
 
 from dataclasses import replace
-from pathlib import Path
 
-import pytest
-
-from broker.config.profile import Profile
-from broker.db import Database
 from broker.model.ids import PatientId
 from broker.model.people import Demographics, PersonName
-from tests.helpers.patients import CLINIC, HOSPA, HOSPB, WEI, XAD, Bench, region
+from tests.helpers.patients import CLINIC, HOSPA, HOSPB, WEI, XAD, Bench
 
 BARE = Demographics(names=(PersonName("王", "芳"),))      # too little to be matched by
 OTHER = replace(WEI, names=(PersonName("李", "雷"),))
-
-
-@pytest.fixture
-def bench(database: Database, profile: Profile, tmp_path: Path) -> Bench:
-    return Bench(database, region(profile), tmp_path)
 
 
 def pair(bench: Bench, value: str, clinic: str, person: Demographics, event: str = "A04") -> str:

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from broker.config.profile import Profile
 from broker.config.settings import load
 from broker.db import Database
 from broker.model.caller import ANONYMOUS, AuditFacts, Call, Caller
@@ -19,7 +18,6 @@ from tests.bench import scene
 from tests.helpers.registry import (
     LIN,
     WANG,
-    Directory,
     ask,
     bundle,
     document,
@@ -29,11 +27,6 @@ from tests.helpers.registry import (
     registered,
     submission,
 )
-
-
-@pytest.fixture
-def registry(database: Database, profile: Profile) -> Registry:
-    return Registry(database, Directory(WANG, LIN), profile)
 
 
 def deprecated(registry: Registry, database: Database, entry_uuid: str) -> AuditFacts:

@@ -4,10 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from broker.config import profile as profiles
-from broker.config.profile import Profile
 from broker.config.settings import load
 from broker.db import Database
 from broker.edge.mllp.server import MllpServer
@@ -22,15 +19,10 @@ from broker.wire.hl7v2 import Header
 from broker.wire.hl7v2_pix import write_adt
 from tests.bench import scene
 from tests.helpers.patients import HOSPA, WEI
-from tests.helpers.registry import LIN, WANG, Directory, ask, bundle, document, folder, link, register, submission
+from tests.helpers.registry import LIN, WANG, ask, bundle, document, folder, link, register, submission
 
 EVENTS = RegistryEvents(profiles.load("demo").codes.scheme_aliases)
 MEI, TAO = PatientId("2.999.2.1", "H-778"), PatientId("2.999.3.1", "K&1")
-
-
-@pytest.fixture
-def registry(database: Database, profile: Profile) -> Registry:
-    return Registry(database, Directory(WANG, LIN), profile)
 
 
 def moved(database: Database, *local: PatientId) -> None:
