@@ -26,7 +26,7 @@ from broker.wire import tags
 
 BATCH = 500             # objects of one transaction
 LINGER = 0.25           # seconds between two transactions while objects come, so that there are few large ones
-_LULL = 0.01            # seconds without a new object, and with none under way, that end a batch before
+_LULL = 0.005           # seconds without a new object, and with none under way, that end a batch before
 BACKLOG = 4096          # objects without a row after which no further ones should be taken
 ADOPT_DAYS = 7
 _IDLE = 0.2             # seconds between two looks whether to stop
