@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from broker.db.errors import DRIVER_ERRORS, unavailable
+from broker.db.gathered_commit import CommitGathering, GatheredUnit
 from broker.db.shared_commit import PATIENCE, SharedWriter
 from broker.db.unit import SqlUnit
 from broker.model.modes import make_file, make_folder
@@ -61,7 +62,7 @@ class _Idle:
 class Database:
     """One durable store. Safe to share between threads; make one per process (never across a fork).
 
-    `share_commits` lets SQLite's writers that wait together share one durable commit; PostgreSQL does so by itself.
+    `share_commits` lets writers at work together share a durable flush: on SQLite one commit, on PostgreSQL one of its log.
     """
 
     def __init__(self, url: str, *, share_commits: bool = True) -> None:
@@ -77,6 +78,7 @@ class Database:
             self._writer = SharedWriter(self.engine.connect, share=share_commits)
         else:
             self.engine = sa.create_engine(url, pool_pre_ping=True)
+            self._gathering = CommitGathering() if share_commits else CommitGathering(0)
             self._reader = self.engine.execution_options(postgresql_readonly=True)
 
     @contextlib.contextmanager
@@ -95,7 +97,7 @@ class Database:
         Raise `Unavailable` when the store cannot be reached or has no room.
         """
         try:
-            with self._writer.unit() if self.is_sqlite else _transaction(self.engine) as unit:
+            with self._writer.unit() if self.is_sqlite else _transaction(self.engine, self._gathering) as unit:
                 yield unit
         except DRIVER_ERRORS as error:
             raise unavailable(error) or error from error
@@ -130,9 +132,9 @@ def _plain(engine: sa.Engine) -> Iterator[SqlUnit]:
 
 
 @contextlib.contextmanager
-def _transaction(engine: sa.Engine) -> Iterator[SqlUnit]:
-    with engine.connect() as connection, connection.begin():
-        yield SqlUnit(connection)
+def _transaction(engine: sa.Engine, gathering: CommitGathering) -> Iterator[SqlUnit]:
+    with engine.connect() as connection, connection.begin(), GatheredUnit(gathering) as gathered:
+        yield SqlUnit(connection, waiting=gathered.waiting)
 
 
 def _lite(url: str, *pragmas: str) -> sa.Engine:

@@ -40,7 +40,8 @@ def lock(unit: Unit, kind: Lock, names: Iterable[str] = ("",)) -> None:
     if unit.dialect.name != "postgresql":
         return
     try:
-        unit.driver.execute(_LOCK, (int(kind), sorted(map(_key, names))))
+        with unit.waiting():
+            unit.driver.execute(_LOCK, (int(kind), sorted(map(_key, names))))
     except DRIVER_ERRORS as error:
         raise unavailable(error) or error from error
 

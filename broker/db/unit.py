@@ -1,5 +1,6 @@
 """The unit of work: one transaction on one connection, and what to do once it is durable."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +12,15 @@ from broker.model.ports import Unit
 class SqlUnit:
     """A transaction in progress. It belongs to the thread that opened it.
 
-    `connection` is SQLAlchemy's, `driver` the driver's own (sqlite3 or psycopg) below it, for prepared statements.
+    `connection` is SQLAlchemy's, `driver` the driver's own (sqlite3 or psycopg) below it, for prepared statements. `waiting`
+    encloses what waits for another unit.
     """
 
-    def __init__(self, connection: sa.Connection, driver: Any = None) -> None:
-        self.connection, self._driver = connection, driver
+    def __init__(
+        self, connection: sa.Connection, driver: Any = None,
+        waiting: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        self.connection, self._driver, self.waiting = connection, driver, waiting
         self.dialect = connection.dialect
         self.highest_lock = 0         # `broker.db.locks.Lock` taken last
         self.actions: list[Callable[[], None]] = []

@@ -34,7 +34,10 @@ _MEMBER_KINDS = {FOLDER: {DOCUMENT}, SUBMISSION: {DOCUMENT, FOLDER, ASSOCIATION}
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A submission in its place: `patient` is whose it is, `brought` what it brings, `registered` what it refers to."""
+    """A submission in its place: `patient` is whose it is, `brought` what it brings, `registered` what it refers to,
+
+    `uses` the objects that are registered with one of its uniqueIds: (uniqueId, hash, size).
+    """
 
     unit: Unit
     request: Request
@@ -43,6 +46,7 @@ class Setting:
     patient: PatientId
     brought: dict[str, Known]
     registered: dict[str, Known]
+    uses: list[tuple[str, str | None, int | None]]
 
     def end(self, reference: str) -> Known | None:
         """Return the object an association's end names, or None when there is no such object."""
@@ -58,7 +62,8 @@ def examine(unit: Unit, request: Request, directory: PatientDirectory, profile: 
     brought = _brought(request, str(patient))
     ends = {end for link in request.objects.associations for end in (link.source, link.target)}
     registered = store.known(unit, filter(is_uuid_urn, ends - brought.keys()))
-    setting = Setting(unit, request, directory, profile.region.affinity_domain, patient, brought, registered)
+    uses = store.uses(unit, (thing.unique_id for thing in request.described))
+    setting = Setting(unit, request, directory, profile.region.affinity_domain, patient, brought, registered, uses)
     for step in STEPS:
         problems = list(islice(step(setting), MOST_PROBLEMS))
         if problems:
@@ -91,7 +96,7 @@ def _unique_ids(setting: Setting) -> Iterator[Problem]:
     objects = setting.request.objects
     ours = {thing.unique_id: f"SubmissionSet {thing.id}" for thing in objects.submission_sets}
     ours |= {folder.unique_id: f"Folder {folder.id}" for folder in objects.folders}
-    for used in sorted(store.used_unique_ids(setting.unit, ours)):
+    for used in sorted({used for used, _, _ in setting.uses if used in ours}):
         yield Problem(XdsCode.DUPLICATE_UNIQUE_ID_IN_REGISTRY, f"{ours[used]}: uniqueId {used} is already registered")
     for taken in store.known(setting.unit, filter(is_uuid_urn, setting.brought)):
         yield problem(f"id {taken}", "is already registered")
@@ -100,7 +105,9 @@ def _unique_ids(setting: Setting) -> Iterator[Problem]:
 def _same_document(setting: Setting) -> Iterator[Problem]:
     """A uniqueId that is registered may come again with the same bytes only."""
     documents = {document.unique_id: document for document in setting.request.objects.documents}
-    for unique_id, digest, size in store.fingerprints(setting.unit, documents):
+    for unique_id, digest, size in setting.uses:
+        if unique_id not in documents or digest is None:
+            continue
         if size != documents[unique_id].size:
             yield Problem(XdsCode.NON_IDENTICAL_SIZE, f"uniqueId {unique_id} is registered with another size")
         elif digest != documents[unique_id].hash.lower():

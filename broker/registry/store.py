@@ -115,9 +115,8 @@ _tables = (registry_entry, registry_submission, registry_folder, registry_associ
 _KNOWN = Prepared(sa.select(
     _object.uuid, _object.kind, _object.status, _object.patient, sa.func.coalesce(registry_entry.c.object_type, ""),
 ).select_from(registry_object.outerjoin(registry_entry)).where(_object.uuid.in_(_keys)))
-_USED = Prepared(sa.select(_object.unique_id).where(_object.unique_id.in_(_keys)))
-_FINGERPRINTS = Prepared(sa.select(_object.unique_id, registry_entry.c.hash, registry_entry.c.size).join_from(
-    registry_object, registry_entry).where(_object.unique_id.in_(_keys)))
+_USES = Prepared(sa.select(_object.unique_id, registry_entry.c.hash, registry_entry.c.size).select_from(
+    registry_object.outerjoin(registry_entry)).where(_object.unique_id.in_(_keys)))
 _RELATIONS = Prepared(sa.select(_link.source, _link.type).where(_link.type != HAS_MEMBER, _link.source.in_(_keys)))
 _ATTACHED = Prepared(sa.select(_link.source).where(_link.type.in_((XFRM, APND)), _link.target.in_(_keys)))
 _HOLDING = Prepared(sa.select(_link.source, _link.target).where(_link.type == HAS_MEMBER, _link.target.in_(_keys)))
@@ -148,14 +147,9 @@ def known(unit: Unit, uuids: Iterable[str]) -> dict[str, Known]:
     return {row[0]: Known(*row) for row in _KNOWN.rows_of(unit, "keys", uuids)}
 
 
-def used_unique_ids(unit: Unit, unique_ids: Iterable[str]) -> set[str]:
-    """Return those of these uniqueIds that any registered object has."""
-    return {row[0] for row in _USED.rows_of(unit, "keys", unique_ids)}
-
-
-def fingerprints(unit: Unit, unique_ids: Iterable[str]) -> list[tuple[str, str, int]]:
-    """Return (uniqueId, hash, size) of every registered DocumentEntry with one of these uniqueIds."""
-    return [(row[0], row[1], row[2]) for row in _FINGERPRINTS.rows_of(unit, "keys", unique_ids)]
+def uses(unit: Unit, unique_ids: Iterable[str]) -> list[tuple[str, str | None, int | None]]:
+    """Return (uniqueId, hash, size) of every registered object with one of these uniqueIds; only an entry has the latter two."""
+    return [(row[0], row[1], row[2]) for row in _USES.rows_of(unit, "keys", unique_ids)]
 
 
 def entry(unit: Unit, uuid: str) -> DocumentEntry | None:
