@@ -43,7 +43,7 @@ class Wanted:
 class Looked:
     """What looking for one instance led to: the picture, or why it cannot be given; and whose it is, where that is known."""
 
-    sop_uid: str
+    ref: InstanceRef
     outcome: Retrieved | Problem
     patient: PatientId | None
 
@@ -89,29 +89,33 @@ def read(raw: SoapRequest, _facts: AuditFacts) -> Wanted:
 
 def handle(source: ImagingSource, wanted: Wanted, call: Call) -> Answer:
     """Gather the pictures; what cannot be given is one error each."""
-    _note(call, wanted.homes)
+    _note(call.facts, wanted.homes)
     ours = sources(source.profile)
     refused = {ref: problem for ref in wanted.homes if (problem := _refusal(ref, wanted, ours))}
     gathered = source.fetch.retrieve(ref for ref in wanted.homes if ref not in refused)
-    call.facts.patients.extend(sorted(set(gathered.patients.values())))
-    found = {ref: refused.get(ref) or _looked(ref, home, wanted, gathered) for ref, home in wanted.homes.items()}
-    given = [ref for ref, one in found.items() if isinstance(one, Looked) and isinstance(one.outcome, Retrieved)]
-    if given:
-        call.facts.studies.clear()
-        _note(call, given)
-    return Answer(tuple(found.values()))
+    return Answer(tuple(refused.get(ref) or _looked(ref, home, wanted, gathered) for ref, home in wanted.homes.items()))
 
 
 def filtered(answer: Answer, keep: Keep) -> Answer:
     """Return the answer as if what may not be seen were not known here; why it cannot be given tells of it, too."""
     return Answer(tuple(
-        one if isinstance(one, Problem) or keep(Disclosure(patient=one.patient, unique_id=one.sop_uid))
-        else _unavailable(one.sop_uid, NOT_KNOWN) for one in answer.found))
+        one if isinstance(one, Problem) or keep(Disclosure(patient=one.patient, unique_id=one.ref.sop_uid))
+        else _unavailable(one.ref.sop_uid, NOT_KNOWN) for one in answer.found))
 
 
-def _note(call: Call, refs: Iterable[InstanceRef]) -> None:
+def disclosed(answer: Answer, facts: AuditFacts) -> None:
+    """Tell the audit whom the answer is about, and the images that are given; where there are none, those asked for stay."""
+    looked = [one for one in answer.found if isinstance(one, Looked)]
+    facts.patients.extend(sorted({one.patient for one in looked if one.patient is not None and one.patient.value}))
+    given = [one.ref for one in looked if isinstance(one.outcome, Retrieved)]
+    if given:
+        facts.studies.clear()
+        _note(facts, given)
+
+
+def _note(facts: AuditFacts, refs: Iterable[InstanceRef]) -> None:
     for ref in refs:
-        call.facts.studies.setdefault(ref.study_uid, []).append(ref.sop_uid)
+        facts.studies.setdefault(ref.study_uid, []).append(ref.sop_uid)
 
 
 def _refusal(ref: InstanceRef, wanted: Wanted, ours: set[str]) -> Problem | None:
@@ -128,10 +132,10 @@ def _refusal(ref: InstanceRef, wanted: Wanted, ours: set[str]) -> Problem | None
 def _looked(ref: InstanceRef, home: str, wanted: Wanted, gathered: RetrieveResult) -> Looked:
     found = gathered.found.get(ref)
     if found is None:
-        return Looked(ref.sop_uid, _unavailable(ref.sop_uid, gathered.missing[ref]), gathered.patients.get(ref))
+        return Looked(ref, _unavailable(ref.sop_uid, gathered.missing[ref]), gathered.patients.get(ref))
     outcome = _picture(found, home) if found.transfer_syntax in wanted.syntaxes else Problem(
         XdsCode.REPOSITORY_ERROR, f"it is stored in {found.transfer_syntax}, a transfer syntax that is not listed", ref.sop_uid)
-    return Looked(ref.sop_uid, outcome, found.patient)
+    return Looked(ref, outcome, found.patient)
 
 
 def _unavailable(sop_uid: str, why: str) -> Problem:
@@ -175,6 +179,7 @@ ROW = Transaction(
     subject=NOBODY,
     handle=handle,
     filtered=filtered,
+    disclosed=disclosed,
     write=write,
     refuse=refuse,
     packaging=Packaging.MTOM,

@@ -113,6 +113,10 @@ def _unfiltered(result: Result, _keep: Keep) -> Result:
     return result
 
 
+def _nothing_to_note(_result: object, _facts: AuditFacts) -> None:
+    """The handler has told the audit everything."""
+
+
 NOBODY: Final = _nobody                     # the `subject` of a request that cannot name a patient
 NOTHING_TO_FILTER: Final = _unfiltered      # the `filtered` of a result that tells nothing of what is kept here
 
@@ -122,15 +126,17 @@ class InternalTransaction(TransactionRow, Generic[Actor, Request, Result]):
     """A transaction that this broker carries out.
 
     A call runs: `authorise(row, caller, subject(actor, request))`, `result = handle(actor, request, call)`,
-    `filtered(result, keep)`.
+    `filtered(result, keep)`, `disclosed(result, facts)`.
     `subject` returns every patient the request names, out of the values that `handle` works with; none for a request that
     `handle` refuses because they cannot be read. `filtered` returns the result as if the items for which `keep` is false did
     not exist. Neither has a default: a row with nothing to ask or to hide says so (`NOBODY`, `NOTHING_TO_FILTER`).
+    `disclosed` tells the audit whom and what the result is about that is really given.
     """
 
     subject: Callable[[Actor, Request], tuple[PatientId, ...]]
     handle: Callable[[Actor, Request, Call], Result]
     filtered: Callable[[Result, Keep], Result]
+    disclosed: Callable[[Result, AuditFacts], None] = _nothing_to_note
 
 
 @dataclass(frozen=True, kw_only=True)

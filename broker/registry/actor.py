@@ -35,6 +35,6 @@ class Registry:
         self._registration.register(submission, call.facts)
         return ()
 
-    def query(self, request: Request, call: Call) -> Answer:
+    def query(self, request: Request) -> Answer:
         """Answer a stored query; nothing found is an empty answer. Raise `Rejected` and `TooLarge` where there is too much."""
-        return self._queries.answer(request, call.facts)
+        return self._queries.answer(request)

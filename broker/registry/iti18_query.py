@@ -48,11 +48,16 @@ class Answer:
     items: Sequence[Item]
     patients: frozenset[str]
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether objects of several patients are asked for in full, which is refused."""
+        return self.return_type == LEAF_CLASS and len(self.patients) > 1
+
 
 class QueryActor(Protocol):
     """The registry as this transaction sees it."""
 
-    def query(self, request: Request, call: Call) -> Answer:
+    def query(self, request: Request) -> Answer:
         """Answer a stored query."""
         ...
 
@@ -63,7 +68,7 @@ class StoredQueries:
     def __init__(self, database: Database, aliases: Mapping[str, str], limits: Limits) -> None:
         self._database, self._aliases, self._limits = database, aliases, limits
 
-    def answer(self, request: Request, facts: AuditFacts) -> Answer:
+    def answer(self, request: Request) -> Answer:
         """Run the query; nothing found is an empty answer.
 
         Raise `Rejected` (XDSTooManyResults) and `TooLarge` for more than the limits allow.
@@ -75,9 +80,7 @@ class StoredQueries:
         most = self._limits.objects if full else self._limits.references
         with self._database.read() as unit:
             search = Search(unit, bodies=full, most=most, sqlite=self._database.is_sqlite)
-            answer = _answer(request.return_type, search.bounded(request.query.run(search, values)))
-        facts.patients += sorted(set(map(PatientId.parse, answer.patients)).difference(request.patients))
-        return answer
+            return _answer(request.return_type, search.bounded(request.query.run(search, values)))
 
 
 def _answer(return_type: str, items: Sequence[Item]) -> Answer:
@@ -99,8 +102,8 @@ def _read(raw: SoapRequest, facts: AuditFacts) -> Request:
     return Request(query, asked.return_type, values, patients)
 
 
-def _handle(registry: QueryActor, request: Request, call: Call) -> Answer:
-    return registry.query(request, call)
+def _handle(registry: QueryActor, request: Request, _call: Call) -> Answer:
+    return registry.query(request)
 
 
 def _filtered(answer: Answer, keep: Keep) -> Answer:
@@ -119,11 +122,16 @@ def _filtered(answer: Answer, keep: Keep) -> Answer:
     return _answer(answer.return_type, [item for item in answer.items if item.uuid not in hidden])
 
 
+def _disclosed(answer: Answer, facts: AuditFacts) -> None:
+    if not answer.is_mixed:
+        facts.patients += sorted(set(map(PatientId.parse, answer.patients)).difference(facts.patients))
+
+
 def _write(_request: Request, answer: Answer) -> SoapReply:
     """Return the AdhocQueryResponse. Raise `Rejected` where objects of several patients are asked for in full."""
     if answer.return_type == OBJECT_REF:
         return SoapReply(fragments=ebxml.query_response([b'<rim:ObjectRef id="%s"/>' % i.uuid.encode() for i in answer.items]))
-    if len(answer.patients) > 1:
+    if answer.is_mixed:
         raise Rejected(XdsCode.RESULT_NOT_SINGLE_PATIENT, "the result belongs to several patients; ask for ObjectRef")
     return SoapReply(fragments=ebxml.query_response([item.body for item in answer.items]))
 
@@ -145,6 +153,7 @@ ROW = Transaction(
     subject=lambda _registry, request: request.patients,
     handle=_handle,
     filtered=_filtered,
+    disclosed=_disclosed,
     write=_write,
     refuse=_refuse,
 )

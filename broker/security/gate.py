@@ -88,7 +88,9 @@ class Gate:
         self, row: InternalTransaction[Actor, Request, Result], actor: Actor, request: Request, call: Call,
     ) -> Result:
         self._authorise(row, call, row.subject(actor, request))
-        return visible(self.policy, row, call.caller, row.handle(actor, request, call))
+        result = visible(self.policy, row, call.caller, row.handle(actor, request, call))
+        row.disclosed(result, call.facts)
+        return result
 
     def _authorise(self, row: TransactionRow, call: Call, subjects: tuple[PatientId, ...]) -> None:
         try:

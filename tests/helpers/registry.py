@@ -163,6 +163,7 @@ def answer(registry: Registry, raw: SoapRequest, facts: AuditFacts | None = None
     known = AuditFacts() if facts is None else facts
     asked = row.read(raw, known)
     result = row.handle(registry, asked, Call(caller=ANONYMOUS, facts=known))
+    row.disclosed(result, known)
     element = element_of(row.write(asked, result))
     schema("query").assertValid(element)
     return element

@@ -20,6 +20,7 @@ def _answer(centre: Centre, refs: list[InstanceRef]) -> tuple[Wanted, Answer, Au
     wanted = rad69_retrieve.read(_raw(retrieve_images(refs)), AuditFacts())
     facts = AuditFacts()
     answer = rad69_retrieve.handle(ImagingSource(centre.fetch, centre.profile), wanted, Call(caller=ANONYMOUS, facts=facts))
+    rad69_retrieve.disclosed(answer, facts)
     return wanted, answer, facts
 
 

@@ -424,6 +424,19 @@ def test_what_may_not_be_seen_is_answered_as_what_is_not_there(enter: Enter, cod
     assert told(hiding.perform(code, raw)) == told(empty.perform(code, raw))
 
 
+@pytest.mark.parametrize("code", ["ITI-18", "RAD-69"])
+def test_the_audit_of_an_answer_does_not_name_whom_it_hides(enter: Enter, code: str) -> None:
+    case = next(cases for (key, _), cases in CASES.items() if key == code)[-1]
+    lines: list[str] = []
+    for policy in (Strict(), Rules()):
+        world = enter(policy)
+        run(world, code, case)
+        files = world.app.settings.audit_folder.glob("*")
+        lines.append("".join(file.read_text("utf-8") for file in files))
+    who = world.affinity.value if code == "ITI-18" else "A-1^^^"
+    assert [who in line for line in lines] == [True, False]
+
+
 @pytest.mark.parametrize("code", ["ITI-9", "ITI-45"])
 def test_a_cross_reference_that_may_not_be_seen_does_not_come_out(enter: Enter, code: str) -> None:
     (case,) = next(cases for (key, _), cases in CASES.items() if key == code)
