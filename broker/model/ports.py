@@ -1,4 +1,4 @@
-"""The protocols in which actors and edges meet; `app.py` connects them. No actor imports another.
+"""The protocols in which actors and edges meet; `app` connects them. No actor imports another.
 
 Protocols that carry a type of a higher floor stand beside it: `config.ports`, `wire.ports`.
 """

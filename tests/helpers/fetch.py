@@ -72,7 +72,7 @@ def limited(profile: Profile, key: str = "b", **limits: object) -> Profile:
 
 @dataclass
 class Centre:
-    """The parts, as `app.py` would connect them."""
+    """The parts, as `app` would connect them."""
 
     database: Database
     online: OnlineStore

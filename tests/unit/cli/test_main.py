@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from broker.cli.main import COMMANDS, cli
 
 MODULES = {file.stem for file in Path("broker/cli").glob("[!_]*.py")}
-NO_COMMANDS = {"main", "supervisor"}
+NO_COMMANDS = {"main"}
 
 
 def test_every_module_is_a_command() -> None:
