@@ -3,7 +3,7 @@
 from broker.app.core import Core
 from broker.archive.sdfo import Sdfo
 from broker.config.ports import Mover
-from broker.edge.outbound import Patience, SoapOutbound
+from broker.edge.outbound import CallOptions, SoapOutbound
 from broker.imaging.fetch import Retriever
 from broker.imaging.origin import Origins
 from broker.imaging.publish import Publisher
@@ -16,7 +16,7 @@ def publisher(
     """Return what makes and publishes manifests. `withdraw` is our registry's, left alone where they are registered elsewhere."""
     settings, elsewhere = core.settings, core.settings.repository
     submit = elsewhere.submit_url or settings.public_url + "/xds/repository"
-    outbound = SoapOutbound(submit, core.gate, settings.public_url, Patience.of(settings.outbound))
+    outbound = SoapOutbound(submit, core.gate, settings.public_url, CallOptions.of(settings.outbound))
     return Publisher(
         core.database, core.profile, patients, outbound, Origins(core.database, core.profile, mover, fetch), core.coord,
         pictures, settings.server.ae_title, None if elsewhere.submit_url or elsewhere.registry_url else withdraw)

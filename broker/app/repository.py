@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from broker.app.core import Core
-from broker.edge.outbound import Patience, RemoteRegistrar
+from broker.edge.outbound import CallOptions, RemoteRegistrar
 from broker.model.caller import Call
 from broker.model.errors import Problem
 from broker.model.transaction import AnyTransaction, ServedTransaction
@@ -25,7 +25,7 @@ def registrar(core: Core, own: Registrar) -> Registrar:
     settings = core.settings
     url = settings.repository.registry_url
     if url:
-        return RemoteRegistrar(url, core.gate, settings.public_url, Patience.of(settings.outbound))
+        return RemoteRegistrar(url, core.gate, settings.public_url, CallOptions.of(settings.outbound))
     return _OwnRegistry(core.gate, own, settings.public_url)
 
 

@@ -77,7 +77,7 @@ class LocalCoord:
             return LocalSubscription(self._folder, channels)
         except OSError as error:
             log.warning("cannot listen", reason=error.strerror)
-            return _Deaf()
+            return _SilentSubscription()
 
     @contextlib.contextmanager
     def lock(self, name: str, ttl: float) -> Iterator[bool]:  # noqa: ARG002 - the kernel frees it, no clock needed
@@ -145,7 +145,7 @@ class LocalSubscription:
         self._socket.close()
 
 
-class _Deaf:
+class _SilentSubscription:
     """Hears nothing."""
 
     def get(self, timeout: float) -> None:

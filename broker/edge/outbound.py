@@ -40,7 +40,7 @@ _ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class CallOptions:
     """How long a peer may take, in seconds, how much it may answer, in bytes, and how it is called over https."""
 
     connect: float = 5.0
@@ -58,8 +58,8 @@ class Patience:
 class SoapOutbound:
     """Sends manifests to the Document Repository at `submit_url`. `own_node` names us in the audit trail."""
 
-    def __init__(self, submit_url: str, gate: Gate, own_node: str, patience: Patience | None = None) -> None:
-        self._peer = _Peer(RAD_68, "repository", submit_url, gate, own_node, patience)
+    def __init__(self, submit_url: str, gate: Gate, own_node: str, options: CallOptions | None = None) -> None:
+        self._peer = _Peer(RAD_68, "repository", submit_url, gate, own_node, options)
 
     def provide_and_register(self, manifest: Manifest) -> None:
         """Send RAD-68 and return when the repository answered Success.
@@ -78,8 +78,8 @@ class SoapOutbound:
 class RemoteRegistrar:
     """Registers at the Document Registry at `registry_url`. `own_node` names us in the audit trail."""
 
-    def __init__(self, registry_url: str, gate: Gate, own_node: str, patience: Patience | None = None) -> None:
-        self._peer = _Peer(ITI_42, "registry", registry_url, gate, own_node, patience)
+    def __init__(self, registry_url: str, gate: Gate, own_node: str, options: CallOptions | None = None) -> None:
+        self._peer = _Peer(ITI_42, "registry", registry_url, gate, own_node, options)
 
     def register(self, submission: Submission, call: Call) -> tuple[Problem, ...]:  # noqa: ARG002 - the port's signature
         """Send ITI-42 and return the registry's warnings.
@@ -94,10 +94,10 @@ class _Peer:
     """One transaction towards one endpoint: send, read the RegistryResponse, audit."""
 
     def __init__(
-        self, row: TransactionRow, what: str, url: str, gate: Gate, own_node: str, patience: Patience | None,
+        self, row: TransactionRow, what: str, url: str, gate: Gate, own_node: str, options: CallOptions | None,
     ) -> None:
         self._row, self._what, self._url, self._gate = row, what, url, gate
-        self._patience = patience or Patience()
+        self._options = options or CallOptions()
         self._caller = Caller(node=url, address=urlsplit(url).hostname or "", local_node=own_node)
 
     def send(self, body: bytes, parts: tuple[Part, ...], submission: Submission) -> tuple[Problem, ...]:
@@ -121,11 +121,11 @@ class _Peer:
 
     def _post(self, content: Iterable[bytes], headers: dict[str, str]) -> bytes:
         """Return the answer's envelope. Only a refused connection is tried again: after that nobody knows what was done."""
-        timeout = httpx.Timeout(self._patience.silence, connect=self._patience.connect)
+        timeout = httpx.Timeout(self._options.silence, connect=self._options.connect)
         refused = tenacity.retry_if_exception_type(httpx.ConnectError)
         attempts = tenacity.Retrying(
             retry=refused, stop=tenacity.stop_after_attempt(_ATTEMPTS), wait=tenacity.wait_exponential(0.1), reraise=True)
-        with httpx.Client(trust_env=False, verify=self._patience.tls, timeout=timeout) as client:
+        with httpx.Client(trust_env=False, verify=self._options.tls, timeout=timeout) as client:
             return attempts(self._attempt, client, content, headers)
 
     def _attempt(self, client: httpx.Client, content: Iterable[bytes], headers: dict[str, str]) -> bytes:
@@ -133,7 +133,7 @@ class _Peer:
             kind, parameters = content_type_parameters(reply.headers.get("content-type", ""))
             if reply.headers.get("content-encoding", "identity").strip().lower() != "identity":
                 raise self._gone("a content coding that was not asked for")
-            chunks = limited(reply.iter_raw(), self._patience.max_answer, "outbound.max_answer")
+            chunks = limited(reply.iter_raw(), self._options.max_answer, "outbound.max_answer")
             try:
                 if kind == SOAP_TYPE and reply.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                     return b"".join(chunks)

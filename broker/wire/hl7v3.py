@@ -23,8 +23,8 @@ ANSWER, ACK = "PRPA_IN201310UV02", "MCCI_IN000002UV01"
 ADMINISTRATIVE, INTERACTIONS = "2.16.840.1.113883.5.1100", "2.16.840.1.113883.1.6"
 ERRORS = "2.16.840.1.113883.12.357"
 INTERNAL = "INTERR"
-_MOST = 1_000           # repetitions of one element
-_MOST_DEVICE_IDS = 16   # by which a sender is known; all of them come back in the answer
+_MAX_REPETITIONS = 1_000           # repetitions of one element
+_MAX_DEVICE_IDS = 16   # by which a sender is known; all of them come back in the answer
 _DELETED = '""'         # HL7 v2's null, which converters bring along
 _N = {"h": HL7}
 _EVENT = "h:controlActProcess/h:subject/h:registrationEvent"
@@ -86,7 +86,7 @@ def read_wrapper(message: Element) -> Wrapper:
     return Wrapper(
         interaction=local_name(message),
         message_id=_ii(message.find("h:id", _N)),
-        senders=tuple(ii for element in islice(message.iterfind("h:sender/h:device/h:id", _N), _MOST_DEVICE_IDS)
+        senders=tuple(ii for element in islice(message.iterfind("h:sender/h:device/h:id", _N), _MAX_DEVICE_IDS)
                       if (ii := _ii(element)).root),
     )
 
@@ -143,8 +143,8 @@ def _iis(message: Element, path: str) -> tuple[Ii, ...]:
 
 def _some(message: Element, within: Element, path: str) -> list[Element]:
     """Return the elements at a path. Raise `Rejected` (102) for more of them than anybody has names, ids or addresses."""
-    found = list(islice(within.iterfind(path, _N), _MOST + 1))
-    if len(found) > _MOST:
+    found = list(islice(within.iterfind(path, _N), _MAX_REPETITIONS + 1))
+    if len(found) > _MAX_REPETITIONS:
         raise Rejected(Hl7Code.DATA_TYPE, "too many repetitions", f"/{local_name(message)}//{path.replace('h:', '')}")
     return found
 

@@ -29,15 +29,15 @@ _FREE_TAGS, _BYTES_OF_TAG = 100_000, 16
 
 # Writing a document takes time as the square of an element's attributes, and of the namespaces in scope; messages of ours
 # have less than a dozen (some libraries make up a prefix each time). Small documents are not looked at: their squares are small.
-_MOST_ATTRIBUTES, _MOST_NAMESPACES, _FREE_ATTRIBUTES = 256, 2048, 2048
+_MAX_ATTRIBUTES, _MAX_NAMESPACES, _FREE_ATTRIBUTES = 256, 2048, 2048
 _ATTRIBUTE = rb"""\s*+[^\s<>=/"']++\s*+=\s*+(?:"[^"<]*+"|'[^'<]*+')"""
-_CROWDED = re.compile(rb"""<[^\s<>/="']++(?:%s){%d}""" % (_ATTRIBUTE, _MOST_ATTRIBUTES + 1))
+_CROWDED = re.compile(rb"""<[^\s<>/="']++(?:%s){%d}""" % (_ATTRIBUTE, _MAX_ATTRIBUTES + 1))
 _NAMESPACE = re.compile(rb"""\sxmlns(?::[^\s=]*+)?\s*+=\s*+(?:"[^"]*+"|'[^']*+')""")
 
 # libxml2 keeps every name and namespace in a dictionary of the thread, for as long as the thread lives. These limit how many
 # new names, and how many letters of them, one message may add; what small messages add goes when the web worker replaces
 # its threads (edge/http/worker.py).
-_MOST_NAMES, _MOST_LETTERS, _FREE_NAMES = 2048, 1 << 17, 8192
+_MAX_NAMES, _MAX_LETTERS, _FREE_NAMES = 2048, 1 << 17, 8192
 _NAME = re.compile(rb"""<([^\s<>/="'!?]++)|<\?([^\s<>?]++)|\s([^\s<>/="']++)\s*+=\s*+["']""")
 
 # The beginning of nearly every message: nothing else about it needs to be looked at.
@@ -127,16 +127,16 @@ def _check_counts(data: bytes) -> None:
         raise NotXml("too many tags or attributes for its size")
     if attributes > _FREE_ATTRIBUTES and _CROWDED.search(data):
         raise NotXml("too many attributes of one element")
-    if tags + attributes > _FREE_NAMES or len(data) > _MOST_LETTERS:
+    if tags + attributes > _FREE_NAMES or len(data) > _MAX_LETTERS:
         _check_names(data)
 
 
 def _check_names(data: bytes) -> None:
     names = {name for found in _NAME.finditer(data) if (name := found[1] or found[2] or found[3])}
     spaces = set(_NAMESPACE.findall(data))
-    if len(spaces) > _MOST_NAMESPACES:
+    if len(spaces) > _MAX_NAMESPACES:
         raise NotXml("too many namespaces")
-    if len(names) > _MOST_NAMES or sum(map(len, names | spaces)) > _MOST_LETTERS:
+    if len(names) > _MAX_NAMES or sum(map(len, names | spaces)) > _MAX_LETTERS:
         raise NotXml("too many names")
 
 

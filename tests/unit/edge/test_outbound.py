@@ -12,7 +12,7 @@ import pytest
 
 from broker.audit.spool import AuditLog
 from broker.config.settings import OutboundSection, TlsPort
-from broker.edge.outbound import Patience, RemoteRegistrar, SoapOutbound
+from broker.edge.outbound import CallOptions, RemoteRegistrar, SoapOutbound
 from broker.model.caller import ANONYMOUS, AuditFacts, Call
 from broker.model.errors import BrokerError, Problem, Rejected, Unavailable
 from broker.model.metadata import DocumentEntry, RegistryObjects, SubmissionSet
@@ -190,7 +190,7 @@ ANSWERS = {
 def test_answers(peer: Peer, submission: Submission, gate: Gate, tmp_path: Path, name: str) -> None:
     status, kind, body, error, codes, outcome = ANSWERS[name]
     peer.answer = (status, kind, body)
-    registrar = RemoteRegistrar(peer.url, gate, OWN, Patience(max_answer=50_000))
+    registrar = RemoteRegistrar(peer.url, gate, OWN, CallOptions(max_answer=50_000))
     with pytest.raises(BrokerError) as caught:
         registrar.register(submission, CALL)
     assert type(caught.value) in {error, *error.__subclasses__()}
@@ -214,7 +214,7 @@ def test_nobody_listens(submission: Submission, gate: Gate, tmp_path: Path) -> N
 
 def test_a_silent_peer(submission: Submission, gate: Gate) -> None:
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
-        registrar = RemoteRegistrar(f"http://127.0.0.1:{server.server_port}/", gate, OWN, Patience(silence=0.1))
+        registrar = RemoteRegistrar(f"http://127.0.0.1:{server.server_port}/", gate, OWN, CallOptions(silence=0.1))
         with pytest.raises(Unavailable):
             registrar.register(submission, CALL)
 
@@ -223,9 +223,9 @@ def test_a_peer_of_tls_is_trusted_by_its_authority_and_shown_our_certificate(
         submission: Submission, gate: Gate, tmp_path: Path) -> None:
     pki = Authority(tmp_path / "pki")
     certificate, key = pki.sign("broker")
-    patience = Patience.of(OutboundSection(ca=pki.ca, certificate=certificate, key=key))
+    options = CallOptions.of(OutboundSection(ca=pki.ca, certificate=certificate, key=key))
     with scripted_peer(server_context("tls.http", TlsPort(**pki.port(required=True)))) as peer:
-        RemoteRegistrar(peer.url, gate, OWN, patience).register(submission, CALL)
+        RemoteRegistrar(peer.url, gate, OWN, options).register(submission, CALL)
         assert len(peer.got) == 1
         with pytest.raises(Unavailable):
             RemoteRegistrar(peer.url, gate, OWN).register(submission, CALL)
