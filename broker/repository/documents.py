@@ -99,7 +99,7 @@ class Documents:
                 lock(unit, Lock.DOCUMENT, staged.unique_ids)
                 store.confirm(unit, staged.unique_ids)
                 for row in staged.added:
-                    if any(other.state == store.STORED for other in store.find(unit, row.unique_id)):
+                    if any(other.state == store.STORED and other.id != row.id for other in store.find(unit, row.unique_id)):
                         surplus.append(row)
                     else:
                         store.mark(unit, [row.id], "registered")

@@ -93,6 +93,16 @@ def test_what_the_registry_did_not_answer_is_kept_and_settled_by_a_repeat(
     assert (states(database, "1.2.3"), len(files(tmp_path))) == (["stored"], 1)
 
 
+def test_a_call_that_was_taken_for_dead_does_not_drop_its_own_document(
+    documents: Documents, database: Database, tmp_path: Path,
+) -> None:
+    slow = documents.stage([incoming(tmp_path, b"abc")])
+    documents.recover(slow.added[0].at + 7200.0)
+    assert states(database, "1.2.3") == ["kept"]
+    documents.commit(slow)
+    assert (content(documents), states(database, "1.2.3"), len(files(tmp_path))) == (b"abc", ["stored"], 1)
+
+
 @pytest.mark.parametrize("first_accepted", [True, False])
 @pytest.mark.parametrize("second_accepted", [True, False])
 def test_two_calls_with_the_same_document_do_not_disturb_each_other(
