@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Self
 
-LONGEST = 0.05      # seconds after its beginning for which others wait for a unit of work
+LONGEST = 0.1     # seconds after its beginning for which others wait for a unit of work
 
 
 class CommitGathering:

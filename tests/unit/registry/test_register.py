@@ -270,3 +270,13 @@ def test_empty_value_sets_are_not_checked(database: Database, profile: Profile) 
     open_codes = profile.codes.model_copy(update={"allowed": {}, "mime_types": ()})
     registry = Registry(database, Directory(), profile.model_copy(update={"codes": open_codes}))
     one_document(registry, mime_type="video/mp4")
+
+
+def test_more_objects_than_one_statement_takes(registry: Registry) -> None:
+    objects = bundle([document(f"Doc{n}", title=f"Title {n}") for n in range(100)])
+    register(registry, objects)
+    own = ask(registry, "GetSubmissionSetAndContents", {"$XDSSubmissionSetUniqueId": objects.submission_sets[0].unique_id})
+    assert {(entry.unique_id, entry.title) for entry in own.documents} == {
+        (entry.unique_id, entry.title) for entry in objects.documents}
+    ends = {(link.source, link.target) for link in own.associations}
+    assert ends == {(own.submission_sets[0].id, entry.id) for entry in own.documents}
