@@ -11,7 +11,7 @@ demo: $(VENV)/.run
 
 # No server, no process: under a minute.
 quick: $(VENV)/.dev
-	$(BIN)/python -m pytest --quick $(ARGS)
+	$(BIN)/python -m pytest --quick -n 2 --dist loadfile $(ARGS)
 
 # Two processes share the tests, each file in one of them. BUSY=1 keeps every core busy beside them.
 test: $(VENV)/.dev peers-install
