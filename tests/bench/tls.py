@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from broker.config.settings import Settings, load
@@ -48,15 +49,16 @@ def _cstore(notes: Notes) -> Iterator[Round]:
 def _iti18(notes: Notes) -> Iterator[Round]:
     with scene.folder() as where, contextlib.ExitStack() as stack:
         plain, secure, pki = _parts(where)
-        ports: list[int] = []
-        for settings in (with_tls(scene.settings(secure), "http", pki), scene.settings(plain)):
+        rates: list[Callable[[], float]] = []
+        for folder, authority in ((secure, pki.ca), (plain, None)):     # each knows patients of its own
+            settings = scene.settings(folder)
+            settings = with_tls(settings, "http", pki) if authority else settings
             with scene.parts(settings) as app:
-                requests = soap.queries(app)
+                load = scene.Load(folder, soap.queries(app), authority=authority)
             pid = stack.enter_context(scene.web(settings))
-            ports.append(settings.server.http_port)
+            rates.append(partial(load.rate, settings.server.http_port, b"</ExtrinsicObject>"))
             notes.add(f"worker's peak {scene.peak_memory(pid)}")
-        over_tls, over_tcp = scene.Load(where, requests, authority=pki.ca), scene.Load(where, requests)
-        yield lambda: (over_tls.rate(ports[0], b"</s:Envelope>"), over_tcp.rate(ports[1], b"</s:Envelope>"))
+        yield lambda: (rates[0](), rates[1]())
     notes.add(f"kept connections; {os.cpu_count()} cores, the load's own TLS among them")
 
 
