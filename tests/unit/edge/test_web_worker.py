@@ -503,8 +503,8 @@ def test_threads_are_replaced_before_they_have_learnt_too_many_names(server: Ser
         pong(first)
 
 
-def test_a_worker_that_stops_closes_those_that_wait(tmp_path: Path) -> None:
-    with served(tmp_path, threads=2, retrieve_slots=1) as server, connect(server) as idle, connect(server) as used:
+def test_a_worker_that_stops_closes_those_that_wait(tmp_path: Path, line: TlsSection) -> None:
+    with served(tmp_path, line, threads=2, retrieve_slots=1) as server, connect(server) as idle, connect(server) as used:
         pong(used)
         server.process.terminate()
         assert rest(idle) == b""
