@@ -19,11 +19,11 @@ from broker.db.unit import SqlUnit
 from broker.model.errors import Unavailable
 
 PATIENCE = 30.0             # seconds a writer waits for those before it
-_MOST = 64                  # units of one commit
+_MAX_UNITS = 64             # units of one commit
 OPEN_FOR = 0.02             # seconds after its beginning in which a transaction takes further units
 
 
-class _Turn:
+class _WriteQueue:
     """The turn to write, in order of arrival: SQLite's own waiting sleeps longer each time it looks."""
 
     def __init__(self) -> None:
@@ -86,8 +86,8 @@ class SharedWriter:
     """
 
     def __init__(self, connect: Callable[[], sa.Connection], *, share: bool = True, open_for: float = OPEN_FOR) -> None:
-        self._connect, self._most, self._open_for = connect, _MOST if share else 1, open_for
-        self._turn = _Turn()
+        self._connect, self._max_units, self._open_for = connect, _MAX_UNITS if share else 1, open_for
+        self._turn = _WriteQueue()
         self._connection: sa.Connection | None = None
         self._driver: Any = None
         self._open: _Transaction | None = None
@@ -157,7 +157,7 @@ class SharedWriter:
             self._finish()
             raise
         shared.units += 1
-        may_grow = shared.units < self._most and time.monotonic() < shared.closes_at
+        may_grow = shared.units < self._max_units and time.monotonic() < shared.closes_at
         if may_grow and self._turn.hand_on():
             shared.ended.wait()
         else:

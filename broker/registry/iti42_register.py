@@ -13,12 +13,12 @@ from broker.model.metadata import DEPRECATED, HAS_MEMBER, Association
 from broker.model.ports import PatientDirectory, Unit
 from broker.model.transaction import NOTHING_TO_FILTER, AuditEvent, Message, Transaction, Wire
 from broker.registry import references, rules, store
-from broker.registry.references import Setting
+from broker.registry.references import SubmissionContext
 from broker.registry.rules import Request
-from broker.registry.store import FOLDER, Known
+from broker.registry.store import FOLDER, ObjectSummary
 from broker.wire import ebxml, ebxml_stored
 from broker.wire.ebxml import OBJECTS, Submission
-from broker.wire.ebxml_stored import Final
+from broker.wire.ebxml_stored import RegisteredObjects
 from broker.wire.ports import Registrar
 from broker.wire.soap import SoapReply, SoapRequest
 from broker.wire.xml import LCM
@@ -35,28 +35,28 @@ class Registration:
     def register(self, submission: Submission, facts: AuditFacts) -> None:
         """Register durably. Raise `Rejected` with all problems of the first failing step; then nothing is stored."""
         submission.objects.note(facts)
-        request = rules.examine(submission, self._profile)
+        request = rules.validate(submission, self._profile)
         now = _dtm(self._clock().astimezone(UTC))
-        final = ebxml_stored.assign(submission, new_uuid_urn, now)
+        registered = ebxml_stored.to_registered(submission, new_uuid_urn, now)
         with self._database.write() as unit:
-            _lock(unit, request, final.names.keys())
-            setting = references.examine(unit, request, self._patients, self._profile)
-            self._commit(unit, setting, final)
+            _lock(unit, request, registered.names.keys())
+            context = references.validate(unit, request, self._patients, self._profile)
+            self._commit(unit, context, registered)
 
-    def _commit(self, unit: Unit, setting: Setting, final: Final) -> None:
-        replacing = [(final.uuid(link.source), link.target) for link in final.objects.associations
+    def _commit(self, unit: Unit, context: SubmissionContext, registered: RegisteredObjects) -> None:
+        replacing = [(registered.uuid(link.source), link.target) for link in registered.objects.associations
                      if link.type in rules.REPLACEMENTS]
         replaced = {target for _, target in replacing}
         deprecated = replaced | store.attached(unit, replaced)
-        memberships = _inherit(final, replacing, store.folders_holding(unit, replaced))
-        own = final.uuid(final.objects.submission_sets[0].id)
+        memberships = _inherit(registered, replacing, store.folders_holding(unit, replaced))
+        own = registered.uuid(registered.objects.submission_sets[0].id)
         owned = tuple(Association(id=new_uuid_urn(), type=HAS_MEMBER, source=own, target=link.id) for link in memberships)
         aliases = self._profile.codes.scheme_aliases
-        store.insert(unit, final, setting.patient, aliases)
+        store.insert(unit, registered, context.patient, aliases)
         if memberships:
-            store.insert(unit, ebxml_stored.link((*memberships, *owned), new_uuid_urn), setting.patient, aliases)
+            store.insert(unit, ebxml_stored.link((*memberships, *owned), new_uuid_urn), context.patient, aliases)
         store.change(unit, deprecated, status=DEPRECATED)
-        store.change(unit, _filled(setting) | {link.source for link in memberships}, last_update_time=final.now)
+        store.change(unit, _filled(context) | {link.source for link in memberships}, last_update_time=registered.now)
 
 
 def _lock(unit: Unit, request: Request, symbolic: AbstractSet[str]) -> None:
@@ -74,13 +74,15 @@ def _dtm(when: datetime) -> str:
     return "".join([f"{part:02}" for part in when.timetuple()[:6]])
 
 
-def _inherit(final: Final, replacing: list[tuple[str, str]], holding: list[tuple[Known, str]]) -> tuple[Association, ...]:
+def _inherit(
+    registered: RegisteredObjects, replacing: list[tuple[str, str]], holding: list[tuple[ObjectSummary, str]],
+) -> tuple[Association, ...]:
     """Return what puts each replacement into the folders of what it replaces (ITI TF-2 3.42.4.1.3).
 
     `replacing` has (replacement, replaced), `holding` (folder, what it holds).
     """
-    already = {(final.uuid(link.source), final.uuid(link.target))
-               for link in final.objects.associations if link.type == HAS_MEMBER}
+    already = {(registered.uuid(link.source), registered.uuid(link.target))
+               for link in registered.objects.associations if link.type == HAS_MEMBER}
     wanted = dict.fromkeys(
         (folder.uuid, source) for folder, member in holding for source, target in replacing if target == member)
     return tuple(
@@ -89,10 +91,10 @@ def _inherit(final: Final, replacing: list[tuple[str, str]], holding: list[tuple
     )
 
 
-def _filled(setting: Setting) -> set[str]:
+def _filled(context: SubmissionContext) -> set[str]:
     """Return the registered folders that receive an entry by this submission."""
-    sources = {link.source for link in setting.request.objects.associations if link.type == HAS_MEMBER}
-    return {key for key in sources & setting.registered.keys() if setting.registered[key].kind == FOLDER}
+    sources = {link.source for link in context.request.objects.associations if link.type == HAS_MEMBER}
+    return {key for key in sources & context.registered.keys() if context.registered[key].kind == FOLDER}
 
 
 def _read(raw: SoapRequest, _facts: AuditFacts) -> Submission:

@@ -47,9 +47,9 @@ def relink(
 def _holders(unit: Unit, uuids: Collection[str], kind: str) -> dict[str, set[str]]:
     """Return the packages of a kind that hold one of these objects, each with all it holds but associations."""
     sources = {link.source for link in store.links_of(unit, uuids) if link.type == HAS_MEMBER and link.target in uuids}
-    packages = {uuid for uuid, one in store.known(unit, sources).items() if one.kind == kind}
+    packages = {uuid for uuid, one in store.summaries(unit, sources).items() if one.kind == kind}
     links = [link for link in store.links_of(unit, packages) if link.type == HAS_MEMBER and link.source in packages]
-    members = {uuid for uuid, one in store.known(unit, (link.target for link in links)).items() if one.kind != ASSOCIATION}
+    members = {uuid for uuid, one in store.summaries(unit, (link.target for link in links)).items() if one.kind != ASSOCIATION}
     return {package: {link.target for link in links if link.source == package} & members for package in packages}
 
 
@@ -63,6 +63,6 @@ def _divide(unit: Unit, uuid: str, members: Iterable[str], now: PatientId, alias
     links = tuple(
         Association(id=new_uuid_urn(), type=HAS_MEMBER, source=made.id, target=one, submission_set_status="Original")
         for one in sorted(members))
-    final = ebxml_stored.made(RegistryObjects(submission_sets=(made,), associations=links), new_uuid_urn)
-    store.insert(unit, final, now, aliases)
+    registered = ebxml_stored.made(RegistryObjects(submission_sets=(made,), associations=links), new_uuid_urn)
+    store.insert(unit, registered, now, aliases)
     return made.id

@@ -68,7 +68,7 @@ class Request:
 Step = Callable[[Request, Profile], Iterable[Problem]]
 
 
-def examine(submission: Submission, profile: Profile) -> Request:
+def validate(submission: Submission, profile: Profile) -> Request:
     """Return the submission when it is right in itself; raise `Rejected` with all problems of the first failing step."""
     request = Request(submission)
     for step in STEPS:

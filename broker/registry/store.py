@@ -26,7 +26,7 @@ from broker.model.metadata import (
 )
 from broker.model.ports import Unit
 from broker.wire import ebxml_stored
-from broker.wire.ebxml_stored import Final
+from broker.wire.ebxml_stored import RegisteredObjects
 
 DOCUMENT, SUBMISSION, FOLDER, ASSOCIATION = "document", "submission", "folder", "association"
 
@@ -112,7 +112,7 @@ _tables = (registry_entry, registry_submission, registry_folder, registry_associ
            registry_reference)
 
 # What every registration runs.
-_KNOWN = Prepared(sa.select(
+_SUMMARIES = Prepared(sa.select(
     _object.uuid, _object.kind, _object.status, _object.patient, sa.func.coalesce(registry_entry.c.object_type, ""),
 ).select_from(registry_object.outerjoin(registry_entry)).where(_object.uuid.in_(_keys)))
 _USES = Prepared(sa.select(_object.unique_id, registry_entry.c.hash, registry_entry.c.size).select_from(
@@ -127,7 +127,7 @@ _INSERT_SIDE = {table.name: Prepared(sa.insert(table)) for table in _tables}
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class ObjectSummary:
     """What is known of a registered object without reading it. `object_type` is the entry type, else empty."""
 
     uuid: str
@@ -142,9 +142,9 @@ def nfc(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
-def known(unit: Unit, uuids: Iterable[str]) -> dict[str, Known]:
+def summaries(unit: Unit, uuids: Iterable[str]) -> dict[str, ObjectSummary]:
     """Return what is known of those objects that are registered."""
-    return {row[0]: Known(*row) for row in _KNOWN.rows_of(unit, "keys", uuids)}
+    return {row[0]: ObjectSummary(*row) for row in _SUMMARIES.rows_of(unit, "keys", uuids)}
 
 
 def uses(unit: Unit, unique_ids: Iterable[str]) -> list[tuple[str, str | None, int | None]]:
@@ -174,10 +174,10 @@ def attached(unit: Unit, uuids: Iterable[str]) -> set[str]:
     return found
 
 
-def folders_holding(unit: Unit, uuids: Iterable[str]) -> list[tuple[Known, str]]:
+def folders_holding(unit: Unit, uuids: Iterable[str]) -> list[tuple[ObjectSummary, str]]:
     """Return (folder, member) for every Approved folder that holds one of these entries."""
     pairs = [(row[0], row[1]) for row in _HOLDING.rows_of(unit, "keys", uuids)]
-    sources = known(unit, (source for source, _ in pairs))
+    sources = summaries(unit, (source for source, _ in pairs))
     return [
         (sources[source], member) for source, member in dict.fromkeys(pairs)
         if source in sources and sources[source].kind == FOLDER and sources[source].status == APPROVED
@@ -200,7 +200,7 @@ def change(unit: Unit, uuids: Iterable[str], *, status: str = "", last_update_ti
     table = registry_object
     for batch in batches(uuids):
         for row in sql(unit).execute(sa.select(table.c.id, table.c.body).where(table.c.uuid.in_(batch))).all():
-            body = ebxml_stored.restamp(row.body, status=status, last_update_time=last_update_time)
+            body = ebxml_stored.with_attributes(row.body, status=status, last_update_time=last_update_time)
             columns = {"body": body, **({"status": status} if status else {})}
             sql(unit).execute(sa.update(table).where(table.c.id == row.id).values(columns))
             if last_update_time:
@@ -213,7 +213,7 @@ def move(unit: Unit, patient: PatientId, survivor: PatientId) -> None:
     table = registry_object
     columns = sa.select(table.c.id, table.c.body).where(table.c.patient == str(patient))
     for row in sql(unit).execute(columns.where(table.c.kind != ASSOCIATION)).all():
-        body = ebxml_stored.restamp(row.body, patient_id=str(survivor))
+        body = ebxml_stored.with_attributes(row.body, patient_id=str(survivor))
         sql(unit).execute(sa.update(table).where(table.c.id == row.id).values(body=body))
     sql(unit).execute(sa.update(table).where(table.c.patient == str(patient)).values(patient=str(survivor)))
 
@@ -245,7 +245,7 @@ def give(unit: Unit, uuids: Iterable[str], patient: PatientId) -> None:
     for batch in batches(uuids):
         here = _object.uuid.in_(batch)
         for row in sql(unit).execute(sa.select(_object.id, _object.body).where(here, _object.kind != ASSOCIATION)).all():
-            body = ebxml_stored.restamp(row.body, patient_id=str(patient))
+            body = ebxml_stored.with_attributes(row.body, patient_id=str(patient))
             sql(unit).execute(sa.update(registry_object).where(_object.id == row.id).values(body=body))
         sql(unit).execute(sa.update(registry_object).where(here).values(patient=str(patient)))
 
@@ -258,16 +258,16 @@ def remove_links(unit: Unit, uuids: Iterable[str]) -> None:
         sql(unit).execute(sa.delete(registry_object).where(_object.uuid.in_(batch), _object.kind == ASSOCIATION))
 
 
-def insert(unit: Unit, final: Final, patient: PatientId, aliases: Mapping[str, str]) -> None:
+def insert(unit: Unit, registered: RegisteredObjects, patient: PatientId, aliases: Mapping[str, str]) -> None:
     """Add registered objects, all of one patient. `aliases` maps designators of coding schemes to their OIDs."""
-    rows = _Rows(final, str(patient), aliases)
-    for submission_set in final.objects.submission_sets:
+    rows = _Rows(registered, str(patient), aliases)
+    for submission_set in registered.objects.submission_sets:
         rows.submission_set(submission_set)
-    for document in final.objects.documents:
+    for document in registered.objects.documents:
         rows.document(document)
-    for folder in final.objects.folders:
+    for folder in registered.objects.folders:
         rows.folder(folder)
-    for association in final.objects.associations:
+    for association in registered.objects.associations:
         rows.association(association)
     rows.insert(unit)
 
@@ -275,8 +275,8 @@ def insert(unit: Unit, final: Final, patient: PatientId, aliases: Mapping[str, s
 class _Rows:
     """The rows of objects, and those beside them, which name their object by its UUID until it has a key."""
 
-    def __init__(self, final: Final, patient: str, aliases: Mapping[str, str]) -> None:
-        self._final, self._patient, self._aliases = final, patient, aliases
+    def __init__(self, registered: RegisteredObjects, patient: str, aliases: Mapping[str, str]) -> None:
+        self._registered, self._patient, self._aliases = registered, patient, aliases
         self._objects: list[dict[str, object]] = []
         self._beside: dict[str, list[dict[str, object]]] = {}
 
@@ -301,13 +301,13 @@ class _Rows:
 
     def folder(self, folder: Folder) -> None:
         key = self._object(folder.id, FOLDER, folder.unique_id)
-        self._add(registry_folder, key, last_update_time=self._final.now)
+        self._add(registry_folder, key, last_update_time=self._registered.now)
         self._codes(key, "codeList", folder.codes)
 
     def association(self, link: Association) -> None:
         key = self._object(link.id, ASSOCIATION, "")
-        self._add(registry_association, key, type=link.type, source=self._final.uuid(link.source),
-                  target=self._final.uuid(link.target))
+        self._add(registry_association, key, type=link.type, source=self._registered.uuid(link.source),
+                  target=self._registered.uuid(link.target))
 
     def insert(self, unit: Unit) -> None:
         keys = dict(_INSERT.returned(unit, self._objects))
@@ -317,10 +317,10 @@ class _Rows:
             _INSERT_SIDE[table].run(unit, rows)
 
     def _object(self, name: str, kind: str, unique_id: str, confidentiality: str = "") -> str:
-        uuid = self._final.uuid(name)
+        uuid = self._registered.uuid(name)
         self._objects.append({
             "uuid": uuid, "kind": kind, "patient": self._patient, "submitted_as": self._patient, "status": APPROVED,
-            "unique_id": unique_id, "confidentiality": confidentiality, "body": self._final.bodies[uuid]})
+            "unique_id": unique_id, "confidentiality": confidentiality, "body": self._registered.bodies[uuid]})
         return uuid
 
     def _codes(self, key: str, attribute: str, codes: Sequence[Code]) -> None:

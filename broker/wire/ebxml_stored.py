@@ -26,7 +26,7 @@ _NESTED_TYPES: dict[object, str] = {tag(name): OBJECT_TYPE + name for name in ("
 
 
 @dataclass(frozen=True, slots=True)
-class Final:
+class RegisteredObjects:
     """Objects as they will be registered.
 
     `objects` is the metadata as submitted, `names` has the UUID of each symbolic id in it, `bodies` the canonical XML of each
@@ -43,7 +43,7 @@ class Final:
         return self.names.get(name, name)
 
 
-def assign(submission: Submission, new_id: Callable[[], str], now: str) -> Final:
+def to_registered(submission: Submission, new_id: Callable[[], str], now: str) -> RegisteredObjects:
     """Return the submission as it will be registered.
 
     Every symbolic id is replaced by one UUID wherever it occurs, labels stand inside their package, and what only a
@@ -51,7 +51,7 @@ def assign(submission: Submission, new_id: Callable[[], str], now: str) -> Final
     """
     listing = copy.deepcopy(listing_of(submission.element))
     names = _rename(listing, new_id)
-    _bring_labels_in(listing)
+    _nest_classifications(listing)
     folders = {names.get(folder.id, folder.id) for folder in submission.objects.folders}
     bodies: dict[str, bytes] = {}
     for thing in object_elements(listing):
@@ -60,20 +60,20 @@ def assign(submission: Submission, new_id: Callable[[], str], now: str) -> Final
         if uuid in folders:
             set_slot(thing, _LAST_UPDATE, now)
         bodies[uuid] = canonical(thing)
-    return Final(submission.objects, names, bodies, now)
+    return RegisteredObjects(submission.objects, names, bodies, now)
 
 
-def link(associations: tuple[Association, ...], new_id: Callable[[], str]) -> Final:
-    """Return associations the registry itself makes, in the form `assign` gives to submitted ones."""
+def link(associations: tuple[Association, ...], new_id: Callable[[], str]) -> RegisteredObjects:
+    """Return associations the registry itself makes, in the form `to_registered` gives to submitted ones."""
     return made(RegistryObjects(associations=associations), new_id)
 
 
-def made(objects: RegistryObjects, new_id: Callable[[], str]) -> Final:
-    """Return objects the registry itself makes, but no folders, in the form `assign` gives to submitted ones."""
-    return assign(read_submission(parse(submit_request(objects))), new_id, "")
+def made(objects: RegistryObjects, new_id: Callable[[], str]) -> RegisteredObjects:
+    """Return objects the registry itself makes, but no folders, in the form `to_registered` gives to submitted ones."""
+    return to_registered(read_submission(parse(submit_request(objects))), new_id, "")
 
 
-def restamp(body: bytes, *, status: str = "", last_update_time: str = "", patient_id: str = "") -> bytes:
+def with_attributes(body: bytes, *, status: str = "", last_update_time: str = "", patient_id: str = "") -> bytes:
     """Return a stored object with these attributes changed; the rest of its bytes' meaning stays."""
     thing = parse(body)
     if status:
@@ -111,7 +111,7 @@ def _rename(listing: Element, new_id: Callable[[], str]) -> dict[str, str]:
     return names
 
 
-def _bring_labels_in(listing: Element) -> None:
+def _nest_classifications(listing: Element) -> None:
     labels = list(listing.iterchildren(_CLASSIFICATION))
     packages = {package.get("id"): package for package in listing.iterchildren(_PACKAGE)} if labels else {}
     for label in labels:

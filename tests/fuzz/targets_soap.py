@@ -24,7 +24,7 @@ from broker.repository import iti43_retrieve
 from broker.run import web as web_role
 from broker.wire import ebxml, envelope, hl7v3, xml
 from broker.wire.ebxml_query import read_query_request
-from broker.wire.ebxml_stored import assign, restamp
+from broker.wire.ebxml_stored import to_registered, with_attributes
 from broker.wire.mime import Multipart, content_type_parameters
 from broker.wire.soap import SoapRequest
 from tests.fuzz.columns import misfits
@@ -165,12 +165,12 @@ def _ebxml(_scratch: Path) -> Reader:
         submission = ebxml.read_submission(xml.parse(data))
         objects = _again(submission.objects)        # what was missing is there now
         assert _again(objects) == objects
-        rules.examine(submission, profile)
-        final = assign(submission, new_uuid_urn, "20240101000000")
-        for body in final.bodies.values():
-            assert restamp(body) == body
-            restamp(body, status="urn:a", last_update_time="2024", patient_id="p")
-        return f"{len(final.objects.documents)} documents {len(final.objects.associations)} links"
+        rules.validate(submission, profile)
+        registered = to_registered(submission, new_uuid_urn, "20240101000000")
+        for body in registered.bodies.values():
+            assert with_attributes(body) == body
+            with_attributes(body, status="urn:a", last_update_time="2024", patient_id="p")
+        return f"{len(registered.objects.documents)} documents {len(registered.objects.associations)} links"
     return read
 
 

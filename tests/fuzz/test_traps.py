@@ -221,7 +221,7 @@ def test_a_submission_of_labels_beside_their_packages() -> None:
 def test_a_submission_of_thousands_of_links_and_documents(profile: Profile) -> None:
     base = bundle([document(f"Doc{n}") for n in range(500)])
     submission = ebxml.read_submission(xml.parse(ebxml.submit_request(base)))
-    assert len(rules.examine(submission, profile).objects.associations) == 500
+    assert len(rules.validate(submission, profile).objects.associations) == 500
     after = ebxml.with_slots(submission, {f"Doc{n}": {"URI": "1"} for n in range(500)})
     assert {entry.uri for entry in after.objects.documents} == {"1"}
 
@@ -233,7 +233,7 @@ def test_a_submission_of_problems_tells_the_first_thousand(profile: Profile) -> 
     labels = "".join(label.format(f"c{n}") for n in range(30_000))
     node = "urn:uuid:a54d6aa5-d40d-43f9-88c5-b4633d873bdd"
     with pytest.raises(Rejected) as refusal:
-        rules.examine(_request(
+        rules.validate(_request(
             f'<RegistryPackage id="SS">{slots}<Classification id="l" classifiedObject="SS" classificationNode="{node}"/>'
             f"{labels}</RegistryPackage>"), profile)
     assert len(refusal.value.problems) == 1000

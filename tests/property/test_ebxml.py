@@ -22,7 +22,7 @@ from broker.registry.parameters import Form, Parameter, read_values
 from broker.registry.store import nfc
 from broker.wire import ebxml, xml
 from broker.wire.ebxml_query import read_query_request, write_query_request
-from broker.wire.ebxml_stored import Final, assign, restamp
+from broker.wire.ebxml_stored import RegisteredObjects, to_registered, with_attributes
 from tests.helpers.registry import schema
 
 LETTERS = st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zs", "Zl", "Zp", "Cn"), exclude_characters="\ufffe\uffff")
@@ -93,10 +93,10 @@ def test_any_text_can_be_written(title: str, comments: str) -> None:
 @settings(derandomize=True, max_examples=40, deadline=None)
 @given(OBJECTS)
 def test_restamping_changes_nothing_but_what_it_says(objects: RegistryObjects) -> None:
-    final = assign(ebxml.read_submission(xml.parse(ebxml.submit_request(objects))), new_uuid_urn, "20240101000000")
-    for body in final.bodies.values():
-        assert restamp(body) == body
-        assert restamp(restamp(body, status="urn:a"), status="urn:b") == restamp(body, status="urn:b")
+    registered = to_registered(ebxml.read_submission(xml.parse(ebxml.submit_request(objects))), new_uuid_urn, "20240101000000")
+    for body in registered.bodies.values():
+        assert with_attributes(body) == body
+        assert with_attributes(with_attributes(body, status="urn:a"), status="urn:b") == with_attributes(body, status="urn:b")
 
 
 @settings(derandomize=True, max_examples=40, deadline=None)
@@ -105,23 +105,23 @@ def test_what_is_searched_is_what_is_kept(objects: RegistryObjects) -> None:
     objects = RegistryObjects(**{
         kind.name: tuple(replace(thing, id=f"{kind.name}{n}") for n, thing in enumerate(getattr(objects, kind.name)))
         for kind in fields(objects)})
-    final = assign(ebxml.read_submission(xml.parse(ebxml.submit_request(objects))), new_uuid_urn, "20240101000000")
-    listing = b'<RegistryObjectList xmlns="%s">%s</RegistryObjectList>' % (xml.RIM.encode(), b"".join(final.bodies.values()))
-    assert ebxml.read_objects(xml.parse(listing)) == _registered(final)
+    registered = to_registered(ebxml.read_submission(xml.parse(ebxml.submit_request(objects))), new_uuid_urn, "20240101000000")
+    listing = b'<RegistryObjectList xmlns="%s">%s</RegistryObjectList>' % (xml.RIM.encode(), b"".join(registered.bodies.values()))
+    assert ebxml.read_objects(xml.parse(listing)) == _registered(registered)
 
 
-def _registered(final: Final) -> RegistryObjects:
+def _registered(kept: RegisteredObjects) -> RegistryObjects:
     """Return what rows are made from, as it must read in the stored bytes: UUIDs, and what only a registry says."""
-    objects = final.objects
+    objects = kept.objects
     return RegistryObjects(
-        submission_sets=tuple(replace(s, id=final.uuid(s.id), home="", status=APPROVED) for s in objects.submission_sets),
+        submission_sets=tuple(replace(s, id=kept.uuid(s.id), home="", status=APPROVED) for s in objects.submission_sets),
         documents=tuple(
-            replace(d, id=final.uuid(d.id), lid=final.uuid(d.id), version="1", home="", status=APPROVED)
+            replace(d, id=kept.uuid(d.id), lid=kept.uuid(d.id), version="1", home="", status=APPROVED)
             for d in objects.documents),
         folders=tuple(
-            replace(f, id=final.uuid(f.id), home="", last_update_time=final.now, status=APPROVED) for f in objects.folders),
+            replace(f, id=kept.uuid(f.id), home="", last_update_time=kept.now, status=APPROVED) for f in objects.folders),
         associations=tuple(
-            replace(a, id=final.uuid(a.id), source=final.uuid(a.source), target=final.uuid(a.target), status=APPROVED)
+            replace(a, id=kept.uuid(a.id), source=kept.uuid(a.source), target=kept.uuid(a.target), status=APPROVED)
             for a in objects.associations))
 
 

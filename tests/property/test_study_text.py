@@ -62,5 +62,5 @@ def test_whatever_pictures_say_is_published(raw: dict[int, bytes], label: bytes)
     element = parse(submit_request(describe(study, made, PROFILE, HOSPITAL)))
     schema.check("lcm.xsd", element)
     registered: Any = with_slots(read_submission(element), {ENTRY: {"repositoryUniqueId": "2.999.1.2"}})
-    rules.examine(registered, PROFILE)
+    rules.validate(registered, PROFILE)
     assert carried(carried(study)[0])[1] == (), "once is enough"
