@@ -1,14 +1,15 @@
 """ITI-18 Registry Stored Query (ITI TF-2 3.18): answers are joined from the bytes that were registered."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from broker.db import Database
 from broker.model.caller import AuditFacts, Call
 from broker.model.errors import BrokerError, Rejected, TooLarge, XdsCode
 from broker.model.ids import PatientId
-from broker.model.transaction import AuditEvent, Disclosure, Keep, Message, Transaction, Wire
+from broker.model.transaction import AuditEvent, Keep, Message, Transaction, Wire
 from broker.registry.parameters import Values, read_values, with_schemes
 from broker.registry.queries import QUERIES, Item, Search, StoredQuery
 from broker.registry.store import ASSOCIATION
@@ -42,11 +43,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a query found. `return_type` is LeafClass or ObjectRef, `patients` (CX) are those the objects belong to."""
+    """What a query found. `return_type` is LeafClass or ObjectRef, `patients` (CX) are those the objects belong to.
+
+    `without_hidden` runs the query as if what may not be seen were not registered.
+    """
 
     return_type: str
     items: Sequence[Item]
     patients: frozenset[str]
+    without_hidden: Callable[[Keep], "Answer"] = field(compare=False)
 
     @property
     def is_mixed(self) -> bool:
@@ -68,8 +73,8 @@ class StoredQueries:
     def __init__(self, database: Database, aliases: Mapping[str, str], limits: Limits) -> None:
         self._database, self._aliases, self._limits = database, aliases, limits
 
-    def answer(self, request: Request) -> Answer:
-        """Run the query; nothing found is an empty answer.
+    def answer(self, request: Request, keep: Keep | None = None) -> Answer:
+        """Run the query, with `keep` as if what may not be seen were not registered; nothing found is an empty answer.
 
         Raise `Rejected` (XDSTooManyResults) and `TooLarge` for more than the limits allow.
         """
@@ -79,12 +84,10 @@ class StoredQueries:
         full = request.return_type == LEAF_CLASS
         most = self._limits.objects if full else self._limits.references
         with self._database.read() as unit:
-            search = Search(unit, bodies=full, most=most, sqlite=self._database.is_sqlite)
-            return _answer(request.return_type, search.bounded(request.query.run(search, values)))
-
-
-def _answer(return_type: str, items: Sequence[Item]) -> Answer:
-    return Answer(return_type, items, frozenset([item.patient for item in items if item.kind != ASSOCIATION]))
+            search = Search(unit, bodies=full, most=most, sqlite=self._database.is_sqlite, keep=keep)
+            items = search.bounded(request.query.run(search, values))
+        patients = frozenset([item.patient for item in items if item.kind != ASSOCIATION])
+        return Answer(request.return_type, items, patients, partial(self.answer, request))
 
 
 def _read(raw: SoapRequest, facts: AuditFacts) -> Request:
@@ -104,22 +107,6 @@ def _read(raw: SoapRequest, facts: AuditFacts) -> Request:
 
 def _handle(registry: QueryActor, request: Request, _call: Call) -> Answer:
     return registry.query(request)
-
-
-def _filtered(answer: Answer, keep: Keep) -> Answer:
-    """Return the answer without what may not be seen; an association goes with either of its ends."""
-    hidden = {item.uuid for item in answer.items if not keep(
-        Disclosure(patient=item.patient_id, confidentiality=tuple(item.confidentiality.splitlines())))}
-    joined: dict[str, list[str]] = {}
-    for item in answer.items:
-        for end in (item.source, item.target):
-            joined.setdefault(end, []).append(item.uuid)
-    ends = [*hidden]
-    while ends:
-        further = [uuid for uuid in joined.get(ends.pop(), ()) if uuid not in hidden]
-        hidden.update(further)
-        ends += further
-    return _answer(answer.return_type, [item for item in answer.items if item.uuid not in hidden])
 
 
 def _disclosed(answer: Answer, facts: AuditFacts) -> None:
@@ -152,7 +139,7 @@ ROW = Transaction(
     read=_read,
     subject=lambda _registry, request: request.patients,
     handle=_handle,
-    filtered=_filtered,
+    filtered=lambda answer, keep: answer.without_hidden(keep),
     disclosed=_disclosed,
     write=_write,
     refuse=_refuse,

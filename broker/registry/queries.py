@@ -16,6 +16,7 @@ from broker.model.errors import Rejected, TooLarge, XdsCode
 from broker.model.ids import PatientId
 from broker.model.metadata import HAS_MEMBER, STABLE
 from broker.model.ports import Unit
+from broker.model.transaction import Disclosure, Keep
 from broker.registry.parameters import Form, Groups, Parameter, Values
 from broker.registry.store import (
     ASSOCIATION,
@@ -45,6 +46,7 @@ class Item(NamedTuple):
     uuid: str
     kind: str
     patient: str
+    unique_id: str
     confidentiality: str
     body: bytes
     source: str = ""
@@ -54,6 +56,13 @@ class Item(NamedTuple):
     def patient_id(self) -> PatientId:
         """Whose it is."""
         return PatientId.parse(self.patient)
+
+    @property
+    def disclosure(self) -> Disclosure:
+        """What the region's rules are asked about."""
+        return Disclosure(
+            patient=self.patient_id, unique_id=self.unique_id if self.kind == DOCUMENT else "",
+            confidentiality=tuple(self.confidentiality.splitlines()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +189,8 @@ def _statement(kind: str, shape: Shape, *, bodies: bool, sqlite: bool) -> Prepar
     """Return the statement for these conditions; values are bound as v0, v1, … in the order of `shape`."""
     table, side = registry_object.c, _SIDE[kind]
     columns: list[sa.ColumnElement[Any]] = [
-        table.uuid, table.kind, table.patient, table.confidentiality, table.body if bodies else sa.literal(b"", sa.LargeBinary())]
+        table.uuid, table.kind, table.patient, table.unique_id, table.confidentiality,
+        table.body if bodies else sa.literal(b"", sa.LargeBinary())]
     ends = registry_association.c
     nothing: list[sa.ColumnElement[Any]] = [sa.literal_column("''").label(end) for end in (_SOURCE, _TARGET)]
     columns += [ends.source, ends.target] if kind == ASSOCIATION else nothing
@@ -199,10 +209,14 @@ def _glob(pattern: str) -> str:
 
 
 class Search:
-    """One query at work: selects objects of the unit, and stops at `most` of them (XDSTooManyResults)."""
+    """One query at work: selects objects of the unit, and stops at `most` of them (XDSTooManyResults).
 
-    def __init__(self, unit: Unit, *, bodies: bool, most: int, sqlite: bool) -> None:
-        self._unit, self._bodies, self._most, self._sqlite = unit, bodies, most, sqlite
+    With `keep`, every selection goes on as if what may not be seen were not registered, nor any association with an end that
+    may not: what can be reached only by way of it is not found.
+    """
+
+    def __init__(self, unit: Unit, *, bodies: bool, most: int, sqlite: bool, keep: Keep | None = None) -> None:
+        self._unit, self._bodies, self._most, self._sqlite, self._keep = unit, bodies, most, sqlite, keep
 
     def select(self, kind: str, wanted: Mapping[str, Groups]) -> list[Item]:
         """Return the objects of this kind that meet all conditions for which `FILTERS` has a row, in order of registration."""
@@ -222,7 +236,8 @@ class Search:
         if conditions > _CONDITIONS:
             raise TooLarge(f"{_CONDITIONS} conditions in one stored query")
         statement = _statement(kind, tuple(shape), bodies=self._bodies, sqlite=self._sqlite)
-        return self.bounded([Item._make(row) for row in statement.rows(self._unit, binds)])
+        found = self.bounded([Item._make(row) for row in statement.rows(self._unit, binds)])
+        return found if self._keep is None else self._visible(found, self._keep)
 
     def among(self, kind: str, name: str, texts: Iterable[str], wanted: Mapping[str, Groups] | None = None) -> list[Item]:
         """Return the objects of this kind for which condition `name` meets any of `texts`, each object once."""
@@ -238,6 +253,31 @@ class Search:
         if len(items) > self._most:
             raise Rejected(XdsCode.TOO_MANY_RESULTS, f"more than {self._most} objects")
         return items
+
+
+    def _visible(self, items: list[Item], keep: Keep) -> list[Item]:
+        known = self._with_ends(items)
+        hidden = {uuid for uuid, item in known.items() if not keep(item.disclosure)}
+        joined: dict[str, list[str]] = {}
+        for item in known.values():
+            for end in (item.source, item.target):
+                joined.setdefault(end, []).append(item.uuid)
+        ends = [*hidden]
+        while ends:
+            further = [uuid for uuid in joined.get(ends.pop(), ()) if uuid not in hidden]
+            hidden.update(further)
+            ends += further
+        return [item for item in items if item.uuid not in hidden]
+
+    def _with_ends(self, items: Iterable[Item]) -> dict[str, Item]:
+        """Return the items and what they join, which may be associations themselves, by UUID."""
+        known = {item.uuid: item for item in items}
+        fresh = list(known.values())
+        while wanted := {end for item in fresh for end in (item.source, item.target) if end} - known.keys():
+            search = Search(self._unit, bodies=False, most=len(wanted), sqlite=self._sqlite)
+            fresh = [item for kind in FILTERS for item in search.among(kind, _UUID, wanted)]
+            known |= {item.uuid: item for item in fresh}
+        return known
 
 
 Run = Callable[[Search, Values], list[Item]]

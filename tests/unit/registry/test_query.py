@@ -9,7 +9,7 @@ from broker.db import Database
 from broker.model.caller import ANONYMOUS, AuditFacts, Call
 from broker.model.errors import Rejected, TooLarge, Unavailable, XdsCode
 from broker.model.ids import PatientId
-from broker.model.metadata import APPROVED
+from broker.model.metadata import APPROVED, RPLC
 from broker.registry import iti18_query
 from broker.registry.actor import Registry
 from broker.registry.iti18_query import Answer, Limits, Request
@@ -29,7 +29,9 @@ from tests.helpers.registry import (
     one_document,
     refs,
     register,
+    registered,
     request,
+    submission_set,
     unique_ids,
     with_codes,
 )
@@ -47,7 +49,8 @@ def read(raw: SoapRequest) -> Request:
 
 
 def perform(registry: Registry, raw: SoapRequest) -> Answer:
-    return iti18_query.ROW.handle(registry, read(raw), Call(caller=ANONYMOUS, facts=AuditFacts()))
+    found: Answer = iti18_query.ROW.handle(registry, read(raw), Call(caller=ANONYMOUS, facts=AuditFacts()))
+    return found
 
 
 def test_too_many_objects(registry: Registry) -> None:
@@ -136,12 +139,43 @@ def test_filtering_takes_associations_along(database: Database, profile: Profile
     register(registry, objects)
     found = perform(registry, request("GetSubmissionSetAndContents", {
         "$XDSSubmissionSetUniqueId": objects.submission_sets[0].unique_id}))
-    hidden = next(item.uuid for item in found.items if item.kind == "document")
-    answers = iter([item.uuid != hidden for item in found.items])
-    left = iti18_query.ROW.filtered(found, lambda _item: next(answers))
+    hidden = next(item for item in found.items if item.kind == "document")
+    left = iti18_query.ROW.filtered(found, lambda item: item.unique_id != hidden.unique_id)
     assert [item.kind for item in left.items] == ["submission", "document", "folder", "association", "association"]
-    assert hidden not in {end for item in left.items for end in (item.source, item.target)}
+    assert hidden.uuid not in {end for item in left.items for end in (item.source, item.target)}
     assert iti18_query.ROW.filtered(found, lambda _item: True) == found
+
+
+@pytest.mark.parametrize(("name", "parameter", "of_hidden", "of_old"), [
+    ("GetAssociations", "$uuid", [], ["association"]),
+    ("GetDocumentsAndAssociations", "$XDSDocumentEntryEntryUUID", [], ["document", "association"]),
+    ("GetSubmissionSets", "$uuid", [], ["submission", "association"]),
+    ("GetFoldersForDocument", "$XDSDocumentEntryEntryUUID", [], []),
+    ("GetRelatedDocuments", "$XDSDocumentEntryEntryUUID", [], []),
+])
+def test_what_is_joined_to_a_hidden_document_does_not_tell_of_it(
+    database: Database, profile: Profile, name: str, parameter: str, of_hidden: list[str], of_old: list[str],
+) -> None:
+    registry = Registry(database, Directory(), profile)
+    old = one_document(registry)
+    new = document("New")
+    register(registry, bundle([new], [folder()], [link("New", old.id, RPLC), link("Fol1", "New")]))
+    hidden, = registered(registry, new.unique_id)
+    for asked, kinds in ((hidden, of_hidden), (old, of_old)):
+        more = {"$AssociationTypes": [RPLC]} if name == "GetRelatedDocuments" else {}
+        found = perform(registry, request(name, {parameter: asked.id, **more}))
+        left = iti18_query.ROW.filtered(found, lambda item: item.unique_id != hidden.unique_id)
+        assert [item.kind for item in left.items] == kinds
+        assert hidden.id not in {text for item in left.items for text in (item.uuid, item.source, item.target)}
+
+
+def test_an_entry_of_a_hidden_patient_is_not_named_by_the_set_of_another(registry: Registry) -> None:
+    other = one_document(registry, LIN)
+    objects = bundle([document()], links=[link(submission_set().id, other.id, status="Reference")])
+    register(registry, objects)
+    found = perform(registry, request("GetAssociations", {"$uuid": other.id}))
+    assert len(found.items) == 2
+    assert iti18_query.ROW.filtered(found, lambda item: item.patient != LIN).items == []
 
 
 def test_facts_also_of_a_failure(registry: Registry) -> None:
