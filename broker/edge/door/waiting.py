@@ -205,8 +205,8 @@ class WaitingRoom(Generic[T]):
 
     def _fail(self, one: T, error: OSError) -> None:
         """Give up a handshake. The peer gets a moment to read the alert: a close over unread bytes would take it back."""
-        if not isinstance(error, ssl.SSLError) or isinstance(error, ssl.SSLEOFError):
-            self._host.drop(one)            # it went away, as a probe of the port does
+        if not isinstance(error, ssl.SSLError) or isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            self._host.drop(one)            # it went away, as a probe of the port does, and our own check of health
             return
         self._log.warning("TLS handshake failed", one.address, error.reason or type(error).__name__)
         self.leave(one)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from broker.audit.spool import AuditLog
 from broker.config.profile import Profile
@@ -248,6 +249,20 @@ def test_handshakes_that_stop_or_drip_hold_nobody_up_and_end_in_time(start: Star
             dripping.join()
         port.call(context)
     assert port.callers() == [SUBJECT, SUBJECT]
+
+
+def test_who_goes_away_before_the_end_of_its_handshake_is_not_in_the_log(start: Start, pki: Authority) -> None:
+    """So does whatever looks whether the port answers, our own `/healthz` every time it is asked."""
+    port = start()
+    with capture_logs() as logs:
+        for say in (b"", HELLO):
+            with socket.create_connection(("127.0.0.1", port.number), 10) as peer:
+                peer.sendall(say)
+                peer.shutdown(socket.SHUT_WR)
+                while peer.recv(100):
+                    pass
+        port.call(pki.client())
+    assert "TLS handshake failed" not in [line["event"] for line in logs]
 
 
 def test_an_end_is_told(start: Start, pki: Authority) -> None:
