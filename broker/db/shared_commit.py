@@ -130,8 +130,8 @@ class SharedWriter:
         unit = SqlUnit(self._connection, self._driver)
         if self._open is None:
             unit.driver.execute("BEGIN IMMEDIATE")
-            self._connection.begin()    # SQLAlchemy sends nothing here, but knows now that it must not commit by itself
             self._open = _Transaction(self._open_for)
+            self._connection.begin()    # SQLAlchemy sends nothing here, but knows now that it must not commit by itself
         if self._open.units:
             unit.driver.execute("SAVEPOINT unit")
         return unit
@@ -174,10 +174,14 @@ class SharedWriter:
     def _finish(self) -> None:
         """End the transaction if there is one, tell those that wait for it, and return the turn back."""
         shared, self._open = self._open, None
-        if shared is not None:
-            shared.error = self._commit(shared)
-            shared.ended.set()
-        self._turn.give_back()
+        try:
+            if shared is not None:
+                shared.error = Unavailable("database")      # until more is known
+                shared.error = self._commit(shared)
+        finally:
+            if shared is not None:
+                shared.ended.set()
+            self._turn.give_back()
 
     def _commit(self, shared: _Transaction) -> Exception | None:
         connection, driver = self._connection, self._driver
@@ -191,5 +195,14 @@ class SharedWriter:
                 driver.execute("ROLLBACK")
             return error
         finally:
-            connection.rollback()   # nothing is left to take back: SQLAlchemy forgets its transaction
+            self._forget(connection)
         return None
+
+    def _forget(self, connection: sa.Connection) -> None:
+        """Let SQLAlchemy forget its transaction, of which nothing is left to take back; else take another connection next."""
+        try:
+            connection.rollback()
+        except DRIVER_ERRORS:
+            self._connection = None
+            with contextlib.suppress(*DRIVER_ERRORS):
+                connection.invalidate()

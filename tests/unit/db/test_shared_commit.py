@@ -1,5 +1,6 @@
 """Writers of SQLite that wait together share one commit, and each is still all or nothing."""
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ class Store:
     """A database with one table, and every transaction statement its writer sent."""
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
         self.path = folder / "store.db"
         self.seen: list[str] = []
         engine = sa.create_engine(f"sqlite:///{self.path}", connect_args={"check_same_thread": False}, poolclass=sa.NullPool)
@@ -136,6 +138,22 @@ def test_a_writer_goes_on_after_a_failure_of_the_connection(store: Store) -> Non
     assert isinstance(together(writer, [fail])[0], ZeroDivisionError)
     assert together(writer, [insert(1)]) == [None]
     assert store.rows() == [1]
+
+
+def test_a_connection_that_cannot_even_take_back_is_not_used_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    second = Store(store.path.parent / "second").connection
+    connections = iter((store.connection, second))
+    writer = SharedWriter(lambda: next(connections), open_for=3600)
+
+    def no_disk() -> None:
+        raise sa.exc.OperationalError("ROLLBACK", {}, sqlite3.OperationalError("disk I/O error"))
+
+    monkeypatch.setattr(store.connection, "rollback", no_disk)
+    assert [type(end) for end in together(writer, [insert(0), fail])] == [type(None), ZeroDivisionError]
+    assert (store.rows(), store.connection.invalidated) == ([0], True)
+    assert together(writer, [insert(1)]) == [None]
+    assert second.exec_driver_sql("SELECT n FROM probe").scalars().all() == [1]
+    writer.close()
 
 
 def test_a_transaction_that_sqlite_ended_is_no_success(store: Store) -> None:
