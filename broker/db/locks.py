@@ -39,9 +39,10 @@ def lock(unit: Unit, kind: Lock, names: Iterable[str] = ("",)) -> None:
     unit.highest_lock = kind
     if unit.dialect.name != "postgresql":
         return
+    keys = sorted(map(_key, names))
     try:
-        with unit.waiting():
-            unit.driver.execute(_LOCK, (int(kind), sorted(map(_key, names))))
+        with unit.waiting([(int(kind), key) for key in keys]):
+            unit.driver.execute(_LOCK, (int(kind), keys))
     except DRIVER_ERRORS as error:
         raise unavailable(error) or error from error
 

@@ -1,7 +1,7 @@
 """The unit of work: one transaction on one connection, and what to do once it is durable."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,12 +13,12 @@ class SqlUnit:
     """A transaction in progress. It belongs to the thread that opened it.
 
     `connection` is SQLAlchemy's, `driver` the driver's own (sqlite3 or psycopg) below it, for prepared statements. `waiting`
-    encloses what waits for another unit.
+    encloses waiting for locks, (kind, key) each.
     """
 
     def __init__(
         self, connection: sa.Connection, driver: Any = None,
-        waiting: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+        waiting: Callable[[Collection[tuple[int, int]]], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
         self.connection, self._driver, self.waiting = connection, driver, waiting
         self.dialect = connection.dialect

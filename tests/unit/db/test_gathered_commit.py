@@ -3,11 +3,11 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import pytest
 
-from broker.db.gathered_commit import CommitGathering, GatheredUnit
+from broker.db.gathered_commit import CommitGathering, GatheredUnit, LockKey
 
 LONG = 3600.0       # nobody is late
 
@@ -15,15 +15,17 @@ LONG = 3600.0       # nobody is late
 class Unit(threading.Thread):
     """A unit of work in a thread of its own, which ends when it is told to."""
 
-    def __init__(self, gathering: CommitGathering) -> None:
+    def __init__(self, gathering: CommitGathering, locks: Collection[LockKey] = ()) -> None:
         super().__init__(daemon=True)
-        self._gathering = gathering
+        self._gathering, self._locks = gathering, locks
         self.begun, self.told, self.failing = threading.Event(), threading.Event(), False
         self.start()
         assert self.begun.wait(30)
 
     def run(self) -> None:
-        with contextlib.suppress(AssertionError), GatheredUnit(self._gathering):
+        with contextlib.suppress(AssertionError), GatheredUnit(self._gathering) as unit:
+            with unit.waiting(self._locks):
+                """They are free."""
             self.begun.set()
             assert self.told.wait(30)
             assert not self.failing
@@ -65,9 +67,25 @@ def test_who_waits_for_another_unit_is_not_waited_for() -> None:
     with GatheredUnit(gathering) as blocked:
         holder.end()
         until(lambda: gathering.ready == 1)
-        with blocked.waiting():
+        with blocked.waiting([]):
             holder.join(30)
     assert not holder.is_alive()
+
+
+def test_who_holds_a_lock_that_another_waits_for_waits_for_nobody() -> None:
+    gathering = CommitGathering(LONG)
+    at_work = Unit(gathering)
+    holder, other = (Unit(gathering, locks) for locks in ([(4, 1)], [(4, 2)]))
+    for unit in (holder, other):
+        unit.end()
+    until(lambda: gathering.ready == 2)
+    with GatheredUnit(gathering) as blocked:
+        with blocked.waiting([(4, 1)]):
+            holder.join(30)
+            assert [unit.is_alive() for unit in (holder, other)] == [False, True]
+        at_work.end()
+    other.join(30)
+    assert not other.is_alive()
 
 
 def test_nobody_is_waited_for_longer_than_said() -> None:
