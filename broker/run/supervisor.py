@@ -74,7 +74,12 @@ class _Supervisor:
     def _fork(self, child: Child) -> bool:
         """Start a child; return whether this is the child."""
         child.started = time.monotonic()
-        child.pid = os.fork()
+        try:
+            child.pid = os.fork()
+        except OSError as error:        # no memory, or too many processes: the other roles go on
+            child.ended(child.started)
+            log.error("a role cannot be started", name=child.name, reason=error.strerror, again_in=child.pause)
+            return False
         if child.pid:
             log.info("a role starts", name=child.name, pid=child.pid)
             return False

@@ -119,6 +119,29 @@ def test_a_supervisor_that_was_started_with_signals_of_children_ignored_sees_the
         assert parent.wait(PATIENCE) == 0
 
 
+def test_a_child_that_cannot_be_forked_is_tried_again_and_the_others_go_on(tmp_path: Path) -> None:
+    """What ends a role may be that memory is short, which a new one needs, too."""
+    program = """
+import errno, os
+fork, failures = os.fork, [errno.ENOMEM, errno.EAGAIN]
+def try_to_fork():
+    if failures and list(pathlib.Path(sys.argv[1]).glob("other-*")):
+        raise OSError(failures.pop(), "none is left")
+    return fork()
+os.fork = try_to_fork
+""" + PARENT
+    with subprocess.Popen([sys.executable, "-c", "import pathlib, sys" + program, str(tmp_path), ENDS, "child", "other"],
+                          stderr=subprocess.DEVNULL) as parent:
+        (first,) = wait_children(tmp_path, 1)
+        (other,) = wait_children(tmp_path, 1, "other")
+        os.kill(first, signal.SIGKILL)
+        wait_children(tmp_path, 2)
+        assert started(tmp_path, "other") == [other]
+        assert not gone(other)
+        parent.send_signal(signal.SIGTERM)
+        assert parent.wait(PATIENCE) == 0
+
+
 @pytest.mark.parametrize(("lived", "pauses"), [
     (1.0, [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]), (6.0, [0.25, 0.25, 0.25]),
 ])
