@@ -81,7 +81,8 @@ class _Connection(Waiting):
 
     def rest(self) -> None:
         """Begin to wait for the next message: this one is answered."""
-        self.since, self.working = time.monotonic(), False
+        self.since = self.heard_at = time.monotonic()       # our own work does not count as a slow peer
+        self.working = False
 
     def lost(self) -> None:
         """Log that the connection ends in the middle of a message."""

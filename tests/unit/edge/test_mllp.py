@@ -404,6 +404,22 @@ def test_a_stop_lets_the_message_at_work_be_answered(tmp_path: Path, actor: Acto
         assert ends(connection)
 
 
+def test_what_an_answer_costs_us_does_not_make_the_peer_slow(tmp_path: Path, actor: Actor) -> None:
+    """The next message has begun already while this one is at work for longer than a peer may be slow."""
+    actor.go_on.clear()
+    with serving(tmp_path, actor, io_timeout=1.0, min_rate=4096) as port, connected(port) as connection:
+        second = message("m2")
+        connection.sendall(message("m1") + second[:20])
+        assert actor.entered.wait(PATIENCE)
+        time.sleep(1.2)
+        actor.go_on.set()
+        assert replies(connection, 1) == [["AA", "m1"]]
+        connection.sendall(second[20:60])
+        time.sleep(0.1)
+        connection.sendall(second[60:])
+        assert replies(connection, 1) == [["AA", "m2"]]
+
+
 def test_a_slow_peer_does_not_hold_up_another(port: int, actor: Actor) -> None:
     actor.go_on.clear()
     with connected(port) as slow, connected(port) as quick:
