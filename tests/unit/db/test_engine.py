@@ -1,3 +1,4 @@
+import contextlib
 import threading
 
 import pytest
@@ -8,6 +9,7 @@ from alembic.runtime.migration import MigrationContext
 from broker.app.whole import App
 from broker.db import Database, Prepared, metadata, schema, sql
 from broker.model.errors import Unavailable
+from tests.helpers.postgresql import Postgres
 
 
 def test_the_history_makes_exactly_the_tables_the_stores_declare(database: Database) -> None:
@@ -41,6 +43,15 @@ def test_a_failed_unit_leaves_nothing(database: Database) -> None:
         _ = 1 / 0
     with database.read() as unit:
         assert sql(unit).execute(sa.text("SELECT count(*) FROM probe")).scalar() == 0
+
+
+@pytest.mark.peer("postgresql")
+def test_a_store_all_of_whose_connections_are_taken_is_unavailable(postgres: Postgres) -> None:
+    with contextlib.closing(Database(postgres.url)) as store:
+        store.engine = sa.create_engine(postgres.url, pool_size=1, max_overflow=0, pool_timeout=0.01)
+        with store.write(), pytest.raises(Unavailable), store.write():
+            pass
+        store.engine.dispose()
 
 
 def test_writers_queue_instead_of_failing(database: Database) -> None:
