@@ -17,6 +17,8 @@ NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantW
 # Key of the peer's `Certificate` in a WSGI environment; absent where it showed none.
 PEER_CERTIFICATE = "broker.peer_certificate"
 
+_AT_ONCE = 64 << 10         # bytes given to OpenSSL at once
+
 
 def wrap(sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
     """Return the socket of a connection that was accepted, its handshake not begun. It takes over the descriptor."""
@@ -53,6 +55,14 @@ def receive(sock: socket.socket, size: int) -> bytes | None:
         return None
     except OSError:
         return b""
+
+
+def send(sock: socket.socket, data: memoryview) -> int:
+    """Send what a non-blocking socket takes; return how many bytes that is. Raise one of `NOT_NOW`, or OSError.
+
+    OpenSSL says of what it was given only when all of it is out; in small pieces even a slow peer is seen to take something.
+    """
+    return sock.send(data[:_AT_ONCE] if isinstance(sock, ssl.SSLSocket) else data)
 
 
 def finish(sock: socket.socket) -> None:

@@ -97,7 +97,7 @@ class Answer(Response):
         self.sock.setblocking(False)
         while rest:
             try:
-                sent = self.sock.send(rest)
+                sent = tls.send(self.sock, rest)
             except tls.NOT_NOW:
                 self._await(rest)
             else:
@@ -143,7 +143,7 @@ class _Slow:
             if not piece:
                 return True
             self.rest = memoryview(piece)
-        sent = self.sock.send(self.rest)
+        sent = tls.send(self.sock, self.rest)
         self.rest = self.rest[sent:]
         self._out += sent
         now = time.monotonic()

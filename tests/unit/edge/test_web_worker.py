@@ -3,12 +3,14 @@
 import contextlib
 import inspect
 import os
+import queue
 import re
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +27,8 @@ from gunicorn.workers import gthread
 from broker.config.settings import Server, TlsSection
 from broker.edge.door.rate import MinimumRate
 from broker.edge.door.tls import NOT_NOW
-from broker.edge.http.answer import Answer, HandedOver
+from broker.edge.door.waiting import port_of
+from broker.edge.http.answer import Answer, HandedOver, SlowAnswers
 from broker.edge.http.connection import GATHERED, Chunks, Connection, Incoming, Refused, Unreader
 from tests.helpers.dial import LINES, dial, over
 from tests.helpers.pki import Authority
@@ -423,6 +426,32 @@ def test_a_slow_reader_gets_all_of_its_answer_and_may_ask_again(small: Served) -
         pong(connection)
 
 
+_REQUEST = SimpleNamespace(method="POST", version=(1, 1), must_close=False, should_close=lambda: False)
+
+
+def test_a_reader_that_takes_a_long_piece_steadily_is_not_silent(line: TlsSection) -> None:
+    """The piece takes longer than a peer may take nothing; OpenSSL alone says only at its end that something was taken."""
+    piece, ended = memoryview(bytes(1 << 20)), queue.SimpleQueue[bool]()
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as pool:
+        dialled = pool.submit(dial, listener.getsockname()[1])
+        sock, _ = listener.accept()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 << 10)
+        port = port_of("tls.http", line.http, 5.0)
+        if port is not None:
+            sock = port.context.wrap_socket(sock, server_side=True)
+        with sock, dialled.result() as reader:
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 << 10)
+            sock.setblocking(False)
+            answers, answer = SlowAnswers(1, 1.0), Answer(_REQUEST, sock, SimpleNamespace(protocol="http"), 1.0, lambda: False)
+            answers.start()
+            answers.take(answer, "peer", piece, iter(()), ended.put)
+            got = 0
+            while got < len(piece) and ended.empty():
+                got += len(reader.recv(8192))
+                time.sleep(0.02)
+            assert ended.get(timeout=PATIENCE)
+
+
 @pytest.mark.parametrize("size", [1000, 200_000])
 def test_an_answer_is_handed_over_whole_when_not_even_its_head_can_be_sent(size: int) -> None:
     left, right = socket.socketpair()
@@ -431,8 +460,7 @@ def test_an_answer_is_handed_over_whole_when_not_even_its_head_can_be_sent(size:
         with contextlib.suppress(BlockingIOError):
             while True:
                 left.send(b"x" * 65536)
-        request = SimpleNamespace(method="POST", version=(1, 1), must_close=False, should_close=lambda: False)
-        answer = Answer(request, left, SimpleNamespace(protocol="http"), 5.0, lambda: False)
+        answer = Answer(_REQUEST, left, SimpleNamespace(protocol="http"), 5.0, lambda: False)
         answer.start_response("200 OK", [("Content-Length", str(size))])
         with pytest.raises(HandedOver) as over:
             answer.write(b"y" * size)
