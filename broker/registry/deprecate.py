@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from broker.db import Lock, lock
 from broker.model.caller import Call
-from broker.model.errors import Rejected, XdsCode
+from broker.model.errors import Rejected, Unavailable, XdsCode
 from broker.model.ids import PatientId
 from broker.model.metadata import DEPRECATED, DocumentEntry
 from broker.model.ports import Unit
@@ -25,7 +25,7 @@ class Deprecation:
 
 
 def _subject(_registry: object, request: Deprecation) -> tuple[PatientId, ...]:
-    """Return whose entry it is: the patient is locked, so that it stays so until the unit ends."""
+    """Return whose entry it is, and stays until the unit ends: the patient is locked."""
     return (PatientId.parse(_locked(request).patient_id),)
 
 
@@ -42,9 +42,17 @@ def _handle(_registry: object, request: Deprecation, call: Call) -> None:
 
 
 def _locked(request: Deprecation) -> DocumentEntry:
-    """Return the entry under the lock of its patient; whoever held the lock may have given it to another one."""
-    lock(request.unit, Lock.REGISTRY_PATIENT, (_entry(request).patient_id,))
-    return _entry(request)
+    """Return the entry under the lock of its patient.
+
+    Raise `Unavailable` when whoever held the lock has given the entry to another patient: try again in another unit. Taking
+    the lock of that one while holding the first may be waiting for somebody who waits for this unit.
+    """
+    patient = _entry(request).patient_id
+    lock(request.unit, Lock.REGISTRY_PATIENT, (patient,))
+    entry = _entry(request)
+    if entry.patient_id != patient:
+        raise Unavailable("the entry, which went to another patient just now,")
+    return entry
 
 
 def _entry(request: Deprecation) -> DocumentEntry:

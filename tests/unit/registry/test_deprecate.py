@@ -1,17 +1,18 @@
 """A DocumentEntry taken back inside the broker."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from lxml import etree
 
 from broker.config.settings import load
-from broker.db import Database
+from broker.db import Database, Lock
 from broker.model.caller import ANONYMOUS, AuditFacts, Call, Caller
-from broker.model.errors import Rejected, XdsCode
+from broker.model.errors import Rejected, Unavailable, XdsCode
 from broker.model.metadata import APND, APPROVED, DEPRECATED, RPLC, XFRM
-from broker.model.ports import Withdraw
-from broker.registry import deprecate
+from broker.model.ports import Unit, Withdraw
+from broker.registry import deprecate, store
 from broker.registry.actor import Registry
 from broker.registry.deprecate import Deprecation
 from tests.bench import scene
@@ -63,6 +64,24 @@ def test_twice_is_as_once(registry: Registry, database: Database) -> None:
     for _ in range(2):
         deprecated(registry, database, entry.id)
     assert found(registry, DEPRECATED) == [entry.unique_id]
+
+
+def test_an_entry_that_goes_to_another_patient_meanwhile_is_left_for_another_try(
+    registry: Registry, database: Database, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entry = one_document(registry)
+    locked: list[str] = []
+
+    def wait(unit: Unit, kind: Lock, names: Iterable[str]) -> None:
+        locked.extend(names)
+        if len(locked) == 1:        # whoever had the lock
+            store.give(unit, [entry.id], LIN)
+
+    monkeypatch.setattr(deprecate, "lock", wait)
+    with pytest.raises(Unavailable):
+        deprecated(registry, database, entry.id)
+    assert locked == [str(WANG)]
+    assert found(registry, APPROVED) == [entry.unique_id]
 
 
 @pytest.mark.parametrize("kind", ["unknown", "submission set"])
