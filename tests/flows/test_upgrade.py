@@ -33,7 +33,7 @@ from tests.helpers.region import Region
 from tests.helpers.site import OURS, THEIRS, adt
 from tests.helpers.waiting import eventually
 
-STORED = Path(__file__).parents[1] / "golden" / "upgrade-0.1.0" / "region.tar.xz"
+STORED = Path(__file__).parent / "upgrade-0.1.0" / "region.tar.xz"
 OLD = "0004"        # the schema of 0.1.0
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
