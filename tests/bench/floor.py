@@ -117,6 +117,7 @@ def query(recorded: Recorded) -> routes.Application:
     """Return the floor of ITI-18."""
     threads = _Connections(recorded.database)
     (statement, (template,)), = recorded.statements
+    body = next(n for n, column in enumerate(statement.partition("FROM")[0].split(",")) if column.endswith("body"))
 
     def application(environ: dict[str, Any], start_response: routes.StartResponse) -> Iterable[bytes]:
         root = etree.fromstring(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
@@ -126,7 +127,7 @@ def query(recorded: Recorded) -> routes.Application:
         values = [slots[text] if kind == "slot" else text for kind, text in template]
         rows = threads.connection.execute(statement, values).fetchall()
         head = _ENVELOPE % (b"urn:ihe:iti:2007:RegistryStoredQueryResponse", str(uuid.uuid4()).encode(), _FOUND)
-        return _answer(start_response, b"".join((head, *(row[4] for row in rows), _FOUND_END, _END)))
+        return _answer(start_response, b"".join((head, *(row[body] for row in rows), _FOUND_END, _END)))
     return application
 
 
