@@ -21,6 +21,7 @@ from broker.db.unit import SqlUnit
 from broker.model.modes import make_file, make_folder
 
 _LITE: dict[str, Any] = {"timeout": PATIENCE, "check_same_thread": False}
+_CONNECTIONS = 15           # to PostgreSQL, of one process; opened as they are needed, and kept: opening one costs milliseconds
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={PATIENCE * 1000:.0f}", "cache_size=-65536")
 
 metadata = sa.MetaData(naming_convention={
@@ -77,7 +78,8 @@ class Database:
             self._idle = _Idle(self._reader.connect)
             self._writer = SharedWriter(self.engine.connect, share=share_commits)
         else:
-            self.engine = sa.create_engine(url, pool_pre_ping=True)
+            self.engine = sa.create_engine(
+                url, pool_size=_CONNECTIONS, max_overflow=0, pool_use_lifo=True, pool_pre_ping=True)
             self._gathering = CommitGathering() if share_commits else CommitGathering(0)
             self._reader = self.engine.execution_options(postgresql_readonly=True)
 

@@ -6,14 +6,15 @@ has one writer at a time anyway: there nothing is locked, but the order is check
 
 import enum
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from broker.db.errors import DRIVER_ERRORS, unavailable
 from broker.db.unit import SqlUnit
 from broker.model.ports import Unit
 
 # The subquery keeps the order of the keys: everyone locks a list in the same order.
-_LOCK = "SELECT pg_advisory_xact_lock(%s, key) FROM (SELECT unnest(%s::int[]) AS key ORDER BY 1) AS ordered"
+_LOCK = ("SELECT pg_advisory_xact_lock(kind, key)"
+         " FROM (SELECT unnest(%s::int[]) AS kind, unnest(%s::int[]) AS key ORDER BY 1, 2) AS ordered")
 
 
 class Lock(enum.IntEnum):
@@ -34,15 +35,22 @@ def lock(unit: Unit, kind: Lock, names: Iterable[str] = ("",)) -> None:
     Different names may share a lock now and then (they are hashed to 32 bits), which costs time and nothing else. Raise
     `Unavailable` when the store cannot be reached.
     """
+    lock_all(unit, {kind: names})
+
+
+def lock_all(unit: Unit, wanted: Mapping[Lock, Iterable[str]]) -> None:
+    """Return when no other unit holds any of the locks: those of several kinds by one statement, in the order of `Lock`."""
     assert isinstance(unit, SqlUnit)
-    assert kind >= unit.highest_lock, f"{kind.name} is taken after {Lock(unit.highest_lock).name}"
-    unit.highest_lock = kind
+    first = min(wanted)
+    assert first >= unit.highest_lock, f"{first.name} is taken after {Lock(unit.highest_lock).name}"
+    unit.highest_lock = max(wanted)
     if unit.dialect.name != "postgresql":
         return
-    keys = sorted(map(_key, names))
+    locks = sorted((int(kind), _key(name)) for kind, names in wanted.items() for name in names)
+    kinds, keys = [kind for kind, _ in locks], [key for _, key in locks]
     try:
-        with unit.waiting([(int(kind), key) for key in keys]):
-            unit.driver.execute(_LOCK, (int(kind), keys))
+        with unit.waiting(locks), unit.driver.pipeline():       # BEGIN is sent with it
+            unit.driver.execute(_LOCK, (kinds, keys))
     except DRIVER_ERRORS as error:
         raise unavailable(error) or error from error
 

@@ -4,6 +4,7 @@ SQLAlchemy's execution costs several times what SQLite needs to answer; its comp
 columns of text, numbers and bytes: values and rows pass through as they are. See docs/decisions/0031-prepared-statements.md.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,10 +15,24 @@ from broker.db.unit import SqlUnit
 from broker.model.ports import Unit
 
 BATCH = 500         # values of one IN list
-_ROWS = 32          # rows of one INSERT that returns something
+_ROWS = 32          # rows of one INSERT
 _SHAPES = 256       # texts kept of one statement: one for each dialect and combination of list lengths
 
 Values = Mapping[str, Any]
+
+
+@contextlib.contextmanager
+def unanswered(unit: Unit) -> Iterator[None]:
+    """Enclose INSERTs that return nothing: PostgreSQL is sent all of them before its answers are read (pipeline mode).
+
+    Raise what any of them raised when the block ends.
+    """
+    assert isinstance(unit, SqlUnit)
+    try:
+        with unit.driver.pipeline() if unit.dialect.name == "postgresql" else contextlib.nullcontext():
+            yield
+    except DRIVER_ERRORS as error:
+        raise unavailable(error) or error from error
 
 
 def batches(values: Iterable[str], size: int = BATCH) -> Iterator[list[str]]:
@@ -51,49 +66,50 @@ class Prepared:
         """Run it for the distinct `keys`, a batch at a time, as the list `name`; return all rows."""
         return (row for batch in batches(keys) for row in self.rows(unit, {name: batch}))
 
-    def run(self, unit: Unit, rows: Sequence[Values]) -> None:
-        """Run it once for each row of values; all rows have the same names, and no lists."""
-        assert isinstance(unit, SqlUnit)
-        text = self._texts.get((unit.dialect.name,)) or self._compile(unit.dialect, rows[0], [])
-        try:
-            if len(rows) == 1:
-                unit.driver.execute(text.sql, text.bind(dict(rows[0])))
-            else:
-                unit.driver.cursor().executemany(text.sql, [text.bind(dict(row)) for row in rows])
-        except DRIVER_ERRORS as error:
-            raise unavailable(error) or error from error
+    def insert(self, unit: Unit, rows: Sequence[Values]) -> None:
+        """Insert all rows of values, many by one statement; all have the same names, and no lists."""
+        for _ in self._inserted(unit, rows):
+            """Nothing is returned."""
 
     def returned(self, unit: Unit, rows: Sequence[Values]) -> Iterator[tuple[Any, ...]]:
-        """Insert all rows of values, many by one statement; return what its RETURNING says of each, in no certain order."""
+        """Insert all rows of values likewise; return what the statement's RETURNING says of each, in no certain order."""
+        for cursor in self._inserted(unit, rows):
+            try:
+                yield from cursor.fetchall()
+            except DRIVER_ERRORS as error:
+                raise unavailable(error) or error from error
+
+    def _inserted(self, unit: Unit, rows: Sequence[Values]) -> Iterator[Any]:
         assert isinstance(unit, SqlUnit)
-        assert isinstance(self._statement, sa.Insert)
         for start in range(0, len(rows), _ROWS):
             some = rows[start:start + _ROWS]
             values = {f"{name}_m{number}": value for number, row in enumerate(some) for name, value in row.items()}
-            text = self._texts.get((unit.dialect.name, "rows", len(some)))
-            if text is None:
-                statement = self._statement.values([dict(row) for row in some])
-                text = self._texts[unit.dialect.name, "rows", len(some)] = _Text(statement, unit.dialect, values)
+            text = self._texts.get((unit.dialect.name, len(some))) or self._compile_rows(unit.dialect, some, values)
             try:
-                yield from unit.driver.execute(text.sql, text.bind(values)).fetchall()
+                cursor = unit.driver.execute(text.sql, text.bind(values))
             except DRIVER_ERRORS as error:
                 raise unavailable(error) or error from error
+            yield cursor
+
+    def _compile_rows(self, dialect: sa.Dialect, rows: Sequence[Values], values: Values) -> "_Text":
+        assert isinstance(self._statement, sa.Insert)
+        text = self._texts[dialect.name, len(rows)] = _Text(
+            self._statement.values([dict(row) for row in rows]), dialect, values)
+        return text
 
     def _compile(self, dialect: sa.Dialect, values: Values, lengths: Sequence[int]) -> "_Text":
         if len(self._texts) >= _SHAPES:
             self._texts.clear()
-        columns = list(values) if isinstance(self._statement, sa.Insert) else None
-        text = self._texts[dialect.name, *lengths] = _Text(self._statement, dialect, values, columns)
+        text = self._texts[dialect.name, *lengths] = _Text(self._statement, dialect, values)
         return text
 
 
 class _Text:
     """The SQL of one dialect for lists of certain lengths, and how the driver wants its values."""
 
-    def __init__(self, statement: sa.Select[Any] | sa.Insert, dialect: sa.Dialect, values: Values,
-                 columns: list[str] | None = None) -> None:
+    def __init__(self, statement: sa.Select[Any] | sa.Insert, dialect: sa.Dialect, values: Values) -> None:
         padded = {name: _padded(value) if isinstance(value, list | tuple) else value for name, value in values.items()}
-        state = statement.compile(dialect=dialect, column_keys=columns).construct_expanded_state(padded)
+        state = statement.compile(dialect=dialect).construct_expanded_state(padded)
         self.sql = state.statement
         given, _ = _flat(values)
         self._constants = {name: value for name, value in state.parameters.items() if name not in given}

@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 
 from broker.config.profile import Profile
-from broker.db import Database, Lock, lock
+from broker.db import Database, Lock, lock_all
 from broker.model.caller import AuditFacts, Call
 from broker.model.errors import BrokerError, Problem
 from broker.model.ids import PatientId, new_uuid_urn
@@ -65,8 +65,9 @@ def _lock(unit: Unit, request: Request, symbolic: AbstractSet[str]) -> None:
     A symbolic id becomes a new UUID, which nobody else can bring.
     """
     ids = {rim.id for rim in request.rims}
-    lock(unit, Lock.REGISTRY_PATIENT, (str(PatientId.parse(request.submission_set.patient_id)),))
-    lock(unit, Lock.REGISTRY_OBJECT, {thing.unique_id for thing in request.described} | (ids - symbolic))
+    lock_all(unit, {
+        Lock.REGISTRY_PATIENT: (str(PatientId.parse(request.submission_set.patient_id)),),
+        Lock.REGISTRY_OBJECT: {thing.unique_id for thing in request.described} | (ids - symbolic)})
 
 
 def _dtm(when: datetime) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from broker.db import Prepared, batches, metadata, sql
+from broker.db import Prepared, batches, metadata, sql, unanswered
 from broker.model.ids import PatientId
 from broker.model.metadata import (
     APND,
@@ -311,10 +311,11 @@ class _Rows:
 
     def insert(self, unit: Unit) -> None:
         keys = dict(_INSERT.returned(unit, self._objects))
-        for table, rows in self._beside.items():
-            for row in rows:
-                row["object_id"] = keys[row["object_id"]]
-            _INSERT_SIDE[table].run(unit, rows)
+        with unanswered(unit):
+            for table, rows in self._beside.items():
+                for row in rows:
+                    row["object_id"] = keys[row["object_id"]]
+                _INSERT_SIDE[table].insert(unit, rows)
 
     def _object(self, name: str, kind: str, unique_id: str, confidentiality: str = "") -> str:
         uuid = self._registered.uuid(name)

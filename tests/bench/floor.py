@@ -89,14 +89,9 @@ class _Spy:
         self._note(statement, [values])
         return self._driver.execute(statement, values)
 
-    def executemany(self, statement: str, rows: list[Any]) -> Any:
-        """Run it for each row."""
-        self._note(statement, rows)
-        return self._driver.cursor().executemany(statement, rows)
-
-    def cursor(self) -> Self:
-        """Tell what a cursor is asked, too."""
-        return self
+    def pipeline(self) -> Any:
+        """Send statements before their answers are read."""
+        return self._driver.pipeline()
 
 
 def connection(database: str) -> sqlite3.Connection:
@@ -166,13 +161,10 @@ def _insert(store: Any, statements: list[tuple[str, list[Any]]], number: str) ->
         "key": lambda value: keys[value],
     }
     for statement, rows in statements:
-        listed = [mapped(row, lambda kind, value: meaning[kind](value)) for row in rows]
+        (row,) = rows
+        done = store.execute(statement, mapped(row, lambda kind, value: meaning[kind](value)))
         if "RETURNING" in statement:
-            keys += sorted(key for _, key in store.execute(statement, listed[0]).fetchall())
-        elif len(listed) > 1:
-            store.cursor().executemany(statement, listed)
-        else:
-            store.execute(statement, listed[0])
+            keys += sorted(key for _, key in done.fetchall())
 
 
 def mapped(row: Any, change: Callable[[Any, Any], Any]) -> Any:

@@ -62,8 +62,8 @@ def _recorded(app: App, request: str, database: str) -> floor.Recorded:
     keys = {key: n for n, (key, _) in enumerate(rows)}
     uuids = {uuid for _, uuid in rows}
 
-    def meaning(column: int | str, value: Any) -> list[Any]:
-        if column in {0, "object_id"} and value in keys:
+    def meaning(column: str, value: Any) -> list[Any]:
+        if column.startswith("object_id") and value in keys:
             return ["key", keys[value]]
         if isinstance(value, bytes | memoryview):
             return ["body", value]
@@ -71,12 +71,14 @@ def _recorded(app: App, request: str, database: str) -> floor.Recorded:
             return ["uuid", value]
         return ["text", value.replace(number, _MARK)] if isinstance(value, str) else ["is", value]
 
-    def told(row: Any) -> Any:
+    def told(statement: str, row: Any) -> Any:
         if isinstance(row, dict):
             return {name: meaning(name, value) for name, value in row.items()}
-        return [meaning(*pair) for pair in enumerate(row)]
+        columns = statement.partition("(")[2].partition(")")[0].split(", ")     # of one row; the values are those of all rows
+        return [meaning(columns[number % len(columns)], value) for number, value in enumerate(row)]
 
-    return floor.Recorded("register", database, [(statement, [told(row) for row in rows]) for statement, rows in statements])
+    return floor.Recorded(
+        "register", database, [(statement, [told(statement, row) for row in rows]) for statement, rows in statements])
 
 
 class _Side:

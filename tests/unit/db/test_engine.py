@@ -7,7 +7,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from broker.app.whole import App
-from broker.db import Database, Prepared, metadata, schema, sql
+from broker.db import Database, Prepared, metadata, schema, sql, unanswered
+from broker.db.errors import DRIVER_ERRORS
 from broker.model.errors import Unavailable
 from tests.helpers.postgresql import Postgres
 
@@ -97,3 +98,39 @@ def test_prepared_statements_take_lists_of_every_length(database: Database) -> N
         with database.read() as unit:
             assert sorted(statement.rows(unit, {"keys": keys})) == [("a",), ("b",)][:length]
             assert sorted(statement.rows_of(unit, "keys", keys)) == [("a",), ("b",)][:length]
+
+
+def _probe(database: Database) -> sa.Table:
+    table = sa.Table("probe", sa.MetaData(), sa.Column("n", sa.Integer, primary_key=True), sa.Column("text", sa.Text))
+    with database.write() as unit:
+        table.create(sql(unit))
+    return table
+
+
+@pytest.mark.parametrize("count", [1, 2, 32, 33, 100])
+def test_rows_of_any_number_are_inserted(database: Database, count: int) -> None:
+    table = _probe(database)
+    statement, returning = Prepared(sa.insert(table)), Prepared(sa.insert(table).returning(table.c.n, table.c.text))
+    rows = [{"n": n, "text": f"text {n}"} for n in range(count)]
+    more = [{"n": n + count, "text": "more"} for n in range(count)]
+    with database.write() as unit:
+        with unanswered(unit):
+            statement.insert(unit, rows)
+        assert sorted(returning.returned(unit, more)) == [(row["n"], "more") for row in more]
+    with database.read() as unit:
+        found = sql(unit).execute(sa.select(table).order_by(table.c.n)).all()
+    assert [row._asdict() for row in found] == rows + more
+
+
+def test_what_a_statement_raises_is_raised_at_the_end_of_its_block_at_the_latest(database: Database) -> None:
+    table = _probe(database)
+    statement = Prepared(sa.insert(table))
+    after = []
+    with pytest.raises(DRIVER_ERRORS), database.write() as unit:
+        with unanswered(unit):
+            statement.insert(unit, [{"n": 1, "text": "first"}])
+            statement.insert(unit, [{"n": 1, "text": "again"}])
+        after.append("the block ended well")
+    assert not after
+    with database.read() as unit:
+        assert sql(unit).execute(sa.select(table)).all() == []

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker.db import Database, Lock, lock
+from broker.db import Database, Lock, lock, lock_all
 from tests.helpers.postgresql import Postgres, fresh
 
 SOON = 0.3      # seconds a thread that need not wait may take to say so, tried again and again up to MOST
@@ -26,6 +26,13 @@ def test_locks_are_taken_in_their_order(database: Database) -> None:
         lock(unit, Lock.REGISTRY_PATIENT, ["c"])
         with pytest.raises(AssertionError, match="PATIENT_INDEX is taken after REGISTRY_PATIENT"):
             lock(unit, Lock.PATIENT_INDEX)
+
+
+def test_locks_of_several_kinds_keep_the_order_too(database: Database) -> None:
+    with database.write() as unit:
+        lock_all(unit, {Lock.REGISTRY_OBJECT: ["1.2"], Lock.REGISTRY_PATIENT: ["a"]})
+        with pytest.raises(AssertionError, match="REGISTRY_PATIENT is taken after REGISTRY_OBJECT"):
+            lock_all(unit, {Lock.REGISTRY_PATIENT: ["b"], Lock.REGISTRY_OBJECT: ["1.3"]})
 
 
 def passes(store: Database, kind: Lock, names: tuple[str, ...], held: Lock, held_names: tuple[str, ...]) -> bool:
@@ -61,3 +68,27 @@ def test_who_waits_for_whom(
     on_postgres: Database, kind: Lock, names: tuple[str, ...], held: Lock, held_names: tuple[str, ...], free: bool,
 ) -> None:
     assert passes(on_postgres, kind, names, held, held_names) is free
+
+
+@pytest.mark.peer("postgresql")
+@pytest.mark.parametrize(("held", "name", "free"), [
+    (Lock.REGISTRY_PATIENT, "p", False),
+    (Lock.REGISTRY_OBJECT, "1.3", False),
+    (Lock.REGISTRY_OBJECT, "p", True),
+], ids=str)
+def test_each_lock_of_several_is_waited_for(on_postgres: Database, held: Lock, name: str, free: bool) -> None:
+    got = threading.Event()
+
+    def other() -> None:
+        with on_postgres.write() as unit:
+            lock_all(unit, {Lock.REGISTRY_PATIENT: ["p"], Lock.REGISTRY_OBJECT: ["1.2", "1.3"]})
+            got.set()
+
+    thread = threading.Thread(target=other)
+    with on_postgres.write() as unit:
+        lock(unit, held, [name])
+        thread.start()
+        early = got.wait(MOST if free else SOON)
+    thread.join()
+    assert got.is_set()
+    assert early is free
