@@ -5,8 +5,8 @@ import socket
 import structlog
 
 from broker.app.core import Core
-from broker.archive.online import OnlineStore
 from broker.archive.sdfo import Sdfo
+from broker.archive.tiers.online import OnlineStore
 from broker.edge.dimse.scu import Scu
 from broker.imaging import rad69_retrieve
 from broker.imaging.conflicts import ASSIGN, Conflict, ConflictRow, Conflicts, Decision

@@ -4,8 +4,8 @@ from functools import cached_property
 
 from broker.app import imaging, patients, publishing, registry, repository
 from broker.app.core import Core
-from broker.archive.online import OnlineStore
 from broker.archive.sdfo import Sdfo
+from broker.archive.tiers.online import OnlineStore
 from broker.edge.dimse.scu import Scu
 from broker.imaging.conflicts import Conflict, ConflictRow, Conflicts, Decision
 from broker.imaging.fetch import Retriever

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from broker.archive import sdicom
-from broker.archive.files import Folders, create, reachable, sweep_folder
-from broker.archive.online import WHAT as ONLINE
-from broker.archive.online import OnlineStore
-from broker.archive.sdicom import ContainerIndex, Entry, PackImage, Progress
-from broker.archive.sequencefile import MARKER_LENGTH, Damaged, Pread
-from broker.model.blob import CHUNK, FileSlice, begin_writing
+from broker.archive.formats import sdicom
+from broker.archive.formats.sdicom import ContainerIndex, Entry, PackImage, Progress
+from broker.archive.formats.sequencefile import MARKER_LENGTH, Damaged, Pread
+from broker.archive.tiers.online import WHAT as ONLINE
+from broker.archive.tiers.online import OnlineStore
+from broker.files.durable import Folders, begin_writing, create, reachable, sweep_folder
+from broker.files.sources import CHUNK, FileSlice
 from broker.model.imaging import Archived, Online
 
 WHAT = "archive"

@@ -10,8 +10,8 @@ from pathlib import Path
 import structlog
 
 from broker.audit.message import write_messages
+from broker.files.modes import FILE, make_folder
 from broker.model.caller import AuditFacts, Caller
-from broker.model.modes import FILE, make_folder
 from broker.model.transaction import Outcome, TransactionRow
 
 log = structlog.get_logger("broker.audit")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.config.settings import Settings
-from broker.model.modes import FILE, FOLDER, PRIVATE, make_folder, tighten, too_loose
+from broker.files.modes import FILE, FOLDER, PRIVATE, make_folder, tighten, too_loose
 
 
 @dataclass(frozen=True, slots=True)

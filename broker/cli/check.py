@@ -17,9 +17,9 @@ from broker.cli._kept import kept
 from broker.config.profile import Profile
 from broker.config.settings import ConfigError, Settings
 from broker.db import Database, schema
+from broker.files.modes import FILE, too_loose
 from broker.imaging.maker import second_location
 from broker.model.errors import Unavailable
-from broker.model.modes import FILE, too_loose
 from broker.security import certificates, tls
 
 _RENEW = timedelta(days=30)    # before its end somebody should know

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 import broker
-from broker.model.modes import UMASK
+from broker.files.modes import UMASK
 
 COMMANDS = ("serve", "demo", "check", "publish", "migrate", "backlog", "conflicts", "fetch", "query", "db")
 _LOOKS: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False}

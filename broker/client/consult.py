@@ -17,7 +17,7 @@ from typing import Self
 from broker.client import messages
 from broker.client.soap import Endpoint, Landed, Limits, MtomAnswer
 from broker.config.profile import Profile
-from broker.model.blob import FileSlice
+from broker.files.sources import FileSlice
 from broker.model.errors import Problem, Rejected
 from broker.model.ids import PatientId, is_uid, new_oid, new_uuid_urn
 from broker.model.imaging import InstanceRef

@@ -20,7 +20,7 @@ import zeep
 from zeep.exceptions import Error as ZeepError
 from zeep.transports import Transport
 
-from broker.model.blob import CHUNK
+from broker.files.sources import CHUNK
 from broker.model.errors import Rejected, Unavailable
 from broker.model.ids import new_uuid_urn
 from broker.wire import envelope, mime

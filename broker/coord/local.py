@@ -22,7 +22,7 @@ from pathlib import Path
 import structlog
 
 from broker.coord.base import Body, Subscription, read_json
-from broker.model.modes import PRIVATE, make_folder, tighten
+from broker.files.modes import PRIVATE, make_folder, tighten
 
 MAX_MESSAGE = 60_000
 _LONGEST_NAME = 48

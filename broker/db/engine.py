@@ -18,7 +18,7 @@ from broker.db.errors import DRIVER_ERRORS, unavailable
 from broker.db.gathered_commit import CommitGathering, GatheredUnit
 from broker.db.shared_commit import PATIENCE, SharedWriter
 from broker.db.unit import SqlUnit
-from broker.model.modes import make_file, make_folder
+from broker.files.modes import make_file, make_folder
 
 _LITE: dict[str, Any] = {"timeout": PATIENCE, "check_same_thread": False}
 _CONNECTIONS = 15           # to PostgreSQL, of one process; opened as they are needed, and kept: opening one costs milliseconds

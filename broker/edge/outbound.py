@@ -15,7 +15,7 @@ import structlog
 import tenacity
 
 from broker.config.settings import OutboundSection
-from broker.model.blob import Octets
+from broker.files.sources import Octets
 from broker.model.caller import Call, Caller
 from broker.model.errors import Problem, Rejected, TooLarge, Unavailable, XdsCode
 from broker.model.ids import new_uuid_urn

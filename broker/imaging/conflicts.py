@@ -18,9 +18,9 @@ from typing import Any
 
 import structlog
 
-from broker.archive.online import ASIDE
+from broker.archive.formats.sdicom import Progress
 from broker.archive.sdfo import Sdfo
-from broker.archive.sdicom import Progress
+from broker.archive.tiers.online import ASIDE
 from broker.config.profile import Profile
 from broker.coord.base import Coord
 from broker.db import Database

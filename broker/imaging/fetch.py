@@ -16,10 +16,10 @@ from broker.archive.sdfo import Sdfo
 from broker.config.profile import Profile
 from broker.coord.base import Coord, Subscription
 from broker.db import Database
+from broker.files.sources import CHUNK, ByteSource
 from broker.imaging.locate import Located, Place, locate, online
 from broker.imaging.store import fetches, studies
 from broker.imaging.store.locations import Holding
-from broker.model.blob import CHUNK, ByteSource
 from broker.model.errors import Unavailable
 from broker.model.ids import PatientId
 from broker.model.imaging import InstanceRef, Origin

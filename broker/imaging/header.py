@@ -10,7 +10,7 @@ import structlog
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
 
-from broker.archive.online import HEAD
+from broker.archive.tiers.online import HEAD
 from broker.config.profile import Hospital
 from broker.model.errors import DimseCode, Rejected
 from broker.model.ids import is_uid

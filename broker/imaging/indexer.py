@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from broker.archive.files import sha256_of
-from broker.archive.online import ASIDE, OnlineStore
 from broker.archive.sdfo import Sdfo
+from broker.archive.tiers.online import ASIDE, OnlineStore
 from broker.config.profile import Hospital, Profile
 from broker.coord.base import Coord
 from broker.db import Database
+from broker.files.durable import sha256_of
 from broker.imaging import header
 from broker.imaging.store import fetches, locations, recording, setbacks, studies
 from broker.model.errors import Unavailable, place_of

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from broker.archive.formats.sdicom import Entry
 from broker.archive.sdfo import Sdfo, archived
-from broker.archive.sdicom import Entry
 from broker.config.profile import Profile
 from broker.imaging import maker
 from broker.imaging.store import cases, locations, studies

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 
 import structlog
 
-from broker.archive.sdicom import Entry
+from broker.archive.formats.sdicom import Entry
 from broker.config.profile import Hospital, Profile
 from broker.imaging.store import publications, studies
 from broker.imaging.store.publications import Draft

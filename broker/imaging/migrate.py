@@ -18,15 +18,15 @@ from enum import StrEnum
 
 import structlog
 
-from broker.archive.files import reachable
-from broker.archive.online import ASIDE, HEAD
-from broker.archive.online import WHAT as ONLINE
+from broker.archive.formats.sdicom import Entry, PackImage, Progress
+from broker.archive.formats.sequencefile import Damaged
 from broker.archive.sdfo import WHAT, Packed, Sdfo, archived
-from broker.archive.sdicom import Entry, PackImage, Progress
-from broker.archive.sequencefile import Damaged
+from broker.archive.tiers.online import ASIDE, HEAD
+from broker.archive.tiers.online import WHAT as ONLINE
 from broker.config.profile import Profile
 from broker.coord.base import Coord
 from broker.db import Database
+from broker.files.durable import reachable
 from broker.imaging import header
 from broker.imaging.alone import Alone
 from broker.imaging.store import containers, recording, studies

@@ -7,15 +7,15 @@ it (PS3.3 C.17.2.1). Where a PACS leaves it out, one picture of each such series
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from broker.archive.online import HEAD
+from broker.archive.tiers.online import HEAD
 from broker.config.ports import Mover
 from broker.config.profile import Hospital, Profile
 from broker.db import Database
+from broker.files.sources import CHUNK
 from broker.imaging import header, maker
 from broker.imaging.fetch import Found, Retriever
 from broker.imaging.identity import FACTS, plain_id
 from broker.imaging.store import fetches, publications, recording, studies
-from broker.model.blob import CHUNK
 from broker.model.errors import Rejected, Unavailable
 from broker.model.ids import is_uid
 from broker.model.imaging import InstanceRef, StudyFacts

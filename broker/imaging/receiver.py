@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from broker.archive.online import HEAD, OnlineStore, Part, StoredFile
 from broker.archive.sdfo import Sdfo
+from broker.archive.tiers.online import HEAD, OnlineStore, Part, StoredFile
 from broker.config.profile import Hospital, Profile
 from broker.coord.base import Coord
 from broker.db import Database

@@ -2,8 +2,8 @@
 
 import structlog
 
+from broker.archive.formats.sdicom import Entry, Progress
 from broker.archive.sdfo import Sdfo, archived
-from broker.archive.sdicom import Entry, Progress
 from broker.db import Database
 from broker.imaging.store import containers, settlements, studies
 from broker.imaging.store.containers import Container

@@ -1,1 +1,1 @@
-"""Values every floor may use: identifiers, errors, transaction rows, ports, and files as sources of bytes. No libraries."""
+"""Values every floor may use: identifiers, errors, transaction rows, ports. No I/O, no libraries."""

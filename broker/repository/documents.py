@@ -27,11 +27,11 @@ from pathlib import Path
 
 import structlog
 
-from broker.archive.files import sweep_folder
 from broker.db import Database, Lock, lock
-from broker.model.blob import FileSlice, Spooled, fsync_folder
+from broker.files.durable import fsync_folder, sweep_folder
+from broker.files.modes import make_file, make_folder
+from broker.files.sources import FileSlice, Spooled
 from broker.model.errors import Problem, Rejected, Unavailable, XdsCode
-from broker.model.modes import make_file, make_folder
 from broker.model.ports import Unit
 from broker.repository import store
 from broker.repository.store import Document

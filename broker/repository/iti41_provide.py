@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from broker.model.blob import Spooled
+from broker.files.sources import Spooled
 from broker.model.caller import AuditFacts, Call
 from broker.model.errors import BrokerError, Problem, Rejected, Unavailable, XdsCode
 from broker.model.metadata import DocumentEntry

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from broker.model.blob import FileSlice
+from broker.files.sources import FileSlice
 from broker.model.caller import AuditFacts, Call
 from broker.model.errors import BrokerError, Problem, Rejected, XdsCode
 from broker.model.transaction import NOBODY, AuditEvent, Disclosure, Keep, Message, Packaging, Transaction, Wire

@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-from broker.model.modes import FILE, PRIVATE, make_folder
+from broker.files.modes import FILE, PRIVATE, make_folder
 
 _BEAT = 2.0     # seconds between two touches
 _STALE = 8.0    # seconds without one after which a process hangs

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from broker.config.settings import Settings
+from broker.files.modes import make_file
 from broker.model.errors import BrokerError
-from broker.model.modes import make_file
 from broker.model.transaction import TransactionRow, Wire
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]

@@ -1,1 +1,1 @@
-"""Codecs: bytes to dataclasses and back. No socket, no store; `xop` alone writes attachments to temporary files."""
+"""Codecs: bytes to dataclasses and back. No socket, no store."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-from broker.model.blob import ByteSource
+from broker.files.sources import ByteSource
 from broker.model.errors import Problem
 from broker.wire.ebxml import FAILURE, PARTIAL_SUCCESS, SUCCESS, registry_response
 from broker.wire.soap import Part, SoapReply

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from broker.model.blob import ByteSource, Spooled
+from broker.files.sources import ByteSource, Spooled
 from broker.model.transaction import Message, ServedTransaction
 from broker.wire.xml import Element
 

@@ -2,49 +2,16 @@
 
 import base64
 import binascii
-import hashlib
-import os
-import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote
 
-from broker.model.blob import Spooled, begin_writing
-from broker.model.digests import Digests
-from broker.model.errors import Rejected, Unavailable, XdsCode
+from broker.files.sources import Spooled
+from broker.files.spool import spool
+from broker.model.errors import Rejected, XdsCode
 from broker.wire.soap import SoapRequest
 from broker.wire.xml import XOP, Element
 
 INCLUDE = f"{{{XOP}}}Include"
-_PREFIX = "in."
-_WRITE_OUT = 16 << 20       # bytes
-
-
-def spool(media_type: str, chunks: Iterable[bytes], folder: Path) -> Spooled:
-    """Write the chunks into a new file of `folder`, with their SHA-1. Raise `Unavailable` when the disk takes no more.
-
-    Whatever is raised, nothing is left.
-    """
-    size, begun, digest = 0, 0, hashlib.sha1(usedforsecurity=False)
-    try:
-        handle, path = tempfile.mkstemp(prefix=_PREFIX, dir=folder)
-        try:
-            with open(handle, "wb", buffering=0) as file, Digests() as digests:
-                for data in chunks:
-                    digests.update(digest, data)
-                    size += len(data)
-                    if size - begun >= _WRITE_OUT:
-                        begin_writing(file.fileno(), begun, size)
-                        begun = size
-                    left = memoryview(data)
-                    while left:
-                        left = left[file.write(left):]
-        except BaseException:
-            os.unlink(path)
-            raise
-    except OSError as error:
-        raise Unavailable.store("the spool folder", error) from error
-    return Spooled(media_type, path, size, digest.hexdigest())
 
 
 def resolve(request: SoapRequest, element: Element, folder: Path) -> Spooled:

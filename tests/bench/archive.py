@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from broker.archive.online import OnlineStore
+from broker.archive.formats.sdicom import PackImage
 from broker.archive.sdfo import Packed, Sdfo
-from broker.archive.sdicom import PackImage
-from broker.model.blob import CHUNK
+from broker.archive.tiers.online import OnlineStore
+from broker.files.sources import CHUNK
 from broker.model.imaging import Online
 from tests.bench import scene
 from tests.bench.harness import Figure, Notes, Round, rate

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from broker.app.whole import App
 from broker.client.messages import provide, retrieve_images
+from broker.files.sources import CHUNK
 from broker.imaging import rad69_retrieve
 from broker.imaging.store import recording
-from broker.model.blob import CHUNK
 from broker.model.imaging import InstanceRef, StoredObject
 from broker.repository import iti41_provide
 from broker.wire.envelope import write_request

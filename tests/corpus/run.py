@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from broker.app.whole import App
-from broker.archive.online import ASIDE
+from broker.archive.tiers.online import ASIDE
 from broker.config import profile as profiles
 from broker.config import settings
 from broker.db import sql

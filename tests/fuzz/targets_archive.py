@@ -7,8 +7,8 @@ import zlib
 from pathlib import Path
 from typing import Any, cast
 
-from broker.archive.sdicom import check_structure, read_index, read_manifest
-from broker.archive.sequencefile import Damaged, Reader, read_text, read_vint
+from broker.archive.formats.sdicom import check_structure, read_index, read_manifest
+from broker.archive.formats.sequencefile import Damaged, Reader, read_text, read_vint
 from broker.coord.local import LocalCoord
 from broker.coord.redis import RedisSubscription
 from tests.fuzz import harness

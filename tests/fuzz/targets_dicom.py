@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import psutil
 
-from broker.archive.online import OnlineStore
+from broker.archive.tiers.online import OnlineStore
 from broker.audit.spool import AuditLog
 from broker.config import profile as profiles
 from broker.db import Database

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.archive.sdicom import read_index
-from broker.archive.sequencefile import Damaged, Reader, write_text
+from broker.archive.formats.sdicom import read_index
+from broker.archive.formats.sequencefile import Damaged, Reader, write_text
 from broker.config.profile import Profile
 from broker.edge.soap import schema
 from broker.imaging import header

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from broker.archive.online import OnlineStore
+from broker.archive.formats.sdicom import PackImage, Written, write_container
+from broker.archive.formats.sequencefile import Pread
 from broker.archive.sdfo import Sdfo
-from broker.archive.sdicom import PackImage, Written, write_container
-from broker.archive.sequencefile import Pread
+from broker.archive.tiers.online import OnlineStore
 from broker.config.profile import Profile
 from broker.coord.local import LocalCoord
 from broker.db import Database
+from broker.files.sources import CHUNK, Octets
 from broker.imaging.migrate import Migrator
 from broker.imaging.store import containers, recording, studies
-from broker.model.blob import CHUNK, Octets
 from broker.model.imaging import StoredObject
 
 STUDY = "1.2.840.99.1"

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import quote
 
 from broker.config.data import data
-from broker.model.blob import Octets
+from broker.files.sources import Octets
 from broker.wire.mime import MtomBody
 from broker.wire.soap import Part
 from broker.wire.xml import RS, SOAP, WSA, XDS, XOP

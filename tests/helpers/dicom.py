@@ -18,7 +18,7 @@ from typing import Any, Self
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from broker.archive.online import OnlineStore
+from broker.archive.tiers.online import OnlineStore
 from broker.audit.spool import AuditLog
 from broker.config.profile import Hospital, Limits, Profile
 from broker.config.settings import Server as ServerSettings

@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from broker.archive.online import OnlineStore
+from broker.archive.formats.sdicom import PackImage
 from broker.archive.sdfo import Sdfo
-from broker.archive.sdicom import PackImage
+from broker.archive.tiers.online import OnlineStore
 from broker.config.profile import Hospital, Profile
 from broker.coord.base import Body, Coord
 from broker.coord.local import LocalCoord
 from broker.db import Database, sql
+from broker.files.sources import ByteSource
 from broker.imaging.fetch import Retriever
 from broker.imaging.fetch_worker import FetchWorker
 from broker.imaging.store import fetches, recording, studies, tables
-from broker.model.blob import ByteSource
 from broker.model.errors import Unavailable
 from broker.model.imaging import InstanceRef, StoredObject
 from broker.model.ports import Retrieved, StudyRows, Unit, Want

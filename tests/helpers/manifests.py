@@ -10,8 +10,8 @@ from typing import Any
 
 from broker.config.profile import Profile
 from broker.coord.base import Body, Subscription
+from broker.files.sources import Spooled
 from broker.imaging.fetch import Retriever, RetrieveResult
-from broker.model.blob import Spooled
 from broker.model.caller import AuditFacts, Call, Caller
 from broker.model.errors import Problem
 from broker.model.ids import PatientId, new_oid, new_uuid_urn

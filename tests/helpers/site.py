@@ -19,8 +19,8 @@ from broker.client.consult import Consultation
 from broker.config import profile as profiles
 from broker.config.profile import Profile
 from broker.db import Database, metadata
+from broker.files.sources import Octets
 from broker.imaging.store import recording
-from broker.model.blob import Octets
 from broker.model.ids import PatientId, new_oid, new_uuid_urn
 from broker.model.imaging import InstanceRef
 from broker.model.metadata import RegistryObjects

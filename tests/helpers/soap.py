@@ -18,7 +18,7 @@ from broker.config.settings import Server, Settings, TlsSection
 from broker.edge.door.tls import PEER_CERTIFICATE
 from broker.edge.http import routes
 from broker.edge.http.server import serve
-from broker.model.blob import CHUNK, FileSlice, Octets, Spooled
+from broker.files.sources import CHUNK, FileSlice, Octets, Spooled
 from broker.model.caller import AuditFacts, Call
 from broker.model.errors import BrokerError, Rejected, TooLarge, Unavailable
 from broker.model.transaction import (

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from broker.client import messages
-from broker.model.blob import Octets
+from broker.files.sources import Octets
 from broker.model.ids import PatientId
 from broker.model.metadata import Code, DocumentEntry, RegistryObjects
 from broker.wire import hl7v3

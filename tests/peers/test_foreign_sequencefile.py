@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.archive.online import OnlineStore
+from broker.archive.formats.sequencefile import Reader
 from broker.archive.sdfo import Sdfo
-from broker.archive.sequencefile import Reader
+from broker.archive.tiers.online import OnlineStore
 from tests.helpers.archive import STUDY, image, pread_of
 
 pytestmark = [pytest.mark.peer("java"), pytest.mark.timeout(900)]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.model.blob import Octets
+from broker.files.sources import Octets
 from broker.model.errors import BrokerError
 from broker.wire.mime import MtomBody, Multipart, content_type_parameters
 from broker.wire.soap import Part

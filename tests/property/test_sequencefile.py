@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.archive.sdicom import read_index, read_manifest
-from broker.archive.sequencefile import Damaged, Reader, Record, Writer, read_text, read_vint, write_text, write_vint
-from broker.model.blob import Octets
+from broker.archive.formats.sdicom import read_index, read_manifest
+from broker.archive.formats.sequencefile import Damaged, Reader, Record, Writer, read_text, read_vint, write_text, write_vint
+from broker.files.sources import Octets
 from tests.helpers.archive import MARKER, packed, pread_of
 
 EXAMPLES = settings(derandomize=True, max_examples=150, deadline=None)

@@ -13,7 +13,7 @@ from broker.config.settings import Settings
 from broker.edge.door.waiting import port_of
 from broker.edge.http.routes import Application
 from broker.edge.http.worker import worker_for
-from broker.model.modes import PRIVATE, UMASK, make_folder
+from broker.files.modes import PRIVATE, UMASK, make_folder
 
 _GRACE = 15  # seconds; the supervisor waits 20
 _SILENT_WORKER = 60

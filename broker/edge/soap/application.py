@@ -15,9 +15,9 @@ from broker.edge.soap.protocol import BrokerSoap12, Operation, operation_of
 from broker.edge.soap.spool import SPOOL, sweep
 from broker.edge.soap.transport import SoapTransport, StartResponse, internal_error
 from broker.edge.soap.wsdl import documents
+from broker.files.modes import make_folder
 from broker.model.caller import AuditFacts, Caller
 from broker.model.errors import BrokerError, TooLarge, Unavailable
-from broker.model.modes import make_folder
 from broker.model.transaction import Packaging
 from broker.security.gate import Gate
 from broker.wire.soap import SoapReply, SoapRequest, SoapTransaction

@@ -9,7 +9,8 @@ from typing import Any
 
 from broker.edge.soap import faults
 from broker.edge.soap.faults import SoapFault
-from broker.model.blob import CHUNK, Spooled
+from broker.files.sources import CHUNK, Spooled
+from broker.files.spool import spool
 from broker.model.errors import TooLarge, Unavailable
 from broker.wire.mime import (
     SOAP_TYPE,
@@ -20,7 +21,6 @@ from broker.wire.mime import (
     content_type_parameters,
     limited,
 )
-from broker.wire.xop import spool
 
 _DECLARED = re.compile(rb"\s*<\?xml[^>]*\sencoding\s*=\s*[\"']([^\"'>]*)")
 _ENCODING = re.compile(r"(\s*<\?xml[^>]*?)\sencoding\s*=\s*(?:\"[^\"]*\"|'[^']*')")

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from broker.archive.files import sweep_folder
+from broker.files.durable import sweep_folder
 
 SPOOL = ".spool"        # below the folder of documents
 _STALE = 3600.0         # seconds after which no request needs its file any more

@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from broker.archive.online import ASIDE
+from broker.archive.tiers.online import ASIDE
 from broker.config.profile import Retention
 from broker.db import batches, sql
 from broker.imaging.store import tables as t

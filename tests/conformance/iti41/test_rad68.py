@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from broker.archive.online import OnlineStore
 from broker.archive.sdfo import Sdfo
+from broker.archive.tiers.online import OnlineStore
 from broker.audit.spool import AuditLog
 from broker.config.profile import Profile
 from broker.db import Database, sql

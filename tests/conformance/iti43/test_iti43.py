@@ -9,7 +9,7 @@ import pytest
 from broker.audit.spool import AuditLog
 from broker.config.profile import Profile
 from broker.db import Database
-from broker.model.blob import FileSlice
+from broker.files.sources import FileSlice
 from broker.model.caller import Caller
 from broker.model.ids import PatientId
 from broker.model.transaction import Disclosure, ServedTransaction, TransactionRow

@@ -15,11 +15,11 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from broker.archive.sdicom import read_index
-from broker.archive.sequencefile import Writer
+from broker.archive.formats.sdicom import read_index
+from broker.archive.formats.sequencefile import Writer
 from broker.edge.dimse import pdata
 from broker.edge.dimse.pdata import write_command, write_data_set
-from broker.model.blob import Octets
+from broker.files.sources import Octets
 from broker.wire import tags
 from tests.fuzz.golden.origin import HAND, OURS, Files
 from tests.helpers import archive

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from broker.client import messages
 from broker.config import profile as profiles
-from broker.model.blob import Octets
+from broker.files.sources import Octets
 from broker.model.errors import Problem
 from broker.model.imaging import InstanceRef
 from broker.model.metadata import APPROVED, RPLC

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.archive import files
-from broker.archive.online import OnlineStore, StoredFile
+from broker.archive.tiers.online import OnlineStore, StoredFile
+from broker.files import durable
 from broker.model.errors import Rejected, Unavailable
 
 STUDY, SOP = "1.2.840.1.7", "1.2.840.1.7.1"
@@ -234,7 +234,7 @@ def test_recent_lists_what_arrived_lately(store: OnlineStore) -> None:
 
 
 def test_remembered_folders_do_not_grow(store: OnlineStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_REMEMBERED", 3)
+    monkeypatch.setattr(durable, "_REMEMBERED", 3)
     for n in range(5):
         part = store.begin()
         part.commit("a", f"1.2.{n}", SOP)

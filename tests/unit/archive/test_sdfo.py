@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from broker.archive.online import OnlineStore
+from broker.archive.formats.sdicom import PackImage
+from broker.archive.formats.sequencefile import Damaged
 from broker.archive.sdfo import Packed, Sdfo
-from broker.archive.sdicom import PackImage
-from broker.archive.sequencefile import Damaged
+from broker.archive.tiers.online import OnlineStore
 from broker.model.errors import Unavailable
 from broker.model.imaging import Archived, Online
 from tests.helpers.archive import STUDY, Zeros, image

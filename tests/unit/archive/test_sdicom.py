@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from broker.archive import sdicom
-from broker.archive.sdicom import PackImage, check_structure, read_index, read_manifest, write_container
-from broker.archive.sequencefile import Damaged, Reader, Writer
-from broker.model.blob import Octets
+from broker.archive.formats import sdicom
+from broker.archive.formats.sdicom import PackImage, check_structure, read_index, read_manifest, write_container
+from broker.archive.formats.sequencefile import Damaged, Reader, Writer
+from broker.files.sources import Octets
 from broker.model.errors import TooLarge
 from tests.helpers.archive import MARKER, STUDY, Zeros, image, packed, pread_of
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from broker.client.soap import Endpoint, Limits
-from broker.model.blob import FileSlice, Octets
+from broker.files.sources import FileSlice, Octets
 from broker.model.errors import Rejected, TooLarge, Unavailable
 from broker.wire.mime import Multipart, content_type_parameters
 from broker.wire.soap import Part

@@ -8,7 +8,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from broker.archive.online import Part
+from broker.archive.tiers.online import Part
 from broker.config.profile import Profile
 from broker.db import Database
 from broker.edge.dimse import pdata

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.model.blob import FileSlice
+from broker.files.sources import FileSlice
 from tests.helpers.soap import NS, Bench, ask, bench, envelope, keep, mtom
 from tests.helpers.waiting import PATIENCE
 
@@ -186,7 +186,7 @@ def test_a_full_disk_is_answered_by_the_transaction(edge: Bench, monkeypatch: py
     def full(*_: object, **_more: object) -> None:
         raise OSError(errno.ENOSPC, "no space")
 
-    monkeypatch.setattr("broker.wire.xop.tempfile.mkstemp", full)
+    monkeypatch.setattr("broker.files.spool.tempfile.mkstemp", full)
     message = mtom(keep("cid:a", "cid:b"), "urn:test:Keep", ("a", TRICKY), ("b", TRICKY))
     reply = edge.post("/keep", b"".join(message), message.content_type)
     assert (reply.status, reply.fault) == (200, "")

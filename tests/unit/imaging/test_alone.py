@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import structlog
 
-from broker.archive.online import OnlineStore
+from broker.archive.tiers.online import OnlineStore
 from broker.config.profile import Profile
 from broker.db import Database
 from broker.imaging import indexer, publish

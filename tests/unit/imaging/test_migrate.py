@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from broker.archive import sequencefile
+from broker.archive.formats import sequencefile
+from broker.archive.formats.sequencefile import Damaged
 from broker.archive.sdfo import Packed, Sdfo
-from broker.archive.sequencefile import Damaged
 from broker.config.profile import Profile
 from broker.db import Database, sql
 from broker.imaging.migrate import Outcome

@@ -9,18 +9,18 @@ import pytest
 import sqlalchemy as sa
 import structlog
 
-from broker.archive.online import OnlineStore
+from broker.archive.formats.sdicom import PackImage
 from broker.archive.sdfo import Sdfo
-from broker.archive.sdicom import PackImage
+from broker.archive.tiers.online import OnlineStore
 from broker.config.profile import Profile
 from broker.db import Database, sql
+from broker.files.sources import Octets
 from broker.imaging import maker, publish
 from broker.imaging.origin import Origins
 from broker.imaging.patient_events import PublicationEvents
 from broker.imaging.publish import FIRST_DELAY, LEASE, LOOK_AGAIN, Published, Publisher
 from broker.imaging.store import publications, recording, studies, tables
 from broker.imaging.store.publications import Publication
-from broker.model.blob import Octets
 from broker.model.caller import Caller
 from broker.model.errors import Problem, Rejected, TooLarge, Unavailable
 from broker.model.ids import PatientId

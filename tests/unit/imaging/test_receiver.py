@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from pydicom.uid import ExplicitVRLittleEndian
 
-from broker.archive.online import HEAD, OnlineStore
+from broker.archive.tiers.online import HEAD, OnlineStore
 from broker.config.profile import Profile
 from broker.db import Database, sql
 from broker.imaging import header, indexer

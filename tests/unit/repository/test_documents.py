@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from broker.db import Database
-from broker.model.blob import Spooled
+from broker.files.sources import Spooled
 from broker.model.errors import Rejected, Unavailable
 from broker.repository import store
 from broker.repository.documents import GRACE, Documents, IncomingDocument

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from broker.model.blob import FileSlice, Octets
+from broker.files.sources import FileSlice, Octets
+from broker.files.spool import spool
 from broker.model.errors import Rejected, TooLarge, Unavailable
 from broker.wire.mime import BadMultipart, MtomBody, Multipart, content_id, content_type_parameters, limited
 from broker.wire.soap import Part
-from broker.wire.xop import spool
 
 Parts = list[tuple[dict[str, str], bytes]]
 

@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from broker.archive.sequencefile import Damaged, Pread, Reader, Sink, Writer, record_length
-from broker.model.blob import CHUNK, ByteSource, Octets
-from broker.model.digests import Digests
+from broker.archive.formats.sequencefile import Damaged, Pread, Reader, Sink, Writer, record_length
+from broker.files.digests import Digests
+from broker.files.sources import CHUNK, ByteSource, Octets
 from broker.model.ids import is_uid
 
 VERSION = "1"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.model.digests import Digests, LateSha256
+from broker.files.digests import Digests, LateSha256
 
 
 @pytest.mark.parametrize("pieces", [0, 1, 3, 40])

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.archive import online, ordered
-from broker.archive.online import OnlineStore
+from broker.archive.tiers import online
+from broker.archive.tiers.online import OnlineStore
+from broker.files import ordered
 
 STUDY, SOP = "1.2.840.1.7", "1.2.840.1.7.1"
 MOUNTS = "27 1 {number} / / rw,relatime shared:1 - {kind} /dev/x rw\n28 1 0:99 / /other rw - tmpfs none rw\n"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from broker.model.blob import ByteSource
+from broker.files.sources import ByteSource
 from broker.model.errors import TooLarge, Unavailable
 
 TEXT = "org.apache.hadoop.io.Text"

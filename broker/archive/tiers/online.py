@@ -16,10 +16,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from broker.archive.files import Folders, create, failed, reachable, sha256_of, sweep_folder
-from broker.archive.ordered import is_ordered, write_back
-from broker.model.blob import FileSlice, fsync_file
-from broker.model.digests import LateSha256
+from broker.files.digests import LateSha256
+from broker.files.durable import Folders, create, failed, fsync_file, reachable, sha256_of, sweep_folder
+from broker.files.ordered import is_ordered, write_back
+from broker.files.sources import FileSlice
 from broker.model.errors import Rejected, XdsCode
 from broker.model.ids import is_uid
 from broker.model.imaging import Online

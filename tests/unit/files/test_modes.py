@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from broker.archive.online import OnlineStore
+from broker.archive.tiers.online import OnlineStore
 from broker.audit.spool import AuditLog
 from broker.coord.local import LocalCoord
 from broker.db import Database
+from broker.files.modes import FILE, FOLDER, PRIVATE, make_file, make_folder, tighten, too_loose
 from broker.model.caller import AuditFacts, Caller
-from broker.model.modes import FILE, FOLDER, PRIVATE, make_file, make_folder, tighten, too_loose
 from broker.model.transaction import Outcome
 from broker.run.heartbeat import Heartbeat
 from broker.web.health import writable

@@ -1,0 +1,1 @@
+"""What a container is: a Hadoop SequenceFile, and S-DICOM in it."""

@@ -1,0 +1,1 @@
+"""Where pictures lie: original files online, containers in a folder or in HDFS."""
