@@ -7,6 +7,7 @@ import structlog
 from broker.app.core import Core
 from broker.archive.sdfo import Sdfo
 from broker.archive.tiers.online import OnlineStore
+from broker.archive.tiers.posix import PosixStore
 from broker.edge.dimse.scu import Scu
 from broker.imaging import rad69_retrieve
 from broker.imaging.conflicts import ASSIGN, Conflict, ConflictRow, Conflicts, Decision
@@ -24,7 +25,8 @@ log = structlog.get_logger("broker.app")
 def sdfo(core: Core) -> Sdfo:
     """Return the door to both tiers of pictures."""
     settings = core.settings
-    return Sdfo(OnlineStore(settings.online_folder, settings.online.fsync, settings.online.one_commit), settings.archive_folder)
+    online = OnlineStore(settings.online_folder, settings.online.fsync, settings.online.one_commit)
+    return Sdfo(online, PosixStore(settings.archive_folder))
 
 
 def receiver(core: Core, pictures: Sdfo) -> Receiver:

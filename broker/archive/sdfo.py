@@ -1,11 +1,10 @@
 """SDFO: the one door to both tiers. Whoever reads a picture does not learn where it lies.
 
-The archive folder holds `<2 digits>/<study uid>-<token>.seq`, the digits from the SHA-256 of the study UID, and `.tmp/`
-with containers being written. A container is never changed: a new version is a new file. Paths are relative.
+The archive holds `<2 digits>/<study uid>-<token>.seq`, the digits from the SHA-256 of the study UID, and `.tmp/` with
+containers being written. A container is never changed: a new version is a new file. Paths are relative.
 """
 
 import contextlib
-import errno
 import hashlib
 import os
 import re
@@ -15,25 +14,29 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+import structlog
+
+from broker.archive import proof
 from broker.archive.formats import sdicom
 from broker.archive.formats.sdicom import ContainerIndex, Entry, PackImage, Progress
-from broker.archive.formats.sequencefile import MARKER_LENGTH, Damaged, Pread
+from broker.archive.formats.sequencefile import MARKER_LENGTH, Damaged
+from broker.archive.reading import Noticed, Reading
+from broker.archive.tiers.base import WHAT, ContainerReader, ContainerStore, ContainerWriter
 from broker.archive.tiers.online import WHAT as ONLINE
 from broker.archive.tiers.online import OnlineStore
-from broker.files.durable import Folders, begin_writing, create, reachable, sweep_folder
-from broker.files.sources import CHUNK, FileSlice
+from broker.files.durable import reachable
+from broker.files.sources import ByteSource
 from broker.model.imaging import Archived, Online
 
-WHAT = "archive"
 CACHED_IMAGES = 100_000     # index entries kept in memory; about 60 MB
 
 _TEMPORARY = ".tmp"
-_WRITE_OUT = 16 << 20         # bytes
-_GATHERED = 1 << 14          # bytes: heads of records, not images
 _SAFE = re.compile(r"[0-9a-f]{2}/[0-9][0-9.]*-[0-9a-f]+\.seq")
+_FOLDER = re.compile(r"[0-9a-f]{2}")
+
+log = structlog.get_logger("broker.archive")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,52 +50,29 @@ class Packed:
 
 
 class Sdfo:
-    """Both tiers of one broker. Safe to share between threads and processes."""
+    """Both tiers of one broker. Safe to share between threads and processes.
 
-    def __init__(self, online: OnlineStore, archive_folder: Path) -> None:
-        self.online, self.folder = online, archive_folder
-        # always fsync, whatever the online store is set to: an online copy ends on the word of its archived one
-        self._folders = Folders(archive_folder, fsync=True)
+    `noticed` is told of a packed picture that turns out not to be what was packed, while somebody reads it.
+    """
+
+    def __init__(self, online: OnlineStore, store: ContainerStore, noticed: Noticed = lambda _: None) -> None:
+        self.online, self.store, self.noticed = online, store, noticed
         self._indexes = _Indexes(CACHED_IMAGES)
 
-    def open(self, location: Online | Archived) -> FileSlice:
-        """Return the bytes of a picture. Raise `Unavailable` when its file is absent, `Damaged` when it has another size.
+    def reading(self) -> "Pictures":
+        """Return what opens the pictures of one answer."""
+        return Pictures(self)
 
-        Only sizes are looked at; content is proven by `prove`. A reader that opens the bytes later may find the file
-        gone (FileNotFoundError): the picture has moved on, and is to be located again.
-        """
-        if isinstance(location, Online):
-            source, what = self.online.open(location), ONLINE
-        else:
-            source, what = FileSlice(str(self._path(location.container)), location.size, location.offset), WHAT
-        with reachable(what):
-            size = os.stat(source.path).st_size
-        if size < source.offset + source.size or (isinstance(location, Online) and size != source.size):
-            thing = f"a file of the {ONLINE}" if isinstance(location, Online) else "a container"
-            raise Damaged("it has another size than the index says", thing)
-        return source
-
-    def open_whole(self, location: Online | Archived) -> FileSlice:
-        """Return the bytes of a picture as `open` does; those of a container after comparing them with its index.
-
-        A container lies for years: what rotted in it is `Damaged`, not given. The bytes stay in the system's cache.
-        """
-        source = self.open(location)
-        if isinstance(location, Archived):
-            digest = hashlib.sha256()
-            with reachable(WHAT):
-                for data in source.chunks():
-                    digest.update(data)
-            if digest.hexdigest() != location.sha256:
-                raise Damaged("the bytes of a picture are not those that were packed")
-        return source
+    def open(self, location: Online | Archived) -> ByteSource:
+        """Return the bytes of one picture, as `Pictures.open` does."""
+        return self.reading().open(location)
 
     def index(self, container: str) -> ContainerIndex:
         """Return the index of a container, from its own footer; the last ones used are remembered."""
         found = self._indexes.get(container)
         if found is None:
-            with self._opened(container) as (pread, size):
-                found = sdicom.read_index(pread, size)
+            reader = self._reader(container)
+            found = sdicom.read_index(reader.pread, reader.size)
             self._indexes.put(container, found)
         return found
 
@@ -103,51 +83,46 @@ class Sdfo:
 
     def manifest(self, container: str) -> dict[str, Any]:
         """Return the manifest of a container: what SQL knew of the study when it was packed."""
-        with self._opened(container) as (pread, size):
-            return sdicom.read_manifest(pread, size)
+        reader = self._reader(container)
+        return sdicom.read_manifest(reader.pread, reader.size)
 
     def pack(
         self, study_uid: str, images: Iterable[PackImage], manifest: Mapping[str, Any], progress: Progress | None = None,
     ) -> Packed:
-        """Write a new container and give it its final name; durable on return, nothing left behind when it raises.
+        """Write a new container under a temporary name, prove it as its store gives it back, and give it its final name.
 
-        Raise `TooLarge` for an image of 2 GB, `Damaged` when stored bytes are not those of ingest, `Unavailable` when
-        a store fails. It counts for nothing until a row names it.
+        Durable on return, nothing left behind when it raises. Raise `TooLarge` for an image of 2 GB, `Damaged` when
+        stored bytes are not those of ingest, `Unavailable` when a store fails. It counts for nothing until a row names it.
         """
+        images = list(images)
         token = uuid.uuid4().hex[:12]
         path = f"{hashlib.sha256(study_uid.encode()).hexdigest()[:2]}/{study_uid}-{token}.seq"
-        final, temporary = self._path(path), self.folder / _TEMPORARY / f"{study_uid}-{token}"
-        try:
+        temporary = f"{_TEMPORARY}/{study_uid}-{token}"
+        with self._new(temporary, sum(image.source.size for image in images)) as file:
             with reachable(WHAT):
-                self._folders.ensure(temporary.parent)
-                with create(temporary, _GATHERED) as file:
-                    written = sdicom.write_container(
-                        _Early(file), study_uid, images, manifest, os.urandom(MARKER_LENGTH), progress)
-                    file.flush()
-                    os.fsync(file.fileno())
-                self._name(temporary, final)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+                written = sdicom.write_container(file, study_uid, images, manifest, os.urandom(MARKER_LENGTH), progress)
+            file.close()
+            proof.prove(self._open(temporary, cold=True), written.sha256, {image.sop_uid: image.sha256 for image in images})
+            if not self.store.rename(temporary, path):
+                raise Damaged("another one has its name")
         return Packed(path, written.size, written.sha256, written.index)
+
+    @contextlib.contextmanager
+    def _new(self, name: str, size: int) -> Iterator[ContainerWriter]:
+        """Begin a file that is dropped when anything is raised."""
+        file = self.store.create(name, size)
+        try:
+            yield file
+        except BaseException:
+            file.abort()
+            raise
 
     def prove(self, container: str, sha256: str, expected: Mapping[str, str]) -> ContainerIndex:
         """Read a container back from its store and compare everything; return its index as the footer has it.
 
-        The whole file must have this SHA-256, each image the one its index says, the records must be those of the
-        index, and each SOP Instance UID of `expected` must be there with the SHA-256 given. Raise `Damaged` otherwise.
+        What is compared, and when `Damaged` is raised: `proof.prove`.
         """
-        with self._opened(container, cold=True) as (pread, size):
-            index = sdicom.read_index(pread, size)
-            for sop_uid, digest in expected.items():
-                entry = index.entries.get(sop_uid)
-                if entry is None or entry.sha256 != digest:
-                    raise Damaged(f"{sop_uid} is not in it as it was received")
-            sdicom.check_structure(pread, size, index)
-            if _hash_all(pread, size, index) != sha256:
-                raise Damaged("it was written with another checksum")
-        return index
+        return proof.prove(self._reader(container, cold=True), sha256, expected)
 
     def drop_online(self, paths: Iterable[str]) -> None:
         """Remove files of the online tier; durable on return. Absent files are no error."""
@@ -155,63 +130,74 @@ class Sdfo:
 
     def drop_container(self, path: str) -> None:
         """Remove a container; durable on return. An absent one is no error."""
-        file = self._path(path)
+        _check(path)
         self._indexes.forget(path)
-        with reachable(WHAT):
-            self._folders.drop([file])
+        self.store.delete(path)
 
     def containers(self, older_than: float) -> Iterator[tuple[str, str]]:
         """Return (path, Study Instance UID) of all containers last written more than `older_than` seconds ago."""
         before = time.time() - older_than
-        with reachable(WHAT):
-            for file in sorted(self.folder.glob("[0-9a-f][0-9a-f]/*.seq")):
-                path = str(file.relative_to(self.folder))
-                if _SAFE.fullmatch(path) and file.stat().st_mtime < before:
-                    yield path, file.name.partition("-")[0]
+        for folder in filter(_FOLDER.fullmatch, self.store.folders()):
+            for file in self.store.files(folder):
+                if _SAFE.fullmatch(file.name) and file.modified < before:
+                    yield file.name, file.name.rpartition("/")[2].partition("-")[0]
 
     def sweep(self, older_than: float = 86400.0) -> int:
         """Remove unfinished files of both tiers, last written more than `older_than` seconds ago; return how many."""
-        with reachable(WHAT):
-            unfinished = sweep_folder(self.folder / _TEMPORARY, time.time() - older_than)
-        return unfinished + self.online.sweep(older_than)
+        before = time.time() - older_than
+        unfinished = [file.name for file in self.store.files(_TEMPORARY) if file.modified < before]
+        for name in unfinished:
+            self.store.delete(name)
+        return len(unfinished) + self.online.sweep(older_than)
 
-    def _name(self, temporary: Path, final: Path) -> None:
-        if not self._folders.name(temporary, final):
-            raise FileExistsError(errno.EEXIST, "a container of this name exists")
+    def _reader(self, container: str, *, cold: bool = False) -> ContainerReader:
+        _check(container)
+        return self._open(container, cold=cold)
 
-    def _path(self, container: str) -> Path:
-        if not _SAFE.fullmatch(container):
-            raise Damaged("not a path of the archive")
-        return self.folder / container
+    def _open(self, name: str, *, cold: bool = False) -> ContainerReader:
+        try:
+            return self.store.open(name, cold=cold)
+        except FileNotFoundError:
+            raise Damaged("its file is not there") from None
 
-    @contextlib.contextmanager
-    def _opened(self, container: str, cold: bool = False) -> Iterator[tuple[Pread, int]]:
-        """Open a container for range reads. `cold`: let the system forget what it holds of it, so that the disk answers."""
-        path = self._path(container)
-        with reachable(WHAT):
+
+class Pictures:
+    """Opens the pictures of one answer; they are read one after the other, in any order.
+
+    Those of one container are read in large ranges, each compared with its SHA-256 on the way.
+    """
+
+    def __init__(self, sdfo: Sdfo) -> None:
+        self._sdfo = sdfo
+        self._archived = Reading(sdfo.store.open, self._rotten)
+
+    def open(self, location: Online | Archived) -> ByteSource:
+        """Return the bytes of a picture. Raise `Unavailable` when its file is absent, `Damaged` when it has another size.
+
+        Only sizes are looked at. Who reads the bytes later may find the file gone (FileNotFoundError): the picture has
+        moved on, and is to be located again. Bytes of a container that are not those that were packed end with an OSError.
+        """
+        if isinstance(location, Archived):
+            _check(location.container)
             try:
-                handle = os.open(path, os.O_RDONLY)
+                return self._archived.add(location)
             except FileNotFoundError:
                 raise Damaged("its file is not there") from None
-            try:
-                if cold and hasattr(os, "posix_fadvise"):
-                    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-                yield (lambda offset, length: os.pread(handle, length, offset)), os.fstat(handle).st_size
-            finally:
-                os.close(handle)
+        source = self._sdfo.online.open(location)
+        with reachable(ONLINE):
+            size = os.stat(source.path).st_size
+        if size != source.size:
+            raise Damaged("it has another size than the index says", f"a file of the {ONLINE}")
+        return source
+
+    def _rotten(self, location: Archived) -> None:
+        log.error("a picture is not what was packed", container=location.container, offset=location.offset)
+        self._sdfo.noticed(location)
 
 
-class _Early:
-    """A file whose bytes are on their way to the disk before its fsync."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._written, self._begun = file, 0, 0
-
-    def write(self, data: bytes) -> None:
-        self._written += self._file.write(data)
-        if self._written - self._begun >= _WRITE_OUT:
-            begin_writing(self._file.fileno(), self._begun, self._written)
-            self._begun = self._written
+def _check(container: str) -> None:
+    if not _SAFE.fullmatch(container):
+        raise Damaged("not a path of the archive")
 
 
 class _Indexes:
@@ -245,29 +231,3 @@ class _Indexes:
 def archived(container: str, entry: Entry) -> Archived:
     """Return the location of an entry of this container."""
     return Archived(container, entry.offset, entry.size, entry.sha256)
-
-
-def _hash_all(pread: Pread, size: int, index: ContainerIndex) -> str:
-    """Return the SHA-256 of the whole file, having compared that of every image on the way: one pass."""
-    whole, position = hashlib.sha256(), 0
-    for entry in sorted(index.entries.values(), key=lambda entry: entry.offset):
-        if entry.offset < position:
-            raise Damaged("its images overlap")
-        image = hashlib.sha256()
-        _feed(pread, position, entry.offset, whole)
-        position = entry.offset + entry.size
-        _feed(pread, entry.offset, position, whole, image)
-        if image.hexdigest() != entry.sha256:
-            raise Damaged(f"the bytes of {entry.sop_uid} are not those that were packed")
-    _feed(pread, position, size, whole)
-    return whole.hexdigest()
-
-
-def _feed(pread: Pread, start: int, end: int, *digests: "hashlib._Hash") -> None:
-    while start < end:
-        data = pread(start, min(CHUNK, end - start))
-        if not data:
-            raise Damaged("cut off in an image")
-        for digest in digests:
-            digest.update(data)
-        start += len(data)

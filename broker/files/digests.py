@@ -20,7 +20,7 @@ class Digests:
     """
 
     def __init__(self) -> None:
-        self._work: queue.Queue[tuple[hashlib._Hash, bytes] | None] = queue.Queue(_AHEAD)
+        self._work: queue.Queue[tuple[hashlib._Hash, bytes | memoryview] | None] = queue.Queue(_AHEAD)
         self._thread = threading.Thread(target=self._run, name="digests", daemon=True)
         self._beside, self._done = False, 0
 
@@ -32,7 +32,7 @@ class Digests:
             self._work.put(None)
             self._thread.join()
 
-    def update(self, digest: "hashlib._Hash", data: bytes) -> None:
+    def update(self, digest: "hashlib._Hash", data: bytes | memoryview) -> None:
         """Add to a digest, at once or some time soon."""
         if self._beside:
             self._work.put((digest, data))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from broker.archive.sdfo import Sdfo
+from broker.archive.sdfo import Pictures, Sdfo
 from broker.config.profile import Profile
 from broker.coord.base import Coord, Subscription
 from broker.db import Database
@@ -102,7 +102,7 @@ class Retriever:
         found: dict[InstanceRef, Found] = {}
         try:
             for place in self._locate([ref]).places[ref]:
-                if not isinstance(place.location, Origin) and self._open(ref, place, found):
+                if not isinstance(place.location, Origin) and self._open(ref, place, found, self._sdfo.reading()):
                     return found[ref].source
         except Unavailable as error:
             raise OSError(str(error)) from error
@@ -115,18 +115,21 @@ class Retriever:
     def _open_all(self, located: Located, gathered: RetrieveResult) -> dict[InstanceRef, Origin]:
         """Open what has a file; return what only an origin has. What could not be opened may just have moved: once more."""
         rest: dict[InstanceRef, Origin] = {}
-        failed = self._open_each(located, gathered, rest)
+        pictures = self._sdfo.reading()
+        failed = self._open_each(located, gathered, rest, pictures)
         if failed:
-            failed = self._open_each(self._locate(failed), gathered, rest)
+            failed = self._open_each(self._locate(failed), gathered, rest, pictures)
         for ref in failed:
             gathered.missing[ref] = "it is on record, but its store cannot give it now"
         return rest
 
-    def _open_each(self, located: Located, gathered: RetrieveResult, rest: dict[InstanceRef, Origin]) -> list[InstanceRef]:
+    def _open_each(
+        self, located: Located, gathered: RetrieveResult, rest: dict[InstanceRef, Origin], pictures: Pictures,
+    ) -> list[InstanceRef]:
         failed = []
         for ref, places in located.places.items():
             stored = [place for place in places if not isinstance(place.location, Origin)]
-            if any(self._open(ref, place, gathered.found) for place in stored):
+            if any(self._open(ref, place, gathered.found, pictures) for place in stored):
                 continue
             origin = next((place.location for place in places if isinstance(place.location, Origin)), None)
             if not stored and origin is not None:
@@ -137,10 +140,10 @@ class Retriever:
                 gathered.missing[ref] = located.refused.get(ref, NOT_KNOWN)
         return failed
 
-    def _open(self, ref: InstanceRef, place: Place, found: dict[InstanceRef, Found]) -> bool:
+    def _open(self, ref: InstanceRef, place: Place, found: dict[InstanceRef, Found], pictures: Pictures) -> bool:
         assert not isinstance(place.location, Origin)
         try:
-            source = self._sdfo.open_whole(place.location)
+            source = pictures.open(place.location)
         except Unavailable as error:
             log.warning("a picture cannot be opened", study=ref.study_uid, sop=ref.sop_uid, reason=str(error))
             return False
@@ -208,10 +211,11 @@ class Retriever:
             jobs = {job_id: fetches.state(unit, job_id) for job_id in flights}
             reasons = {job_id: fetches.reasons(unit, job_id) for job_id in flights}
             located = online(unit, [ref for flight in flights.values() for ref in flight.waiting], self._profile)
+        pictures = self._sdfo.reading()
         for job_id, flight in list(flights.items()):
             flight.announced.clear()
             for ref in list(flight.waiting):
-                if any(self._open(ref, place, gathered.found) for place in located.places[ref]):
+                if any(self._open(ref, place, gathered.found, pictures) for place in located.places[ref]):
                     flight.waiting.discard(ref)
             reason = self._over(jobs[job_id], flight)
             impossible = {ref for ref in flight.waiting if ref.sop_uid in reasons[job_id]}

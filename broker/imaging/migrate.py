@@ -20,7 +20,8 @@ import structlog
 
 from broker.archive.formats.sdicom import Entry, PackImage, Progress
 from broker.archive.formats.sequencefile import Damaged
-from broker.archive.sdfo import WHAT, Packed, Sdfo, archived
+from broker.archive.sdfo import Packed, Pictures, Sdfo, archived
+from broker.archive.tiers.base import WHAT as ARCHIVE
 from broker.archive.tiers.online import ASIDE, HEAD
 from broker.archive.tiers.online import WHAT as ONLINE
 from broker.config.profile import Profile
@@ -185,7 +186,6 @@ class Migrator:
                 return self._nothing_new(study, rows)
             images = self._images(rows, entries, old)
             packed = self._sdfo.pack(study.study_uid, images, {**study.manifest, "images": len(images)}, progress)
-            self._sdfo.prove(packed.path, packed.sha256, {image.sop_uid: image.sha256 for image in images})
         except Exception:
             with self._database.write() as unit:
                 studies.mark(unit, study.id, "not packed")
@@ -238,12 +238,15 @@ class Migrator:
 
     def _images(self, rows: list[Instance], entries: Mapping[str, Entry], old: Container | None) -> list[PackImage]:
         """Return everything the new container is to hold: the old one's images, and the online ones it lacks."""
-        found = [self._image(entry, archived(old.path, entry)) for entry in entries.values()] if old else []
-        return found + [self._image(row, row.online) for row in rows if row.sop_uid not in entries]
+        pictures = self._sdfo.reading()
+        found = [
+            self._image(entry, pictures, archived(old.path, entry)) for entry in entries.values()] if old else []
+        return found + [self._image(row, pictures, row.online) for row in rows if row.sop_uid not in entries]
 
-    def _image(self, what: Instance | Entry, location: Online | Archived) -> PackImage:
-        source = self._sdfo.open(location)
-        with reachable(WHAT):
+    @staticmethod
+    def _image(what: Instance | Entry, pictures: Pictures, location: Online | Archived) -> PackImage:
+        source = pictures.open(location)
+        with reachable(ARCHIVE):
             head = next(source.chunks(HEAD), b"")
         return PackImage(
             sop_uid=what.sop_uid, series_uid=what.series_uid, sop_class=what.sop_class, transfer_syntax=what.transfer_syntax,

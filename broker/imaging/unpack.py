@@ -49,7 +49,7 @@ def _restored(sdfo: Sdfo, part: Study, container: Container, entry: Entry) -> St
     """Return a packed picture as a file of the online tier."""
     file = sdfo.online.begin()
     try:
-        for piece in sdfo.open_whole(archived(container.path, entry)).chunks():
+        for piece in sdfo.open(archived(container.path, entry)).chunks():
             file.write(piece)
     except BaseException:
         file.abort()

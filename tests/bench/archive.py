@@ -12,6 +12,7 @@ from pathlib import Path
 from broker.archive.formats.sdicom import PackImage
 from broker.archive.sdfo import Packed, Sdfo
 from broker.archive.tiers.online import OnlineStore
+from broker.archive.tiers.posix import PosixStore
 from broker.files.sources import CHUNK
 from broker.model.imaging import Online
 from tests.bench import scene
@@ -40,7 +41,7 @@ def _study(sdfo: Sdfo) -> list[PackImage]:
 @contextlib.contextmanager
 def _tiers() -> Iterator[tuple[Path, Sdfo, list[PackImage]]]:
     with scene.folder() as where:
-        sdfo = Sdfo(OnlineStore(where / "online", fsync=False), where / "archive")
+        sdfo = Sdfo(OnlineStore(where / "online", fsync=False), PosixStore(where / "archive"))
         yield where, sdfo, _study(sdfo)
 
 
@@ -80,7 +81,7 @@ def _one(notes: Notes) -> Iterator[Round]:
         turn = itertools.count()
 
         def one() -> None:
-            fresh = Sdfo(sdfo.online, sdfo.folder)      # remembers no index: both range reads are made
+            fresh = Sdfo(sdfo.online, sdfo.store)      # remembers no index: both range reads are made
             image = images[next(turn) % _IMAGES]
             found = fresh.locate(packed.path, image.sop_uid)
             assert found is not None

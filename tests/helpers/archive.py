@@ -12,6 +12,7 @@ from broker.archive.formats.sdicom import PackImage, Written, write_container
 from broker.archive.formats.sequencefile import Pread
 from broker.archive.sdfo import Sdfo
 from broker.archive.tiers.online import OnlineStore
+from broker.archive.tiers.posix import PosixStore
 from broker.config.profile import Profile
 from broker.coord.local import LocalCoord
 from broker.db import Database
@@ -67,13 +68,19 @@ class Zeros:
         return digest.hexdigest()
 
 
+def archive_of(sdfo: Sdfo) -> Path:
+    """Return the folder of an archive that is one."""
+    assert isinstance(sdfo.store, PosixStore)
+    return sdfo.store.folder
+
+
 class Centre:
     """Both tiers and their rows in one folder, and what ever came in. Make another one on the same folder: a restart."""
 
     def __init__(self, folder: Path, profile: Profile, **retention: Any) -> None:
         self.database = Database(f"sqlite:///{folder / 'broker.db'}")
         self.profile = profile.model_copy(update={"retention": profile.retention.model_copy(update=retention)})
-        self.sdfo = Sdfo(OnlineStore(folder / "online"), folder / "archive")
+        self.sdfo = Sdfo(OnlineStore(folder / "online"), PosixStore(folder / "archive"))
         self.coord = LocalCoord(folder / "run")
         self.now = time.time()
         self.migrator = Migrator(self.database, self.sdfo, self.profile, self.coord, lambda: self.now)
@@ -126,5 +133,5 @@ class Centre:
         """Return the files of the online and the archive folder."""
         online, archive = (
             sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-            for folder in (self.sdfo.online.folder, self.sdfo.folder))
+            for folder in (self.sdfo.online.folder, archive_of(self.sdfo)))
         return online, archive

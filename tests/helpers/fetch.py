@@ -10,6 +10,7 @@ from pathlib import Path
 from broker.archive.formats.sdicom import PackImage
 from broker.archive.sdfo import Sdfo
 from broker.archive.tiers.online import OnlineStore
+from broker.archive.tiers.posix import PosixStore
 from broker.config.profile import Hospital, Profile
 from broker.coord.base import Body, Coord
 from broker.coord.local import LocalCoord
@@ -153,7 +154,7 @@ def build(database: Database, folder: Path, profile: Profile) -> Centre:
     online.folder.mkdir(parents=True, exist_ok=True)
     archive = folder / "archive"
     archive.mkdir(exist_ok=True)
-    return Centre(database, online, Sdfo(online, archive), LocalCoord(folder / "run"), profile)
+    return Centre(database, online, Sdfo(online, PosixStore(archive)), LocalCoord(folder / "run"), profile)
 
 
 @dataclass

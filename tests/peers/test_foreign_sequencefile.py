@@ -10,6 +10,7 @@ import pytest
 from broker.archive.formats.sequencefile import Reader
 from broker.archive.sdfo import Sdfo
 from broker.archive.tiers.online import OnlineStore
+from broker.archive.tiers.posix import PosixStore
 from tests.helpers.archive import STUDY, image, pread_of
 
 pytestmark = [pytest.mark.peer("java"), pytest.mark.timeout(900)]
@@ -52,7 +53,7 @@ def container(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of 40 images between 0 bytes and 400 KB: several sync marks."""
     folder, source = tmp_path_factory.mktemp("centre"), random.Random(7)
     images = [image(f"1.2.840.{n}", source.randbytes(0 if n == 3 else source.randrange(400_000)), n) for n in range(40)]
-    sdfo = Sdfo(OnlineStore(folder / "online"), folder / "archive")
+    sdfo = Sdfo(OnlineStore(folder / "online"), PosixStore(folder / "archive"))
     packed = sdfo.pack(STUDY, images, {"hospital": "a", "facts": {"PatientName": "葉^曉東"}})
     sdfo.prove(packed.path, packed.sha256, {one.sop_uid: one.sha256 for one in images})
     return folder / "archive" / packed.path

@@ -13,6 +13,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 
 from broker.archive.sdfo import Sdfo
+from broker.archive.tiers.posix import PosixStore
 from broker.config.profile import Hospital, Profile
 from broker.coord.local import LocalCoord
 from broker.db import Database
@@ -100,7 +101,7 @@ def origin(kind: str, route: str, folder: Path, database: Database, profile: Pro
         thread = threading.Thread(target=worker.run, args=(stop,))
         thread.start()
         try:
-            yield Origin(Retriever(database, coord, Sdfo(broker.online, folder / "archive"), at), scu,
+            yield Origin(Retriever(database, coord, Sdfo(broker.online, PosixStore(folder / "archive")), at), scu,
                          [ref(file, THEIRS) for file in files])
         finally:
             stop.set()

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from broker.archive.sdfo import Sdfo
 from broker.archive.tiers.online import OnlineStore
+from broker.archive.tiers.posix import PosixStore
 from broker.audit.spool import AuditLog
 from broker.config.profile import Profile
 from broker.db import Database, sql
@@ -48,7 +49,7 @@ class Region:
         self.repository = Repository(
             self.database, self.folder / "documents", self.profile, Registry(self.database, directory, self.profile))
         origins = Origins(self.database, self.profile, FakeMover(), NoFetch())
-        sdfo = Sdfo(OnlineStore(self.folder / "online"), self.folder / "archive")
+        sdfo = Sdfo(OnlineStore(self.folder / "online"), PosixStore(self.folder / "archive"))
         self.publisher = Publisher(self.database, self.profile, directory, self, origins, FakeCoord(), sdfo, "OURS")
 
     def provide_and_register(self, manifest: Manifest) -> None:

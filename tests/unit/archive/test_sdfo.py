@@ -2,17 +2,22 @@ import errno
 import os
 import resource
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from broker.archive.formats.sdicom import PackImage
 from broker.archive.formats.sequencefile import Damaged
 from broker.archive.sdfo import Packed, Sdfo
+from broker.archive.tiers import posix
 from broker.archive.tiers.online import OnlineStore
+from broker.archive.tiers.posix import PosixStore
 from broker.model.errors import Unavailable
 from broker.model.imaging import Archived, Online
-from tests.helpers.archive import STUDY, Zeros, image
+from tests.helpers.archive import STUDY, Zeros, archive_of, image
 
 IMAGES = {f"1.2.3.{n}": f"image {n} 图像".encode() * (n + 1) for n in range(5)}
 EXPECTED = {uid: image(uid, data).sha256 for uid, data in IMAGES.items()}
@@ -20,7 +25,7 @@ EXPECTED = {uid: image(uid, data).sha256 for uid, data in IMAGES.items()}
 
 @pytest.fixture
 def sdfo(tmp_path: Path) -> Sdfo:
-    return Sdfo(OnlineStore(tmp_path / "online"), tmp_path / "archive")
+    return Sdfo(OnlineStore(tmp_path / "online"), PosixStore(tmp_path / "archive"))
 
 
 def pack(sdfo: Sdfo) -> Packed:
@@ -35,8 +40,8 @@ def test_a_packed_study_reads_back_image_by_image(sdfo: Sdfo) -> None:
     packed = pack(sdfo)
     assert packed.path.endswith(".seq")
     assert STUDY in packed.path
-    assert files(sdfo.folder) == [packed.path]
-    assert (sdfo.folder / packed.path).stat().st_size == packed.size
+    assert files(archive_of(sdfo)) == [packed.path]
+    assert (archive_of(sdfo) / packed.path).stat().st_size == packed.size
     for uid, data in IMAGES.items():
         place = sdfo.locate(packed.path, uid)
         assert place is not None
@@ -47,16 +52,71 @@ def test_a_packed_study_reads_back_image_by_image(sdfo: Sdfo) -> None:
     assert sdfo.prove(packed.path, packed.sha256, EXPECTED) == packed.index
 
 
-def test_a_picture_that_rotted_in_its_container_is_not_given(sdfo: Sdfo) -> None:
-    packed = pack(sdfo)
+def test_a_picture_that_rotted_in_its_container_is_not_given_whole(sdfo: Sdfo) -> None:
+    packed, noticed = pack(sdfo), list[Archived]()
+    sdfo.noticed = noticed.append
     places = [place for uid in IMAGES if (place := sdfo.locate(packed.path, uid)) is not None]
-    file = sdfo.folder / packed.path
+    file = archive_of(sdfo) / packed.path
     data = bytearray(file.read_bytes())
-    data[places[0].offset + places[0].size // 2] ^= 1
+    data[places[1].offset] ^= 1
     file.write_bytes(data)
-    with pytest.raises(Damaged):
-        sdfo.open_whole(places[0])
-    assert [len(b"".join(sdfo.open_whole(place).chunks())) for place in places[1:]] == [place.size for place in places[1:]]
+    given = list[bytes]()
+    with pytest.raises(OSError, match="the bytes of a picture are not those that were packed"):
+        given += sdfo.open(places[1]).chunks(8)
+    assert len(b"".join(given)) < places[1].size
+    assert noticed == [places[1]]
+    assert [b"".join(sdfo.open(place).chunks()) for place in places[2:]] == list(IMAGES.values())[2:]
+    assert noticed == [places[1]]
+
+
+def test_pictures_of_a_container_come_from_one_range(sdfo: Sdfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed, asked = pack(sdfo), list[tuple[int, int]]()
+    places = [place for uid in IMAGES if (place := sdfo.locate(packed.path, uid)) is not None]
+    stream = posix.Reader.stream
+
+    def spied(reader: posix.Reader, offset: int, length: int) -> Iterator[bytes]:
+        asked.append((offset, length))
+        return stream(reader, offset, length)
+
+    monkeypatch.setattr(posix.Reader, "stream", spied)
+    pictures = sdfo.reading()
+    sources = [pictures.open(place) for place in places]
+    assert [b"".join(source.chunks(7)) for source in sources] == list(IMAGES.values())
+    assert asked == [(places[0].offset, places[-1].offset + places[-1].size - places[0].offset)]
+
+
+@given(order=st.permutations(range(5)), length=st.integers(1, 40), left=st.lists(st.integers(0, 4), max_size=3))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+def test_pictures_are_read_in_any_order_and_again_after_a_reader_left(
+    sdfo: Sdfo, order: list[int], length: int, left: list[int],
+) -> None:
+    packed, images = pack(sdfo), list(IMAGES.values())
+    pictures = sdfo.reading()
+    sources = []
+    for uid in IMAGES:
+        place = sdfo.locate(packed.path, uid)
+        assert place is not None
+        sources.append(pictures.open(place))
+    for number in left:     # somebody who began and went away
+        next(sources[number].chunks(length), None)
+    for number in order:
+        assert b"".join(sources[number].chunks(length)) == images[number]
+
+
+def test_a_container_that_went_away_is_said_before_the_first_byte(sdfo: Sdfo) -> None:
+    places = []
+    for study in range(9):
+        packed = sdfo.pack(f"{STUDY}.{study}", [image("1.2.3", b"picture")], {})
+        place = sdfo.locate(packed.path, "1.2.3")
+        assert place is not None
+        places.append(place)
+    pictures = sdfo.reading()
+    sources = [pictures.open(place) for place in places]
+    for place in places:
+        sdfo.drop_container(place.container)
+    with pytest.raises(FileNotFoundError):      # no more than eight are held open
+        next(sources[0].chunks())
+    assert b"".join(sources[8].chunks()) == b"picture"
 
 
 def test_two_versions_of_a_study_are_two_files(sdfo: Sdfo) -> None:
@@ -64,7 +124,7 @@ def test_two_versions_of_a_study_are_two_files(sdfo: Sdfo) -> None:
     assert one.path != two.path
     sdfo.drop_container(one.path)
     sdfo.drop_container(one.path)
-    assert files(sdfo.folder) == [two.path]
+    assert files(archive_of(sdfo)) == [two.path]
     with pytest.raises(Unavailable):
         sdfo.index(one.path)
 
@@ -103,7 +163,7 @@ def test_only_paths_of_the_archive_are_opened(sdfo: Sdfo, path: str) -> None:
 
 def test_any_flipped_byte_fails_the_proof(sdfo: Sdfo) -> None:
     packed = pack(sdfo)
-    file = sdfo.folder / packed.path
+    file = archive_of(sdfo) / packed.path
     good = file.read_bytes()
     for position in range(0, len(good), 7):
         file.write_bytes(good[:position] + bytes([good[position] ^ 1]) + good[position + 1:])
@@ -134,7 +194,7 @@ def test_a_full_archive_is_unavailable_and_leaves_nothing(sdfo: Sdfo, monkeypatc
         with pytest.raises(Unavailable) as caught:
             pack(sdfo)
     assert caught.value.what == "archive"
-    assert files(sdfo.folder) == []
+    assert files(archive_of(sdfo)) == []
     assert pack(sdfo)
 
 
@@ -150,7 +210,7 @@ def test_a_container_is_durable_before_it_has_its_name(sdfo: Sdfo, monkeypatch: 
         done.append("link")
         link(source, target)
 
-    sdfo = Sdfo(OnlineStore(sdfo.online.folder, fsync=False), sdfo.folder)      # the archive syncs all the same
+    sdfo = Sdfo(OnlineStore(sdfo.online.folder, fsync=False), sdfo.store)      # the archive syncs all the same
     monkeypatch.setattr(os, "fsync", note_fsync)
     monkeypatch.setattr(os, "link", note_link)
     pack(sdfo)
@@ -186,12 +246,12 @@ def test_remembered_indexes_are_bounded(sdfo: Sdfo) -> None:
 
 def test_sweep_removes_unfinished_containers(sdfo: Sdfo) -> None:
     packed = pack(sdfo)
-    leftover = sdfo.folder / ".tmp" / f"{STUDY}-0123"
+    leftover = archive_of(sdfo) / ".tmp" / f"{STUDY}-0123"
     leftover.write_bytes(b"half")
     assert sdfo.sweep() == 0
     os.utime(leftover, (1.0, 1.0))
     assert sdfo.sweep() == 1
-    assert files(sdfo.folder) == [packed.path]
+    assert files(archive_of(sdfo)) == [packed.path]
     assert list(sdfo.containers(older_than=-1.0)) == [(packed.path, STUDY)]
     assert list(sdfo.containers(older_than=3600.0)) == []
 

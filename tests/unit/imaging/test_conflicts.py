@@ -19,6 +19,7 @@ from broker.model.errors import Rejected, Unavailable
 from broker.model.ids import PatientId
 from broker.model.imaging import InstanceRef
 from broker.wire.kos import read_manifest
+from tests.helpers.archive import archive_of
 from tests.helpers.conflicts import DOMAINS, NODES, SERIES, STUDY, Picture, Scene, scene_in, sop, store, with_hospital
 from tests.helpers.fetch import OURS, THEIRS
 
@@ -415,7 +416,7 @@ def test_a_picture_that_is_packed_for_another_part_does_not_come_twice(scene: Sc
     scene.assign(1, "MB")
     scene.publish()
     scene.pack()
-    archive = scene.centre.sdfo.folder
+    archive = archive_of(scene.centre.sdfo)
     if not readable:
         scene.centre.sdfo._indexes = type(scene.centre.sdfo._indexes)(1)     # as in a process that did not read it before
         archive.rename(archive.with_name("away"))

@@ -21,6 +21,7 @@ from broker.imaging.store import fetches, studies, tables
 from broker.model.errors import Unavailable
 from broker.model.imaging import InstanceRef
 from broker.model.ports import Retrieved, RetrieveFailed, Unit, Want
+from tests.helpers.archive import archive_of
 from tests.helpers.fetch import JPEG, OURS, THEIRS, Centre, Lossy, Pacs, build, expecting, limited, octets, read, refs_of, working
 from tests.helpers.waiting import PATIENCE, eventually
 
@@ -101,7 +102,7 @@ def test_a_picture_gone_from_every_tier_is_an_error_of_reading(centre: Centre) -
     refs = refs_of("1.2.1", 1, OURS)
     centre.land("a", refs)
     gathered = centre.fetch.retrieve(refs)
-    (centre.sdfo.folder / centre.pack("1.2.1")).unlink()
+    (archive_of(centre.sdfo) / centre.pack("1.2.1")).unlink()
     with pytest.raises(OSError, match="gone"):
         read(gathered.found[refs[0]].source)
 
@@ -118,7 +119,7 @@ def test_a_lost_file_is_missing_and_the_others_are_there(centre: Centre) -> None
 def test_an_unreadable_container_is_missing_not_unknown(centre: Centre) -> None:
     refs = refs_of("1.2.1", 1, OURS)
     centre.land("a", refs)
-    (centre.sdfo.folder / centre.pack("1.2.1")).unlink()
+    (archive_of(centre.sdfo) / centre.pack("1.2.1")).unlink()
     assert "its store cannot give it" in centre.fetch.retrieve(refs).missing[refs[0]]
 
 

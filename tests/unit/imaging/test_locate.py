@@ -8,6 +8,7 @@ from broker.imaging import maker
 from broker.imaging.locate import Located, locate, sources
 from broker.imaging.store import tables
 from broker.model.imaging import Archived, InstanceRef, Online, Origin
+from tests.helpers.archive import archive_of
 from tests.helpers.fetch import JPEG, OURS, THEIRS, Centre, octets, read, refs_of
 
 
@@ -128,7 +129,7 @@ def test_an_unreadable_container_is_said(centre: Centre) -> None:
     ref, = refs_of("1.2.1", 1, OURS)
     centre.land("a", [ref])
     path = centre.pack("1.2.1")
-    (centre.sdfo.folder / path).unlink()
+    (archive_of(centre.sdfo) / path).unlink()
     located = _locate(centre, ref)
     assert located.places[ref] == []
     assert located.unread == {"1.2.1"}

@@ -22,7 +22,7 @@ from broker.imaging.store.tables import conflict, fetch_job
 from broker.model.errors import TooLarge, Unavailable
 from broker.wire import tags
 from tests.helpers import stores
-from tests.helpers.archive import STUDY, Centre
+from tests.helpers.archive import STUDY, Centre, archive_of
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +51,7 @@ def centre(make: Callable[..., Centre]) -> Centre:
 
 
 def damage(centre: Centre, path: str) -> None:
-    file = centre.sdfo.folder / path
+    file = archive_of(centre.sdfo) / path
     data = bytearray(file.read_bytes())
     data[data.find(b"image")] ^= 1
     file.write_bytes(data)
@@ -274,7 +274,7 @@ def test_a_new_version_that_rots_gives_way_to_the_old_one(make: Callable[..., Ce
     centre.receive(LATE)
     assert centre.migrator.migrate(study_id) is Outcome.WAITING
     new = next(path for path in centre.files()[1] if path not in old)
-    (centre.sdfo.folder / new).unlink()
+    (archive_of(centre.sdfo) / new).unlink()
     centre.now += 101
     with pytest.raises(Damaged):
         centre.migrator.migrate(study_id)
@@ -352,12 +352,12 @@ def test_images_are_packed_by_instance_number(centre: Centre) -> None:
 
 def age(centre: Centre) -> None:
     for path in centre.files()[1]:
-        os.utime(centre.sdfo.folder / path, (1.0, 1.0))
+        os.utime(archive_of(centre.sdfo) / path, (1.0, 1.0))
 
 
 def test_sweep_removes_a_container_whose_images_are_safe_elsewhere(centre: Centre) -> None:
     study_id = centre.receive(IMAGES)
-    rows = [centre.migrator._image(row, row.online) for row in centre_rows(centre, study_id)]
+    rows = [centre.migrator._image(row, centre.sdfo.reading(), row.online) for row in centre_rows(centre, study_id)]
     leftover = centre.sdfo.pack(STUDY, rows, {})
     assert centre.migrator.sweep() == 0     # too young: its row may come yet
     age(centre)
@@ -377,12 +377,12 @@ def centre_rows(centre: Centre, study_id: int) -> list[studies.Instance]:
 
 def test_sweep_keeps_a_container_that_may_be_all_there_is(centre: Centre) -> None:
     study_id = centre.receive(IMAGES | LATE)
-    rows = [centre.migrator._image(row, row.online) for row in centre_rows(centre, study_id)]
+    rows = [centre.migrator._image(row, centre.sdfo.reading(), row.online) for row in centre_rows(centre, study_id)]
     packed = centre.sdfo.pack(STUDY, rows, {})
     unknown = centre.sdfo.pack("1.2.3.9", rows, {})
     with centre.database.write() as unit:
         containers.forget_online(unit, study_id, {rows[0].sop_uid: rows[0].sha256})
-    broken = centre.sdfo.folder / "00" / "1.2.4-00.seq"
+    broken = archive_of(centre.sdfo) / "00" / "1.2.4-00.seq"
     broken.parent.mkdir(exist_ok=True)
     broken.write_bytes(b"SEQ")
     age(centre)

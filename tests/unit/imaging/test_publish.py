@@ -12,6 +12,7 @@ import structlog
 from broker.archive.formats.sdicom import PackImage
 from broker.archive.sdfo import Sdfo
 from broker.archive.tiers.online import OnlineStore
+from broker.archive.tiers.posix import PosixStore
 from broker.config.profile import Profile
 from broker.db import Database, sql
 from broker.files.sources import Octets
@@ -100,7 +101,7 @@ class Bench:
 
 @pytest.fixture
 def bench(database: Database, profile: Profile, tmp_path: Path) -> Bench:
-    return Bench(database, profile, Sdfo(OnlineStore(tmp_path / "online", fsync=False), tmp_path / "archive"))
+    return Bench(database, profile, Sdfo(OnlineStore(tmp_path / "online", fsync=False), PosixStore(tmp_path / "archive")))
 
 
 def test_a_quiet_study_is_published(bench: Bench) -> None:
