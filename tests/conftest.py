@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ from broker.config import profile as profiles
 from broker.config.profile import Profile
 from broker.db import Database
 from tests.helpers import postgresql, stores
+from tests.helpers.hdfs.cluster import Cluster, Folder
 
 PROGRAMS = {
     "dcmtk": ("storescu", "storescp", "dcmqrscp", "findscu", "movescu", "echoscu"),
@@ -35,6 +37,8 @@ PROGRAMS = {
     "nginx": ("nginx",),
     "postgresql": ("initdb", "pg_ctl"),
     "compose": ("docker-compose",),
+    "hdfs": ("java", "mvn", "setpriv"),
+    "kerberos": ("krb5kdc", "kadmin.local", "kinit"),
 }
 
 # Folders whose tests all run servers or take long, and the marks of other tests that do.
@@ -128,6 +132,25 @@ def postgres() -> Iterator[postgresql.Postgres]:
     """A PostgreSQL server for all tests of this process; who stops it starts it again."""
     with postgresql.Postgres() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def hdfs_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A NameNode and three DataNodes for all tests of this process. Their test has the mark `peer("hdfs")`."""
+    with Cluster(tmp_path_factory.mktemp("hdfs") / "cluster") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def hdfs(hdfs_cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Folder]:
+    """A new folder in the shared cluster where every user may write. Who hurts the cluster mends it before the test ends."""
+    folder = Folder(hdfs_cluster, f"/tests/{uuid.uuid4().hex}")
+    hdfs_cluster.mkdir(folder.path, mode="777")
+    yield folder
+    if not hdfs_cluster.whole():
+        hdfs_cluster.mend()
+        pytest.fail(f"{request.node.nodeid} left the cluster hurt")
+    hdfs_cluster.delete(folder.path)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import hashlib
 import random
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,28 +11,17 @@ from broker.archive.sdfo import Sdfo
 from broker.archive.tiers.online import OnlineStore
 from broker.archive.tiers.posix import PosixStore
 from tests.helpers.archive import STUDY, image, pread_of
+from tests.helpers.hdfs import hadoop
 
 pytestmark = [pytest.mark.peer("java"), pytest.mark.timeout(900)]
-
-ROOT = Path(__file__).parents[2]
-JAVA = ROOT / "tests" / "peers" / "java"
-JARS = ROOT / "build" / "hadoop-jars"
 
 Rows = list[tuple[str, int, str]]
 
 
 @pytest.fixture(scope="session")
 def program() -> list[str]:
-    """The command that runs Hadoop's SequenceFile classes; the jars are fetched once."""
-    if not list(JARS.glob("hadoop-client-runtime-*.jar")):
-        run("mvn", "-q", "-B", "-f", str(JAVA / "pom.xml"), "dependency:copy-dependencies", f"-DoutputDirectory={JARS}")
-    return ["java", "-Xmx256m", "-cp", f"{JARS}/*", str(JAVA / "SequenceFiles.java")]
-
-
-def run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
-    return done.stdout.decode()
+    """The command that runs Hadoop's SequenceFile classes."""
+    return hadoop.command(str(hadoop.JAVA / "SequenceFiles.java"))
 
 
 def rows(text: str) -> Rows:
@@ -60,7 +48,7 @@ def container(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_hadoop_reads_every_image_of_our_container(program: list[str], container: Path) -> None:
-    text = run(*program, "read", str(container))
+    text = hadoop.run([*program, "read", str(container)])
     assert text.splitlines()[:2] == ["# sdicom.version=1", f"# study.uid={STUDY}"]
     found = rows(text)
     assert [key for key, _, _ in found] == ["\x01manifest", *(f"1.2.840.{n}" for n in range(40)), "\x01index"]
@@ -70,25 +58,25 @@ def test_hadoop_reads_every_image_of_our_container(program: list[str], container
 @pytest.mark.parametrize("part", [0.3, 0.7])
 def test_hadoop_finds_our_sync_marks(program: list[str], container: Path, part: float) -> None:
     start = int(container.stat().st_size * part)
-    found = rows(run(*program, "read", str(container), str(start)))
+    found = rows(hadoop.run([*program, "read", str(container), str(start)]))
     assert 0 < len(found) < 40
     assert found == ours(container, start)
 
 
 def test_we_read_what_hadoop_writes(program: list[str], tmp_path: Path) -> None:
     file = tmp_path / "hadoop.seq"
-    written = rows(run(*program, "write", str(file), "60"))
+    written = rows(hadoop.run([*program, "write", str(file), "60"]))
     assert len(written) == 60
     assert ours(file) == written
     data = file.read_bytes()
     assert Reader(pread_of(data), len(data)).header.metadata == {"study.uid": "1.2.3", "note": "影像"}
     for start in (1, len(data) // 2, len(data) - 20000):
-        assert ours(file, start) == rows(run(*program, "read", str(file), str(start)))
+        assert ours(file, start) == rows(hadoop.run([*program, "read", str(file), str(start)]))
 
 
 def test_hadoop_shell_prints_our_container(program: list[str], container: Path, tmp_path: Path) -> None:
     """`hadoop fs -text`, the tool an operator has at hand."""
     (tmp_path / "core-site.xml").write_text("<configuration/>")
-    text = run("java", "-Xmx256m", "-cp", f"{tmp_path}:{JARS}/*", "org.apache.hadoop.fs.FsShell", "-text", container.as_uri())
+    text = hadoop.run(hadoop.command("org.apache.hadoop.fs.FsShell", "-text", container.as_uri(), classpath=[tmp_path]))
     assert "1.2.840.3\t\n" in text
     assert "\x01manifest\t7b 22 68 6f" in text      # {"ho
