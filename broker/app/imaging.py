@@ -10,9 +10,12 @@ from broker.archive.tiers.online import OnlineStore
 from broker.archive.tiers.posix import PosixStore
 from broker.edge.dimse.scu import Scu
 from broker.imaging import rad69_retrieve
+from broker.imaging.archiving.evict import Evictor
+from broker.imaging.archiving.migrator import Migrator
+from broker.imaging.archiving.pack import Packer
+from broker.imaging.archiving.sweep import Sweeper
 from broker.imaging.conflicts import ASSIGN, Conflict, ConflictRow, Conflicts, Decision
 from broker.imaging.fetch import Retriever
-from broker.imaging.migrate import Migrator
 from broker.imaging.rad69_retrieve import ImagingSource
 from broker.imaging.receiver import Receiver
 from broker.model.caller import Caller
@@ -46,7 +49,10 @@ def fetch(core: Core, pictures: Sdfo) -> Retriever:
 
 def migrator(core: Core, pictures: Sdfo) -> Migrator:
     """Return what packs studies."""
-    return Migrator(core.database, pictures, core.profile, core.coord)
+    database, profile = core.database, core.profile
+    packer = Packer(database, pictures, profile, core.coord)
+    return Migrator(
+        database, packer, Sweeper(database, pictures), Evictor(database, pictures, profile), profile.retention)
 
 
 def conflicts(core: Core, pictures: Sdfo) -> Conflicts:

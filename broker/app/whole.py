@@ -7,9 +7,9 @@ from broker.app.core import Core
 from broker.archive.sdfo import Sdfo
 from broker.archive.tiers.online import OnlineStore
 from broker.edge.dimse.scu import Scu
+from broker.imaging.archiving.migrator import Migrator
 from broker.imaging.conflicts import Conflict, ConflictRow, Conflicts, Decision
 from broker.imaging.fetch import Retriever
-from broker.imaging.migrate import Migrator
 from broker.imaging.publish import Publisher
 from broker.imaging.receiver import Receiver
 from broker.model.ports import Withdraw

@@ -12,7 +12,7 @@ from broker.app import imaging
 from broker.app.core import Core
 from broker.cli import _log
 from broker.cli._config import AsJson, ConfigFile, load
-from broker.imaging.migrate import Migrator
+from broker.imaging.archiving.migrator import Migrator
 from broker.model.errors import BrokerError, place_of
 
 
@@ -47,7 +47,7 @@ def _run(migrator: Migrator, limit: int, *, quiet: bool) -> tuple[int, int]:
         task = progress.add_task("packing", total=len(due))
         for study_id, _study_uid in due:
             try:
-                migrator.migrate(study_id)
+                migrator.packer.migrate(study_id)
                 done += 1
             except Exception as error:  # noqa: BLE001 - one study must not stop the others
                 failed += 1

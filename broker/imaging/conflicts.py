@@ -25,12 +25,12 @@ from broker.config.profile import Profile
 from broker.coord.base import Coord
 from broker.db import Database
 from broker.imaging import header
+from broker.imaging.archiving.unpack import bring_back
 from broker.imaging.identity import LONGEST, PERSON, fuller
 from broker.imaging.store import cases, containers, settlements, studies
 from broker.imaging.store.cases import Aside, Case
 from broker.imaging.store.machines import MOVED
 from broker.imaging.store.studies import Instance, Study
-from broker.imaging.unpack import bring_back
 from broker.model.caller import Call
 from broker.model.errors import Rejected, Unavailable
 from broker.model.ids import PatientId

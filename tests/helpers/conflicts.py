@@ -13,8 +13,9 @@ import pydicom
 from broker.config.profile import Profile
 from broker.coord.local import LocalCoord
 from broker.db import Database
+from broker.imaging.archiving.drop import Outcome
+from broker.imaging.archiving.pack import Packer
 from broker.imaging.conflicts import Conflict, Conflicts, Decision
-from broker.imaging.migrate import Migrator, Outcome
 from broker.imaging.origin import Origins
 from broker.imaging.publish import Publisher
 from broker.imaging.receiver import Receiver
@@ -109,8 +110,8 @@ class Scene:
 
     def pack(self) -> list[Outcome]:
         """Pack every study that has something online."""
-        migrator = Migrator(self.centre.database, self.centre.sdfo, self.profile, self.centre.coord, lambda: self.now)
-        return [migrator.migrate(study.id) for study in self.studies() if study.objects]
+        packer = Packer(self.centre.database, self.centre.sdfo, self.profile, self.centre.coord, lambda: self.now)
+        return [packer.migrate(study.id) for study in self.studies() if study.objects]
 
     def studies(self) -> list[Study]:
         """All parts of all studies."""

@@ -1,4 +1,4 @@
-"""The steps of a migration in SQL. Each function is one step's rows; `imaging/migrate.py` says in which order.
+"""The steps of a migration in SQL. Each function is one step's rows; `imaging/archiving/` says in which order.
 
 A study is `complete`, `packing` while a container is written, `dropping` from the moment the container counts until the
 online copies are gone, then `complete` again. `container.at` is the time a row came into its present state.

@@ -15,8 +15,9 @@ from broker.config.profile import Profile
 from broker.db import Database
 from broker.imaging import indexer, publish
 from broker.imaging.alone import Alone
+from broker.imaging.archiving.evict import Evictor
+from broker.imaging.archiving.sweep import Sweeper
 from broker.imaging.backlog import backlog
-from broker.imaging.migrate import Migrator
 from broker.imaging.receiver import Receiver
 from broker.imaging.store import publications, recording, setbacks, studies
 from broker.model.errors import Unavailable
@@ -93,15 +94,15 @@ def test_a_study_that_cannot_be_packed_stops_no_other(centre: Centre, monkeypatc
     assert good != bad
 
 
-@pytest.mark.parametrize("step", ["sweep", "evict"])
+@pytest.mark.parametrize(("owner", "step"), [(Sweeper, "sweep"), (Evictor, "evict")])
 def test_clearing_up_that_fails_does_not_keep_studies_from_being_packed(
-    centre: Centre, step: str, monkeypatch: pytest.MonkeyPatch,
+    centre: Centre, owner: type, step: str, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*_: object) -> int:
         raise PermissionError(13, "no")
 
     centre.receive(IMAGES)
-    monkeypatch.setattr(Migrator, step, fail)
+    monkeypatch.setattr(owner, step, fail)
     assert centre.migrator.run_due(centre.now) == 1
     assert [(row.work, row.reason[:15]) for row in rows(centre.database)] == [(step, "PermissionError")]
 

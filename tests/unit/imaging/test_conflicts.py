@@ -11,7 +11,7 @@ import pytest
 from broker.config.profile import Profile
 from broker.db import Database, sql
 from broker.imaging import maker
-from broker.imaging.migrate import Outcome
+from broker.imaging.archiving.drop import Outcome
 from broker.imaging.receiver import Receiver
 from broker.imaging.store import studies
 from broker.imaging.store.tables import conflict

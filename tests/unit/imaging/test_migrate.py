@@ -16,7 +16,7 @@ from broker.archive.formats.sequencefile import Damaged
 from broker.archive.sdfo import Packed, Sdfo
 from broker.config.profile import Profile
 from broker.db import Database, sql
-from broker.imaging.migrate import Outcome
+from broker.imaging.archiving.drop import Outcome
 from broker.imaging.store import containers, recording, studies
 from broker.imaging.store.tables import conflict, fetch_job
 from broker.model.errors import TooLarge, Unavailable
@@ -76,7 +76,7 @@ def test_a_study_moves_into_one_container(centre: Centre) -> None:
     study_id = centre.receive(IMAGES)
     told: list[tuple[int, int]] = []
     assert centre.migrator.due(centre.now) == [(study_id, STUDY)]
-    assert centre.migrator.migrate(study_id, lambda done, total: told.append((done, total))) is Outcome.ARCHIVED
+    assert centre.packer.migrate(study_id, lambda done, total: told.append((done, total))) is Outcome.ARCHIVED
     assert told == [(1, 3), (2, 3), (3, 3)]
     assert_archived(centre, IMAGES)
     assert centre.migrator.due(centre.now) == []
@@ -85,12 +85,12 @@ def test_a_study_moves_into_one_container(centre: Centre) -> None:
     assert manifest["patient"] == {"domain": "2.999.2.1", "value": "A-1"}
     assert manifest["facts"]["StudyDate"] == "20150301"
     assert manifest["series"][0]["modality"] == "CT"
-    assert centre.migrator.migrate(study_id) is Outcome.NOTHING
+    assert centre.packer.migrate(study_id) is Outcome.NOTHING
 
 
 def test_late_objects_make_a_new_version_with_everything(centre: Centre) -> None:
     study_id = centre.receive(IMAGES)
-    centre.migrator.migrate(study_id)
+    centre.packer.migrate(study_id)
     first = centre.files()[1]
     centre.receive(LATE)
     assert centre.migrator.due(centre.now) == [(study_id, STUDY)]
@@ -101,18 +101,18 @@ def test_late_objects_make_a_new_version_with_everything(centre: Centre) -> None
 
 def test_what_comes_again_is_dropped_without_a_new_version(centre: Centre) -> None:
     study_id = centre.receive(IMAGES)
-    centre.migrator.migrate(study_id)
+    centre.packer.migrate(study_id)
     first = centre.files()[1]
     centre.receive(IMAGES)
     assert centre.study().objects == 3
-    assert centre.migrator.migrate(study_id) is Outcome.ARCHIVED
+    assert centre.packer.migrate(study_id) is Outcome.ARCHIVED
     assert_archived(centre, IMAGES)
     assert centre.files()[1] == first
 
 
 def test_other_bytes_under_an_archived_uid_become_a_conflict(centre: Centre) -> None:
     uid = next(iter(IMAGES))
-    centre.migrator.migrate(centre.receive(IMAGES))
+    centre.packer.migrate(centre.receive(IMAGES))
     centre.receive({uid: b"other bytes"} | LATE)
     assert centre.migrator.run_due(centre.now) == 1
     assert_archived(centre, IMAGES | LATE, aside=1)
@@ -128,8 +128,8 @@ def test_only_complete_studies_of_our_own_are_packed(centre: Centre, state: str)
     with centre.database.write() as unit:
         sql(unit).execute(sa.text("update study set " + ("state='receiving'" if state == "receiving" else "tier='origin'")))
     assert centre.migrator.due(centre.now) == []
-    assert centre.migrator.migrate(study_id) is Outcome.NOTHING
-    assert centre.migrator.migrate(study_id + 1) is Outcome.NOTHING
+    assert centre.packer.migrate(study_id) is Outcome.NOTHING
+    assert centre.packer.migrate(study_id + 1) is Outcome.NOTHING
     assert centre.files()[1] == []
 
 
@@ -169,10 +169,10 @@ def test_the_oldest_are_due_first(centre: Centre) -> None:
 def test_online_copies_stay_for_the_grace_time(make: Callable[..., Centre]) -> None:
     centre = make(grace_seconds=100.0)
     study_id = centre.receive(IMAGES)
-    assert centre.migrator.migrate(study_id) is Outcome.WAITING
+    assert centre.packer.migrate(study_id) is Outcome.WAITING
     assert centre.study().state == "dropping"
     assert len(centre.files()[0]) == 3
-    assert centre.migrator.migrate(study_id) is Outcome.WAITING
+    assert centre.packer.migrate(study_id) is Outcome.WAITING
     centre.now += 101
     assert centre.migrator.run_due(centre.now) == 0     # finished, not begun
     assert_archived(centre, IMAGES)
@@ -185,19 +185,19 @@ def test_objects_that_come_while_packing_are_packed_later(centre: Centre) -> Non
         if done == total == 3:
             centre.receive(LATE)
 
-    assert centre.migrator.migrate(study_id, meanwhile) is Outcome.CHANGED
+    assert centre.packer.migrate(study_id, meanwhile) is Outcome.CHANGED
     assert centre.files()[1] == []
     assert {uid: centre.read(uid) for uid in IMAGES | LATE} == IMAGES | LATE
-    assert centre.migrator.migrate(study_id) is Outcome.ARCHIVED
+    assert centre.packer.migrate(study_id) is Outcome.ARCHIVED
     assert_archived(centre, IMAGES | LATE)
 
 
 def test_objects_that_come_in_the_grace_time_are_packed_later(make: Callable[..., Centre]) -> None:
     centre = make(grace_seconds=100.0)
     study_id = centre.receive(IMAGES)
-    centre.migrator.migrate(study_id)
+    centre.packer.migrate(study_id)
     centre.receive(LATE)
-    assert centre.migrator.migrate(study_id) is Outcome.WAITING
+    assert centre.packer.migrate(study_id) is Outcome.WAITING
     centre.now += 101
     centre.migrator.run_due(centre.now)
     assert_archived(centre, IMAGES | LATE)
@@ -207,8 +207,8 @@ def test_one_migration_of_a_study_at_a_time(centre: Centre) -> None:
     study_id = centre.receive(IMAGES)
     with centre.coord.lock(f"migrate:{study_id}", 1.0) as held:
         assert held
-        assert centre.migrator.migrate(study_id) is Outcome.BUSY
-    assert centre.migrator.migrate(study_id) is Outcome.ARCHIVED
+        assert centre.packer.migrate(study_id) is Outcome.BUSY
+    assert centre.packer.migrate(study_id) is Outcome.ARCHIVED
 
 
 @pytest.mark.parametrize("moment", [1, 3])
@@ -220,10 +220,10 @@ def test_two_at_once_lose_nothing_though_the_lock_failed(centre: Centre, moment:
             with centre.database.write() as unit:
                 study = containers.subject(unit, study_id)
             assert study is not None
-            assert centre.migrator._pack(study, None) is Outcome.ARCHIVED
+            assert centre.packer._pack(study, None) is Outcome.ARCHIVED
 
     try:
-        assert centre.migrator.migrate(study_id, overtake) is Outcome.CHANGED
+        assert centre.packer.migrate(study_id, overtake) is Outcome.CHANGED
     except Unavailable:
         assert moment == 1      # the files it was about to read had gone
     assert_archived(centre, IMAGES)
@@ -241,59 +241,59 @@ def test_a_container_that_does_not_read_back_counts_for_nothing(centre: Centre, 
     with monkeypatch.context() as patch:
         patch.setattr(Sdfo, "pack", bad)
         with pytest.raises(Damaged):
-            centre.migrator.migrate(study_id)
+            centre.packer.migrate(study_id)
     assert centre.files()[1] == []
     assert (centre.study().tier, centre.study().state) == ("online", "complete")
     assert {uid: centre.read(uid) for uid in IMAGES} == IMAGES
-    assert centre.migrator.migrate(study_id) is Outcome.ARCHIVED
+    assert centre.packer.migrate(study_id) is Outcome.ARCHIVED
 
 
 def test_a_container_that_rots_in_the_grace_time_is_made_again(make: Callable[..., Centre]) -> None:
     centre = make(grace_seconds=100.0)
     study_id = centre.receive(IMAGES)
-    centre.migrator.migrate(study_id)
+    centre.packer.migrate(study_id)
     damage(centre, centre.files()[1][0])
     centre.now += 101
     with pytest.raises(Damaged):
-        centre.migrator.migrate(study_id)
+        centre.packer.migrate(study_id)
     assert (centre.study().tier, centre.study().state, centre.files()[1]) == ("online", "complete", [])
     assert {uid: centre.read(uid) for uid in IMAGES} == IMAGES
-    assert centre.migrator.migrate(study_id) is Outcome.WAITING
+    assert centre.packer.migrate(study_id) is Outcome.WAITING
     centre.now += 101
-    assert centre.migrator.migrate(study_id) is Outcome.ARCHIVED
+    assert centre.packer.migrate(study_id) is Outcome.ARCHIVED
     assert_archived(centre, IMAGES)
 
 
 def test_a_new_version_that_rots_gives_way_to_the_old_one(make: Callable[..., Centre]) -> None:
     centre = make(grace_seconds=100.0)
     study_id = centre.receive(IMAGES)
-    centre.migrator.migrate(study_id)
+    centre.packer.migrate(study_id)
     centre.now += 101
-    centre.migrator.migrate(study_id)
+    centre.packer.migrate(study_id)
     old = centre.files()[1]
     centre.receive(LATE)
-    assert centre.migrator.migrate(study_id) is Outcome.WAITING
+    assert centre.packer.migrate(study_id) is Outcome.WAITING
     new = next(path for path in centre.files()[1] if path not in old)
     (archive_of(centre.sdfo) / new).unlink()
     centre.now += 101
     with pytest.raises(Damaged):
-        centre.migrator.migrate(study_id)
+        centre.packer.migrate(study_id)
     assert centre.files()[1] == old
     assert {uid: centre.read(uid) for uid in IMAGES | LATE} == IMAGES | LATE
     for _ in range(2):
-        centre.migrator.migrate(study_id)
+        centre.packer.migrate(study_id)
         centre.now += 101
     assert_archived(centre, IMAGES | LATE)
 
 
 def test_nothing_is_given_up_when_the_only_copy_is_damaged(centre: Centre) -> None:
     study_id = centre.receive(IMAGES)
-    centre.migrator.migrate(study_id)
+    centre.packer.migrate(study_id)
     archive = centre.files()[1]
     damage(centre, archive[0])
     centre.receive({next(iter(IMAGES)): next(iter(IMAGES.values()))})
     with pytest.raises(Damaged):
-        centre.migrator.migrate(study_id)
+        centre.packer.migrate(study_id)
     assert centre.files()[1] == archive
     assert len(centre.files()[0]) == 1
     assert centre.study().tier == "archive"
@@ -307,7 +307,7 @@ def test_a_full_archive_is_tried_again_later(centre: Centre, monkeypatch: pytest
     with monkeypatch.context() as patch:
         patch.setattr(os, "link", full)
         with pytest.raises(Unavailable):
-            centre.migrator.migrate(study_id)
+            centre.packer.migrate(study_id)
         assert centre.migrator.run_due(centre.now) == 0
     assert centre.files()[1] == []
     assert {uid: centre.read(uid) for uid in IMAGES} == IMAGES
@@ -321,7 +321,7 @@ def test_an_image_too_large_stays_online_and_holds_nobody_up(centre: Centre, mon
     centre.receive(IMAGES)
     monkeypatch.setattr(sequencefile, "LARGEST", 4096)
     with pytest.raises(TooLarge, match=r"1\.2\.9\.1"):
-        centre.migrator.migrate(study_id)
+        centre.packer.migrate(study_id)
     told: list[tuple[int, int]] = []
     assert centre.migrator.run_due(centre.now, progress=lambda *step: told.append(step)) == 1
     assert told == [(1, 2), (2, 2)]
@@ -333,7 +333,7 @@ def test_a_picture_whose_file_is_lost_is_not_hidden(centre: Centre) -> None:
     study_id = centre.receive(IMAGES)
     (centre.sdfo.online.folder / centre.files()[0][0]).unlink()
     with pytest.raises(Unavailable):
-        centre.migrator.migrate(study_id)
+        centre.packer.migrate(study_id)
     assert (centre.study().objects, centre.study().state, centre.files()[1]) == (3, "complete", [])
 
 
@@ -346,7 +346,7 @@ def test_images_are_packed_by_instance_number(centre: Centre) -> None:
     for sop_uid, number in (("1.2.1", b"10"), ("1.2.2", b"9 "), ("1.2.3", b"x ")):
         images[sop_uid] = tags.part10_header("1.2.840.10008.5.1.4.1.1.2", sop_uid, "1.2.840.10008.1.2.1") + element(
             0x00200013, b"IS", number) + element(0x00280010, b"US", b"\0\2")
-    centre.migrator.migrate(centre.receive(images))
+    centre.packer.migrate(centre.receive(images))
     assert list(centre.sdfo.index(centre.files()[1][0]).entries) == ["1.2.3", "1.2.2", "1.2.1"]
 
 
@@ -357,15 +357,15 @@ def age(centre: Centre) -> None:
 
 def test_sweep_removes_a_container_whose_images_are_safe_elsewhere(centre: Centre) -> None:
     study_id = centre.receive(IMAGES)
-    rows = [centre.migrator._image(row, centre.sdfo.reading(), row.online) for row in centre_rows(centre, study_id)]
+    rows = [centre.packer._image(row, centre.sdfo.reading(), row.online) for row in centre_rows(centre, study_id)]
     leftover = centre.sdfo.pack(STUDY, rows, {})
-    assert centre.migrator.sweep() == 0     # too young: its row may come yet
+    assert centre.sweeper.sweep() == 0     # too young: its row may come yet
     age(centre)
-    assert centre.migrator.sweep() == 1     # online holds them
+    assert centre.sweeper.sweep() == 1     # online holds them
     leftover = centre.sdfo.pack(STUDY, rows, {})
-    centre.migrator.migrate(study_id)
+    centre.packer.migrate(study_id)
     age(centre)
-    assert centre.migrator.sweep() == 1     # the current container holds them
+    assert centre.sweeper.sweep() == 1     # the current container holds them
     assert leftover.path not in centre.files()[1]
     assert_archived(centre, IMAGES)
 
@@ -377,7 +377,7 @@ def centre_rows(centre: Centre, study_id: int) -> list[studies.Instance]:
 
 def test_sweep_keeps_a_container_that_may_be_all_there_is(centre: Centre) -> None:
     study_id = centre.receive(IMAGES | LATE)
-    rows = [centre.migrator._image(row, centre.sdfo.reading(), row.online) for row in centre_rows(centre, study_id)]
+    rows = [centre.packer._image(row, centre.sdfo.reading(), row.online) for row in centre_rows(centre, study_id)]
     packed = centre.sdfo.pack(STUDY, rows, {})
     unknown = centre.sdfo.pack("1.2.3.9", rows, {})
     with centre.database.write() as unit:
@@ -386,7 +386,7 @@ def test_sweep_keeps_a_container_that_may_be_all_there_is(centre: Centre) -> Non
     broken.parent.mkdir(exist_ok=True)
     broken.write_bytes(b"SEQ")
     age(centre)
-    assert centre.migrator.sweep() == 0
+    assert centre.sweeper.sweep() == 0
     assert centre.files()[1] == sorted([packed.path, unknown.path, "00/1.2.4-00.seq"])
 
 
@@ -408,11 +408,11 @@ def cached(centre: Centre, job: str = "done") -> int:
 def test_what_an_origin_has_is_evicted_when_nobody_wants_it(make: Callable[..., Centre]) -> None:
     centre = make(cache_days=30)
     study_id = cached(centre)
-    assert centre.migrator.evict(centre.now + 29 * DAY) == 0
+    assert centre.evictor.evict(centre.now + 29 * DAY) == 0
     with centre.database.write() as unit:
         studies.touch(unit, study_id, centre.now + 10 * DAY)
-    assert centre.migrator.evict(centre.now + 31 * DAY) == 0
-    assert centre.migrator.evict(centre.now + 41 * DAY) == 2
+    assert centre.evictor.evict(centre.now + 31 * DAY) == 0
+    assert centre.evictor.evict(centre.now + 41 * DAY) == 2
     kept = list(IMAGES)[2]
     assert [path.rpartition("/")[2] for path in centre.files()[0]] == [kept]
     assert [row.sop_uid for row in centre_rows(centre, study_id)] == [kept]
@@ -422,7 +422,7 @@ def test_what_an_origin_has_is_evicted_when_nobody_wants_it(make: Callable[..., 
 def test_nothing_is_evicted_while_a_fetch_is_open(make: Callable[..., Centre]) -> None:
     centre = make(cache_days=30)
     cached(centre, job="running")
-    assert centre.migrator.evict(centre.now + 41 * DAY) == 0
+    assert centre.evictor.evict(centre.now + 41 * DAY) == 0
     assert len(centre.files()[0]) == 3
 
 
@@ -438,14 +438,14 @@ def test_an_interrupted_eviction_is_finished_and_touches_nothing_young(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(centre.sdfo, "drop_online", die)
-        centre.migrator.evict(centre.now + 41 * DAY)
+        centre.evictor.evict(centre.now + 41 * DAY)
     assert len(centre.files()[0]) == 3
     if lands_again:     # the row of a file may be on its way
-        assert centre.migrator.evict(centre.now + 41 * DAY) == 0
+        assert centre.evictor.evict(centre.now + 41 * DAY) == 0
         assert (len(centre.files()[0]), centre.study(hospital="b").state) == (3, "dropping")
     for path in centre.files()[0]:
         os.utime(centre.sdfo.online.path(path), (1.0, 1.0))
-    assert centre.migrator.evict(centre.now + 41 * DAY) == 0
+    assert centre.evictor.evict(centre.now + 41 * DAY) == 0
     assert [path.rpartition("/")[2] for path in centre.files()[0]] == [row.sop_uid for row in centre_rows(centre, study_id)]
     assert (centre.study(hospital="b").state, centre.study(hospital="b").objects) == ("complete", 1)
 
@@ -463,7 +463,7 @@ def test_a_row_that_comes_while_its_file_is_evicted_goes_too(
         drop(paths)
 
     monkeypatch.setattr(centre.sdfo, "drop_online", adopted_meanwhile)
-    centre.migrator.evict(centre.now + 41 * DAY)
+    centre.evictor.evict(centre.now + 41 * DAY)
     assert centre_rows(centre, study_id) == before[2:]
     assert len(centre.files()[0]) == 1
 
@@ -510,7 +510,7 @@ def prepare(centre: Centre, scenario: str) -> tuple[int, dict[str, bytes], int]:
     study_id = centre.receive(IMAGES)
     if scenario == "first":
         return study_id, IMAGES, 0
-    centre.migrator.migrate(study_id)
+    centre.packer.migrate(study_id)
     first, second, _ = IMAGES
     centre.receive({first: IMAGES[first], second: b"other bytes"} | LATE)
     return study_id, IMAGES | LATE, 1
@@ -527,7 +527,7 @@ def test_every_image_is_readable_at_every_step(centre: Centre, monkeypatch: pyte
     study_id, images, aside = prepare(centre, scenario)
     with monkeypatch.context() as patch:
         steps = Steps(patch, lambda _: readable(centre, images, scenario))
-        assert centre.migrator.migrate(study_id) is Outcome.ARCHIVED
+        assert centre.packer.migrate(study_id) is Outcome.ARCHIVED
     assert steps.count > 40
     assert_archived(centre, images, aside=aside)
 
@@ -545,7 +545,7 @@ def test_a_process_killed_at_any_step_loses_nothing(folder: Path, profile: Profi
         with contextlib.closing(Centre(home, profile)) as after:
             readable(after, images, scenario)
             after.migrator.run_due(after.now)
-            after.migrator.sweep(older_than=-1.0)
+            after.sweeper.sweep(older_than=-1.0)
             assert_archived(after, images, aside=aside)
         if not died:
             break
@@ -562,7 +562,7 @@ def kill_at(step: int, home: Path, profile: Profile, study_id: int) -> bool:
         centre = Centre(home, profile)
         with pytest.MonkeyPatch.context() as patch:
             Steps(patch, lambda count: os._exit(9) if count == step else None)
-            centre.migrator.migrate(study_id)
+            centre.packer.migrate(study_id)
         os._exit(0)
     finally:
         os._exit(1)

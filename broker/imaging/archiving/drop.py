@@ -1,0 +1,89 @@
+"""The second half of a migration: after the grace time, and a second proof of the container, its online copies go."""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from enum import StrEnum
+
+import structlog
+
+from broker.archive.formats.sequencefile import Damaged
+from broker.archive.sdfo import Sdfo
+from broker.archive.tiers.online import ASIDE
+from broker.db import Database
+from broker.imaging.store import containers, studies
+from broker.imaging.store.containers import Container, Subject
+
+log = structlog.get_logger("broker.imaging.archiving")
+
+
+class Outcome(StrEnum):
+    """What became of one call of `migrate`."""
+
+    ARCHIVED = "archived"       # the container is the only copy now
+    WAITING = "waiting"         # packed and proven; online copies stay until the grace time is over
+    CHANGED = "changed"         # objects came in the meantime; to be packed later
+    NOTHING = "nothing"         # not complete, or nothing online
+    BUSY = "busy"               # another process works on it
+
+
+class Dropper:
+    """Ends migrations: what a container holds twice over is removed elsewhere."""
+
+    def __init__(self, database: Database, sdfo: Sdfo, grace_seconds: float, clock: Callable[[], float]) -> None:
+        self._database, self._sdfo, self._grace_seconds, self._clock = database, sdfo, grace_seconds, clock
+
+    def drop(self, study: Subject) -> Outcome:
+        """State dropping: when the grace time is over, prove the container once more, then remove the other copies."""
+        with self._database.read() as unit:
+            container, replaced = containers.current(unit, study.id), containers.retired(unit, study.id)
+        if container is None:
+            raise Damaged("a study in state dropping has none")
+        if self._clock() < container.at + self._grace_seconds:
+            return Outcome.WAITING
+        try:
+            index = self._sdfo.prove(container.path, container.sha256, {})
+        except Damaged:
+            self._go_back(study, container, replaced[0] if replaced else None)
+            raise
+        proven = {entry.sop_uid: entry.sha256 for entry in index.entries.values()}
+        with self._database.write() as unit:
+            gone = containers.forget_online(unit, study.id, proven)
+        paths = [path for path in gone if not path.startswith(ASIDE)]     # that of a conflict is kept, whatever was decided
+        self._sdfo.drop_online([*paths, *self._without_row(study, proven, set(paths))])
+        for one in replaced:
+            self._sdfo.drop_container(one.path)
+            with self._database.write() as unit:
+                containers.forget_container(unit, one.id)
+        with self._database.write() as unit:
+            studies.mark(unit, study.id, "dropped")
+        return Outcome.ARCHIVED
+
+    def _without_row(self, study: Subject, proven: Mapping[str, str], gone: set[str]) -> list[str]:
+        """Return the online files a crash left without a row, other than `gone`: only those that are safe elsewhere.
+
+        The rest may be acknowledged objects whose rows are on their way.
+        """
+        with self._database.read() as unit:
+            known = gone | studies.on_record(unit, study.hospital, study.study_uid)     # those of its other parts, too
+        online, found = self._sdfo.online, []
+        for path in online.of_study(study.hospital, study.study_uid):
+            if path not in known:
+                digest = online.sha256(path)
+                if proven.get(path.rpartition("/")[2]) == digest or online.has_aside(path, digest):
+                    found.append(path)
+        return found
+
+    def _go_back(self, study: Subject, bad: Container, old: Container | None) -> None:
+        """The container does not hold what it should: return to the copies from before it, when they are all there."""
+        held: set[str] = set()
+        if old:
+            with suppress(Damaged):
+                held.update(self._sdfo.index(old.path).entries)
+        with self._database.write() as unit:
+            held.update(row.sop_uid for row in studies.instances(unit, study.id))
+            whole = len(held) >= bad.images
+            if whole:
+                containers.undo_switch(unit, study.id, old)
+        log.error("a container is damaged", study=study.id, container=bad.id, rescued=whole)
+        if whole:
+            self._sdfo.drop_container(bad.path)

@@ -1,0 +1,153 @@
+"""From the online tier to S-DICOM: the migration of a study, safe at every step.
+
+    complete   claim                                                           -> packing
+    packing    write a container, read it back and compare, switch the rows    -> dropping
+    dropping   after the grace time read it back again, remove instance rows,
+               then online files, then the container a new version replaced    -> complete
+
+A crash leaves a state, and the next run goes on from it. A file counts for nothing until a row names it; rows that a
+reader may follow are removed before their files. Objects that come late make a new version of the container.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+import structlog
+
+from broker.archive.formats.sdicom import Entry, PackImage, Progress
+from broker.archive.sdfo import Packed, Pictures, Sdfo, archived
+from broker.archive.tiers.base import WHAT as ARCHIVE
+from broker.archive.tiers.online import HEAD
+from broker.config.profile import Profile
+from broker.coord.base import Coord
+from broker.db import Database
+from broker.files.durable import reachable
+from broker.imaging import header
+from broker.imaging.archiving.drop import Dropper, Outcome
+from broker.imaging.store import containers, recording, studies
+from broker.imaging.store.containers import Container, Subject, Version
+from broker.imaging.store.machines import COMPLETE, DROPPING, MOVED, RECEIVING
+from broker.imaging.store.studies import Instance
+from broker.model.errors import Rejected
+from broker.model.imaging import Archived, Online, StoredObject
+from broker.wire import tags
+
+_LOCK_SECONDS = 3600.0      # a study of the largest kind is packed and read twice in that time
+_INSTANCE_NUMBER = tags.TAGS["InstanceNumber"]
+
+log = structlog.get_logger("broker.imaging.archiving")
+
+
+class Packer:
+    """Moves one study at a time into the archive. Safe to run in several processes at once."""
+
+    def __init__(
+        self, database: Database, sdfo: Sdfo, profile: Profile, coord: Coord, clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database, self._sdfo, self._profile, self._coord, self._clock = database, sdfo, profile, coord, clock
+        self._dropper = Dropper(database, sdfo, profile.retention.grace_seconds, clock)
+
+    def migrate(self, study_id: int, progress: Progress | None = None) -> Outcome:
+        """Take a study as far into the archive as it can go now, whatever its age. `progress(done, total)` counts images.
+
+        Raise `TooLarge` for an image the container format cannot hold, `Damaged` when bytes are not what was received,
+        `Unavailable` when a store is down. Every image stays readable at every moment.
+        """
+        with self._coord.lock(f"migrate:{study_id}", _LOCK_SECONDS) as held:
+            if not held:
+                return Outcome.BUSY
+            with self._database.write() as unit:
+                study = containers.subject(unit, study_id)
+                if study is None or study.tier == "origin" or study.state in {RECEIVING, MOVED}:
+                    return Outcome.NOTHING
+                if study.state == COMPLETE:
+                    studies.mark(unit, study_id, "begun to pack")
+            return self._dropper.drop(study) if study.state == DROPPING else self._pack(study, progress)
+
+    def _pack(self, study: Subject, progress: Progress | None) -> Outcome:
+        """State packing: write, prove and switch; nothing but the temporary state is left when it fails."""
+        with self._database.read() as unit:
+            rows, old = studies.instances(unit, study.id), containers.current(unit, study.id)
+        packed: Packed | None = None
+        try:
+            entries = self._sdfo.index(old.path).entries if old else {}
+            rows = self._settle(study, rows, entries)
+            if all(row.sop_uid in entries for row in rows):
+                return self._nothing_new(study, rows)
+            images = self._images(rows, entries, old)
+            packed = self._sdfo.pack(study.study_uid, images, {**study.manifest, "images": len(images)}, progress)
+        except Exception:
+            with self._database.write() as unit:
+                studies.mark(unit, study.id, "not packed")
+            if packed:
+                self._sdfo.drop_container(packed.path)
+            raise
+        new = Version(path=packed.path, size=packed.size, sha256=packed.sha256, images=len(images))
+        with self._database.write() as unit:
+            switched = containers.switch(unit, study, rows, old, new, self._clock())
+            if not switched:
+                studies.mark(unit, study.id, "not packed")
+        if not switched:
+            self._sdfo.drop_container(packed.path)
+            return Outcome.CHANGED
+        log.info("a study was packed", study=study.id, images=len(images), bytes=packed.size)
+        return self._dropper.drop(study)
+
+    def _settle(self, study: Subject, rows: list[Instance], entries: Mapping[str, Entry]) -> list[Instance]:
+        """Put aside what stands under the UID of other bytes in the container; return the rest."""
+        good: list[Instance] = []
+        for row in rows:
+            if row.sop_uid not in entries or entries[row.sop_uid].sha256 == row.online.sha256:
+                good.append(row)
+                continue
+            aside = self._sdfo.online.keep_as_conflict(row.online)
+            item = self._described(study, row, aside)
+            with self._database.write() as unit:
+                containers.forget(unit, study.id, row.sop_uid)
+                recording.set_aside(unit, item, self._profile, self._clock(), lambda _, part_id, __: part_id == study.id)
+            self._sdfo.drop_online([row.online.path])
+        return good
+
+    def _described(self, study: Subject, row: Instance, aside: Online) -> StoredObject:
+        """Return an object that goes aside, with what its file says of the patient as far as it can be read."""
+        hospital = self._profile.hospital(study.hospital)
+        text: dict[str, str] = {}
+        with suppress(OSError, Rejected, tags.Truncated):
+            if hospital:
+                _, text = header.of_file(self._sdfo.online.path(aside.path), hospital)
+        return StoredObject(
+            hospital=study.hospital, study_uid=study.study_uid, series_uid=row.series_uid, sop_uid=row.sop_uid,
+            sop_class=row.sop_class, transfer_syntax=row.transfer_syntax, path=aside.path, size=aside.size,
+            sha256=aside.sha256, tags=text)
+
+    def _nothing_new(self, study: Subject, rows: list[Instance]) -> Outcome:
+        """All that is online is in the container already: it came a second time."""
+        with self._database.write() as unit:
+            studies.mark(unit, study.id, "packed" if rows else "not packed")
+        return self._dropper.drop(study) if rows else Outcome.NOTHING
+
+    def _images(self, rows: list[Instance], entries: Mapping[str, Entry], old: Container | None) -> list[PackImage]:
+        """Return everything the new container is to hold: the old one's images, and the online ones it lacks."""
+        pictures = self._sdfo.reading()
+        found = [
+            self._image(entry, pictures, archived(old.path, entry)) for entry in entries.values()] if old else []
+        return found + [self._image(row, pictures, row.online) for row in rows if row.sop_uid not in entries]
+
+    @staticmethod
+    def _image(what: Instance | Entry, pictures: Pictures, location: Online | Archived) -> PackImage:
+        source = pictures.open(location)
+        with reachable(ARCHIVE):
+            head = next(source.chunks(HEAD), b"")
+        return PackImage(
+            sop_uid=what.sop_uid, series_uid=what.series_uid, sop_class=what.sop_class, transfer_syntax=what.transfer_syntax,
+            sha256=location.sha256, source=source, number=_instance_number(head, whole=source.size <= HEAD))
+
+
+def _instance_number(head: bytes, *, whole: bool) -> int:
+    """Return the Instance Number in the beginning of a Part-10 file; 0 where it has none that can be read."""
+    try:
+        meta = tags.read_meta(head)
+        return int(tags.scan(head, meta.transfer_syntax, meta.end, whole=whole).get(_INSTANCE_NUMBER, b"0"))
+    except (tags.Truncated, Rejected, ValueError):
+        return 0
