@@ -9,7 +9,6 @@ import hashlib
 import os
 import re
 import threading
-import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
@@ -136,7 +135,7 @@ class Sdfo:
 
     def containers(self, older_than: float) -> Iterator[tuple[str, str]]:
         """Return (path, Study Instance UID) of all containers last written more than `older_than` seconds ago."""
-        before = time.time() - older_than
+        before = self.store.clock() - older_than
         for folder in filter(_FOLDER.fullmatch, self.store.folders()):
             for file in self.store.files(folder):
                 if _SAFE.fullmatch(file.name) and file.modified < before:
@@ -144,7 +143,7 @@ class Sdfo:
 
     def sweep(self, older_than: float = 86400.0) -> int:
         """Remove unfinished files of both tiers, last written more than `older_than` seconds ago; return how many."""
-        before = time.time() - older_than
+        before = self.store.clock() - older_than
         unfinished = [file.name for file in self.store.files(_TEMPORARY) if file.modified < before]
         for name in unfinished:
             self.store.delete(name)

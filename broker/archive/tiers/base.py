@@ -2,7 +2,8 @@
 
 A container has a relative name of plain parts (`aa/1.2.3-0f.seq`, `.tmp/1.2.3-0f`); folders come and go with their files.
 It is written once, never changed, and read by ranges. Every call ends within the store's own deadlines: with what it
-promises, with FileNotFoundError where a name does not exist, or with `Unavailable` for all else that a store can do.
+promises, with FileNotFoundError where a name does not exist, or with `Unavailable` for all else that a store can do: what
+was asked for may then have been done, or may still be done.
 """
 
 from collections.abc import Iterator
@@ -89,8 +90,12 @@ class ContainerStore(Protocol):
         """Return the names of the folders of the first level, sorted."""
         ...
 
-    def space(self) -> Space:
-        """Return what the store can hold and what is left."""
+    def space(self) -> Space | None:
+        """Return what the store can hold and what is left; None when it does not say."""
+        ...
+
+    def clock(self) -> float:
+        """Return the time by which the store says when a file was last written, in seconds since the epoch."""
         ...
 
     def health(self) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import uuid
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,6 +76,17 @@ class PosixStore:
         with reachable(WHAT):
             usage = shutil.disk_usage(nearest)
         return Space(usage.total, usage.free)
+
+    def clock(self) -> float:
+        """Return the time of the machine that has the disk: another one's, where the folder is mounted from there."""
+        probe = self.folder / f"{_PROBE}-{uuid.uuid4().hex}"
+        with reachable(WHAT):
+            self._folders.ensure(self.folder)
+            try:
+                probe.touch(exist_ok=False)
+                return probe.stat().st_mtime
+            finally:
+                probe.unlink(missing_ok=True)
 
     def health(self) -> str:
         """Return in one line what is wrong, empty when a container could be written now."""
