@@ -117,12 +117,13 @@ class Rejected(BrokerError):
 class Unavailable(BrokerError):
     """A store or peer is down: `what` names it, `retry_after` says in how many seconds to try again.
 
-    `full` says that it has no room left: some wires have a code of its own for that.
+    `full` says that it has no room left: some wires have a code of its own for that. `reason` says in a few words why,
+    without an address of ours.
     """
 
-    def __init__(self, what: str, retry_after: int = 5, *, full: bool = False) -> None:
-        super().__init__(f"{what} is {'full' if full else 'not available'}")
-        self.what, self.retry_after, self.full = what, retry_after, full
+    def __init__(self, what: str, retry_after: int = 5, *, full: bool = False, reason: str = "") -> None:
+        super().__init__(f"{what} is {'full' if full else 'not available'}" + (f": {reason}" if reason else ""))
+        self.what, self.retry_after, self.full, self.reason = what, retry_after, full, reason
 
     @classmethod
     def store(cls, what: str, error: OSError) -> "Unavailable":
