@@ -1,7 +1,8 @@
 """Pictures of containers as sources of bytes: compared with their SHA-256 while they stream, never read twice.
 
 The last piece of a picture is given only when all of it is what was packed; else the reading ends with an error, so that
-nobody takes a rotten picture for a whole one. Pictures of one container that follow each other come from one large range.
+nobody takes a rotten picture for a whole one. Pictures of one container that follow each other come from one large range
+where asking is dearer than reading.
 """
 
 import errno
@@ -17,7 +18,6 @@ from broker.files.sources import CHUNK
 from broker.model.errors import Unavailable
 from broker.model.imaging import Archived
 
-GAP = 256 << 10         # bytes between two pictures that are read and thrown away rather than asked for anew
 _RANGE = 256 << 20      # bytes asked for at once, at most
 _OPEN = 8               # containers
 
@@ -28,8 +28,8 @@ Noticed = Callable[[Archived], None]
 class Reading:
     """The pictures of one answer. Add all of them, then read them one after the other, in any order; not two at once."""
 
-    def __init__(self, readers: Callable[[str], ContainerReader], noticed: Noticed) -> None:
-        self._open_container, self._noticed = readers, noticed
+    def __init__(self, readers: Callable[[str], ContainerReader], gap: int, noticed: Noticed) -> None:
+        self._open_container, self._gap, self._noticed = readers, gap, noticed
         self._wanted: dict[str, list[tuple[int, int]]] = {}
         self._open: OrderedDict[str, _Container] = OrderedDict()
 
@@ -61,7 +61,7 @@ class Reading:
 
     def _pieces(self, location: Archived, length: int) -> Iterator[bytes]:
         container = self._container(location.container)
-        if container.range is None or not container.range.reaches(location.offset, location.size):
+        if container.range is None or not container.range.reaches(location.offset, location.size, self._gap):
             container.range = _Range(container.reader, location.offset, self._end(location))
         return container.range.take(location.offset, location.size, length)
 
@@ -79,7 +79,7 @@ class Reading:
         end = location.offset + location.size
         wanted = self._wanted[location.container]
         for offset, size in wanted[bisect_right(wanted, (location.offset, location.size)):]:
-            if offset > end + GAP or offset + size > location.offset + _RANGE:
+            if offset > end + self._gap or offset + size > location.offset + _RANGE:
                 break
             end = max(end, offset + size)
         return end
@@ -116,11 +116,11 @@ class _Range:
 
     def __init__(self, reader: ContainerReader, start: int, end: int) -> None:
         self._stream = reader.stream(start, end - start)
-        self._at, self._end, self._rest = start, end, memoryview(b"")
+        self._at, self._end, self._rest = start, end, b""
 
-    def reaches(self, offset: int, size: int) -> bool:
+    def reaches(self, offset: int, size: int, gap: int) -> bool:
         """Say whether a picture lies ahead, and not too far."""
-        return self._at <= offset <= self._at + GAP and offset + size <= self._end
+        return self._at <= offset <= self._at + gap and offset + size <= self._end
 
     def take(self, offset: int, size: int, length: int) -> Iterator[bytes]:
         """Return the bytes there in pieces of at most `length`. Raise OSError when the container ends before."""
@@ -130,12 +130,13 @@ class _Range:
 
     def _forward(self, size: int, length: int) -> Iterator[bytes]:
         while size:
-            if not self._rest:
-                self._rest = memoryview(next(self._stream, b""))
-                if not self._rest:
-                    raise OSError(errno.EIO, "a container is shorter than its index says")
-            piece = self._rest[:min(size, length)]
-            self._rest = self._rest[len(piece):]
+            piece, rest = self._rest or next(self._stream, b""), b""
+            if not piece:
+                raise OSError(errno.EIO, "a container is shorter than its index says")
+            most = min(size, length)
+            if len(piece) > most:
+                piece, rest = piece[:most], piece[most:]
+            self._rest = rest
             self._at += len(piece)
             size -= len(piece)
-            yield bytes(piece)
+            yield piece

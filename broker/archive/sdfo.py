@@ -168,7 +168,7 @@ class Pictures:
 
     def __init__(self, sdfo: Sdfo) -> None:
         self._sdfo = sdfo
-        self._archived = Reading(sdfo.store.open, self._rotten)
+        self._archived = Reading(sdfo.store.open, sdfo.store.gap, self._rotten)
 
     def open(self, location: Online | Archived) -> ByteSource:
         """Return the bytes of a picture. Raise `Unavailable` when its file is absent, `Damaged` when it has another size.

@@ -14,7 +14,8 @@ from broker.app.whole import App
 from broker.client.messages import provide, retrieve_images
 from broker.files.sources import CHUNK
 from broker.imaging import rad69_retrieve
-from broker.imaging.store import recording
+from broker.imaging.migrate import Outcome
+from broker.imaging.store import recording, studies
 from broker.model.imaging import InstanceRef, StoredObject
 from broker.repository import iti41_provide
 from broker.wire.envelope import write_request
@@ -180,7 +181,37 @@ def _rad69(notes: Notes) -> Iterator[Round]:
             notes.add(f"{_IMAGES} images, {length / 1e6:.0f} MB; worker's peak {scene.peak_memory(pid)}")
 
 
+@contextlib.contextmanager
+def _archived(notes: Notes) -> Iterator[Round]:
+    """Two regions with one study, packed in the first and online in the second."""
+    with scene.folder() as where:
+        places = []
+        for name in ("archive", "online"):
+            (where / name).mkdir()
+            settings = scene.settings(where / name)
+            with scene.parts(settings) as app:
+                request = _retrieve(_receive(app))
+                if name == "archive":
+                    with app.database.write() as unit:
+                        [study] = studies.find_studies(unit, study_uid=_STUDY)
+                        studies.mark(unit, study.id, "quiet")
+                    assert app.migrator.migrate(study.id) is Outcome.ARCHIVED
+            places.append(settings)
+
+        def speed(port: int) -> float:
+            seconds, size, answer = scene.transfer(port, request)
+            assert b"ResponseStatusType:Success" in answer, answer
+            return size / 1e6 / seconds
+
+        packed, online = places
+        with scene.web(packed) as pid, scene.web(online):
+            yield lambda: (speed(packed.server.http_port), speed(online.server.http_port))
+            notes.add(f"{_IMAGES} images, {SIZE / 1e6:.0f} MB, each compared with its SHA-256 on the way; "
+                      f"worker's peak {scene.peak_memory(pid)}")
+
+
 FIGURES: list[Figure] = [
+    Figure("rad69.archive.online", "the same study from the online tier", "MB/s", 0.6, 0.9, _archived, runs=9),
     Figure("iti41.upload.cp", "cp and fsync", "MB/s", 0.2, 0.5, _iti41, runs=7),
     Figure("rad69.online.nginx", "nginx, sendfile", "MB/s", 0.4, 0.7, _rad69, runs=9),
 ]

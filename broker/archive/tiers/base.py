@@ -66,6 +66,11 @@ class ContainerReader(Protocol):
 class ContainerStore(Protocol):
     """A place for containers. Safe to share between threads; several processes and machines may use the same place."""
 
+    @property
+    def gap(self) -> int:
+        """Bytes between two pictures that are sooner read and thrown away than asked for anew."""
+        ...
+
     def create(self, name: str, size: int) -> ContainerWriter:
         """Begin a new file of about `size` bytes. Raise FileExistsError when the name is taken."""
         ...

@@ -21,6 +21,8 @@ _PROBE = ".probe"
 class PosixStore:
     """The `ContainerStore` of one folder."""
 
+    gap = 0
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         # always fsync, whatever the online store is set to: an online copy ends on the word of its archived one

@@ -79,18 +79,21 @@ def test_pictures_of_a_container_come_from_one_range(sdfo: Sdfo, monkeypatch: py
         return stream(reader, offset, length)
 
     monkeypatch.setattr(posix.Reader, "stream", spied)
+    monkeypatch.setattr(posix.PosixStore, "gap", 1 << 10)       # as where asking goes over a network
     pictures = sdfo.reading()
     sources = [pictures.open(place) for place in places]
     assert [b"".join(source.chunks(7)) for source in sources] == list(IMAGES.values())
     assert asked == [(places[0].offset, places[-1].offset + places[-1].size - places[0].offset)]
 
 
+@pytest.mark.parametrize("gap", [0, 200, 1 << 18])
 @given(order=st.permutations(range(5)), length=st.integers(1, 40), left=st.lists(st.integers(0, 4), max_size=3))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
 def test_pictures_are_read_in_any_order_and_again_after_a_reader_left(
-    sdfo: Sdfo, order: list[int], length: int, left: list[int],
+    sdfo: Sdfo, gap: int, order: list[int], length: int, left: list[int],
 ) -> None:
     packed, images = pack(sdfo), list(IMAGES.values())
+    vars(sdfo.store)["gap"] = gap
     pictures = sdfo.reading()
     sources = []
     for uid in IMAGES:
