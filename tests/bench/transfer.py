@@ -14,7 +14,7 @@ from broker.app.whole import App
 from broker.client.messages import provide, retrieve_images
 from broker.files.sources import CHUNK
 from broker.imaging import rad69_retrieve
-from broker.imaging.migrate import Outcome
+from broker.imaging.archiving.drop import Outcome
 from broker.imaging.store import recording, studies
 from broker.model.imaging import InstanceRef, StoredObject
 from broker.repository import iti41_provide
@@ -195,7 +195,7 @@ def _archived(notes: Notes) -> Iterator[Round]:
                     with app.database.write() as unit:
                         [study] = studies.find_studies(unit, study_uid=_STUDY)
                         studies.mark(unit, study.id, "quiet")
-                    assert app.migrator.migrate(study.id) is Outcome.ARCHIVED
+                    assert app.migrator.packer.migrate(study.id) is Outcome.ARCHIVED
             places.append(settings)
 
         def speed(port: int) -> float:
