@@ -27,6 +27,7 @@ from broker.config.profile import Profile
 from broker.db import Database
 from tests.helpers import postgresql, stores
 from tests.helpers.hdfs.cluster import Cluster, Folder
+from tests.helpers.hdfs.kerberos import Kdc, SecureCluster
 
 PROGRAMS = {
     "dcmtk": ("storescu", "storescp", "dcmqrscp", "findscu", "movescu", "echoscu"),
@@ -151,6 +152,21 @@ def hdfs(hdfs_cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Fold
         hdfs_cluster.mend()
         pytest.fail(f"{request.node.nodeid} left the cluster hurt")
     hdfs_cluster.delete(folder.path)
+
+
+@pytest.fixture(scope="module")
+def hdfs_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A name service of two NameNodes, the first of them active, with three DataNodes."""
+    with Cluster(tmp_path_factory.mktemp("hdfs") / "pair", namenodes=2) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def hdfs_kerberos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureCluster]:
+    """A cluster with a key distribution centre (`.kdc`). Its test has the mark `peer("kerberos")` too."""
+    folder = tmp_path_factory.mktemp("hdfs")
+    with Kdc(folder / "kdc") as kdc, SecureCluster(folder / "secure", kdc) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,9 @@ need javac openjdk-17-jdk-headless
 need mvn maven
 need initdb postgresql
 need docker-compose docker-compose
+need krb5kdc krb5-kdc
+need kadmin.local krb5-admin-server
+need kinit krb5-user
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     echo "installing$missing ..."

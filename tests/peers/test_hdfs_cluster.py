@@ -1,21 +1,26 @@
 """The cluster that other tests hurt: each fault of `tests/helpers/hdfs` does what it says, as Hadoop and its client see it."""
 
 import contextlib
+import hashlib
+import json
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import hdfs_native
 import httpx
 import psutil
 import pytest
 
+from tests.helpers.hdfs import hadoop
 from tests.helpers.hdfs.cluster import Cluster, Folder, HdfsError
 from tests.helpers.hdfs.configuration import REPLICATION
+from tests.helpers.hdfs.kerberos import SecureCluster
+from tests.helpers.hdfs.warm import ToolFailed
 from tests.helpers.waiting import eventually
-
-hdfs_native = pytest.importorskip("hdfs_native")
 
 pytestmark = [pytest.mark.peer("hdfs"), pytest.mark.timeout(600)]
 
@@ -113,6 +118,66 @@ def test_corrupt_replicas_one_is_survived_all_are_not(hdfs: Folder) -> None:
     assert bytes(client.read(one).read()) == data
     with pytest.raises(RuntimeError, match="All DataNodes failed"):
         client.read(both).read()
+
+
+def test_hadoops_own_tools_in_a_process_that_stays(hdfs: Folder, tmp_path: Path) -> None:
+    warm = hdfs.cluster.warm
+    (tmp_path / "a").write_bytes(b"x" * 300_000)
+    assert warm.put(tmp_path / "a", f"{hdfs.path}/a") > 0
+    assert warm.get(f"{hdfs.path}/a", tmp_path / "b") > 0
+    assert (tmp_path / "b").read_bytes() == b"x" * 300_000
+    assert warm.read(f"{hdfs.path}/a")[1] == 300_000
+    assert warm.digest(f"{hdfs.path}/a") == hashlib.sha256(b"x" * 300_000).hexdigest()
+    assert "Status: HEALTHY" in hdfs.cluster.admin("fsck", hdfs.path)
+    assert "RS-6-3-1024k" in hdfs.cluster.admin("ec", "-listPolicies")
+    with pytest.raises(ToolFailed, match="No such file"):
+        hdfs.cluster.admin("dfs", "-cat", f"{hdfs.path}/none")
+
+
+def client_of(cluster: Cluster) -> Any:
+    return hdfs_native.Client(cluster.url, config=cluster.options)
+
+
+def test_a_name_service_is_switched_and_survives_its_active_namenode(hdfs_pair: Cluster) -> None:
+    hdfs_pair.mkdir("/open", mode="777")
+    with client_of(hdfs_pair).create("/open/a") as file:
+        file.write(b"kept")
+    hdfs_pair.admin("haadmin", "-transitionToStandby", "nn1")
+    assert hdfs_pair.state(0) == "standby"
+    hdfs_pair.admin("haadmin", "-transitionToActive", "nn2")
+    assert hdfs_pair.active() == 1
+    assert bytes(client_of(hdfs_pair).read("/open/a").read()) == b"kept"
+    hdfs_pair.namenodes[1].kill()
+    hdfs_pair.promote(0)
+    assert bytes(client_of(hdfs_pair).read("/open/a").read()) == b"kept"
+    hdfs_pair.mend()
+    assert [hdfs_pair.state(number) for number in (0, 1)] == ["active", "standby"]
+
+
+ASK = """
+import json, sys, hdfs_native
+url, options, who, keytab = sys.argv[1:]
+client = hdfs_native.Client(url, json.loads(options), kerberos_principal=who or None, kerberos_keytab=keytab or None)
+with client.create("/open/a") as file:
+    file.write(b"kept")
+print(bytes(client.read("/open/a").read()).decode())
+"""
+
+
+@pytest.mark.peer("kerberos")
+def test_who_has_the_key_gets_in_and_nobody_else(hdfs_kerberos: SecureCluster) -> None:
+    hdfs_kerberos.admin("dfs", "-mkdir", "/open")
+    hdfs_kerberos.admin("dfs", "-chmod", "777", "/open")
+    kdc, keytab = hdfs_kerberos.kdc, str(hdfs_kerberos.kdc.keytab("broker"))
+    ask = [sys.executable, "-c", ASK, hdfs_kerberos.url, json.dumps(hdfs_kerberos.options)]
+    with pytest.raises(AssertionError, match="GSS_S_NO_CRED"):
+        hadoop.run([*ask, "stranger", keytab], kdc.environment())
+    assert hadoop.run([*ask, "broker", keytab], kdc.environment()) == "kept\n"
+    assert "broker" in hdfs_kerberos.admin("dfs", "-ls", "/open/a")
+    old = kdc.environment(kdc.ticket("broker", Path(keytab), "2s"))
+    eventually(lambda: subprocess.run(["klist", "-s"], env=old, check=False).returncode)
+    with pytest.raises(AssertionError, match="expired"):
+        hadoop.run([*ask, "", ""], old)
 
 
 def test_nothing_is_left_of_it_when_the_testing_process_is_killed(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """A real HDFS of our own: NameNode and DataNodes as processes on loopback, and everything a test may do to them."""
 
+import functools
 import os
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +14,7 @@ import httpx
 from tests.helpers.hdfs import configuration, hadoop
 from tests.helpers.hdfs.configuration import SUPERUSER
 from tests.helpers.hdfs.hadoop import Daemon
+from tests.helpers.hdfs.warm import Warm
 from tests.helpers.ports import free_ports
 from tests.helpers.waiting import eventually
 
@@ -21,13 +23,6 @@ _TRIES = 3          # another program may take a port between our look and Hadoo
 
 _NAMENODE = "org.apache.hadoop.hdfs.server.namenode.NameNode"
 _DATANODE = "org.apache.hadoop.hdfs.server.datanode.DataNode"
-TOOLS = {
-    "dfs": "org.apache.hadoop.fs.FsShell",
-    "dfsadmin": "org.apache.hadoop.hdfs.tools.DFSAdmin",
-    "haadmin": "org.apache.hadoop.hdfs.tools.DFSHAAdmin",
-    "fsck": "org.apache.hadoop.hdfs.tools.DFSck",
-    "ec": "org.apache.hadoop.hdfs.tools.ECAdmin",
-}
 
 
 class HdfsError(Exception):
@@ -42,12 +37,16 @@ class Cluster:
     """NameNodes and DataNodes in one folder. Use as a context manager; each server can be killed, frozen and started again.
 
     Two NameNodes make a name service whose first is active; they share a folder of edits, nobody fails over by itself.
+    `options` are Hadoop's own, `flags` are Java's.
     """
 
-    def __init__(self, folder: Path, *, datanodes: int = 3, namenodes: int = 1, options: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, *, datanodes: int = 3, namenodes: int = 1, options: Mapping[str, str] | None = None,
+                 host: str = "127.0.0.1", flags: Sequence[str] = hadoop.QUICK) -> None:
         self.folder = folder
         self._counts = namenodes, datanodes
         self._extra = dict(options or {})
+        self._host, self._flags = host, flags
+        self._warm: Warm | None = None
         self.namenodes: list[Daemon] = []
         self.datanodes: list[Daemon] = []
         self.options: dict[str, str] = {}
@@ -91,6 +90,9 @@ class Cluster:
 
     def stop(self) -> None:
         """End all servers at once."""
+        if self._warm is not None:
+            self._warm.close()
+            self._warm = None
         for daemon in (*self.datanodes, *self.namenodes):
             daemon.kill()
 
@@ -117,12 +119,13 @@ class Cluster:
         names = [f"nn{number + 1}" for number in range(self._counts[0])]
         ports = {name: (rpc, http) for name, rpc, http in zip(names, free_ports(len(names)), free_ports(len(names)), strict=True)}
         self._http = [http for _, http in ports.values()]
-        where = configuration.single(*ports["nn1"]) if len(names) == 1 else configuration.pair(ports, self.folder / "edits")
+        alone = len(names) == 1
+        where = configuration.single(*ports["nn1"], self._host) if alone else configuration.pair(ports, self.folder / "edits")
         self.options = {**configuration.COMMON, **where, **self._extra}
         self._configure("client", {})
         for name in names:
             own = {"dfs.namenode.name.dir": (self.folder / name).as_uri()}
-            self._configure(name, own | ({"dfs.ha.namenode.id": name} if len(names) > 1 else {}))
+            self._configure(name, own | ({} if alone else {"dfs.ha.namenode.id": name}))
         self.namenodes = [self._daemon(name, _NAMENODE) for name in names]
         self._transfer: list[int] = []
         self.datanodes = [self._plan_datanode(number) for number in range(self._counts[1])]
@@ -140,7 +143,7 @@ class Cluster:
         return Daemon(name, self._line(name, program), self.folder / f"{name}.log", self._environment())
 
     def _line(self, name: str, program: str, *arguments: str) -> list[str]:
-        return hadoop.command(program, *arguments, classpath=[self.folder / "conf" / name])
+        return hadoop.command(program, *arguments, classpath=[self.folder / "conf" / name], flags=self._flags)
 
     def _run(self, name: str, program: str, *arguments: str) -> str:
         return hadoop.run(self._line(name, program, *arguments), self._environment())
@@ -208,17 +211,31 @@ class Cluster:
             daemon.thaw()
             if not daemon.running:
                 daemon.start()
-        eventually(lambda: self._up(0), START)
+        for number in range(len(self.namenodes)):
+            eventually(functools.partial(self._up, number), START)
         if len(self.namenodes) > 1 and self.state(self.active()) != "active":
             self.admin("haadmin", "-transitionToActive", "nn1")
-        self.safe_mode(False)
+        if self.jmx("FSNamesystemState", self.active())["FSState"] != "Operational":
+            self.safe_mode(False)
         self.wait_whole()
 
     # What an operator does.
 
+    def promote(self, namenode: int) -> None:
+        """Make a NameNode active although the other one does not answer."""
+        self.admin("haadmin", "-transitionToActive", "--forceactive", self.namenodes[namenode].name)
+
     def admin(self, tool: str, *arguments: str) -> str:
-        """Return what one of Hadoop's tools (`dfs`, `dfsadmin`, `haadmin`, `fsck`, `ec`) prints."""
-        return self._run("client", TOOLS[tool], *arguments)
+        """Return what one of Hadoop's tools (`dfs`, `dfsadmin`, `haadmin`, `fsck`, `ec`) prints; raise ToolFailed with that."""
+        return "\n".join(self.warm.run(tool, *arguments).lines)
+
+    @property
+    def warm(self) -> Warm:
+        """Hadoop's own tools with this cluster's configuration, in a process that is started when first asked for."""
+        if self._warm is None:
+            kerberos = [flag for flag in self._flags if flag not in hadoop.QUICK]
+            self._warm = Warm(self.folder / "conf" / "client", self._environment(), kerberos)
+        return self._warm
 
     def safe_mode(self, on: bool) -> None:
         """Enter or leave safe mode."""

@@ -15,6 +15,7 @@ COMMON = {
     "dfs.namenode.datanode.registration.ip-hostname-check": "false",
     "dfs.namenode.fs-limits.min-block-size": "1024",
     "dfs.namenode.safemode.extension": "0",
+    "dfs.namenode.safemode.threshold-pct": "1.0",       # after a restart it is ready when it knows where every block is
     "dfs.heartbeat.interval": "1",
     "dfs.namenode.heartbeat.recheck-interval": "1000",
     "dfs.namenode.stale.datanode.interval": "3000",

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 VERSION = "3.5.0"       # also in tests/peers/java/pom.xml
 ROOT = Path(__file__).parents[3]
@@ -21,6 +22,9 @@ _FLAGS = (
     *(flag for module in _OPENED for flag in ("--add-opens", f"{module}=ALL-UNNAMED")),
     *(flag for module in _EXPORTED for flag in ("--add-exports", f"{module}=ALL-UNNAMED")),
     "-Xmx256m", "-XX:+UseSerialGC", "-Djava.net.preferIPv4Stack=true")
+
+# For servers of tests: a third less processor time until they are up, and slower code. Leave it out where speed is measured.
+QUICK = ("-XX:TieredStopAtLevel=1",)
 
 # The kernel ends a server when the thread that started it ends: this one lives as long as the process that tests.
 _STARTER = ThreadPoolExecutor(1, "hadoop")
@@ -52,6 +56,13 @@ def run(line: Sequence[str], environment: Mapping[str, str] | None = None) -> st
     return done.stdout.decode()
 
 
+def spawn(line: Sequence[str], environment: Mapping[str, str], **streams: Any) -> subprocess.Popen[bytes]:
+    """Start a program that the kernel ends with us, also when we are killed or it is frozen."""
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *line], env=environment, **streams)
+    return _STARTER.submit(start).result()
+
+
 class Daemon:
     """A server that a test may kill, freeze and start again. It dies with the process that tests, also when that is killed."""
 
@@ -74,12 +85,8 @@ class Daemon:
     def start(self) -> None:
         """Start it and return at once."""
         assert not self.running, f"{self.name} runs"
-        self._process = _STARTER.submit(self._spawn).result()
-
-    def _spawn(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
-            return subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *self._line], stdin=subprocess.DEVNULL, stdout=log,
-                                    stderr=log, env=self._environment)
+            self._process = spawn(self._line, self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def kill(self) -> None:
         """End it as a machine ends that loses its power."""
