@@ -5,9 +5,9 @@ import socket
 import structlog
 
 from broker.app.core import Core
+from broker.archive import tiers
 from broker.archive.sdfo import Sdfo
 from broker.archive.tiers.online import OnlineStore
-from broker.archive.tiers.posix import PosixStore
 from broker.edge.dimse.scu import Scu
 from broker.imaging import rad69_retrieve
 from broker.imaging.archiving.evict import Evictor
@@ -29,7 +29,7 @@ def sdfo(core: Core) -> Sdfo:
     """Return the door to both tiers of pictures."""
     settings = core.settings
     online = OnlineStore(settings.online_folder, settings.online.fsync, settings.online.one_commit)
-    return Sdfo(online, PosixStore(settings.archive_folder))
+    return Sdfo(online, tiers.containers(settings))
 
 
 def receiver(core: Core, pictures: Sdfo) -> Receiver:

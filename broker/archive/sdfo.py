@@ -22,7 +22,7 @@ from broker.archive.formats import sdicom
 from broker.archive.formats.sdicom import ContainerIndex, Entry, PackImage, Progress
 from broker.archive.formats.sequencefile import MARKER_LENGTH, Damaged
 from broker.archive.reading import Noticed, Reading
-from broker.archive.tiers.base import WHAT, ContainerReader, ContainerStore, ContainerWriter
+from broker.archive.tiers.base import TEMPORARY, WHAT, ContainerReader, ContainerStore, ContainerWriter
 from broker.archive.tiers.online import WHAT as ONLINE
 from broker.archive.tiers.online import OnlineStore
 from broker.files.durable import reachable
@@ -31,7 +31,6 @@ from broker.model.imaging import Archived, Online
 
 CACHED_IMAGES = 100_000     # index entries kept in memory; about 60 MB
 
-_TEMPORARY = ".tmp"
 _SAFE = re.compile(r"[0-9a-f]{2}/[0-9][0-9.]*-[0-9a-f]+\.seq")
 _FOLDER = re.compile(r"[0-9a-f]{2}")
 
@@ -96,7 +95,7 @@ class Sdfo:
         images = list(images)
         token = uuid.uuid4().hex[:12]
         path = f"{hashlib.sha256(study_uid.encode()).hexdigest()[:2]}/{study_uid}-{token}.seq"
-        temporary = f"{_TEMPORARY}/{study_uid}-{token}"
+        temporary = f"{TEMPORARY}/{study_uid}-{token}"
         with self._new(temporary, sum(image.source.size for image in images)) as file:
             with reachable(WHAT):
                 written = sdicom.write_container(file, study_uid, images, manifest, os.urandom(MARKER_LENGTH), progress)
@@ -144,7 +143,7 @@ class Sdfo:
     def sweep(self, older_than: float = 86400.0) -> int:
         """Remove unfinished files of both tiers, last written more than `older_than` seconds ago; return how many."""
         before = self.store.clock() - older_than
-        unfinished = [file.name for file in self.store.files(_TEMPORARY) if file.modified < before]
+        unfinished = [file.name for file in self.store.files(TEMPORARY) if file.modified < before]
         for name in unfinished:
             self.store.delete(name)
         return len(unfinished) + self.online.sweep(older_than)

@@ -4,12 +4,15 @@ Every key can be overridden by the environment as `BROKER_<SECTION>__<KEY>`. Rel
 file. A wrong key stops the start with one line naming file and key (`ConfigError`).
 """
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+_HDFS = re.compile(r"hdfs://(?P<host>[A-Za-z0-9._-]+)(:(?P<port>[0-9]{1,5}))?(/[A-Za-z0-9._-]+)+/?")
 
 
 class ConfigError(Exception):
@@ -73,10 +76,48 @@ class OnlineSection(_Section):
                                                "object and its name durable in one step, not two")
 
 
+class HdfsSection(_Section):
+    """How the archive's HDFS is used."""
+
+    block_size: int = Field(256 << 20, ge=1 << 20, multiple_of=512, description="bytes of a block")
+    replication: int = Field(3, ge=1, le=512, description="copies of each block; fewer than the cluster has DataNodes")
+    user: str = Field("", description="user of the NameNode's permissions, without Kerberos; empty = the system's")
+    options: dict[str, str] = Field({}, description="Hadoop client options, such as those of a name service")
+    principal: str = Field("", description="Kerberos principal; empty = no Kerberos")
+    keytab: Path | None = Field(None, description="file with the principal's key; empty = the tickets of the system")
+    protection: Literal["", "authentication", "integrity", "privacy"] = Field(
+        "", description="of bytes on their way, with Kerberos; empty = what the options say")
+    metadata_seconds: float = Field(5.0, gt=0, description="seconds the NameNode may take to answer")
+    read_seconds: float = Field(10.0, gt=0, description="seconds a read may go without a byte")
+    write_seconds: float = Field(10.0, gt=0, description="seconds the writing of a container may wait, beside size / write_rate")
+    write_rate: float = Field(10e6, gt=0, description="bytes a second that writing is granted")
+
+    @field_validator("keytab")
+    @classmethod
+    def _is_somebodys(cls, keytab: Path | None, others: ValidationInfo) -> Path | None:
+        if keytab and not others.data.get("principal"):
+            raise ValueError("it needs archive.hdfs.principal")
+        return keytab
+
+
 class ArchiveSection(_Section):
     """S-DICOM containers."""
 
     folder: Path | None = Field(None, description="empty = data/archive")
+    hdfs: HdfsSection = HdfsSection()
+    url: str = Field(
+        "", description="folder in an HDFS: hdfs://host:port/path or hdfs://name-service/path; empty = archive.folder")
+
+    @field_validator("url")
+    @classmethod
+    def _leads_somewhere(cls, url: str, others: ValidationInfo) -> str:
+        where = _HDFS.fullmatch(url)
+        if url and where is None:
+            raise ValueError("it is not like hdfs://host:port/path")
+        options = others.data["hdfs"].options if "hdfs" in others.data else {}
+        if where and not where["port"] and f"dfs.ha.namenodes.{where['host']}" not in options:
+            raise ValueError(f"it has no port, and archive.hdfs.options no dfs.ha.namenodes.{where['host']}")
+        return url
 
 
 class RepositorySection(_Section):

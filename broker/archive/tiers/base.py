@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 WHAT = "archive"
+TEMPORARY = ".tmp"      # the folder of files that nobody may take for containers
 
 
 @dataclass(frozen=True, slots=True)

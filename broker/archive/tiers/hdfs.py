@@ -1,0 +1,169 @@
+"""Containers in an HDFS: `<path of the URL>/<name>`, by hdfs-native's calls, each within a deadline."""
+
+import functools
+import itertools
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from urllib.parse import urlsplit
+
+from hdfs_native import Client, FileStatus, WriteOptions
+
+from broker.archive.tiers import hdfs_errors
+from broker.archive.tiers.base import TEMPORARY, Listed, Space
+from broker.archive.tiers.hdfs_files import Reader, Writer
+from broker.archive.tiers.hdfs_link import Deadlines, Failed, Link
+from broker.config.settings import HdfsSection
+
+_PROBE = b"probe"
+_LISTED = 1000          # files that the NameNode gives in one answer
+
+# A NameNode that is away is tried again by our clock, not by the client's. A file goes on with the DataNodes that are left.
+_OPTIONS: Mapping[str, str] = {
+    "dfs.client.failover.max.attempts": "3",
+    "dfs.client.failover.sleep.base.millis": "100",
+    "dfs.client.failover.sleep.max.millis": "500",
+    "dfs.client.block.write.replace-datanode-on-failure.enabled": "true",
+    "dfs.client.block.write.replace-datanode-on-failure.best-effort": "true",
+}
+
+
+class HdfsStore:
+    """The `ContainerStore` of a folder in an HDFS. Made after a fork, never taken through one."""
+
+    def __init__(self, url: str, section: HdfsSection) -> None:
+        split = urlsplit(url)
+        self._root = split.path.rstrip("/")
+        self._write_options = functools.partial(
+            WriteOptions, block_size=section.block_size, replication=section.replication, create_parent=True, overwrite=False)
+        self._replication = section.replication
+        if section.user:
+            os.environ["HADOOP_USER_NAME"] = section.user     # where hdfs-native looks for it, as Hadoop does
+        self._link = Link(
+            functools.partial(_connect, f"{split.scheme}://{split.netloc}", section),
+            Deadlines(section.metadata_seconds, section.read_seconds, section.write_seconds, section.write_rate))
+
+    def create(self, name: str, size: int) -> Writer:
+        """Begin a new file of about `size` bytes. Raise FileExistsError when the name is taken."""
+        return Writer(self._link, self._path(name), self._write_options(), size)
+
+    def open(self, name: str, *, cold: bool = False) -> Reader:  # noqa: ARG002 - there is no cache of ours
+        """Open a closed file."""
+        return Reader(self._link, self._path(name))
+
+    def rename(self, name: str, new: str) -> bool:
+        """Give a closed file another name, durable on return. False, and nothing changed, when that name is taken."""
+        old_path, path = self._path(name), self._path(new)
+        before = self._link.ask(lambda client: client.get_file_info(old_path))
+        try:
+            try:
+                self._link.ask(lambda client: client.rename(old_path, path))
+            except FileNotFoundError:
+                self._link.ask(lambda client: client.mkdirs(path.rpartition("/")[0], create_parent=True))
+                self._link.ask(lambda client: client.rename(old_path, path))
+        except FileExistsError:
+            return self._is(path, before) and not self._exists(old_path)
+        except FileNotFoundError:
+            # the answer to an attempt that was carried out may have been lost
+            if not self._is(path, before):
+                raise
+        return True
+
+    def delete(self, name: str) -> None:
+        """Remove a file, durable on return. Absent: no error. Folders stay: 256 of them cost a NameNode nothing."""
+        self._link.ask(lambda client: client.delete(self._path(name)))
+
+    def files(self, folder: str) -> Iterator[Listed]:
+        """Return the files right inside a folder, those being written too; none when there is no such folder."""
+        for status in self._entries(self._path(folder)):
+            if not status.isdir:
+                name = status.path.rpartition("/")[2]
+                yield Listed(f"{folder}/{name}", status.length, status.modification_time / 1000)
+
+    def folders(self) -> list[str]:
+        """Return the names of the folders of the first level, sorted."""
+        return sorted(status.path.rpartition("/")[2] for status in self._entries(self._root or "/") if status.isdir)
+
+    def space(self) -> Space | None:
+        """Return what the quota of the folder allows; None without a quota: the NameNode tells clients of nothing else."""
+        try:
+            summary = self._link.ask(lambda client: client.get_content_summary(self._root or "/"))
+        except FileNotFoundError:
+            return None
+        if summary.space_quota >= 1 << 63:      # how "none" is told
+            return None
+        free = max(summary.space_quota - summary.space_consumed, 0)
+        return Space(summary.space_quota // self._replication, free // self._replication)
+
+    def clock(self) -> float:
+        """Return the NameNode's time."""
+        path = self._temporary("clock")
+
+        def ask(client: Client) -> float:
+            client.create(path, self._write_options()).close()
+            modified: float = client.get_file_info(path).modification_time / 1000
+            client.delete(path)
+            return modified
+        return self._link.ask(ask)
+
+    def health(self) -> str:
+        """Return in one line what is wrong, empty when a file could be written, read and removed now."""
+        path = self._temporary("probe")
+
+        def ask(client: Client) -> str:
+            with client.create(path, self._write_options()) as file:
+                file.write(_PROBE)
+            same = bytes(client.read(path).read_range(0, len(_PROBE))) == _PROBE
+            client.delete(path)
+            return "" if same else "a file is not what was written"
+        try:
+            return self._link.once(self._link.deadlines.metadata, ask)
+        except Failed as failed:
+            return failed.trouble.reason
+        except OSError as error:
+            return hdfs_errors.of(error).reason
+
+    def end(self) -> None:
+        """Let go of the client. Calls that hang are left behind."""
+        self._link.end()
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _temporary(self, what: str) -> str:
+        return self._path(f"{TEMPORARY}/{what}-{uuid.uuid4().hex}")
+
+    def _is(self, path: str, before: FileStatus) -> bool:
+        """Whether a file has the size and the time of writing of one that was seen before: names change, these do not."""
+        try:
+            found = self._link.ask(lambda client: client.get_file_info(path))
+        except FileNotFoundError:
+            return False
+        return (found.length, found.modification_time) == (before.length, before.modification_time)
+
+    def _exists(self, path: str) -> bool:
+        try:
+            self._link.ask(lambda client: client.get_file_info(path))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _entries(self, path: str) -> Iterator[FileStatus]:
+        entries = self._link.ask(lambda client: client.list_status(path))
+        try:
+            while found := self._link.ask(lambda _: list(itertools.islice(entries, _LISTED))):
+                yield from found
+        except FileNotFoundError:
+            return
+
+
+def _connect(url: str, section: HdfsSection) -> Client:
+    """Return a new client. Raise RuntimeError for a URL or options that mean nothing."""
+    # a DataNode that says nothing is left for another one twice before a reader's deadline
+    options = {**_OPTIONS, "dfs.client.socket-timeout": str(round(section.read_seconds * 1000 / 3))}
+    if section.principal:
+        options["hadoop.security.authentication"] = "kerberos"
+    if section.protection:
+        options["dfs.data.transfer.protection"] = section.protection
+    return Client(url, {**options, **section.options}, kerberos_principal=section.principal or None,
+                  kerberos_keytab=str(section.keytab) if section.keytab else None)

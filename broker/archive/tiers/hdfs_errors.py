@@ -1,0 +1,65 @@
+"""What is wrong when a call to HDFS fails: hdfs-native raises OSError, or RuntimeError with a Java class in its text."""
+
+import re
+from dataclasses import dataclass
+
+import structlog
+
+from broker.archive.tiers.base import WHAT
+from broker.model.errors import Unavailable
+
+_log = structlog.get_logger("broker.archive")
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a call failed, in a few words. `passing`: it was not carried out, and may succeed a second later."""
+
+    reason: str
+    passing: bool = False
+    full: bool = False
+
+
+HUNG = Trouble("no answer in time")
+_OTHER = "an error that is not known"
+
+# What stands in the text of an error, most telling first.
+_TROUBLES = (
+    ("StandbyException", Trouble("no NameNode is active", passing=True)),
+    ("ObserverRetryOnActiveException", Trouble("no NameNode is active", passing=True)),
+    ("SafeModeException", Trouble("the NameNode is in safe mode", passing=True)),
+    ("RetriableException", Trouble("the NameNode is starting", passing=True)),
+    ("NSQuotaExceededException", Trouble("the quota of files and folders is used up", full=True)),
+    ("DSQuotaExceededException", Trouble("the quota of bytes is used up", full=True)),
+    ("QuotaByStorageTypeExceededException", Trouble("the quota of bytes is used up", full=True)),
+    ("LeaseExpiredException", Trouble("the file was taken from its writer")),
+    ("replication exceeds maximum", Trouble("archive.hdfs.replication is more than the cluster allows")),
+    ("less than configured minimum", Trouble("archive.hdfs.block_size is less than the cluster allows")),
+    ("could only be written to", Trouble("too few DataNodes take a block")),
+    ("All DataNodes failed", Trouble("no DataNode gives a block")),
+    ("No new datanode found", Trouble("too few DataNodes take a block")),
+    ("Connection refused", Trouble("the connection is refused", passing=True)),
+)
+_PERMISSION = re.compile(r"Permission denied: user=([^,]+), access=(\w+)")
+
+
+def of(error: BaseException) -> Trouble:
+    """Return what is wrong."""
+    text = str(error)
+    if denied := _PERMISSION.search(text):
+        return Trouble(f"no permission: user {denied[1]} may not {denied[2].lower()} there")
+    for sign, trouble in _TROUBLES:
+        if sign in text:
+            return trouble
+    if isinstance(error, OSError):
+        return Trouble(error.strerror or text.partition("\n")[0] or _OTHER)
+    java = re.search(r"[a-z.]+\.([A-Z]\w*Exception)", text)
+    return Trouble(java[1] if java else type(error).__name__)
+
+
+def unavailable(trouble: Trouble) -> Unavailable:
+    """Return what to raise; the reason is logged."""
+    _log.warning("store failed", store=WHAT, reason=trouble.reason)
+    return Unavailable(WHAT, full=trouble.full, reason=trouble.reason)
+
+
