@@ -31,6 +31,8 @@ _OPTIONS: Mapping[str, str] = {
 class HdfsStore:
     """The `ContainerStore` of a folder in an HDFS. Made after a fork, never taken through one."""
 
+    gap = 256 << 10     # half a millisecond's bytes of a stream: less than a call takes
+
     def __init__(self, url: str, section: HdfsSection) -> None:
         split = urlsplit(url)
         self._root = split.path.rstrip("/")
