@@ -15,6 +15,7 @@ from broker.imaging.archiving.migrator import Migrator
 from broker.imaging.archiving.pack import Packer
 from broker.imaging.archiving.sweep import Sweeper
 from broker.imaging.conflicts import ASSIGN, Conflict, ConflictRow, Conflicts, Decision
+from broker.imaging.damage import Quarantine
 from broker.imaging.fetch import Retriever
 from broker.imaging.rad69_retrieve import ImagingSource
 from broker.imaging.receiver import Receiver
@@ -29,7 +30,13 @@ def sdfo(core: Core) -> Sdfo:
     """Return the door to both tiers of pictures."""
     settings = core.settings
     online = OnlineStore(settings.online_folder, settings.online.fsync, settings.online.one_commit)
-    return Sdfo(online, tiers.containers(settings))
+    pictures = Sdfo(online, tiers.containers(settings), lambda location: quarantine(core, pictures).noticed(location))
+    return pictures
+
+
+def quarantine(core: Core, pictures: Sdfo) -> Quarantine:
+    """Return what keeps damage of the archive from being given out."""
+    return Quarantine(core.database, pictures, core.gate, _ourselves(core, "archive"))
 
 
 def receiver(core: Core, pictures: Sdfo) -> Receiver:
@@ -67,8 +74,12 @@ def served(core: Core, gathered: Retriever) -> AnyTransaction:
 
 def decide(core: Core, actor: Conflicts, row: ConflictRow, decision: Decision, user: str) -> Conflict:
     """Carry out one row of `imaging.conflicts` for a user of this machine, through the gate like every other call."""
-    caller = Caller(node=socket.gethostname(), user=user, local_node=core.settings.public_url)
-    return core.gate.inside(row, actor, decision, caller)
+    return core.gate.inside(row, actor, decision, _ourselves(core, user))
+
+
+def _ourselves(core: Core, user: str) -> Caller:
+    """Return how this machine calls what is inside it for a user."""
+    return Caller(node=socket.gethostname(), user=user, local_node=core.settings.public_url)
 
 
 def apply_corrections(core: Core, actor: Conflicts) -> None:

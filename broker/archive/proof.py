@@ -33,6 +33,18 @@ def prove(reader: ContainerReader, sha256: str, expected: Mapping[str, str]) -> 
     return index
 
 
+def rotten(reader: ContainerReader, index: ContainerIndex) -> list[str]:
+    """Return the SOP Instance UIDs of the images whose bytes are not those that were packed, in the order of the index."""
+    return [entry.sop_uid for entry in index.entries.values() if _digest(reader, entry) != entry.sha256]
+
+
+def _digest(reader: ContainerReader, entry: Entry) -> str:
+    digest = hashlib.sha256()
+    for data in reader.stream(entry.offset, entry.size):
+        digest.update(data)
+    return digest.hexdigest()
+
+
 class _Pass:
     """A file that goes by once, from its beginning: every byte is hashed, for the file and for the image it belongs to.
 

@@ -65,9 +65,12 @@ class Sdfo:
         """Return the bytes of one picture, as `Pictures.open` does."""
         return self.reading().open(location)
 
-    def index(self, container: str) -> ContainerIndex:
-        """Return the index of a container, from its own footer; the last ones used are remembered."""
-        found = self._indexes.get(container)
+    def index(self, container: str, *, fresh: bool = False) -> ContainerIndex:
+        """Return the index of a container, from its own footer; the last ones used are remembered, unless it is to be `fresh`.
+
+        Raise `Damaged` when its file is not there or has no index, `Unavailable` when its store fails.
+        """
+        found = None if fresh else self._indexes.get(container)
         if found is None:
             reader = self._reader(container)
             found = sdicom.read_index(reader.pread, reader.size)
@@ -122,6 +125,14 @@ class Sdfo:
         """
         return proof.prove(self._reader(container, cold=True), sha256, expected)
 
+    def rotten(self, container: str) -> list[str]:
+        """Return the SOP Instance UIDs of a container's images that are not what was packed.
+
+        Raise `Damaged` when its file is not there or has no index, `Unavailable` when its store fails.
+        """
+        index = self.index(container, fresh=True)
+        return proof.rotten(self._reader(container, cold=True), index)
+
     def drop_online(self, paths: Iterable[str]) -> None:
         """Remove files of the online tier; durable on return. Absent files are no error."""
         self.online.drop(paths)
@@ -138,7 +149,7 @@ class Sdfo:
         for folder in filter(_FOLDER.fullmatch, self.store.folders()):
             for file in self.store.files(folder):
                 if _SAFE.fullmatch(file.name) and file.modified < before:
-                    yield file.name, file.name.rpartition("/")[2].partition("-")[0]
+                    yield file.name, study_of(file.name)
 
     def sweep(self, older_than: float = 86400.0) -> int:
         """Remove unfinished files of both tiers, last written more than `older_than` seconds ago; return how many."""
@@ -191,6 +202,11 @@ class Pictures:
     def _rotten(self, location: Archived) -> None:
         log.error("a picture is not what was packed", container=location.container, offset=location.offset)
         self._sdfo.noticed(location)
+
+
+def study_of(container: str) -> str:
+    """Return the Study Instance UID in the path of a container."""
+    return container.rpartition("/")[2].partition("-")[0]
 
 
 def _check(container: str) -> None:

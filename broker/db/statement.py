@@ -6,7 +6,7 @@ columns of text, numbers and bytes: values and rows pass through as they are. Se
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -19,6 +19,7 @@ _ROWS = 32          # rows of one INSERT
 _SHAPES = 256       # texts kept of one statement: one for each dialect and combination of list lengths
 
 Values = Mapping[str, Any]
+_Value = TypeVar("_Value", str, int)
 
 
 @contextlib.contextmanager
@@ -35,7 +36,7 @@ def unanswered(unit: Unit) -> Iterator[None]:
         raise unavailable(error) or error from error
 
 
-def batches(values: Iterable[str], size: int = BATCH) -> Iterator[list[str]]:
+def batches(values: Iterable[_Value], size: int = BATCH) -> Iterator[list[_Value]]:
     """Return the distinct values in lists that fit into one statement."""
     listed = list(dict.fromkeys(values))
     return (listed[start:start + size] for start in range(0, len(listed), size))

@@ -17,7 +17,7 @@ from broker.config.profile import Profile
 from broker.coord.base import Coord, Subscription
 from broker.db import Database
 from broker.files.sources import CHUNK, ByteSource
-from broker.imaging.locate import Located, Place, locate, online
+from broker.imaging.locate import DAMAGED, Located, Place, locate, online
 from broker.imaging.store import fetches, studies
 from broker.imaging.store.locations import Holding
 from broker.model.errors import Unavailable
@@ -91,9 +91,12 @@ class Retriever:
         gathered.patients = {
             ref: places[0].holding.patient for ref, places in located.places.items()
             if places and places[0].holding.patient.value}
+        gathered.patients |= {ref: holding.patient for ref, holding in located.damaged.items() if holding.patient.value}
         rest = self._open_all(located, gathered)
         if rest:
             self._wait(rest, until, gathered)
+            gathered.missing |= {
+                ref: f"{DAMAGED}, and {why}" for ref, why in gathered.missing.items() if ref in located.damaged and ref in rest}
         self._touch(used)
         return gathered
 

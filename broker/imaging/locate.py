@@ -1,4 +1,7 @@
-"""Where a picture is: a file of the online tier, a record of a container, or only its hospital's PACS."""
+"""Where a picture is: a file of the online tier, a record of a container, or only its hospital's PACS.
+
+What of a container is known to be damaged is not offered: another copy is, that of its hospital's PACS if nobody nearer has one.
+"""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -7,14 +10,18 @@ from dataclasses import dataclass, field
 import structlog
 
 from broker.archive.formats.sdicom import Entry
+from broker.archive.formats.sequencefile import Damaged
 from broker.archive.sdfo import Sdfo, archived
 from broker.config.profile import Profile
 from broker.imaging import maker
-from broker.imaging.store import cases, locations, studies
+from broker.imaging.store import cases, damages, locations, studies
+from broker.imaging.store.damages import WHOLE
 from broker.imaging.store.locations import Holding
 from broker.model.errors import Unavailable
 from broker.model.imaging import InstanceRef, Location, Online, Origin
 from broker.model.ports import Unit
+
+DAMAGED = "its stored copy is damaged"
 
 _ASK_AGAIN = 3600.0     # seconds after which a PACS that sent something else is asked again: it may have mended it
 
@@ -35,13 +42,14 @@ class Located:
     """The places of every instance that was asked for, best first; an unknown one has none.
 
     `holdings` are the studies they may lie in; `unread` names the studies that have a container nobody could read now.
-    `refused` says of an instance why its PACS is not asked for it.
+    `refused` says of an instance why its PACS is not asked for it, `damaged` whose is what the archive has only damaged.
     """
 
     places: dict[InstanceRef, list[Place]]
     holdings: list[Holding] = field(default_factory=list)
     unread: set[str] = field(default_factory=set)
     refused: dict[InstanceRef, str] = field(default_factory=dict)
+    damaged: dict[InstanceRef, Holding] = field(default_factory=dict)
 
 
 def sources(profile: Profile) -> set[str]:
@@ -59,11 +67,15 @@ def locate(unit: Unit, refs: Iterable[InstanceRef], sdfo: Sdfo, profile: Profile
     """
     located = online(unit, refs, profile)
     asked = list(_by_holding(located, profile))
+    damaged = damages.damaged(unit, (holding.id for holding, _ in asked if holding.tier == "archive"))
     for holding, wanted in asked:
-        _archive(unit, holding, wanted, located, sdfo)
+        _archive(unit, holding, wanted, located, sdfo, damaged)
     for holding, wanted in asked:
-        if holding.tier == "origin" and profile.hospital(holding.hospital) is not None:
+        hospital = profile.hospital(holding.hospital)
+        if holding.tier == "origin" and hospital is not None:
             _origin(unit, holding, wanted, located)
+    for ref in located.damaged:
+        _in_place_of_damaged(ref, located, profile)
     return located
 
 
@@ -123,20 +135,31 @@ def _names(holding: Holding, profile: Profile, first: dict[str, str]) -> set[str
     return {ours, own} if own else {ours}
 
 
-def _archive(unit: Unit, holding: Holding, wanted: _Wanted, located: Located, sdfo: Sdfo) -> None:
+def _archive(
+    unit: Unit, holding: Holding, wanted: _Wanted, located: Located, sdfo: Sdfo, damaged: Mapping[str, set[str]],
+) -> None:
     for path in locations.containers(unit, holding.id):
+        bad = damaged.get(path, set())
         try:
-            entries = sdfo.index(path).entries
+            # of a container that is not what it was the pictures may be, if its own index can still be read
+            entries = sdfo.index(path, fresh=WHOLE in bad).entries
             found = {key: entry for key in wanted if (entry := entries.get(key[1])) is not None}
         except Unavailable as error:
+            if WHOLE in bad and isinstance(error, Damaged):
+                located.damaged |= {ref: holding for refs in wanted.values() for ref in refs}
+                continue
             log.warning("a container cannot be read", container=path, reason=str(error))
             located.unread.add(holding.study_uid)
             continue
-        for key, entry in found.items():
-            for ref in wanted[key]:
+        for (series_uid, sop_uid), entry in found.items():
+            for ref in wanted[series_uid, sop_uid]:
                 places = located.places[ref]
                 places[:] = [place for place in places if not _is_late(place, holding, entry)]
-                if entry.series_uid == ref.series_uid:
+                if entry.series_uid != series_uid:
+                    continue
+                if sop_uid in bad:
+                    located.damaged[ref] = holding
+                else:
                     places.append(Place(archived(path, entry), entry.transfer_syntax, holding))
 
 
@@ -154,3 +177,15 @@ def _origin(unit: Unit, holding: Holding, wanted: _Wanted, located: Located) -> 
                 located.refused[ref] = f"what its PACS sent does not agree with what it had said: conflict {case_id}"
             else:
                 located.places[ref].append(Place(Origin(holding.hospital), "", holding))
+
+
+def _in_place_of_damaged(ref: InstanceRef, located: Located, profile: Profile) -> None:
+    """Offer the PACS that a damaged picture came from, where nothing nearer has it; a hospital that sends may have one, too."""
+    holding = located.damaged[ref]
+    hospital = profile.hospital(holding.hospital)
+    if located.places[ref]:
+        return
+    if hospital is not None and hospital.port:
+        located.places[ref].append(Place(Origin(holding.hospital), "", holding))
+    else:
+        located.refused[ref] = DAMAGED

@@ -107,7 +107,20 @@ container = sa.Table(
     sa.Column("images", sa.Integer, nullable=False),
     sa.Column("state", sa.String(12), nullable=False),      # current | retired
     sa.Column("at", sa.Float, nullable=False),
+    sa.Column("verified_at", sa.Float, nullable=False, server_default="0"),     # last read through and found whole; 0 = never
     sa.Index("ix_container_study_id", "study_id"),
+    sa.Index("ix_container_verified_at", "state", "verified_at"),
+)
+
+damage = sa.Table(                                          # what is not what was packed
+    "damage", metadata,
+    sa.Column("container", sa.String(200), primary_key=True),   # its path
+    sa.Column("sop_uid", sa.String(64), primary_key=True),  # a picture of it; empty = the container itself
+    sa.Column("study_id", sa.Integer, sa.ForeignKey("study.id"), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("found_at", sa.Float, nullable=False),
+    sa.Column("mended_at", sa.Float, nullable=False),       # 0 = not yet
+    sa.Index("ix_damage_study_id", "study_id"),
 )
 
 publication = sa.Table(
@@ -157,7 +170,7 @@ fetch_want = sa.Table(
 
 setback = sa.Table(                                         # what background work could not do
     "setback", metadata,
-    sa.Column("work", sa.String(16), primary_key=True),     # complete | pack | evict | sweep | index
+    sa.Column("work", sa.String(16), primary_key=True),     # complete | pack | evict | sweep | index | verify | mend
     sa.Column("subject", sa.String(400), primary_key=True), # a study's id, or a path
     sa.Column("hospital", sa.String(64), nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
