@@ -1,10 +1,10 @@
-# Targets: demo quick test lint bench fuzz chaos corpus lock clean.
+# Targets: demo quick test lint bench fuzz chaos corpus peers peers-stop lock clean.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo quick test lint bench fuzz chaos corpus lock peers-install clean
+.PHONY: demo quick test lint bench fuzz chaos corpus lock peers peers-stop peers-install clean
 
 demo: $(VENV)/.run
 	$(BIN)/broker demo $(if $(ONCE),--once)
@@ -37,6 +37,13 @@ chaos: $(VENV)/.dev peers-install
 # make corpus EVERY=10; what came of the real files is in docs/results.md after DOCS=docs/results.md
 corpus: $(VENV)/.dev peers-install
 	$(BIN)/python -m tests.corpus $(if $(EVERY),--every $(EVERY)) $(if $(DOCS),--write-docs $(DOCS))
+
+# HDFS, Orthanc, PostgreSQL and Redis on loopback, in the background until peers-stop; prints their addresses.
+peers: $(VENV)/.dev peers-install
+	@$(BIN)/python -m tests.peers start
+
+peers-stop: $(VENV)/.dev
+	@$(BIN)/python -m tests.peers stop
 
 # Real peers of the tests: installed by apt when we may, else named; their tests are skipped then.
 peers-install:

@@ -28,10 +28,11 @@ def free_ports(count: int) -> list[int]:
 
 def free_port() -> int:
     """Return a loopback port nobody listens on now."""
-    return next(port for port in _candidates if _is_free(port))
+    return next(port for port in _candidates if is_free(port))
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether nobody listens on this loopback port now."""
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", port))
