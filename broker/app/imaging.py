@@ -10,10 +10,7 @@ from broker.archive.sdfo import Sdfo
 from broker.archive.tiers.online import OnlineStore
 from broker.edge.dimse.scu import Scu
 from broker.imaging import rad69_retrieve
-from broker.imaging.archiving.evict import Evictor
 from broker.imaging.archiving.migrator import Migrator
-from broker.imaging.archiving.pack import Packer
-from broker.imaging.archiving.sweep import Sweeper
 from broker.imaging.conflicts import ASSIGN, Conflict, ConflictRow, Conflicts, Decision
 from broker.imaging.damage import Quarantine
 from broker.imaging.fetch import Retriever
@@ -56,10 +53,7 @@ def fetch(core: Core, pictures: Sdfo) -> Retriever:
 
 def migrator(core: Core, pictures: Sdfo) -> Migrator:
     """Return what packs studies."""
-    database, profile = core.database, core.profile
-    packer = Packer(database, pictures, profile, core.coord)
-    return Migrator(
-        database, packer, Sweeper(database, pictures), Evictor(database, pictures, profile), profile.retention)
+    return Migrator(core.database, pictures, core.profile, core.coord)
 
 
 def conflicts(core: Core, pictures: Sdfo) -> Conflicts:

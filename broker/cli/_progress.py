@@ -1,11 +1,11 @@
-"""Progress on a terminal: a bar for pictures that arrive, quiet where output goes to a file or a program."""
+"""Progress on a terminal: a bar for pictures or studies, quiet where output goes to a file or a program."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
 @contextmanager
@@ -19,5 +19,24 @@ def pictures(title: str, total: int, console: Console, *, quiet: bool = False) -
 
         def told(objects: int, size: int) -> None:
             bar.update(task, completed=objects, size=decimal(size))
+
+        yield told
+
+
+@contextmanager
+def studies(title: str, console: Console, *, quiet: bool = False) -> Iterator[Callable[[int, int, int, int], None]]:
+    """Show studies and bytes, with the time left by the bytes; return the function that is told
+
+    (studies done, studies in all, bytes done, bytes in all).
+    """
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[studies]}"), TextColumn("{task.fields[size]}"),
+        TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None, studies="", size="")
+
+        def told(done: int, total: int, size: int, total_size: int) -> None:
+            bar.update(task, completed=size, total=total_size, studies=f"{done}/{total} studies",
+                       size=f"{decimal(size)}/{decimal(total_size)}")
 
         yield told

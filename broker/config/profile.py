@@ -11,9 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from broker.config.data import data
+from broker.config.hours import Hours
 from broker.config.settings import ConfigError, first_problem
 from broker.model.charsets import CharacterSets, check_charset
 from broker.model.ids import is_oid, is_uid
@@ -101,7 +102,7 @@ class Limits(_Part):
     connect_seconds: float = Field(5.0, gt=0)
     idle_seconds: float = Field(30.0, gt=0, description="silence after which a retrieve is given up")
     total_seconds: float = Field(600.0, gt=0, description="longest retrieve")
-    hours: str = Field("00:00-24:00", pattern=r"^\d\d:\d\d-\d\d:\d\d$")
+    hours: Hours = "00:00-24:00"
     incoming: int | None = Field(
         None, ge=1, le=4096, description="associations of a receiver process that stay its own when places are short; "
         "empty = an equal part")
@@ -139,15 +140,51 @@ class Hospital(_Part):
         return CharacterSets(self.charset, tuple(sorted(self.charsets.items())))
 
 
+class Rule(_Part):
+    """A row of [[rule]] in retention.toml: how long studies of a hospital, of a modality, or of both stay online."""
+
+    name: str = Field(min_length=1, max_length=64, description="what a list of due studies gives as the reason")
+    hospital: str = Field("", description="key of the hospital; empty = any")
+    modality: str = Field("", description="a modality the study has a series of; empty = any")
+    online_days: int = Field(ge=0, description="days from the study's date")
+    unused_days: int = Field(0, ge=0, description="and days since it was last retrieved")
+
+
 class Retention(_Part):
-    """retention.toml: when a study counts as complete and when it is packed."""
+    """retention.toml: when a study counts as complete, when and how it is packed, what comes back for a while."""
 
     quiet_seconds: float = Field(60.0, gt=0, description="a study without a new object for so long is complete")
-    online_days: int = Field(365, ge=0)
-    per_hospital: dict[str, int] = {}
-    per_modality: dict[str, int] = {}
+    online_days: int = Field(365, ge=0, description="days a study stays online for which no rule is made")
+    unused_days: int = Field(0, ge=0, description="and days since it was last retrieved; rules of [[rule]] have their own")
+    per_hospital: dict[str, int] = Field({}, description="online_days by hospital")
+    per_modality: dict[str, int] = Field({}, description="online_days by modality")
+    rule: tuple[Rule, ...] = Field((), description="further rules; of those that fit a study all must be over")
     grace_seconds: float = Field(0.0, ge=0, description="between the archived copy's proof and the online copy's end")
     cache_days: int = Field(30, ge=0, description="objects fetched from an origin are evicted after so many days")
+    hours: Hours = Field("00:00-24:00", description="when the worker packs and recalls, in the region's time")
+    bytes_per_second: int = Field(0, ge=0, description="most the worker packs on average; 0 = as fast as it can")
+    studies_per_hour: int = Field(0, ge=0, description="most the worker packs; 0 = as many as it can")
+    parallel: int = Field(2, ge=1, le=16, description="studies packed at once by one process")
+    low_water: float = Field(0.0, ge=0, lt=100, description="per cent of the online disk: with less free room is made; 0 = off")
+    high_water: float = Field(0.0, ge=0, lt=100, description="per cent that are free again when enough room was made")
+    recall_reads: int = Field(0, ge=0, description="retrieves that bring a packed study back online for a while; 0 = never")
+    recall_within_days: int = Field(7, ge=1, le=366, description="days within which they count")
+    recall_days: int = Field(30, ge=1, description="days a recalled copy stays after its last retrieve")
+
+    @model_validator(mode="after")
+    def _marks_in_order(self) -> Self:
+        if self.low_water > self.high_water:
+            raise ValueError("high_water: must not be below low_water")
+        return self
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Every rule but the one of all other studies, the longest first."""
+        short = [Rule(name=f"per_hospital.{key}", hospital=key, online_days=days, unused_days=self.unused_days)
+                 for key, days in self.per_hospital.items()]
+        short += [Rule(name=f"per_modality.{modality}", modality=modality, online_days=days, unused_days=self.unused_days)
+                  for modality, days in self.per_modality.items()]
+        return tuple(sorted((*short, *self.rule), key=lambda one: (-one.online_days, -one.unused_days, one.name)))
 
 
 class Profile(_Part):
@@ -270,6 +307,11 @@ def _check(profile: Profile) -> None:
             raise ConfigError(f"{where}.domain: {hospital.domain} is not in domains.toml")
         if hospital.kind == "origin" and not (hospital.source_uid and hospital.port):
             raise ConfigError(f"{where}: kind origin needs source_uid and port")
+    named = [("per_hospital", key) for key in profile.retention.per_hospital]
+    named += [(f"rule {rule.name}.hospital", rule.hospital) for rule in profile.retention.rule if rule.hospital]
+    for where, key in named:
+        if profile.hospital(key) is None:
+            raise ConfigError(f"{profile.folder / 'retention.toml'}: {where}: {key!r} is not in hospitals.toml")
 
 
 def _unique(file: Path, key: str, values: list[str]) -> None:

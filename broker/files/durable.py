@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -114,6 +115,12 @@ class Folders:
             folder = folder.parent
             if folder.is_dir():
                 self.sync(folder)
+
+
+def space_of(folder: Path) -> tuple[int, int]:
+    """Return the bytes that the disk of a folder, or of where it will be, can hold, and how many of them are free."""
+    usage = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists()))
+    return usage.total, usage.free
 
 
 def create(file: str | Path, buffer: int = CHUNK) -> BinaryIO:

@@ -15,6 +15,11 @@ log = structlog.get_logger("broker.background")
 _T = TypeVar("_T")
 
 
+def why(error: Exception) -> str:
+    """Return what people may read of an error: what it says where it is one of ours, else where it came from."""
+    return reason(error) if isinstance(error, BrokerError) else place_of(error)
+
+
 class Alone:
     """One kind of work (`store.setbacks`). What failed before a process started is tried once when it starts.
 
@@ -37,7 +42,7 @@ class Alone:
 
     def waits(self, subject: object, now: float) -> bool:
         """Say whether the subject failed and is not to be tried yet."""
-        return self._waiting.get(str(subject), now) > now
+        return now < self._waiting.get(str(subject), now) <= now + setbacks.LONGEST_DELAY     # later: a clock was set back
 
     @property
     def waiting(self) -> int:
@@ -50,12 +55,12 @@ class Alone:
         try:
             done = action()
         except Exception as error:  # noqa: BLE001 - the edge of one subject
-            why = reason(error) if isinstance(error, BrokerError) else place_of(error)
+            said = why(error)
             with self._database.write() as unit:
-                row = setbacks.note(unit, self._work, key, hospital, why, now)
+                row = setbacks.note(unit, self._work, key, hospital, said, now)
             self._failed.add(key)
             self._waiting[key] = row.next_at
-            log.error(self._event, work=self._work, subject=key, reason=why, attempts=row.attempts)
+            log.error(self._event, work=self._work, subject=key, reason=said, attempts=row.attempts)
             return None
         if key in self._failed:
             with self._database.write() as unit:

@@ -13,10 +13,10 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 
 import structlog
 
+from broker.config.hours import at_zone, is_open
 from broker.config.ports import Mover
 from broker.config.profile import Hospital, Profile
 from broker.coord.base import Coord
@@ -152,7 +152,7 @@ class FetchWorker:
         hospital = self._profile.hospital(key)
         if hospital is None or not hospital.port:
             return f"hospital {key} has no PACS that can be asked"
-        if not is_open(hospital.limits.hours, datetime.now(datetime.strptime(self._profile.region.timezone, "%z").tzinfo)):
+        if not is_open(hospital.limits.hours, at_zone(time.time(), self._profile.region.timezone)):
             return f"the PACS of {key} may be asked only between {hospital.limits.hours}"
         if time.monotonic() < self._down.get(key, 0.0):
             return f"the PACS of {key} did not answer just now"
@@ -321,10 +321,3 @@ class FetchWorker:
             self._down[key] = time.monotonic() + run.hospital.limits.back_off_seconds
         finally:
             self._probed.discard(key)
-
-
-def is_open(hours: str, now: datetime) -> bool:
-    """Say whether `now` lies in hours like 08:00-18:00; 20:00-06:00 runs over midnight."""
-    start, end = hours.split("-")
-    clock = f"{now:%H:%M}"
-    return start <= clock < end if start <= end else clock >= start or clock < end

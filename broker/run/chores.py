@@ -1,7 +1,7 @@
 """Background work as rows: what, how often, what wakes it early. Each has a thread: what takes long holds up nothing else."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import structlog
@@ -15,12 +15,16 @@ log = structlog.get_logger("broker.worker")
 
 @dataclass(frozen=True, slots=True)
 class Chore:
-    """One kind of work, done again `period` seconds after it was done, or as soon as something is heard on `wake`."""
+    """One kind of work, done again `period` seconds after it was done, or as soon as something is heard on `wake`.
+
+    `halt` ends early what would take long when the process stops.
+    """
 
     name: str
     period: float
     work: Callable[[], object]
     wake: Subscription | None = None
+    halt: Callable[[], object] | None = None
 
     def attempt(self) -> None:
         """Do the work once; what goes wrong is logged, and the next time it is tried again."""
@@ -41,7 +45,7 @@ class Chore:
                 self.wake.get(self.period)
 
 
-def run_all(chores: Iterable[Chore], stop: threading.Event) -> None:
+def run_all(chores: Collection[Chore], stop: threading.Event) -> None:
     """Do all work until `stop` is set, and return when none is under way."""
     threads = [threading.Thread(target=chore.repeat, args=(stop,), name=chore.name) for chore in chores]
     try:
@@ -50,5 +54,8 @@ def run_all(chores: Iterable[Chore], stop: threading.Event) -> None:
         stop.wait()
     finally:
         stop.set()
+        for chore in chores:
+            if chore.halt is not None:
+                chore.halt()
         for thread in threads:
             thread.join()

@@ -29,7 +29,7 @@ def chores(app: App, wake: Subscription) -> tuple[Chore, ...]:
     return (
         Chore("publish", 1.0, lambda: publisher.run_once(time.time()), wake),
         Chore("correct", 5.0, lambda: apply_corrections(app, conflicts)),
-        Chore("pack", 60.0, lambda: migrator.run_due(time.time())),
+        Chore("pack", 60.0, lambda: migrator.run_due(time.time()), halt=migrator.stop.set),
         Chore("recover documents", 3600.0, repository.recover),
         Chore("sweep", 3600.0, lambda: sweep(spool)),
     )

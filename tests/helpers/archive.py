@@ -17,10 +17,7 @@ from broker.config.profile import Profile
 from broker.coord.local import LocalCoord
 from broker.db import Database
 from broker.files.sources import CHUNK, Octets
-from broker.imaging.archiving.evict import Evictor
 from broker.imaging.archiving.migrator import Migrator
-from broker.imaging.archiving.pack import Packer
-from broker.imaging.archiving.sweep import Sweeper
 from broker.imaging.store import containers, recording, studies
 from broker.model.imaging import StoredObject
 
@@ -86,15 +83,8 @@ class Centre:
         self.sdfo = Sdfo(OnlineStore(folder / "online"), PosixStore(folder / "archive"))
         self.coord = LocalCoord(folder / "run")
         self.now = time.time()
-        self.packer = Packer(self.database, self.sdfo, self.profile, self.coord, self.clock)
-        self.sweeper = Sweeper(self.database, self.sdfo, self.clock)
-        self.evictor = Evictor(self.database, self.sdfo, self.profile, self.clock)
-        self.migrator = Migrator(
-            self.database, self.packer, self.sweeper, self.evictor, self.profile.retention, clock=self.clock)
-
-    def clock(self) -> float:
-        """Return the time of this centre, which a test sets."""
-        return self.now
+        self.migrator = Migrator(self.database, self.sdfo, self.profile, self.coord, lambda: self.now)
+        self.packer, self.sweeper, self.evictor = self.migrator.packer, self.migrator.sweeper, self.migrator.evictor
 
     def close(self) -> None:
         """Close what is open."""

@@ -104,13 +104,19 @@ def unpack(unit: Unit, _profile: Profile) -> None:
         settlements.unpacked(unit, study_id, container, [], 5.0)
 
 
+def go_back(unit: Unit, _profile: Profile) -> None:
+    container = containers.current(unit, row_of_study(unit))
+    if container is not None:
+        containers.undo_switch(unit, row_of_study(unit), container, None)
+
+
 STUDIES: dict[str, Step] = {
     "list": lambda unit, _: list_study(unit),
     "send": send,
     "fetch": lambda unit, profile: send(unit, profile, 1),
     "switch": switch,
     "unpack": unpack,
-    "go back": lambda unit, _: containers.undo_switch(unit, row_of_study(unit), None),
+    "go back": go_back,
     "evict": lambda unit, _: containers.begin_eviction(unit, row_of_study(unit)),
     "forgotten": lambda unit, _: containers.finish_eviction(unit, row_of_study(unit), set()),
     **{event: lambda unit, _, event=event: studies.mark(unit, row_of_study(unit), event)    # type: ignore[misc]  # a default binds

@@ -16,8 +16,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from broker.archive.tiers.base import Space
 from broker.files.digests import LateSha256
-from broker.files.durable import Folders, create, failed, fsync_file, reachable, sha256_of, sweep_folder
+from broker.files.durable import Folders, create, failed, fsync_file, reachable, sha256_of, space_of, sweep_folder
 from broker.files.ordered import is_ordered, write_back
 from broker.files.sources import FileSlice
 from broker.model.errors import Rejected, XdsCode
@@ -131,6 +132,11 @@ class OnlineStore:
         with reachable(WHAT):
             return sorted(str(file.relative_to(self.folder))
                           for file in (self.folder / hospital).glob(f"[0-9]*/[0-9]*/[0-9]*/{study_uid}/*"))
+
+    def space(self) -> Space:
+        """Return what the disk of the online tier can hold and what is left."""
+        with reachable(WHAT):
+            return Space(*space_of(self.folder))
 
     def sweep(self, older_than: float = 86400.0) -> int:
         """Remove unfinished files last written more than `older_than` seconds ago; return how many."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import uuid
 import weakref
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from broker.archive.tiers.base import WHAT, Listed, Space
-from broker.files.durable import Folders, begin_writing, create, failed, reachable
+from broker.files.durable import Folders, begin_writing, create, failed, reachable, space_of
 from broker.files.sources import CHUNK
 
 _WRITE_OUT = 16 << 20         # bytes
@@ -74,10 +73,8 @@ class PosixStore:
 
     def space(self) -> Space:
         """Return what the disk of the folder can hold and what is left."""
-        nearest = next(path for path in (self.folder, *self.folder.parents) if path.exists())
         with reachable(WHAT):
-            usage = shutil.disk_usage(nearest)
-        return Space(usage.total, usage.free)
+            return Space(*space_of(self.folder))
 
     def clock(self) -> float:
         """Return the time of the machine that has the disk: another one's, where the folder is mounted from there."""

@@ -10,8 +10,10 @@ from broker.archive.formats.sequencefile import Damaged
 from broker.archive.sdfo import Sdfo
 from broker.archive.tiers.online import ASIDE
 from broker.db import Database
-from broker.imaging.store import containers, studies
+from broker.imaging.archiving.lease import Lease
+from broker.imaging.store import containers, retained, studies
 from broker.imaging.store.containers import Container, Subject
+from broker.imaging.store.retained import HOLD
 
 log = structlog.get_logger("broker.imaging.archiving")
 
@@ -24,6 +26,7 @@ class Outcome(StrEnum):
     CHANGED = "changed"         # objects came in the meantime; to be packed later
     NOTHING = "nothing"         # not complete, or nothing online
     BUSY = "busy"               # another process works on it
+    HELD = "held"               # packed and proven; no copy of it may be removed
 
 
 class Dropper:
@@ -32,14 +35,20 @@ class Dropper:
     def __init__(self, database: Database, sdfo: Sdfo, grace_seconds: float, clock: Callable[[], float]) -> None:
         self._database, self._sdfo, self._grace_seconds, self._clock = database, sdfo, grace_seconds, clock
 
-    def drop(self, study: Subject) -> Outcome:
-        """State dropping: when the grace time is over, prove the container once more, then remove the other copies."""
+    def drop(self, study: Subject, lease: Lease) -> Outcome:
+        """State dropping: when the grace time is over, prove the container once more, then remove the other copies.
+
+        No file goes when `lease` is over, nor one of a study that is held.
+        """
         with self._database.read() as unit:
             container, replaced = containers.current(unit, study.id), containers.retired(unit, study.id)
+            held = retained.kept(unit, study.id, HOLD)
         if container is None:
             raise Damaged("a study in state dropping has none")
-        if self._clock() < container.at + self._grace_seconds:
+        if self._is_young(container):
             return Outcome.WAITING
+        if held:
+            return Outcome.HELD
         try:
             index = self._sdfo.prove(container.path, container.sha256, {})
         except Damaged:
@@ -47,16 +56,29 @@ class Dropper:
             raise
         proven = {entry.sop_uid: entry.sha256 for entry in index.entries.values()}
         with self._database.write() as unit:
-            gone = containers.forget_online(unit, study.id, proven)
+            gone = containers.forget_online(unit, study.id, container, proven)
+        if gone is None:
+            return Outcome.CHANGED
         paths = [path for path in gone if not path.startswith(ASIDE)]     # that of a conflict is kept, whatever was decided
-        self._sdfo.drop_online([*paths, *self._without_row(study, proven, set(paths))])
+        files = [*paths, *self._without_row(study, proven, set(paths))]
+        lease.check()
+        self._sdfo.drop_online(files)
         for one in replaced:
+            lease.check()
             self._sdfo.drop_container(one.path)
             with self._database.write() as unit:
                 containers.forget_container(unit, one.id)
         with self._database.write() as unit:
             studies.mark(unit, study.id, "dropped")
         return Outcome.ARCHIVED
+
+    def _is_young(self, container: Container) -> bool:
+        """Say whether the grace time runs. It begins anew for a container of a time to come: a clock was set back."""
+        now = self._clock()
+        if container.at > now:
+            with self._database.write() as unit:
+                containers.restamp(unit, container.id, now)
+        return now < min(container.at, now) + self._grace_seconds
 
     def _without_row(self, study: Subject, proven: Mapping[str, str], gone: set[str]) -> list[str]:
         """Return the online files a crash left without a row, other than `gone`: only those that are safe elsewhere.
@@ -81,9 +103,7 @@ class Dropper:
                 held.update(self._sdfo.index(old.path).entries)
         with self._database.write() as unit:
             held.update(row.sop_uid for row in studies.instances(unit, study.id))
-            whole = len(held) >= bad.images
-            if whole:
-                containers.undo_switch(unit, study.id, old)
+            whole = len(held) >= bad.images and containers.undo_switch(unit, study.id, bad, old)
         log.error("a container is damaged", study=study.id, container=bad.id, rescued=whole)
         if whole:
             self._sdfo.drop_container(bad.path)

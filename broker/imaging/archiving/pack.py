@@ -24,7 +24,9 @@ from broker.coord.base import Coord
 from broker.db import Database
 from broker.files.durable import reachable
 from broker.imaging import header
+from broker.imaging.archiving import lease
 from broker.imaging.archiving.drop import Dropper, Outcome
+from broker.imaging.archiving.lease import Lease
 from broker.imaging.store import containers, recording, studies
 from broker.imaging.store.containers import Container, Subject, Version
 from broker.imaging.store.machines import COMPLETE, DROPPING, MOVED, RECEIVING
@@ -33,7 +35,6 @@ from broker.model.errors import Rejected
 from broker.model.imaging import Archived, Online, StoredObject
 from broker.wire import tags
 
-_LOCK_SECONDS = 3600.0      # a study of the largest kind is packed and read twice in that time
 _INSTANCE_NUMBER = tags.TAGS["InstanceNumber"]
 
 log = structlog.get_logger("broker.imaging.archiving")
@@ -54,18 +55,21 @@ class Packer:
         Raise `TooLarge` for an image the container format cannot hold, `Damaged` when bytes are not what was received,
         `Unavailable` when a store is down. Every image stays readable at every moment.
         """
-        with self._coord.lock(f"migrate:{study_id}", _LOCK_SECONDS) as held:
+        with self._database.read() as unit:
+            seconds = lease.seconds_for(containers.size(unit, study_id), self._profile.retention.bytes_per_second)
+        with self._coord.lock(f"migrate:{study_id}", seconds) as held:
             if not held:
                 return Outcome.BUSY
+            held_until = Lease(seconds)
             with self._database.write() as unit:
                 study = containers.subject(unit, study_id)
                 if study is None or study.tier == "origin" or study.state in {RECEIVING, MOVED}:
                     return Outcome.NOTHING
                 if study.state == COMPLETE:
                     studies.mark(unit, study_id, "begun to pack")
-            return self._dropper.drop(study) if study.state == DROPPING else self._pack(study, progress)
+            return self._dropper.drop(study, held_until) if study.state == DROPPING else self._pack(study, held_until, progress)
 
-    def _pack(self, study: Subject, progress: Progress | None) -> Outcome:
+    def _pack(self, study: Subject, held_until: Lease, progress: Progress | None) -> Outcome:
         """State packing: write, prove and switch; nothing but the temporary state is left when it fails."""
         with self._database.read() as unit:
             rows, old = studies.instances(unit, study.id), containers.current(unit, study.id)
@@ -74,10 +78,10 @@ class Packer:
             entries = self._sdfo.index(old.path).entries if old else {}
             rows = self._settle(study, rows, entries)
             if all(row.sop_uid in entries for row in rows):
-                return self._nothing_new(study, rows)
+                return self._nothing_new(study, rows, held_until)
             images = self._images(rows, entries, old)
             packed = self._sdfo.pack(study.study_uid, images, {**study.manifest, "images": len(images)}, progress)
-        except Exception:
+        except BaseException:       # of a stop, too
             with self._database.write() as unit:
                 studies.mark(unit, study.id, "not packed")
             if packed:
@@ -92,7 +96,7 @@ class Packer:
             self._sdfo.drop_container(packed.path)
             return Outcome.CHANGED
         log.info("a study was packed", study=study.id, images=len(images), bytes=packed.size)
-        return self._dropper.drop(study)
+        return self._dropper.drop(study, held_until)
 
     def _settle(self, study: Subject, rows: list[Instance], entries: Mapping[str, Entry]) -> list[Instance]:
         """Put aside what stands under the UID of other bytes in the container; return the rest."""
@@ -121,11 +125,11 @@ class Packer:
             sop_class=row.sop_class, transfer_syntax=row.transfer_syntax, path=aside.path, size=aside.size,
             sha256=aside.sha256, tags=text)
 
-    def _nothing_new(self, study: Subject, rows: list[Instance]) -> Outcome:
+    def _nothing_new(self, study: Subject, rows: list[Instance], held_until: Lease) -> Outcome:
         """All that is online is in the container already: it came a second time."""
         with self._database.write() as unit:
             studies.mark(unit, study.id, "packed" if rows else "not packed")
-        return self._dropper.drop(study) if rows else Outcome.NOTHING
+        return self._dropper.drop(study, held_until) if rows else Outcome.NOTHING
 
     def _images(self, rows: list[Instance], entries: Mapping[str, Entry], old: Container | None) -> list[PackImage]:
         """Return everything the new container is to hold: the old one's images, and the online ones it lacks."""

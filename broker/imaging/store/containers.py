@@ -4,22 +4,19 @@ A study is `complete`, `packing` while a container is written, `dropping` from t
 online copies are gone, then `complete` again. `container.at` is the time a row came into its present state.
 """
 
-import datetime as dt
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from broker.archive.tiers.online import ASIDE
-from broker.config.profile import Retention
 from broker.db import batches, sql
 from broker.imaging.store import tables as t
 from broker.imaging.store.machines import COMPLETE, DROPPING, PACKING, QUEUED, RUNNING, STUDY
+from broker.imaging.store.retained import HOLD, PIN, is_kept, kept
 from broker.imaging.store.studies import Instance, instances, mark, origin_catalogue
 from broker.model.ports import Unit
-
-_DAY = 86400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,31 +51,6 @@ class Version:
     size: int
     sha256: str
     images: int
-
-
-def due(unit: Unit, retention: Retention, now: float, limit: int) -> list[tuple[int, str]]:
-    """Return (id, Study Instance UID) of the studies to pack: late objects of packed studies first, then the oldest.
-
-    A study is due when its date (without one, its last object) is older than the retention of its hospital and of each
-    of its modalities; where none of them has a rule of its own, older than `online_days`.
-    """
-    waiting = t.study.c.state == COMPLETE, t.study.c.objects > 0
-    query = (
-        sa.select(t.study.c.id, t.study.c.study_uid)
-        .where(*waiting, sa.or_(t.study.c.tier == "archive", sa.and_(t.study.c.tier == "online", *_old(retention, now))))
-        .order_by(t.study.c.tier, t.study.c.study_date, t.study.c.id).limit(limit))
-    return [(row.id, row.study_uid) for row in sql(unit).execute(query)]
-
-
-def unfinished(unit: Unit, dropping_since: float) -> list[int]:
-    """Return the studies whose migration was begun: those in packing, and those in dropping since before this time."""
-    query = (
-        sa.select(t.study.c.id)
-        .outerjoin(t.container, sa.and_(t.container.c.study_id == t.study.c.id, t.container.c.state == "current"))
-        .where(sa.or_(t.study.c.state == PACKING,
-                      sa.and_(t.study.c.state == DROPPING, t.container.c.at <= dropping_since)))
-        .order_by(t.study.c.id))
-    return list(sql(unit).scalars(query))
 
 
 def subject(unit: Unit, study_id: int) -> Subject | None:
@@ -129,8 +101,28 @@ def switch(
     return True
 
 
-def forget_online(unit: Unit, study_id: int, proven: Mapping[str, str]) -> list[str]:
-    """Remove the instance rows whose SOP Instance UID and SHA-256 are in `proven`; return the paths of their files."""
+def size(unit: Unit, study_id: int) -> int:
+    """Return how many bytes a new container of the study would hold at most: those online and those packed."""
+    online = sa.select(sa.func.coalesce(sa.func.sum(t.study.c.bytes), 0)).where(t.study.c.id == study_id).scalar_subquery()
+    packed = sa.select(sa.func.coalesce(sa.func.sum(t.container.c.size), 0)).where(
+        t.container.c.study_id == study_id, t.container.c.state == "current").scalar_subquery()
+    return int(sql(unit).scalar(sa.select(online + packed)) or 0)
+
+
+def restamp(unit: Unit, container_id: int, now: float) -> None:
+    """Let a container have come into its state now."""
+    sql(unit).execute(t.container.update().where(t.container.c.id == container_id).values(at=now))
+
+
+def forget_online(unit: Unit, study_id: int, container: Container, proven: Mapping[str, str]) -> list[str] | None:
+    """Remove the instance rows whose SOP Instance UID and SHA-256 are in `proven`; return the paths of their files.
+
+    None, and nothing is removed, when `container`, of which that was proven, is not the study's any more, or the study is held.
+    """
+    subject(unit, study_id)     # the lock: nobody takes the container away or holds the study meanwhile
+    now = current(unit, study_id)
+    if now is None or now.id != container.id or kept(unit, study_id, HOLD):
+        return None
     gone = [row for row in instances(unit, study_id) if proven.get(row.sop_uid) == row.online.sha256]
     delete_instances(unit, study_id, [row.sop_uid for row in gone])
     return [row.online.path for row in gone]
@@ -141,14 +133,19 @@ def forget(unit: Unit, study_id: int, sop_uid: str) -> None:
     delete_instances(unit, study_id, [sop_uid])
 
 
-def undo_switch(unit: Unit, study_id: int, old: Container | None) -> None:
-    """Undo `switch`: the current container is no good. The one it replaced, if there is one, is current again."""
+def undo_switch(unit: Unit, study_id: int, bad: Container, old: Container | None) -> bool:
+    """Undo `switch`: the current container is no good. The one it replaced, if there is one, is current again.
+
+    False, and nothing changed, when `bad` is not the current one any more.
+    """
     connection = sql(unit)
-    connection.execute(t.container.delete().where(t.container.c.study_id == study_id, t.container.c.state == "current"))
+    if not connection.execute(t.container.delete().where(t.container.c.id == bad.id, t.container.c.state == "current")).rowcount:
+        return False
     if old:
         connection.execute(t.container.update().where(t.container.c.id == old.id).values(state="current"))
     connection.execute(t.study.update().where(t.study.c.id == study_id).values(tier="archive" if old else "online"))
     mark(unit, study_id, "damaged")
+    return True
 
 
 def forget_container(unit: Unit, container_id: int) -> None:
@@ -160,7 +157,7 @@ def idle_cached(unit: Unit, hospitals: Collection[str], before: float) -> list[i
     """Return the studies of these hospitals whose cached objects neither came nor were retrieved since before this time."""
     return list(sql(unit).scalars(
         sa.select(t.study.c.id)
-        .where(t.study.c.tier == "origin", t.study.c.state == COMPLETE, t.study.c.objects > 0,
+        .where(t.study.c.tier == "origin", t.study.c.state == COMPLETE, t.study.c.objects > 0, sa.not_(is_kept(HOLD, PIN)),
                t.study.c.hospital.in_(hospitals), t.study.c.used_at < before, t.study.c.last_at < before)
         .order_by(t.study.c.used_at)))
 
@@ -169,10 +166,10 @@ def begin_eviction(unit: Unit, study_id: int) -> list[str]:
     """Remove the instance rows that the origin's catalogue lists too; return the paths of their files, to be dropped.
 
     What a decision shows stays: its PACS would send it with the other patient again. None while a fetch of the study is
-    open. Until `finish_eviction` is called the study is in state dropping.
+    open, or when it is held or pinned. Until `finish_eviction` is called the study is in state dropping.
     """
     found = subject(unit, study_id)
-    if found is None or found.tier != "origin" or sql(unit).scalar(sa.select(sa.exists().where(
+    if found is None or found.tier != "origin" or kept(unit, study_id, HOLD, PIN) or sql(unit).scalar(sa.select(sa.exists().where(
             t.fetch_job.c.study_uid == found.study_uid, t.fetch_job.c.state.in_((QUEUED, RUNNING))))):
         return []
     if not mark(unit, study_id, "unused"):
@@ -226,22 +223,3 @@ def delete_instances(unit: Unit, study_id: int, sop_uids: Sequence[str]) -> None
         sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(t.instance.c.size), 0))
         .where(t.instance.c.study_id == study_id)).one()
     connection.execute(t.study.update().where(t.study.c.id == study_id).values(objects=count, bytes=size))
-
-
-def _old(retention: Retention, now: float) -> Iterable[sa.ColumnElement[bool]]:
-    """Return the conditions that all must hold for a study to be old enough."""
-    rules = [(t.study.c.hospital == key, days) for key, days in sorted(retention.per_hospital.items())]
-    rules += [
-        (sa.exists().where(t.series.c.study_id == t.study.c.id, t.series.c.modality == modality), days)
-        for modality, days in sorted(retention.per_modality.items())
-    ]
-    for condition, days in rules:
-        yield sa.or_(sa.not_(condition), _older(days, now))
-    yield sa.or_(_older(retention.online_days, now), *(condition for condition, _ in rules))
-
-
-def _older(days: int, now: float) -> sa.ColumnElement[bool]:
-    before = dt.datetime.fromtimestamp(now - days * _DAY, dt.UTC).strftime("%Y%m%d")
-    return sa.or_(
-        sa.and_(t.study.c.study_date != "", t.study.c.study_date <= before),
-        sa.and_(t.study.c.study_date == "", t.study.c.last_at <= now - days * _DAY))

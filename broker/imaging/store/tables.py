@@ -123,6 +123,36 @@ damage = sa.Table(                                          # what is not what w
     sa.Index("ix_damage_study_id", "study_id"),
 )
 
+retain = sa.Table(                                          # what an operator keeps: every part of the study of one hospital
+    "retain", metadata,
+    sa.Column("hospital", sa.String(64), primary_key=True),
+    sa.Column("study_uid", sa.String(64), primary_key=True),
+    sa.Column("kind", sa.String(4), primary_key=True),      # hold: no copy is removed | pin: it is kept online
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("set_by", sa.Text, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
+
+recall = sa.Table(                                          # a packed study of which a copy is, or is to be, near
+    "recall", metadata,
+    sa.Column("study_id", sa.Integer, sa.ForeignKey("study.id"), primary_key=True),
+    sa.Column("state", sa.String(8), nullable=False),       # wanted | near
+    sa.Column("path", sa.Text, nullable=False),             # the container that was copied; empty = none yet
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("why", sa.String(8), nullable=False),         # asked | reads | pin
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("until", sa.Float, nullable=False),           # it may go when this is over and nobody retrieved it lately
+    sa.Index("ix_recall_state_until", "state", "until"),
+)
+
+study_use = sa.Table(                                       # retrieves of packed studies, by day, where a rule counts them
+    "study_use", metadata,
+    sa.Column("study_id", sa.Integer, sa.ForeignKey("study.id"), primary_key=True),
+    sa.Column("day", sa.Integer, primary_key=True),         # days since the epoch
+    sa.Column("times", sa.Integer, nullable=False),
+    sa.Index("ix_study_use_day", "day"),
+)
+
 publication = sa.Table(
     "publication", metadata,
     sa.Column("study_id", sa.Integer, sa.ForeignKey("study.id"), primary_key=True),

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from broker.config.hours import is_open
 from broker.config.profile import Hospital, Profile
 from broker.coord.local import LocalCoord
 from broker.db import Database, sql
 from broker.imaging import fetch, fetch_worker
 from broker.imaging.fetch import RetrieveResult
-from broker.imaging.fetch_worker import is_open
 from broker.imaging.store import fetches, studies, tables
 from broker.model.errors import Unavailable
 from broker.model.imaging import InstanceRef

@@ -17,6 +17,7 @@ from broker.archive.sdfo import Packed, Sdfo
 from broker.config.profile import Profile
 from broker.db import Database, sql
 from broker.imaging.archiving.drop import Outcome
+from broker.imaging.archiving.lease import Lease
 from broker.imaging.store import containers, recording, studies
 from broker.imaging.store.tables import conflict, fetch_job
 from broker.model.errors import TooLarge, Unavailable
@@ -50,6 +51,11 @@ def centre(make: Callable[..., Centre]) -> Centre:
     return make()
 
 
+def due(centre: Centre, at: float | None = None, limit: int = 1000) -> list[tuple[int, str]]:
+    """Return (id, Study Instance UID) of what is due."""
+    return [(one.id, one.study_uid) for one in centre.migrator.due(centre.now if at is None else at, limit)]
+
+
 def damage(centre: Centre, path: str) -> None:
     file = archive_of(centre.sdfo) / path
     data = bytearray(file.read_bytes())
@@ -75,11 +81,11 @@ def assert_archived(centre: Centre, images: Mapping[str, bytes], *, aside: int =
 def test_a_study_moves_into_one_container(centre: Centre) -> None:
     study_id = centre.receive(IMAGES)
     told: list[tuple[int, int]] = []
-    assert centre.migrator.due(centre.now) == [(study_id, STUDY)]
+    assert due(centre) == [(study_id, STUDY)]
     assert centre.packer.migrate(study_id, lambda done, total: told.append((done, total))) is Outcome.ARCHIVED
     assert told == [(1, 3), (2, 3), (3, 3)]
     assert_archived(centre, IMAGES)
-    assert centre.migrator.due(centre.now) == []
+    assert due(centre) == []
     manifest = centre.sdfo.manifest(centre.files()[1][0])
     assert (manifest["study"], manifest["hospital"], manifest["images"]) == (STUDY, "a", 3)
     assert manifest["patient"] == {"domain": "2.999.2.1", "value": "A-1"}
@@ -93,7 +99,7 @@ def test_late_objects_make_a_new_version_with_everything(centre: Centre) -> None
     centre.packer.migrate(study_id)
     first = centre.files()[1]
     centre.receive(LATE)
-    assert centre.migrator.due(centre.now) == [(study_id, STUDY)]
+    assert due(centre) == [(study_id, STUDY)]
     assert centre.migrator.run_due(centre.now) == 1
     assert_archived(centre, IMAGES | LATE)
     assert centre.files()[1] != first
@@ -127,7 +133,7 @@ def test_only_complete_studies_of_our_own_are_packed(centre: Centre, state: str)
     study_id = centre.receive(IMAGES)
     with centre.database.write() as unit:
         sql(unit).execute(sa.text("update study set " + ("state='receiving'" if state == "receiving" else "tier='origin'")))
-    assert centre.migrator.due(centre.now) == []
+    assert due(centre) == []
     assert centre.packer.migrate(study_id) is Outcome.NOTHING
     assert centre.packer.migrate(study_id + 1) is Outcome.NOTHING
     assert centre.files()[1] == []
@@ -156,14 +162,14 @@ RETENTION: dict[str, Any] = {"online_days": 100, "per_hospital": {"b": 10}, "per
 def test_retention_rules(make: Callable[..., Centre], study: dict[str, str], expected: bool) -> None:
     centre = make(**RETENTION)
     study_id = centre.receive(IMAGES, **study)
-    assert centre.migrator.due(centre.now) == ([(study_id, STUDY)] if expected else [])
-    assert centre.migrator.due(centre.now + 1001 * DAY) == [(study_id, STUDY)]
+    assert due(centre) == ([(study_id, STUDY)] if expected else [])
+    assert due(centre, centre.now + 1001 * DAY) == [(study_id, STUDY)]
 
 
 def test_the_oldest_are_due_first(centre: Centre) -> None:
     ids = [centre.receive({f"{uid}.1": b"x"}, study_uid=uid, date=date)
            for uid, date in (("1.2.1", "20150101"), ("1.2.2", "20130101"), ("1.2.3", "20140101"))]
-    assert centre.migrator.due(centre.now, limit=2) == [(ids[1], "1.2.2"), (ids[2], "1.2.3")]
+    assert due(centre, limit=2) == [(ids[1], "1.2.2"), (ids[2], "1.2.3")]
 
 
 def test_online_copies_stay_for_the_grace_time(make: Callable[..., Centre]) -> None:
@@ -220,7 +226,7 @@ def test_two_at_once_lose_nothing_though_the_lock_failed(centre: Centre, moment:
             with centre.database.write() as unit:
                 study = containers.subject(unit, study_id)
             assert study is not None
-            assert centre.packer._pack(study, None) is Outcome.ARCHIVED
+            assert centre.packer._pack(study, Lease(60.0), None) is Outcome.ARCHIVED
 
     try:
         assert centre.packer.migrate(study_id, overtake) is Outcome.CHANGED
@@ -322,9 +328,11 @@ def test_an_image_too_large_stays_online_and_holds_nobody_up(centre: Centre, mon
     monkeypatch.setattr(sequencefile, "LARGEST", 4096)
     with pytest.raises(TooLarge, match=r"1\.2\.9\.1"):
         centre.packer.migrate(study_id)
-    told: list[tuple[int, int]] = []
-    assert centre.migrator.run_due(centre.now, progress=lambda *step: told.append(step)) == 1
-    assert told == [(1, 2), (2, 2)]
+    told: list[tuple[int, ...]] = []
+    report = centre.migrator.run_all(100, lambda *step: told.append(step))
+    assert (report.packed, [(one.study_uid, "limit exceeded" in one.reason) for one in report.failed]) == (1, [("1.2.9", True)])
+    size = 5000 + sum(map(len, IMAGES.values()))
+    assert told[-1] == (2, 2, size, size)
     assert centre.read("1.2.9.1", "1.2.9") == b"x" * 5000
     assert centre.study("1.2.9").state == "complete"
 
@@ -381,7 +389,7 @@ def test_sweep_keeps_a_container_that_may_be_all_there_is(centre: Centre) -> Non
     packed = centre.sdfo.pack(STUDY, rows, {})
     unknown = centre.sdfo.pack("1.2.3.9", rows, {})
     with centre.database.write() as unit:
-        containers.forget_online(unit, study_id, {rows[0].sop_uid: rows[0].sha256})
+        containers.forget(unit, study_id, rows[0].sop_uid)
     broken = archive_of(centre.sdfo) / "00" / "1.2.4-00.seq"
     broken.parent.mkdir(exist_ok=True)
     broken.write_bytes(b"SEQ")
