@@ -16,7 +16,7 @@ from broker.cli import _log
 from broker.cli._config import AsJson, ConfigFile, load
 from broker.cli._progress import studies
 from broker.imaging.archiving.report import Report
-from broker.imaging.store.due import Due
+from broker.model.imaging import Due
 
 
 def migrate(

@@ -95,3 +95,18 @@ class StudyFacts:
     institution: str = ""
     procedure_code: tuple[str, str, str] | None = None
     series: tuple[SeriesFacts, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """A study that is to be packed: what it has online, and which rule says so.
+
+    `rule` is the name of a rule of the region, or one of those that `imaging/store/due.py` names.
+    """
+
+    id: int
+    hospital: str
+    study_uid: str
+    images: int
+    bytes: int
+    rule: str

@@ -22,7 +22,7 @@ from broker.imaging.archiving.pack import Packer
 from broker.imaging.archiving.report import PINNED, Report, Tally, Watch
 from broker.imaging.archiving.sweep import Sweeper
 from broker.imaging.store import due as store
-from broker.imaging.store.due import Due
+from broker.model.imaging import Due
 
 _SWEEP_SECONDS = 86400.0
 

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from broker.imaging.archiving.drop import Outcome
-from broker.imaging.store.due import BEGUN, LATE, Due
+from broker.imaging.store.due import BEGUN, LATE
+from broker.model.imaging import Due
 
 # Told (studies done, studies in all, bytes done, bytes in all).
 Watch = Callable[[int, int, int, int], None]

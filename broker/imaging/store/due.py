@@ -5,7 +5,6 @@ Times are seconds since the epoch.
 
 import datetime as dt
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import sqlalchemy as sa
 
@@ -14,27 +13,14 @@ from broker.db import sql
 from broker.imaging.store import tables as t
 from broker.imaging.store.machines import COMPLETE, DROPPING, PACKING
 from broker.imaging.store.retained import HOLD, PIN, is_kept
+from broker.model.imaging import Due
 from broker.model.ports import Unit
 
+# What a study that is due gives as its rule besides the name of one: objects came when it was packed already, the disk runs
+# full, no rule is made for it, its migration was begun.
 LATE, LOW_WATER, DEFAULT, BEGUN = "late objects", "low_water", "online_days", "begun"
 
 _DAY = 86400.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Due:
-    """A study that is to be packed: what it has online, and which rule says so.
-
-    `rule` is the name of a rule, `DEFAULT`, `LATE` for objects that came when the study was packed already, `LOW_WATER`, or
-    `BEGUN` for a migration that is to be ended.
-    """
-
-    id: int
-    hospital: str
-    study_uid: str
-    images: int
-    bytes: int
-    rule: str
 
 
 def due(unit: Unit, retention: Retention, now: float, limit: int, *, room: bool = False) -> list[Due]:
