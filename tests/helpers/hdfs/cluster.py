@@ -121,7 +121,7 @@ class Cluster:
         self._http = [http for _, http in ports.values()]
         alone = len(names) == 1
         where = configuration.single(*ports["nn1"], self._host) if alone else configuration.pair(ports, self.folder / "edits")
-        self.options = {**configuration.COMMON, **where, **self._extra}
+        self.options = {**configuration.COMMON, **where, "hadoop.tmp.dir": str(self.folder / "tmp"), **self._extra}
         self._configure("client", {})
         for name in names:
             own = {"dfs.namenode.name.dir": (self.folder / name).as_uri()}
@@ -147,6 +147,11 @@ class Cluster:
 
     def _run(self, name: str, program: str, *arguments: str) -> str:
         return hadoop.run(self._line(name, program, *arguments), self._environment())
+
+    def run(self, classes: Path, program: str, *arguments: str) -> str:
+        """Return what a Java program prints whose class lies in this folder; this cluster is its default file system."""
+        line = hadoop.command(program, *arguments, classpath=[classes, self.folder / "conf" / "client"], flags=self._flags)
+        return hadoop.run(line, self._environment())
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "HADOOP_USER_NAME": SUPERUSER}

@@ -49,6 +49,12 @@ def command(program: str, *arguments: str, classpath: Sequence[Path] = (), flags
     return ["java", *_FLAGS, *flags, "-cp", path, program, *arguments]
 
 
+def compiled(source: str, folder: Path) -> Path:
+    """Compile a file of `tests/peers/java` into this folder; return the folder."""
+    run(["javac", "-cp", f"{jars()}/*", "-d", str(folder), str(JAVA / source)])
+    return folder
+
+
 def run(line: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
     """Return what a program wrote; fail with the end of its errors when it fails."""
     done = subprocess.run(line, capture_output=True, check=False, env=environment)

@@ -1,0 +1,52 @@
+"""Containers in a real HDFS are what any program of Hadoop's reads: its own reader, its shell, a stock MapReduce job."""
+
+import hashlib
+import random
+from pathlib import Path
+
+import hdfs_native
+import pytest
+
+from tests.helpers.archive import STUDY, packed
+from tests.helpers.hdfs import hadoop
+from tests.helpers.hdfs.cluster import Folder
+
+pytestmark = [pytest.mark.peer("hdfs"), pytest.mark.timeout(600)]
+
+Rows = list[tuple[str, int, str]]
+
+
+def stored(hdfs: Folder, count: int = 2) -> tuple[list[str], Rows]:
+    """Write containers of 30 images as the product does; return their paths, and uid, length and SHA-256 of every image."""
+    source, paths, rows = random.Random(11), [], []
+    for number in range(count):
+        images = {f"{STUDY}.{number}.{n}": source.randbytes(0 if n == 3 else source.randrange(90_000)) for n in range(30)}
+        data, _ = packed(images)
+        paths.append(f"{hdfs.path}/{number}.seq")
+        with hdfs_native.Client(hdfs.cluster.url).create(paths[-1]) as file:
+            file.write(data)
+        rows += [(uid, len(image), hashlib.sha256(image).hexdigest()) for uid, image in images.items()]
+    return paths, rows
+
+
+def test_hadoops_reader_finds_every_image_in_the_cluster(hdfs: Folder) -> None:
+    (path,), rows = stored(hdfs, 1)
+    found = hdfs.cluster.warm.records(path)
+    assert (found[0][0], found[-1][0]) == ("\x01manifest", "\x01index")
+    assert found[1:-1] == rows
+
+
+def test_the_shell_prints_a_container_in_the_cluster(hdfs: Folder) -> None:
+    (path,), rows = stored(hdfs, 1)
+    lines = hdfs.cluster.admin("dfs", "-text", path).splitlines()
+    assert [line.partition("\t")[0] for line in lines] == ["\x01manifest", *(uid for uid, _, _ in rows), "\x01index"]
+
+
+def test_a_mapreduce_job_counts_and_digests_the_images(hdfs: Folder, tmp_path: Path) -> None:
+    paths, rows = stored(hdfs)
+    classes = hadoop.compiled("CountImages.java", tmp_path)
+    said = hdfs.cluster.run(classes, "CountImages", f"{hdfs.path}/out", *paths)
+    assert said == f"{len(rows)} images, {sum(size for _, size, _ in rows)} bytes\n"
+    text = hdfs.cluster.read(f"{hdfs.path}/out/part-r-00000").decode()
+    found = [line.split("\t") for line in text.splitlines()]
+    assert sorted((uid, int(size), digest) for uid, size, digest in found) == sorted(rows)
