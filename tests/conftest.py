@@ -7,6 +7,7 @@ release run cannot pass by skipping. The peer "mount" is the right to mount a sm
 opens a socket to a port or starts a process fails.
 """
 
+import importlib.util
 import multiprocessing.util
 import os
 import shutil
@@ -101,9 +102,11 @@ def unmountable() -> list[str]:
 
 @cache
 def absent(peer: str) -> list[str]:
-    """Return what this machine lacks of a peer: its programs, or for `mount` the right to mount."""
+    """Return what this machine lacks of a peer: its programs, for `mount` the right to mount, for `spark` the package."""
     if peer == "mount":
         return unmountable()
+    if peer == "spark":
+        return [] if importlib.util.find_spec("pyspark") else ["pyspark (the extra `spark`)"]
     debian = (str(folder) for folder in Path("/usr/lib/postgresql").glob("*/bin"))
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", *debian])
     return [program for program in PROGRAMS[peer] if shutil.which(program, path=path) is None]

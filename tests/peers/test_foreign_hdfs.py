@@ -1,7 +1,9 @@
-"""Containers in a real HDFS are what any program of Hadoop's reads: its own reader, its shell, a stock MapReduce job."""
+"""Containers in a real HDFS are what others read: Hadoop's own reader, its shell, a stock MapReduce job, a Spark job."""
 
 import hashlib
+import os
 import random
+import sys
 from pathlib import Path
 
 import hdfs_native
@@ -29,6 +31,11 @@ def stored(hdfs: Folder, count: int = 2) -> tuple[list[str], Rows]:
     return paths, rows
 
 
+def rows_of(text: str) -> Rows:
+    found = [line.split("\t") for line in text.splitlines()]
+    return sorted((uid, int(size), digest) for uid, size, digest in found)
+
+
 def test_hadoops_reader_finds_every_image_in_the_cluster(hdfs: Folder) -> None:
     (path,), rows = stored(hdfs, 1)
     found = hdfs.cluster.warm.records(path)
@@ -47,6 +54,12 @@ def test_a_mapreduce_job_counts_and_digests_the_images(hdfs: Folder, tmp_path: P
     classes = hadoop.compiled("CountImages.java", tmp_path)
     said = hdfs.cluster.run(classes, "CountImages", f"{hdfs.path}/out", *paths)
     assert said == f"{len(rows)} images, {sum(size for _, size, _ in rows)} bytes\n"
-    text = hdfs.cluster.read(f"{hdfs.path}/out/part-r-00000").decode()
-    found = [line.split("\t") for line in text.splitlines()]
-    assert sorted((uid, int(size), digest) for uid, size, digest in found) == sorted(rows)
+    assert rows_of(hdfs.cluster.read(f"{hdfs.path}/out/part-r-00000").decode()) == sorted(rows)
+
+
+@pytest.mark.peer("spark")
+def test_a_spark_job_by_container_names_counts_and_digests_the_images(hdfs: Folder) -> None:
+    paths, rows = stored(hdfs)
+    job = [sys.executable, "-m", "tests.peers.spark_count", hdfs.cluster.url, *paths]
+    text = hadoop.run(job, {**os.environ, "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"})
+    assert rows_of(text) == sorted(rows)

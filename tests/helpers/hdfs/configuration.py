@@ -60,8 +60,9 @@ def pair(ports: Mapping[str, tuple[int, int]], edits: Path) -> dict[str, str]:
 
 
 def datanode(data: Path, transfer: int, ipc: int, http: int) -> dict[str, str]:
-    """Return what one DataNode has of its own: its folder and its ports."""
-    return {"dfs.datanode.data.dir": data.as_uri(), "dfs.datanode.address": f"127.0.0.1:{transfer}",
+    """Return what one DataNode has of its own: its folder, its ports, and that it keeps knocking until there is a NameNode."""
+    return {"ipc.client.connect.max.retries": "1000", "ipc.client.connect.retry.interval": "200",
+            "dfs.datanode.data.dir": data.as_uri(), "dfs.datanode.address": f"127.0.0.1:{transfer}",
             "dfs.datanode.ipc.address": f"127.0.0.1:{ipc}", "dfs.datanode.http.address": f"127.0.0.1:{http}"}
 
 
