@@ -19,6 +19,7 @@ import structlog
 
 from broker.archive import proof
 from broker.archive.formats import sdicom
+from broker.archive.formats.header import Header
 from broker.archive.formats.sdicom import ContainerIndex, Entry, PackImage, Progress
 from broker.archive.formats.sequencefile import MARKER_LENGTH, Damaged
 from broker.archive.reading import Noticed, Reading
@@ -27,6 +28,7 @@ from broker.archive.tiers.online import WHAT as ONLINE
 from broker.archive.tiers.online import OnlineStore
 from broker.files.durable import reachable
 from broker.files.sources import ByteSource
+from broker.model.charsets import NO_SETS, CharacterSets
 from broker.model.imaging import Archived, Online
 
 CACHED_IMAGES = 100_000     # index entries kept in memory; about 60 MB
@@ -82,6 +84,11 @@ class Sdfo:
         entry = self.index(container).entries.get(sop_uid)
         return archived(container, entry) if entry else None
 
+    def described(self, container: str) -> tuple[ContainerIndex, Header | None]:
+        """Return the index of a container and its header, in one range read as a rule; version 1 has no header."""
+        reader = self._reader(container)
+        return sdicom.read_described(reader.pread, reader.size)
+
     def manifest(self, container: str) -> dict[str, Any]:
         """Return the manifest of a container: what SQL knew of the study when it was packed."""
         reader = self._reader(container)
@@ -89,11 +96,13 @@ class Sdfo:
 
     def pack(
         self, study_uid: str, images: Iterable[PackImage], manifest: Mapping[str, Any], progress: Progress | None = None,
+        sets: CharacterSets = NO_SETS,
     ) -> Packed:
         """Write a new container under a temporary name, prove it as its store gives it back, and give it its final name.
 
         Durable on return, nothing left behind when it raises. Raise `TooLarge` for an image of 2 GB, `Damaged` when
         stored bytes are not those of ingest, `Unavailable` when a store fails. It counts for nothing until a row names it.
+        `sets` says how text of the images is read that declares no character set, or a wrong one.
         """
         images = list(images)
         token = uuid.uuid4().hex[:12]
@@ -101,7 +110,7 @@ class Sdfo:
         temporary = f"{TEMPORARY}/{study_uid}-{token}"
         with self._new(temporary, sum(image.source.size for image in images)) as file:
             with reachable(WHAT):
-                written = sdicom.write_container(file, study_uid, images, manifest, os.urandom(MARKER_LENGTH), progress)
+                written = sdicom.write_container(file, study_uid, images, manifest, os.urandom(MARKER_LENGTH), progress, sets)
             file.close()
             proof.prove(self._open(temporary, cold=True), written.sha256, {image.sop_uid: image.sha256 for image in images})
             if not self.store.rename(temporary, path):

@@ -7,7 +7,7 @@ of them, long before the pixels. What this scanner cannot read it says so (`Trun
 
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -160,7 +160,7 @@ def scan(data: bytes, transfer_syntax: str, offset: int = 0, *, whole: bool = Fa
 
 def _scan(data: bytes, offset: int, order: Order, *, explicit: bool, whole: bool) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
-    for tag, begin, end, named in _wanted(data, offset, order, explicit=explicit, whole=whole):
+    for tag, begin, end, named in select(data, offset, order, explicit=explicit, whole=whole):
         if end > len(data):
             raise Truncated
         if tag == PROCEDURES:
@@ -170,10 +170,14 @@ def _scan(data: bytes, offset: int, order: Order, *, explicit: bool, whole: bool
     return found
 
 
-def _wanted(data: bytes, at: int, order: Order, *, explicit: bool, whole: bool) -> Iterator[tuple[int, int, int, bool]]:
+def select(  # noqa: PLR0913 - how the bytes are to be read, and what of them
+    data: bytes, at: int, order: Order, *, explicit: bool, whole: bool, wanted: Container[int] = WANTED, last: int = LAST,
+) -> Iterator[tuple[int, int, int, bool]]:
     """Return tag, begin and end of each wanted element's value, and whether its items are Explicit VR.
 
-    The loop runs for each element of each object that comes in: it does without `_element`.
+    `last` is the greatest tag of `wanted`. A value may end behind the data. Raise struct.error when a head is cut off,
+    `NotDicom` for sequences that cannot be passed. The loop runs for each element of each object that comes in: it does
+    without `_element`.
     """
     unpack, long_size, end, named = order.explicit.unpack_from, order.length.unpack_from, len(data), explicit
     while at != end or not whole:
@@ -186,10 +190,10 @@ def _wanted(data: bytes, at: int, order: Order, *, explicit: bool, whole: bool) 
             tag = group << 16 | element
         else:
             tag, value, size = _element(data, at, order, explicit=False)
-        if tag > LAST:
+        if tag > last:
             return
         at = value + size if size != UNDEFINED else _skip_sequence(data, value, order if named else LITTLE, explicit=named)
-        if tag in WANTED:
+        if tag in wanted:
             yield tag, value, at, named
 
 

@@ -7,7 +7,8 @@ import zlib
 from pathlib import Path
 from typing import Any, cast
 
-from broker.archive.formats.sdicom import check_structure, read_index, read_manifest
+from broker.archive.formats import header as headers
+from broker.archive.formats.sdicom import check_structure, read_described, read_index, read_manifest
 from broker.archive.formats.sequencefile import Damaged, Reader, read_text, read_vint
 from broker.coord.local import LocalCoord
 from broker.coord.redis import RedisSubscription
@@ -35,12 +36,13 @@ def _file(_scratch: Path) -> harness.Reader:
             read_manifest(pread, len(data))
         except Damaged as error:
             problem = error
-        index = read_index(pread, len(data))
+        index, header = read_described(pread, len(data))
         for entry in index.entries.values():
             assert 0 <= entry.offset <= entry.offset + entry.size <= len(data)
         if problem is None:
             check_structure(pread, len(data), index)
-        return f"{found} records {len(index.entries)} images {problem is None}"
+        named = sum(len(series.images) for series in header.series) if header else 0
+        return f"{found} records {len(index.entries)} images {named} described {problem is None}"
     return read
 
 
@@ -69,6 +71,15 @@ def _index(_scratch: Path) -> harness.Reader:
         container = bytes(4096) + body + struct.pack(">II8s", len(body), zlib.crc32(body), b"SDCMIDX1")
         index = read_index(pread_of(container), len(container))
         return f"{len(list(index.entries.values()))} images"
+    return read
+
+
+def _header(_scratch: Path) -> harness.Reader:
+    """The JSON inside the header."""
+    def read(data: bytes) -> str:
+        found = headers.read(zlib.compress(data, 1), 4096)
+        images = [sop_uid for series in found.series for sop_uid in series.images]
+        return f"{len(images)} images {sum(len(found.image(sop_uid)) for sop_uid in images[:3])} attributes"
     return read
 
 
@@ -121,5 +132,6 @@ TARGETS = (
     Target(name="container", make=_file, golden=("container",), words=WORDS, slope=2e-5),
     Target(name="sequencefile", make=_records, golden=("container", "sequencefile"), words=WORDS, slope=5e-5),
     Target(name="index", make=_index, golden=("index",), words=JSON_WORDS),
+    Target(name="header", make=_header, golden=("header",), words=JSON_WORDS),
     Target(name="coord", make=_coord, golden=("coord",), words=JSON_WORDS, longest=50_000),
 )

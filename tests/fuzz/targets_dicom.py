@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import random
 import shutil
 import socket
@@ -33,7 +34,7 @@ from broker.model.errors import BrokerError, Rejected, TooLarge
 from broker.model.ids import is_uid
 from broker.security.gate import Gate
 from broker.security.rules import Open
-from broker.wire import tags
+from broker.wire import dicom_json, tags
 from broker.wire.kos import read_manifest
 from broker.wire.tags import NotDicom, Truncated
 from tests.fuzz.columns import misfits
@@ -98,6 +99,17 @@ def _identify(_scratch: Path) -> Reader:
         meta = tags.FileMeta(CT, "2.25.1.1.1", syntax, len(begin))
         text = header.identify(lambda at, length: whole[at:at + length], len(whole), meta, HOSPITAL)
         return f"{syntax[-5:]} {len(text)}"
+    return read
+
+
+def _attributes(_scratch: Path) -> Reader:
+    """The beginning of a picture that is being packed, of which its container's header is made."""
+    def read(data: bytes) -> str:
+        syntax = _SYNTAXES[data[0] % 4 if data else 0]
+        body = _deflate(data[1:]) if syntax == tags.DEFLATED else data[1:]
+        found = dicom_json.describe(tags.part10_header(CT, "2.25.1.1.1", syntax) + body)
+        assert json.loads(dicom_json.write(found)) == found
+        return f"{syntax[-5:]} {len(found)} {sum('Value' in one for one in found.values())}"
     return read
 
 
@@ -290,7 +302,8 @@ def speak(port: int, data: bytes) -> bytes:
 
 _BOUNDS: dict[str, Any] = {"words": WORDS, "allowed": (Truncated, NotDicom)}
 _MAKERS: tuple[tuple[str, Callable[[Path], Reader], tuple[str, ...]], ...] = (
-    ("tags", _tags, ("dataset",)), ("identify", _identify, ("object",)), ("kos", _kos, ("kos",)))
+    ("tags", _tags, ("dataset",)), ("identify", _identify, ("object",)), ("attributes", _attributes, ("object",)),
+    ("kos", _kos, ("kos",)))
 TARGETS = (
     *(Target(name=name, make=make, golden=golden, slope=2e-5, **_BOUNDS) for name, make, golden in _MAKERS),
     Target(name="pdu", make=_pdu, golden=("pdu",), words=PDU_WORDS, allowed=(ProtocolError,), slope=5e-5),

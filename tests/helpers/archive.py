@@ -20,9 +20,13 @@ from broker.files.sources import CHUNK, Octets
 from broker.imaging.archiving.migrator import Migrator
 from broker.imaging.store import containers, recording, studies
 from broker.model.imaging import StoredObject
+from tests.helpers.dicom import ct_dataset
 
 STUDY = "1.2.840.99.1"
 MARKER = bytes(range(16))
+MANIFEST = {
+    "study": STUDY, "hospital": "a", "part": 0, "version": 1, "patient": {"domain": "2.999.1", "value": "A-1"},
+    "facts": {"PatientName": "葉^曉東"}, "publication": {"manifest_uid": "2.25.9", "entry_uuid": "urn:uuid:0"}}
 
 
 def pread_of(data: bytes) -> Pread:
@@ -44,6 +48,22 @@ def packed(images: dict[str, bytes]) -> tuple[bytes, Written]:
     written = write_container(
         sink, STUDY, [image(uid, data, n) for n, (uid, data) in enumerate(images.items())], {"hospital": "a"}, MARKER)
     return sink.getvalue(), written
+
+
+def described_study(charset: str = "GB18030") -> bytes:
+    """A container of three pictures in two series, of a patient with a Chinese name."""
+    images = []
+    for number, series in ((1, 1), (2, 1), (1, 2)):
+        uid = f"{STUDY}.{series}"
+        dataset = ct_dataset(STUDY, uid, f"{uid}.{number}", size=2, charset=charset)
+        dataset.InstanceNumber, dataset.SeriesNumber = number, series
+        dataset.ImagePositionPatient, dataset.PixelSpacing = [0, -1.5, 2.25 * number], ["0.50", "0.50"]
+        file = io.BytesIO()
+        dataset.save_as(file, enforce_file_format=True)
+        images.append(image(f"{uid}.{number}", file.getvalue(), number, uid))
+    sink = io.BytesIO()
+    write_container(sink, STUDY, images, MANIFEST, MARKER)
+    return sink.getvalue()
 
 
 @dataclass(frozen=True)

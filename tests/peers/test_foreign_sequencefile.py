@@ -49,9 +49,9 @@ def container(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_hadoop_reads_every_image_of_our_container(program: list[str], container: Path) -> None:
     text = hadoop.run([*program, "read", str(container)])
-    assert text.splitlines()[:2] == ["# sdicom.version=1", f"# study.uid={STUDY}"]
+    assert text.splitlines()[:2] == ["# sdicom.version=2", f"# study.uid={STUDY}"]
     found = rows(text)
-    assert [key for key, _, _ in found] == ["\x01manifest", *(f"1.2.840.{n}" for n in range(40)), "\x01index"]
+    assert [key for key, _, _ in found] == ["\x01manifest", *(f"1.2.840.{n}" for n in range(40)), "\x01header", "\x01index"]
     assert found == ours(container)
 
 

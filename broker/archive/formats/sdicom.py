@@ -3,10 +3,13 @@
     metadata          sdicom.version, study.uid
     `\\x01manifest`    JSON: what SQL knew of the study
     SOP Instance UID  the original Part-10 bytes, one record per image, by series, instance number, SOP Instance UID
+    `\\x01header`      from version 2: the attributes of study, series and images, see `formats/header`
     `\\x01index`       zlib JSON {"study": uid, "images": [[sop, series, class, syntax, offset, size, sha256], ...]},
+                      from version 2 with "manifest": the manifest again, and "header": [offset, size, crc32];
                       then its length and CRC-32 (uint32, big-endian each) and `SDCMIDX1`, the last bytes of the file
 
-The file is a legal SequenceFile for any Hadoop program, and one image is two range reads for us.
+The file is a legal SequenceFile for any Hadoop program, one image is two range reads for us, and all that is known of a study
+one. docs/archive.md says it for those who have nothing but the file.
 """
 
 import hashlib
@@ -15,16 +18,21 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from broker.archive.formats import header
+from broker.archive.formats.header import Describing, Header
 from broker.archive.formats.sequencefile import Damaged, Pread, Reader, Sink, Writer, record_length
 from broker.files.digests import Digests
 from broker.files.sources import CHUNK, ByteSource, Octets
+from broker.model.charsets import NO_SETS, CharacterSets
 from broker.model.ids import is_uid
+from broker.wire.dicom_json import HEAD
 
-VERSION = "1"
+VERSION = "2"
 MANIFEST = "\x01manifest"
+HEADER = "\x01header"
 INDEX = "\x01index"
 
 _MAGIC = b"SDCMIDX1"
@@ -65,6 +73,14 @@ class Entry(NamedTuple):
     sha256: str
 
 
+class Block(NamedTuple):
+    """Where the header of a container lies, and its CRC-32."""
+
+    offset: int
+    size: int
+    crc32: int
+
+
 class _Rows(Mapping[str, Entry]):
     """Rows of an index as they were read; each is checked when it is asked for: a container of thousands is opened for one."""
 
@@ -83,10 +99,15 @@ class _Rows(Mapping[str, Entry]):
 
 @dataclass(frozen=True, slots=True)
 class ContainerIndex:
-    """What a container holds: its entries by SOP Instance UID, in file order."""
+    """What a container holds: its entries by SOP Instance UID, in file order.
+
+    `manifest` is what SQL knew of the study, `block` where the header lies; version 1 has neither in its index.
+    """
 
     study_uid: str
     entries: Mapping[str, Entry]
+    manifest: dict[str, Any] = field(default_factory=dict)
+    block: "Block | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,36 +129,41 @@ class _HashedSink:
 
 
 class _HashedSource:
-    """A source that is hashed while it is read; to be read once."""
+    """A source that is hashed while it is read; to be read once. `head` are its first bytes."""
 
     def __init__(self, source: ByteSource, digests: Digests) -> None:
         self._source, self._digests, self.digest = source, digests, hashlib.sha256()
-        self.size = source.size
+        self.size, self.head = source.size, b""
 
     def chunks(self, length: int = CHUNK) -> Iterator[bytes]:
         for chunk in self._source.chunks(length):
             self._digests.update(self.digest, chunk)
+            if len(self.head) < HEAD:
+                self.head += chunk[:HEAD - len(self.head)]
             yield chunk
 
 
-def write_container(
+def write_container(  # noqa: PLR0913, PLR0917 - what is written where, and how the images are read
     sink: Sink,
     study_uid: str,
     images: Iterable[PackImage],
     manifest: Mapping[str, Any],
     marker: bytes,
     progress: Progress | None = None,
+    sets: CharacterSets = NO_SETS,
 ) -> Written:
     """Write a container to `sink`, streaming every image. `marker` is 16 random bytes.
 
-    Raise `TooLarge`, before anything is written, for an image beyond the format's 2 GB; `Damaged` when the bytes of an
-    image are not those of its ingest any more; OSError from sources and sink.
+    `sets` says how text of the images is read for the header. Raise `TooLarge`, before anything is written, for an image
+    beyond the format's 2 GB; `Damaged` when the bytes of an image are not those of its ingest any more; OSError from
+    sources and sink.
     """
     ordered = sorted(images, key=lambda image: (image.series_uid, image.number, image.sop_uid))
     for image in ordered:
         record_length(image.sop_uid, image.source.size)
     digests: list[hashlib._Hash] = []
     entries: dict[str, Entry] = {}
+    describing = Describing(sets)
     with Digests() as whole, Digests() as each:
         hashed = _HashedSink(sink, whole)
         writer = Writer(hashed, {"sdicom.version": VERSION, "study.uid": study_uid}, marker)
@@ -147,9 +173,12 @@ def write_container(
             digests.append(source.digest)
             entries[image.sop_uid] = Entry(image.sop_uid, image.series_uid, image.sop_class, image.transfer_syntax,
                                            writer.append(image.sop_uid, source), source.size, image.sha256)
+            describing.add(image.series_uid, image.sop_uid, source.head)
             if progress:
                 progress(done, len(ordered))
-        index = ContainerIndex(study_uid, entries)
+        about = describing.written()
+        block = Block(writer.append(HEADER, about), about.size, zlib.crc32(about.data))
+        index = ContainerIndex(study_uid, entries, dict(manifest), block)
         writer.append(INDEX, Octets(_write_index(index)))
     for image, digest in zip(ordered, digests, strict=True):
         if digest.hexdigest() != image.sha256:
@@ -173,7 +202,32 @@ def read_index(pread: Pread, size: int) -> ContainerIndex:
     body = tail[-_TRAILER.size - length:-_TRAILER.size]
     if len(body) != length or zlib.crc32(body) != crc:
         raise Damaged("its index has another checksum")
-    return _parse_index(_inflate(body, min(_INDEX_LIMIT, 4096 + _INDEX_SHARE * size)), size)
+    return _parse_index(header.unpack(body, min(_INDEX_LIMIT, 4096 + _INDEX_SHARE * size), "index"), size)
+
+
+def read_described(pread: Pread, size: int) -> tuple[ContainerIndex, Header | None]:
+    """Read index and header: one range read, as long as both lie in the last 64 KB. Version 1 has no header."""
+    near = _Near(pread, size)
+    index = read_index(near.pread, size)
+    if index.block is None:
+        return index, None
+    body = near.pread(index.block.offset, index.block.size)
+    if len(body) != index.block.size or zlib.crc32(body) != index.block.crc32:
+        raise Damaged("its header has another checksum")
+    return index, header.read(body, size)
+
+
+class _Near:
+    """Range reads of a file of which the last bytes are kept."""
+
+    def __init__(self, pread: Pread, size: int) -> None:
+        self._pread, self._from = pread, max(0, size - _TAIL)
+        self._tail = pread(self._from, size - self._from)
+
+    def pread(self, offset: int, length: int) -> bytes:
+        if offset < self._from:
+            return self._pread(offset, length)
+        return self._tail[offset - self._from:offset - self._from + length]
 
 
 def read_manifest(pread: Pread, size: int) -> dict[str, Any]:
@@ -196,37 +250,28 @@ def check_structure(pread: Pread, size: int, index: ContainerIndex) -> None:
     Reads the heads of the records only; image bytes are not looked at.
     """
     reader = Reader(pread, size)
-    if reader.header.metadata != {"sdicom.version": VERSION, "study.uid": index.study_uid}:
-        raise Damaged("its head and its index name different studies")
+    version = "1" if index.block is None else VERSION
+    if reader.header.metadata != {"sdicom.version": version, "study.uid": index.study_uid}:
+        raise Damaged("its head and its index name different studies or versions")
     found = [(record.key, record.offset, record.size) for record in reader.records()]
     keys = [key for key, _, _ in found]
-    images = [(entry.sop_uid, entry.offset, entry.size) for entry in index.entries.values()]
-    if keys[:1] != [MANIFEST] or keys[-1:] != [INDEX] or found[1:-1] != images:
+    expected = [(entry.sop_uid, entry.offset, entry.size) for entry in index.entries.values()]
+    if index.block is not None:
+        expected.append((HEADER, index.block.offset, index.block.size))
+    if keys[:1] != [MANIFEST] or keys[-1:] != [INDEX] or found[1:-1] != expected:
         raise Damaged("its records and its index differ")
 
 
 def _write_index(index: ContainerIndex) -> bytes:
-    images = {"study": index.study_uid, "images": list(index.entries.values())}
-    body = zlib.compress(json.dumps(images, separators=(",", ":")).encode())
+    told = {"study": index.study_uid, "images": list(index.entries.values()), "manifest": index.manifest, "header": index.block}
+    body = zlib.compress(json.dumps(told, separators=(",", ":")).encode())
     return body + _TRAILER.pack(len(body), zlib.crc32(body), _MAGIC)
 
 
-def _inflate(body: bytes, limit: int) -> object:
-    inflater = zlib.decompressobj()
-    try:
-        data = inflater.decompress(body, limit)
-        if not inflater.eof:
-            raise Damaged("its index is too large")
-        found: object = json.loads(data)
-    except (zlib.error, ValueError, RecursionError) as error:
-        raise Damaged("its index cannot be unpacked") from error
-    return found
-
-
 def _parse_index(value: object, size: int) -> ContainerIndex:
-    rows = value.get("images") if isinstance(value, dict) else None
-    study = value.get("study") if isinstance(value, dict) else None
-    if not isinstance(rows, list) or not isinstance(study, str) or not is_uid(study):
+    told = value if isinstance(value, dict) else {}
+    rows, study, manifest = told.get("images"), told.get("study"), told.get("manifest", {})
+    if not isinstance(rows, list) or not isinstance(study, str) or not is_uid(study) or not isinstance(manifest, dict):
         raise Damaged("its index has another form")
     try:
         by_uid = {row[0]: row for row in rows}
@@ -234,7 +279,17 @@ def _parse_index(value: object, size: int) -> ContainerIndex:
         raise Damaged("its index has another form") from None
     if len(by_uid) != len(rows):
         raise Damaged("its index names an image twice")
-    return ContainerIndex(study, _Rows(by_uid, size))
+    return ContainerIndex(study, _Rows(by_uid, size), manifest, _block(told.get("header"), size))
+
+
+def _block(value: object, size: int) -> Block | None:
+    if value is None:
+        return None
+    if isinstance(value, list) and [type(part) for part in value] == [int, int, int]:
+        block = Block._make(value)
+        if min(block) >= 0 and block.offset + block.size <= size:
+            return block
+    raise Damaged("its index has an impossible header")
 
 
 def _entry(row: object, size: int) -> Entry:

@@ -12,6 +12,7 @@ reader may follow are removed before their files. Objects that come late make a 
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 import structlog
 
@@ -31,6 +32,7 @@ from broker.imaging.store import containers, recording, studies
 from broker.imaging.store.containers import Container, Subject, Version
 from broker.imaging.store.machines import COMPLETE, DROPPING, MOVED, RECEIVING
 from broker.imaging.store.studies import Instance
+from broker.model.charsets import NO_SETS, CharacterSets
 from broker.model.errors import Rejected
 from broker.model.imaging import Archived, Online, StoredObject
 from broker.wire import tags
@@ -80,7 +82,8 @@ class Packer:
             if all(row.sop_uid in entries for row in rows):
                 return self._nothing_new(study, rows, held_until)
             images = self._images(rows, entries, old)
-            packed = self._sdfo.pack(study.study_uid, images, {**study.manifest, "images": len(images)}, progress)
+            packed = self._sdfo.pack(
+                study.study_uid, images, self._manifest(study, len(images), old), progress, self._sets(study))
         except BaseException:       # of a stop, too
             with self._database.write() as unit:
                 studies.mark(unit, study.id, "not packed")
@@ -97,6 +100,15 @@ class Packer:
             return Outcome.CHANGED
         log.info("a study was packed", study=study.id, images=len(images), bytes=packed.size)
         return self._dropper.drop(study, held_until)
+
+    def _manifest(self, study: Subject, images: int, old: Container | None) -> dict[str, Any]:
+        """Return what the new container tells of its study; `version` orders those of one study, whatever clocks say."""
+        before = self._sdfo.index(old.path).manifest.get("version", 1) if old else 0
+        return {**study.manifest, "images": images, "version": before + 1, "packed_at": self._clock()}
+
+    def _sets(self, study: Subject) -> CharacterSets:
+        hospital = self._profile.hospital(study.hospital)
+        return hospital.character_sets if hospital else NO_SETS
 
     def _settle(self, study: Subject, rows: list[Instance], entries: Mapping[str, Entry]) -> list[Instance]:
         """Put aside what stands under the UID of other bytes in the container; return the rest."""

@@ -18,6 +18,8 @@ from broker.imaging.store.retained import HOLD, PIN, is_kept, kept
 from broker.imaging.store.studies import Instance, instances, mark, origin_catalogue
 from broker.model.ports import Unit
 
+_PUBLISHED = ("manifest_uid", "entry_uuid", "digest", "entry_patient")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
@@ -59,15 +61,23 @@ def subject(unit: Unit, study_id: int) -> Subject | None:
     row = connection.execute(sa.select(t.study).where(t.study.c.id == study_id).with_for_update()).one_or_none()
     if row is None:
         return None
-    described = connection.execute(sa.select(t.series).where(t.series.c.study_id == study_id).order_by(t.series.c.series_uid))
     return Subject(
-        id=row.id, hospital=row.hospital, study_uid=row.study_uid, tier=row.tier, state=row.state,
-        manifest={
-            "study": row.study_uid, "hospital": row.hospital, "accession": row.accession, "study_date": row.study_date,
-            "patient": {"domain": row.patient_domain, "value": row.patient_value}, "facts": row.facts,
-            "series": [{"uid": one.series_uid, "modality": one.modality, "body_part": one.body_part,
-                        "description": one.description} for one in described],
-        })
+        id=row.id, hospital=row.hospital, study_uid=row.study_uid, tier=row.tier, state=row.state, manifest=_manifest(unit, row))
+
+
+def _manifest(unit: Unit, row: sa.Row[Any]) -> dict[str, Any]:
+    """Return what a container tells of its study: enough to fill the rows from it, and to publish the study as it was."""
+    connection = sql(unit)
+    described = connection.execute(sa.select(t.series).where(t.series.c.study_id == row.id).order_by(t.series.c.series_uid))
+    published = connection.execute(sa.select(t.publication).where(t.publication.c.study_id == row.id)).one_or_none()
+    return {
+        "study": row.study_uid, "hospital": row.hospital, "part": row.part, "accession": row.accession,
+        "study_date": row.study_date, "patient": {"domain": row.patient_domain, "value": row.patient_value}, "facts": row.facts,
+        "first_at": row.first_at, "last_at": row.last_at, "used_at": row.used_at,
+        "series": [{"uid": one.series_uid, "modality": one.modality, "body_part": one.body_part,
+                    "description": one.description} for one in described],
+        "publication": {name: getattr(published, name) for name in _PUBLISHED} if published else {},
+    }
 
 
 def current(unit: Unit, study_id: int) -> Container | None:

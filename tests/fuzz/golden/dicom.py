@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -127,8 +128,7 @@ def _found(status: int, row: dict[str, str] | None) -> bytes:
 
 
 def _containers() -> Files:
-    container, _ = archive.packed({f"1.2.3.{n}": bytes([n]) * 50 for n in range(3)})
-    return {"study.seq": (OURS, container), "empty.seq": (OURS, archive.packed({})[0])}
+    return {"study-2.seq": (OURS, archive.described_study()), "empty-2.seq": (OURS, archive.packed({})[0])}
 
 
 def _sequence_files() -> Files:
@@ -154,10 +154,17 @@ def _hadoop() -> Files:
 
 
 def _indexes() -> Files:
-    container, written = archive.packed({f"1.2.3.{n}": bytes([n]) * 50 for n in range(3)})
-    index = read_index(archive.pread_of(container), len(container))
-    rows = [[e.sop_uid, e.series_uid, e.sop_class, e.transfer_syntax, e.offset, e.size, e.sha256] for e in index.entries.values()]
-    return {"index.json": (f"{OURS}, unpacked", json.dumps({"study": written.index.study_uid, "images": rows}).encode())}
+    container, _ = archive.packed({f"1.2.3.{n}": bytes([n]) * 50 for n in range(3)})
+    length = int.from_bytes(container[-16:-12], "big")
+    return {"index-2.json": (f"{OURS}, unpacked", zlib.decompress(container[-16 - length:-16]))}
+
+
+def _headers() -> Files:
+    container = archive.described_study()
+    block = read_index(archive.pread_of(container), len(container)).block
+    assert block is not None
+    body = zlib.decompress(container[block.offset:block.offset + block.size])
+    return {"header.json": (f"{OURS}, unpacked", body)}
 
 
 def _announcements() -> Files:
@@ -214,4 +221,4 @@ def _pour(source: socket.socket, sink: socket.socket, said: bytearray) -> None:
 
 FOLDERS = {
     "dataset": _datasets, "object": _objects, "kos": _manifests, "pdu": _streams, "pacs": _answers, "container": _containers,
-    "sequencefile": _sequence_files, "index": _indexes, "coord": _announcements, "association": _associations}
+    "sequencefile": _sequence_files, "index": _indexes, "header": _headers, "coord": _announcements, "association": _associations}

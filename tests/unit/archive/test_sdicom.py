@@ -17,8 +17,8 @@ def test_a_container_is_manifest_images_and_index() -> None:
     images = {f"1.2.{n}": f"image {n}".encode() for n in range(3)}
     data, written = packed(images)
     reader = Reader(pread_of(data), len(data))
-    assert reader.header.metadata == {"sdicom.version": "1", "study.uid": STUDY}
-    assert [record.key for record in reader.records()] == ["\x01manifest", *images, "\x01index"]
+    assert reader.header.metadata == {"sdicom.version": "2", "study.uid": STUDY}
+    assert [record.key for record in reader.records()] == ["\x01manifest", *images, "\x01header", "\x01index"]
     assert data.endswith(b"SDCMIDX1")
     assert read_manifest(pread_of(data), len(data)) == {"hospital": "a"}
     assert written.index.study_uid == STUDY
@@ -84,7 +84,9 @@ FORMS: list[Any] = [
         [], 3, ROW[:6], [*ROW, 1], ["../x", *ROW[1:]], ["1.2.\ud800", *ROW[1:]], [1, *ROW[1:]], [ROW[0], None, *ROW[2:]],
         [*ROW[:4], -1, *ROW[5:]], [*ROW[:4], 10**9, *ROW[5:]], [*ROW[:4], 1.0, *ROW[5:]], [*ROW[:4], True, *ROW[5:]],
         [*ROW[:5], -1, ROW[6]], [*ROW[:5], 10**9, ROW[6]], [*ROW[:6], "A" * 64], [*ROW[:6], "a"], [*ROW[:6], None])),
-    {"study": "1.2", "images": [ROW, ROW]},
+    {"study": "1.2", "images": [ROW, ROW]}, {"study": "1.2", "images": [], "manifest": []},
+    *({"study": "1.2", "images": [], "header": block} for block in (
+        [], {}, [1, 2], [1, 2, 3, 4], [-1, 2, 3], [1, 10**9, 3], [1, 2.0, 3], [True, 1, 1], ["1", 1, 1])),
 ]
 
 
