@@ -78,7 +78,12 @@ def test_two_hundred_slices_are_told_in_one_read() -> None:
     images = {f"1.2.{n}": picture(f"1.2.{n}", InstanceNumber=n, ImagePositionPatient=[0, 0, n / 4]) for n in range(200)}
     data, _ = packed(images)
     reads = list[int]()
-    _, found = read_described(lambda at, n: (reads.append(n), data[at:at + n])[1], len(data))
+
+    def pread(offset: int, length: int) -> bytes:
+        reads.append(length)
+        return data[offset:offset + length]
+
+    _, found = read_described(pread, len(data))
     assert found is not None
     assert len(reads) == 1
     assert found.image("1.2.199")["00200032"]["Value"] == [0, 0, 49.75]

@@ -78,6 +78,7 @@ def test_a_source_of_another_size_is_an_error() -> None:
 
 
 ROW = ["1.2.1", "1.2", "1.2", "1.2", 100, 5, "a" * 64]
+BLOCKS: list[Any] = [[], {}, [1, 2], [1, 2, 3, 4], [-1, 2, 3], [1, 10**9, 3], [1, 2.0, 3], [True, 1, 1], ["1", 1, 1]]
 FORMS: list[Any] = [
     [], {}, 5, {"study": "1.2"}, {"study": "x", "images": []}, {"study": None, "images": []}, {"study": "1.2", "images": {}},
     *({"study": "1.2", "images": [row]} for row in (
@@ -85,8 +86,7 @@ FORMS: list[Any] = [
         [*ROW[:4], -1, *ROW[5:]], [*ROW[:4], 10**9, *ROW[5:]], [*ROW[:4], 1.0, *ROW[5:]], [*ROW[:4], True, *ROW[5:]],
         [*ROW[:5], -1, ROW[6]], [*ROW[:5], 10**9, ROW[6]], [*ROW[:6], "A" * 64], [*ROW[:6], "a"], [*ROW[:6], None])),
     {"study": "1.2", "images": [ROW, ROW]}, {"study": "1.2", "images": [], "manifest": []},
-    *({"study": "1.2", "images": [], "header": block} for block in (
-        [], {}, [1, 2], [1, 2, 3, 4], [-1, 2, 3], [1, 10**9, 3], [1, 2.0, 3], [True, 1, 1], ["1", 1, 1])),
+    *({"study": "1.2", "images": [], "header": block} for block in BLOCKS),
 ]
 
 
