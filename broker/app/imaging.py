@@ -10,7 +10,12 @@ from broker.archive.sdfo import Sdfo
 from broker.archive.tiers.online import OnlineStore
 from broker.edge.dimse.scu import Scu
 from broker.imaging import rad69_retrieve
+from broker.imaging.archiving import forecast
+from broker.imaging.archiving.forecast import Status
+from broker.imaging.archiving.mend import Mender
 from broker.imaging.archiving.migrator import Migrator
+from broker.imaging.archiving.pack import Packer
+from broker.imaging.archiving.verify import Scrub, Verifier
 from broker.imaging.conflicts import ASSIGN, Conflict, ConflictRow, Conflicts, Decision
 from broker.imaging.damage import Quarantine
 from broker.imaging.fetch import Retriever
@@ -54,6 +59,27 @@ def fetch(core: Core, pictures: Sdfo) -> Retriever:
 def migrator(core: Core, pictures: Sdfo) -> Migrator:
     """Return what packs studies."""
     return Migrator(core.database, pictures, core.profile, core.coord)
+
+
+def verifier(core: Core, pictures: Sdfo) -> Verifier:
+    """Return what reads containers through."""
+    return Verifier(core.database, pictures, quarantine(core, pictures))
+
+
+def scrub(core: Core, pictures: Sdfo) -> Scrub:
+    """Return what has all containers read through in turn."""
+    return Scrub(core.database, verifier(core, pictures), core.coord, core.profile.retention)
+
+
+def mender(core: Core, pictures: Sdfo, gathered: Retriever, packer: Packer) -> Mender:
+    """Return what replaces damaged containers."""
+    return Mender(core.database, pictures, core.profile, quarantine(core, pictures), packer, gathered)
+
+
+def archive_status(core: Core, pictures: Sdfo) -> Status:
+    """Return how the archive is and what it will need. A folder keeps one copy, as far as we know."""
+    section = core.settings.archive
+    return forecast.status(core.database, pictures, section.hdfs.replication if section.url else 1)
 
 
 def conflicts(core: Core, pictures: Sdfo) -> Conflicts:

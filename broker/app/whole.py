@@ -7,7 +7,9 @@ from broker.app.core import Core
 from broker.archive.sdfo import Sdfo
 from broker.archive.tiers.online import OnlineStore
 from broker.edge.dimse.scu import Scu
+from broker.imaging.archiving.mend import Mender
 from broker.imaging.archiving.migrator import Migrator
+from broker.imaging.archiving.verify import Scrub, Verifier
 from broker.imaging.conflicts import Conflict, ConflictRow, Conflicts, Decision
 from broker.imaging.fetch import Retriever
 from broker.imaging.publish import Publisher
@@ -76,6 +78,21 @@ class App(Core):
     def migrator(self) -> Migrator:
         """Packs studies."""
         return imaging.migrator(self, self.sdfo)
+
+    @cached_property
+    def verifier(self) -> Verifier:
+        """Reads containers through."""
+        return imaging.verifier(self, self.sdfo)
+
+    @cached_property
+    def scrub(self) -> Scrub:
+        """Has all containers read through in turn."""
+        return imaging.scrub(self, self.sdfo)
+
+    @cached_property
+    def mender(self) -> Mender:
+        """Replaces damaged containers."""
+        return imaging.mender(self, self.sdfo, self.fetch, self.migrator.packer)
 
     @cached_property
     def conflicts(self) -> Conflicts:

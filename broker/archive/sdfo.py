@@ -29,6 +29,7 @@ from broker.archive.tiers.online import OnlineStore
 from broker.files.durable import reachable
 from broker.files.sources import ByteSource
 from broker.model.charsets import NO_SETS, CharacterSets
+from broker.model.errors import Unavailable
 from broker.model.imaging import Archived, Online
 
 CACHED_IMAGES = 100_000     # index entries kept in memory; about 60 MB
@@ -133,6 +134,11 @@ class Sdfo:
         What is compared, and when `Damaged` is raised: `proof.prove`.
         """
         return proof.prove(self._reader(container, cold=True), sha256, expected)
+
+    def check_mounted(self) -> None:
+        """Raise `Unavailable` when the store has no container at all: a disk that is not mounted is an empty folder."""
+        if not any(_FOLDER.fullmatch(folder) for folder in self.store.folders()):
+            raise Unavailable(f"{WHAT}, which is empty (is it mounted?),")
 
     def rotten(self, container: str) -> list[str]:
         """Return the SOP Instance UIDs of a container's images that are not what was packed.

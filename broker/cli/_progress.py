@@ -24,8 +24,10 @@ def pictures(title: str, total: int, console: Console, *, quiet: bool = False) -
 
 
 @contextmanager
-def studies(title: str, console: Console, *, quiet: bool = False) -> Iterator[Callable[[int, int, int, int], None]]:
-    """Show studies and bytes, with the time left by the bytes; return the function that is told
+def studies(
+    title: str, console: Console, *, quiet: bool = False, what: str = "studies",
+) -> Iterator[Callable[[int, int, int, int], None]]:
+    """Show studies (or `what` they are) and bytes, with the time left by the bytes; return the function that is told
 
     (studies done, studies in all, bytes done, bytes in all).
     """
@@ -36,7 +38,7 @@ def studies(title: str, console: Console, *, quiet: bool = False) -> Iterator[Ca
         task = bar.add_task(title, total=None, studies="", size="")
 
         def told(done: int, total: int, size: int, total_size: int) -> None:
-            bar.update(task, completed=size, total=total_size, studies=f"{done}/{total} studies",
+            bar.update(task, completed=size, total=total_size, studies=f"{done}/{total} {what}",
                        size=f"{decimal(size)}/{decimal(total_size)}")
 
         yield told

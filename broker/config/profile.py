@@ -170,6 +170,8 @@ class Retention(_Part):
     recall_reads: int = Field(0, ge=0, description="retrieves that bring a packed study back online for a while; 0 = never")
     recall_within_days: int = Field(7, ge=1, le=366, description="days within which they count")
     recall_days: int = Field(30, ge=1, description="days a recalled copy stays after its last retrieve")
+    verify_days: int = Field(90, ge=0, description="days within which each container is read through once; 0 = never")
+    verify_bytes_per_second: int = Field(20_000_000, ge=0, description="most that is read for it on average; 0 = any number")
 
     @model_validator(mode="after")
     def _marks_in_order(self) -> Self:

@@ -13,8 +13,9 @@ import structlog
 from broker.archive.formats.sequencefile import Damaged
 from broker.archive.sdfo import Sdfo, study_of
 from broker.db import Database
-from broker.imaging.store import damages
+from broker.imaging.store import damages, studies
 from broker.imaging.store.damages import WHOLE, Holder
+from broker.imaging.store.proofs import Kept
 from broker.model.caller import Call, Caller
 from broker.model.errors import BrokerError, place_of
 from broker.model.ids import PatientId
@@ -71,15 +72,28 @@ class Quarantine:
             new = sorted(set(sop_uids) - known)
             if new:
                 finding = Finding(unit=unit, holder=holder, container=container, sop_uids=tuple(new), reason=why)
-                self._gate.inside(ROW, self, finding, self._caller, unit)
+                self._gate.inside(FOUND, self, finding, self._caller, unit)
         if new:
             log.error("damage in the archive", container=container, images=len(new), whole=WHOLE in new, reason=why)
         return new
+
+    def mended(self, container: Kept, sop_uids: tuple[str, ...]) -> None:
+        """Have it audited that another container has taken the place of a damaged one."""
+        with self._database.read() as unit:
+            patient = studies.get(unit, container.study_id).patient
+            holder = Holder(container.study_id, container.hospital, container.study_uid, patient)
+            finding = Finding(unit=unit, holder=holder, container=container.path, sop_uids=sop_uids, reason="")
+            self._gate.inside(MENDED, self, finding, self._caller)
+        log.info("damage of the archive is mended", container=container.path, images=len(sop_uids))
 
     def put(self, finding: Finding, call: Call) -> None:
         """Enter what was found, and tell the audit record whose it is."""
         damages.enter(
             finding.unit, finding.holder.study_id, finding.container, finding.sop_uids, finding.reason, self._clock())
+        self.note(finding, call)
+
+    def note(self, finding: Finding, call: Call) -> None:
+        """Tell the audit record what this is about."""
         call.facts.studies[finding.holder.study_uid] = [uid for uid in finding.sop_uids if uid != WHOLE]
         call.facts.patients += self.subjects(finding)
         call.facts.message_id = finding.container
@@ -97,14 +111,16 @@ class Quarantine:
         return next((entry.sop_uid for entry in entries if entry.offset == location.offset), WHOLE)
 
 
-ROW: InternalTransaction[Quarantine, Finding, None] = InternalTransaction(
-    code="ARCHIVE-DAMAGE",
-    name="Archive Damage Found",
-    wire=Wire.HTTP,
-    audit=AuditEvent(
-        event_code="110103", event_text="DICOM Instances Accessed", action="U", type_code="ARCHIVE-DAMAGE",
-        type_text="Archive Damage Found", type_system="BROKER"),
-    subject=Quarantine.subjects,
-    handle=Quarantine.put,
-    filtered=NOTHING_TO_FILTER,
-)
+DamageRow = InternalTransaction[Quarantine, Finding, None]
+
+
+def _row(code: str, name: str, handle: Callable[[Quarantine, Finding, Call], None]) -> DamageRow:
+    event = AuditEvent(
+        event_code="110103", event_text="DICOM Instances Accessed", action="U", type_code=code, type_text=name,
+        type_system="BROKER")
+    return InternalTransaction(
+        code=code, name=name, wire=Wire.HTTP, audit=event, subject=Quarantine.subjects, handle=handle, filtered=NOTHING_TO_FILTER)
+
+
+FOUND = _row("ARCHIVE-DAMAGE", "Archive Damage Found", Quarantine.put)
+MENDED = _row("ARCHIVE-MEND", "Archive Damage Mended", Quarantine.note)

@@ -1,4 +1,4 @@
-"""The worker role: publish, correct, pack, clear up, each a chore of its own."""
+"""The worker role: publish, correct, pack, verify, mend, clear up, each a chore of its own."""
 
 import threading
 import time
@@ -25,11 +25,14 @@ def chores(app: App, wake: Subscription) -> tuple[Chore, ...]:
     """Return the background work. `wake` hears of studies that may be published at once."""
     # made before threads share them
     publisher, migrator, repository, conflicts, _ = app.publisher, app.migrator, app.repository, app.conflicts, app.gate
+    scrub, mender = app.scrub, app.mender
     spool = app.settings.documents_folder / SPOOL
     return (
         Chore("publish", 1.0, lambda: publisher.run_once(time.time()), wake),
         Chore("correct", 5.0, lambda: apply_corrections(app, conflicts)),
         Chore("pack", 60.0, lambda: migrator.run_due(time.time()), halt=migrator.stop.set),
+        Chore("verify", 1.0, scrub.run_due),
+        Chore("mend", 300.0, mender.run_due),
         Chore("recover documents", 3600.0, repository.recover),
         Chore("sweep", 3600.0, lambda: sweep(spool)),
     )

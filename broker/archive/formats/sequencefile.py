@@ -40,6 +40,7 @@ class Damaged(Unavailable):
 
     def __init__(self, why: str, what: str = "a container") -> None:
         super().__init__(f"{what} ({why})", retry_after=3600)
+        self.why = why
 
 
 class Sink(Protocol):

@@ -11,7 +11,7 @@ from broker.archive.sdfo import Sdfo
 from broker.archive.tiers.online import ASIDE
 from broker.db import Database
 from broker.imaging.archiving.lease import Lease
-from broker.imaging.store import containers, retained, studies
+from broker.imaging.store import containers, damages, retained, studies
 from broker.imaging.store.containers import Container, Subject
 from broker.imaging.store.retained import HOLD
 
@@ -67,6 +67,7 @@ class Dropper:
             lease.check()
             self._sdfo.drop_container(one.path)
             with self._database.write() as unit:
+                damages.mended(unit, one.path, self._clock())
                 containers.forget_container(unit, one.id)
         with self._database.write() as unit:
             studies.mark(unit, study.id, "dropped")
@@ -102,6 +103,7 @@ class Dropper:
             with suppress(Damaged):
                 held.update(self._sdfo.index(old.path).entries)
         with self._database.write() as unit:
+            held -= damages.damaged(unit, [study.id]).get(old.path, set()) if old else set()
             held.update(row.sop_uid for row in studies.instances(unit, study.id))
             whole = len(held) >= bad.images and containers.undo_switch(unit, study.id, bad, old)
         log.error("a container is damaged", study=study.id, container=bad.id, rescued=whole)

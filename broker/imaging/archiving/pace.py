@@ -24,8 +24,8 @@ class Pace:
     ) -> None:
         self._hours, self._zone, self._stop = retention.hours, zone, stop
         self._wait = wait or stop.wait
-        self._bytes = _Rate(retention.bytes_per_second, monotonic)
-        self._studies = _Rate(retention.studies_per_hour / 3600.0, monotonic)
+        self._bytes = Rate(retention.bytes_per_second, monotonic)
+        self._studies = Rate(retention.studies_per_hour / 3600.0, monotonic)
 
     def is_open(self, now: float) -> bool:
         """Say whether `now` (seconds since the epoch) lies in the hours of packing."""
@@ -51,7 +51,7 @@ class Unhurried(Pace):
         super().__init__(Retention(), "+0000", stop)
 
 
-class _Rate:
+class Rate:
     """So many things a second, on average; 0 = as many as come. What was not taken while nobody came is not made up for."""
 
     def __init__(self, each_second: float, monotonic: Callable[[], float]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from broker.archive.formats.sdicom import Entry, PackImage, Progress
+from broker.archive.formats.sequencefile import Damaged
 from broker.archive.sdfo import Packed, Pictures, Sdfo, archived
 from broker.archive.tiers.base import WHAT as ARCHIVE
 from broker.archive.tiers.online import HEAD
@@ -28,8 +29,9 @@ from broker.imaging import header
 from broker.imaging.archiving import lease
 from broker.imaging.archiving.drop import Dropper, Outcome
 from broker.imaging.archiving.lease import Lease
-from broker.imaging.store import containers, recording, studies
+from broker.imaging.store import containers, damages, recording, studies
 from broker.imaging.store.containers import Container, Subject, Version
+from broker.imaging.store.damages import WHOLE
 from broker.imaging.store.machines import COMPLETE, DROPPING, MOVED, RECEIVING
 from broker.imaging.store.studies import Instance
 from broker.model.charsets import NO_SETS, CharacterSets
@@ -75,11 +77,14 @@ class Packer:
         """State packing: write, prove and switch; nothing but the temporary state is left when it fails."""
         with self._database.read() as unit:
             rows, old = studies.instances(unit, study.id), containers.current(unit, study.id)
+            bad = damages.damaged(unit, [study.id]).get(old.path, set()) if old else set()
         packed: Packed | None = None
         try:
-            entries = self._sdfo.index(old.path).entries if old else {}
+            entries = self._sdfo.index(old.path, fresh=WHOLE in bad).entries if old else {}
             rows = self._settle(study, rows, entries)
-            if all(row.sop_uid in entries for row in rows):
+            if bad:
+                entries = _without_damaged(entries, bad, rows)
+            elif all(row.sop_uid in entries for row in rows):
                 return self._nothing_new(study, rows, held_until)
             images = self._images(rows, entries, old)
             packed = self._sdfo.pack(
@@ -158,6 +163,15 @@ class Packer:
         return PackImage(
             sop_uid=what.sop_uid, series_uid=what.series_uid, sop_class=what.sop_class, transfer_syntax=what.transfer_syntax,
             sha256=location.sha256, source=source, number=_instance_number(head, whole=source.size <= HEAD))
+
+
+def _without_damaged(entries: Mapping[str, Entry], bad: set[str], rows: list[Instance]) -> dict[str, Entry]:
+    """Return what a new version may take from the old one. Raise `Damaged` when it would lack a picture that the old one has."""
+    good = {uid: entry for uid, entry in entries.items() if uid not in bad}
+    lost = entries.keys() - good.keys() - {row.sop_uid for row in rows}
+    if lost:
+        raise Damaged(f"{len(lost)} of its {len(entries)} pictures are damaged, and there is no good copy")
+    return good
 
 
 def _instance_number(head: bytes, *, whole: bool) -> int:

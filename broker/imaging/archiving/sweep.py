@@ -10,7 +10,8 @@ import structlog
 from broker.archive.sdfo import Sdfo
 from broker.db import Database
 from broker.imaging.alone import Alone
-from broker.imaging.store import containers, studies
+from broker.imaging.store import containers, damages, studies
+from broker.imaging.store.damages import WHOLE
 from broker.model.errors import Unavailable
 
 _UNFINISHED = 86400.0       # what is older and unfinished belongs to nobody
@@ -71,7 +72,9 @@ class Sweeper:
     def _safe(self, study_id: int) -> dict[str, str]:
         with self._database.read() as unit:
             rows, container = studies.instances(unit, study_id), containers.current(unit, study_id)
+            bad = damages.damaged(unit, [study_id]).get(container.path, set()) if container else set()
         safe = {row.sop_uid: row.online.sha256 for row in rows}
         if container:
-            safe.update({entry.sop_uid: entry.sha256 for entry in self._sdfo.index(container.path).entries.values()})
+            entries = self._sdfo.index(container.path, fresh=WHOLE in bad).entries.values()
+            safe.update({entry.sop_uid: entry.sha256 for entry in entries if entry.sop_uid not in bad})
         return safe

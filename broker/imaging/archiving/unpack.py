@@ -5,8 +5,9 @@ import structlog
 from broker.archive.formats.sdicom import Entry, Progress
 from broker.archive.sdfo import Sdfo, archived
 from broker.db import Database
-from broker.imaging.store import containers, settlements, studies
+from broker.imaging.store import containers, damages, settlements, studies
 from broker.imaging.store.containers import Container
+from broker.imaging.store.damages import WHOLE
 from broker.imaging.store.studies import Study
 from broker.model.errors import Unavailable
 from broker.model.imaging import StoredObject
@@ -19,22 +20,26 @@ def bring_back(
 ) -> None:
     """Bring a packed study back to the online tier where it holds one of these pictures; its container goes.
 
-    Call it under the lock of its migration. Raise `Unavailable` when objects came that are not packed yet.
+    Call it under the lock of its migration. Raise `Unavailable` when objects came that are not packed yet, or when other
+    pictures than these are damaged: those of them that are do not come back, something else is to be shown in their place.
     """
     with database.read() as unit:
         container, retired = containers.current(unit, part.id), containers.retired(unit, part.id)
         here = {row.sop_uid: row.online.sha256 for row in studies.instances(unit, part.id)}
+        bad = damages.damaged(unit, [part.id]).get(container.path, set()) - {WHOLE} if container else set()
     entries = sdfo.index(container.path).entries if container else {}
     if container is None or not sops.intersection(entries):
         return
+    if bad - here.keys() - sops:
+        raise Unavailable("the study, whose archived copy is damaged,")
     if any(here.get(sop, entry.sha256) != entry.sha256 for sop, entry in entries.items()):
         raise Unavailable("the study, whose late objects are not packed yet,")
+    missing = [entry for entry in entries.values() if entry.sop_uid not in here and entry.sop_uid not in bad]
     items = []
-    for entry in entries.values():
-        if entry.sop_uid not in here:
-            items.append(_restored(sdfo, part, container, entry))
+    for entry in missing:
+        items.append(_restored(sdfo, part, container, entry))
         if progress:
-            progress(len(items), len(entries) - len(here.keys() & entries))
+            progress(len(items), len(missing))
     with database.write() as unit:
         if not settlements.unpacked(unit, part.id, container, items, now):
             raise Unavailable("the study, which is being packed,")

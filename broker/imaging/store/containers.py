@@ -106,7 +106,7 @@ def switch(
                        .values(state="retired", at=now))
     connection.execute(t.container.insert(), {
         "study_id": study.id, "path": new.path, "size": new.size, "sha256": new.sha256, "images": new.images,
-        "state": "current", "at": now})
+        "state": "current", "at": now, "verified_at": now})
     STUDY.move(unit, "packed", t.study.c.id == study.id, tier="archive")
     return True
 

@@ -107,7 +107,7 @@ container = sa.Table(
     sa.Column("images", sa.Integer, nullable=False),
     sa.Column("state", sa.String(12), nullable=False),      # current | retired
     sa.Column("at", sa.Float, nullable=False),
-    sa.Column("verified_at", sa.Float, nullable=False, server_default="0"),     # last read through and found whole; 0 = never
+    sa.Column("verified_at", sa.Float, nullable=False, server_default="0"),     # last read through, first when it was packed
     sa.Index("ix_container_study_id", "study_id"),
     sa.Index("ix_container_verified_at", "state", "verified_at"),
 )

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from broker.cli.main import COMMANDS, cli
 
-MODULES = {file.stem for file in Path("broker/cli").glob("[!_]*.py")}
+MODULES = {
+    file.stem for file in Path("broker/cli").glob("[!_]*") if file.suffix == ".py" or (file / "__init__.py").is_file()}
 NO_COMMANDS = {"main"}
 
 

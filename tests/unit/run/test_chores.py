@@ -42,10 +42,10 @@ def test_a_kind_of_work_that_takes_long_holds_up_no_other() -> None:
     assert "葉" not in repr(logs)
 
 
-def test_the_worker_publishes_corrects_packs_and_clears_up(tmp_path: Path, profile: Profile) -> None:
+def test_the_worker_publishes_corrects_packs_verifies_and_clears_up(tmp_path: Path, profile: Profile) -> None:
     with contextlib.closing(App(Settings(data=tmp_path), profile)) as app, contextlib.closing(
             app.coord.subscribe("publish")) as wake:
         rows = worker.chores(app, wake)
     assert {row.name: (row.period, row.wake is wake) for row in rows} == {
         "publish": (1.0, True), "correct": (5.0, False), "pack": (60.0, False), "recover documents": (3600.0, False),
-        "sweep": (3600.0, False)}
+        "sweep": (3600.0, False), "verify": (1.0, False), "mend": (300.0, False)}
