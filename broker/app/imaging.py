@@ -1,6 +1,7 @@
 """What takes pictures in, finds them, fetches, packs and corrects them."""
 
 import socket
+from typing import TypeVar
 
 import structlog
 
@@ -12,6 +13,7 @@ from broker.edge.dimse.scu import Scu
 from broker.imaging import rad69_retrieve
 from broker.imaging.archiving import forecast
 from broker.imaging.archiving.forecast import Status
+from broker.imaging.archiving.keep import Keeper, Wish
 from broker.imaging.archiving.mend import Mender
 from broker.imaging.archiving.migrator import Migrator
 from broker.imaging.archiving.pack import Packer
@@ -23,9 +25,11 @@ from broker.imaging.rad69_retrieve import ImagingSource
 from broker.imaging.receiver import Receiver
 from broker.model.caller import Caller
 from broker.model.errors import place_of
-from broker.model.transaction import AnyTransaction, ServedTransaction
+from broker.model.transaction import AnyTransaction, InternalTransaction, ServedTransaction
 
 log = structlog.get_logger("broker.app")
+
+Result = TypeVar("Result")
 
 
 def sdfo(core: Core) -> Sdfo:
@@ -80,6 +84,16 @@ def archive_status(core: Core, pictures: Sdfo) -> Status:
     """Return how the archive is and what it will need. A folder keeps one copy, as far as we know."""
     section = core.settings.archive
     return forecast.status(core.database, pictures, section.hdfs.replication if section.url else 1)
+
+
+def keeper(core: Core, archiving: Migrator) -> Keeper:
+    """Return what holds, pins and recalls studies."""
+    return Keeper(core.database, archiving.recaller)
+
+
+def ask(core: Core, actor: Keeper, row: InternalTransaction[Keeper, Wish, Result], wish: Wish, user: str) -> Result:
+    """Carry out one row of `imaging.archiving.keep` for a user of this machine, through the gate like every other call."""
+    return core.gate.inside(row, actor, wish, _ourselves(core, user))
 
 
 def conflicts(core: Core, pictures: Sdfo) -> Conflicts:

@@ -1,7 +1,8 @@
 """SDFO: the one door to both tiers. Whoever reads a picture does not learn where it lies.
 
 The archive holds `<2 digits>/<study uid>-<token>.seq`, the digits from the SHA-256 of the study UID, and `.tmp/` with
-containers being written. A container is never changed: a new version is a new file. Paths are relative.
+containers being written. A container is never changed: a new version is a new file. Paths are relative. `.recalled/` of the
+online tier holds whole containers under the same paths, copies that are read first and may go at any time.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import re
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +25,9 @@ from broker.archive.formats.sdicom import ContainerIndex, Entry, PackImage, Prog
 from broker.archive.formats.sequencefile import MARKER_LENGTH, Damaged
 from broker.archive.reading import Noticed, Reading
 from broker.archive.tiers.base import TEMPORARY, WHAT, ContainerReader, ContainerStore, ContainerWriter
+from broker.archive.tiers.online import RECALLED, OnlineStore
 from broker.archive.tiers.online import WHAT as ONLINE
-from broker.archive.tiers.online import OnlineStore
+from broker.archive.tiers.posix import PosixStore
 from broker.files.durable import reachable
 from broker.files.sources import ByteSource
 from broker.model.charsets import NO_SETS, CharacterSets
@@ -58,6 +60,7 @@ class Sdfo:
 
     def __init__(self, online: OnlineStore, store: ContainerStore, noticed: Noticed = lambda _: None) -> None:
         self.online, self.store, self.noticed = online, store, noticed
+        self._near = PosixStore(online.folder / RECALLED)
         self._indexes = _Indexes(CACHED_IMAGES)
 
     def reading(self) -> "Pictures":
@@ -75,7 +78,7 @@ class Sdfo:
         """
         found = None if fresh else self._indexes.get(container)
         if found is None:
-            reader = self._reader(container)
+            reader = self._reader(container, cold=fresh)
             found = sdicom.read_index(reader.pread, reader.size)
             self._indexes.put(container, found)
         return found
@@ -109,7 +112,7 @@ class Sdfo:
         token = uuid.uuid4().hex[:12]
         path = f"{hashlib.sha256(study_uid.encode()).hexdigest()[:2]}/{study_uid}-{token}.seq"
         temporary = f"{TEMPORARY}/{study_uid}-{token}"
-        with self._new(temporary, sum(image.source.size for image in images)) as file:
+        with _new(self.store, temporary, sum(image.source.size for image in images)) as file:
             with reachable(WHAT):
                 written = sdicom.write_container(file, study_uid, images, manifest, os.urandom(MARKER_LENGTH), progress, sets)
             file.close()
@@ -117,16 +120,6 @@ class Sdfo:
             if not self.store.rename(temporary, path):
                 raise Damaged("another one has its name")
         return Packed(path, written.size, written.sha256, written.index)
-
-    @contextlib.contextmanager
-    def _new(self, name: str, size: int) -> Iterator[ContainerWriter]:
-        """Begin a file that is dropped when anything is raised."""
-        file = self.store.create(name, size)
-        try:
-            yield file
-        except BaseException:
-            file.abort()
-            raise
 
     def prove(self, container: str, sha256: str, expected: Mapping[str, str]) -> ContainerIndex:
         """Read a container back from its store and compare everything; return its index as the footer has it.
@@ -153,10 +146,53 @@ class Sdfo:
         self.online.drop(paths)
 
     def drop_container(self, path: str) -> None:
-        """Remove a container; durable on return. An absent one is no error."""
+        """Remove a container and the copy that was recalled of it; durable on return. An absent one is no error."""
         _check(path)
         self._indexes.forget(path)
+        self._near.delete(path)
         self.store.delete(path)
+
+    def recall(self, container: str, sha256: str, progress: Progress | None = None) -> int:
+        """Copy a container to the online tier, from where it is read from now on; return its size in bytes.
+
+        `progress(done, total)` counts bytes. Raise `Damaged` when it is not what was packed, `Unavailable` when a store fails;
+        then there is no copy.
+        """
+        _check(container)
+        reader = self._reader(container, cold=True)
+        temporary = f"{TEMPORARY}/{study_of(container)}-{uuid.uuid4().hex[:12]}"
+        digest, done = hashlib.sha256(), 0
+        with _new(self._near, temporary, reader.size) as file:
+            for piece in reader.stream(0, reader.size):
+                file.write(piece)
+                digest.update(piece)
+                done += len(piece)
+                if progress:
+                    progress(done, reader.size)
+            file.close()
+            if digest.hexdigest() != sha256:
+                raise Damaged("its SHA-256 is not that of its row")
+            if not self._near.rename(temporary, container):     # somebody was quicker
+                self._near.delete(temporary)
+        return done
+
+    def forget_recalled(self, container: str) -> None:
+        """Remove the copy that was recalled of a container. An absent one is no error; who reads it goes on."""
+        _check(container)
+        self._near.delete(container)
+
+    def is_recalled(self, container: str) -> bool:
+        """Say whether there is a copy that was recalled of a container."""
+        try:
+            self._near.open(container)
+        except (FileNotFoundError, Unavailable):
+            return False
+        return True
+
+    def recalled(self) -> list[str]:
+        """Return the containers of which there is a copy."""
+        return [file.name for folder in filter(_FOLDER.fullmatch, self._near.folders()) for file in self._near.files(folder)
+                if _SAFE.fullmatch(file.name)]
 
     def containers(self, older_than: float) -> Iterator[tuple[str, str]]:
         """Return (path, Study Instance UID) of all containers last written more than `older_than` seconds ago."""
@@ -166,23 +202,39 @@ class Sdfo:
                 if _SAFE.fullmatch(file.name) and file.modified < before:
                     yield file.name, study_of(file.name)
 
-    def sweep(self, older_than: float = 86400.0) -> int:
-        """Remove unfinished files of both tiers, last written more than `older_than` seconds ago; return how many."""
-        before = self.store.clock() - older_than
-        unfinished = [file.name for file in self.store.files(TEMPORARY) if file.modified < before]
-        for name in unfinished:
-            self.store.delete(name)
-        return len(unfinished) + self.online.sweep(older_than)
+    def sweep(self, older_than: float = 86400.0, keep: Collection[str] = ()) -> int:
+        """Remove unfinished files of both tiers, last written more than `older_than` seconds ago; return how many.
+
+        Containers of the studies in `keep` are being written now, whatever their store's clock says of them.
+        """
+        removed = 0
+        for store in (self.store, self._near):
+            before = store.clock() - older_than
+            unfinished = [file.name for file in store.files(TEMPORARY) if file.modified < before]
+            for name in [name for name in unfinished if study_of(name) not in keep]:
+                store.delete(name)
+                removed += 1
+        return removed + self.online.sweep(older_than)
 
     def _reader(self, container: str, *, cold: bool = False) -> ContainerReader:
         _check(container)
         return self._open(container, cold=cold)
 
-    def _open(self, name: str, *, cold: bool = False) -> ContainerReader:
+    def _open(self, name: str, *, cold: bool) -> ContainerReader:
         try:
-            return self.store.open(name, cold=cold)
+            return self.open_container(name, cold=cold)
         except FileNotFoundError:
             raise Damaged("its file is not there") from None
+
+    def open_container(self, name: str, *, cold: bool = False) -> ContainerReader:
+        """Open the copy that was recalled of a container, else itself; only itself when it is to be read from its disks.
+
+        Raise FileNotFoundError when there is none, `Unavailable` when its store fails.
+        """
+        if not cold:
+            with contextlib.suppress(FileNotFoundError, Unavailable):
+                return _Recalled(self, name, self._near.open(name))
+        return self.store.open(name, cold=cold)
 
 
 class Pictures:
@@ -193,7 +245,7 @@ class Pictures:
 
     def __init__(self, sdfo: Sdfo) -> None:
         self._sdfo = sdfo
-        self._archived = Reading(sdfo.store.open, sdfo.store.gap, self._rotten)
+        self._archived = Reading(sdfo.open_container, sdfo.store.gap, self._rotten)
 
     def open(self, location: Online | Archived) -> ByteSource:
         """Return the bytes of a picture. Raise `Unavailable` when its file is absent, `Damaged` when it has another size.
@@ -215,13 +267,54 @@ class Pictures:
         return source
 
     def _rotten(self, location: Archived) -> None:
+        if self._sdfo.is_recalled(location.container):
+            log.error("a recalled copy is not what was packed, and goes", container=location.container)
+            self._sdfo.forget_recalled(location.container)
+            return
         log.error("a picture is not what was packed", container=location.container, offset=location.offset)
         self._sdfo.noticed(location)
+
+
+@contextlib.contextmanager
+def _new(store: ContainerStore, name: str, size: int) -> Iterator[ContainerWriter]:
+    """Begin a file that is dropped when anything is raised."""
+    file = store.create(name, size)
+    try:
+        yield file
+    except BaseException:
+        file.abort()
+        raise
 
 
 def study_of(container: str) -> str:
     """Return the Study Instance UID in the path of a container."""
     return container.rpartition("/")[2].partition("-")[0]
+
+
+class _Recalled:
+    """A reader of a copy that goes when it cannot be read: the next one reads the container itself."""
+
+    def __init__(self, sdfo: Sdfo, container: str, reader: ContainerReader) -> None:
+        self._sdfo, self._container, self._reader, self.size = sdfo, container, reader, reader.size
+
+    def pread(self, offset: int, length: int) -> bytes:
+        """Return the bytes there, fewer only at the end of the file."""
+        with self._or_gone():
+            return self._reader.pread(offset, length)
+
+    def stream(self, offset: int, length: int) -> Iterator[bytes]:
+        """Return the bytes there in pieces, fewer only at the end of the file."""
+        with self._or_gone():
+            yield from self._reader.stream(offset, length)
+
+    @contextlib.contextmanager
+    def _or_gone(self) -> Iterator[None]:
+        try:
+            yield
+        except Unavailable:
+            with contextlib.suppress(Unavailable):
+                self._sdfo.forget_recalled(self._container)
+            raise
 
 
 def _check(container: str) -> None:

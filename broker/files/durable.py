@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -121,6 +122,16 @@ def space_of(folder: Path) -> tuple[int, int]:
     """Return the bytes that the disk of a folder, or of where it will be, can hold, and how many of them are free."""
     usage = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists()))
     return usage.total, usage.free
+
+
+def clock_of(folder: Path) -> float:
+    """Return the time of the machine that has the disk of a folder: another one's, where it is mounted from there."""
+    probe = folder / f".probe-{uuid.uuid4().hex}"
+    try:
+        probe.touch(exist_ok=False)
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def create(file: str | Path, buffer: int = CHUNK) -> BinaryIO:

@@ -18,7 +18,7 @@ from broker.coord.base import Coord, Subscription
 from broker.db import Database
 from broker.files.sources import CHUNK, ByteSource
 from broker.imaging.locate import DAMAGED, Located, Place, locate, online
-from broker.imaging.store import fetches, studies
+from broker.imaging.store import fetches, recalls, studies
 from broker.imaging.store.locations import Holding
 from broker.model.errors import Unavailable
 from broker.model.ids import PatientId
@@ -245,11 +245,13 @@ class Retriever:
 
     def _touch(self, used: set[Holding]) -> None:
         now = time.time()
-        stale = [holding.id for holding in used if holding.used_at < now - _TOUCH]
+        stale = [holding for holding in used if holding.used_at < now - _TOUCH]
         if stale:
             with self._database.write() as unit:
-                for study_id in sorted(stale):
-                    studies.touch(unit, study_id, now)
+                for holding in sorted(stale, key=lambda one: one.id):
+                    studies.touch(unit, holding.id, now)
+                    if holding.tier == "archive" and self._profile.retention.recall_reads:
+                        recalls.count_use(unit, holding.id, now)
 
 
 @dataclass(frozen=True, slots=True)

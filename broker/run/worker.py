@@ -31,6 +31,7 @@ def chores(app: App, wake: Subscription) -> tuple[Chore, ...]:
         Chore("publish", 1.0, lambda: publisher.run_once(time.time()), wake),
         Chore("correct", 5.0, lambda: apply_corrections(app, conflicts)),
         Chore("pack", 60.0, lambda: migrator.run_due(time.time()), halt=migrator.stop.set),
+        Chore("recall", 60.0, lambda: migrator.recaller.run(time.time())),
         Chore("verify", 1.0, scrub.run_due),
         Chore("mend", 300.0, mender.run_due),
         Chore("recover documents", 3600.0, repository.recover),

@@ -1,7 +1,8 @@
 """The online tier: original Part-10 files in a POSIX folder, one file per SOP instance.
 
 Layout below the folder: `<hospital>/<yyyy>/<mm>/<dd of arrival, UTC>/<study uid>/<sop uid>`. `.incoming/` holds files being
-written, `.conflict/<hospital>/<study uid>/<sop uid>.<12 digits of SHA-256>` what came under the UID of other bytes.
+written, `.conflict/<hospital>/<study uid>/<sop uid>.<12 digits of SHA-256>` what came under the UID of other bytes, `.recalled/`
+copies of containers (`sdfo`).
 Paths given out are relative to the folder.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from broker.archive.tiers.base import Space
 from broker.files.digests import LateSha256
-from broker.files.durable import Folders, create, failed, fsync_file, reachable, sha256_of, space_of, sweep_folder
+from broker.files.durable import Folders, clock_of, create, failed, fsync_file, reachable, sha256_of, space_of, sweep_folder
 from broker.files.ordered import is_ordered, write_back
 from broker.files.sources import FileSlice
 from broker.model.errors import Rejected, XdsCode
@@ -27,6 +28,7 @@ from broker.model.imaging import Online
 
 HEAD = 16 << 10
 WHAT = "online store"
+RECALLED = ".recalled"
 _GATHERED = 64 << 10    # bytes of small pieces that are written at once
 
 _INCOMING, _CONFLICT = ".incoming", ".conflict"
@@ -141,7 +143,8 @@ class OnlineStore:
     def sweep(self, older_than: float = 86400.0) -> int:
         """Remove unfinished files last written more than `older_than` seconds ago; return how many."""
         with reachable(WHAT):
-            return sweep_folder(self.folder / _INCOMING, time.time() - older_than)
+            self.folders.ensure(self.folder)
+            return sweep_folder(self.folder / _INCOMING, clock_of(self.folder) - older_than)
 
     def recent(self, days: int) -> Iterator[tuple[str, str]]:
         """Return (hospital, relative path) of every object that arrived today or on one of the `days` days before."""

@@ -2,14 +2,13 @@
 
 import contextlib
 import os
-import uuid
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from broker.archive.tiers.base import WHAT, Listed, Space
-from broker.files.durable import Folders, begin_writing, create, failed, reachable, space_of
+from broker.files.durable import Folders, begin_writing, clock_of, create, failed, reachable, space_of
 from broker.files.sources import CHUNK
 
 _WRITE_OUT = 16 << 20         # bytes
@@ -78,14 +77,9 @@ class PosixStore:
 
     def clock(self) -> float:
         """Return the time of the machine that has the disk: another one's, where the folder is mounted from there."""
-        probe = self.folder / f"{_PROBE}-{uuid.uuid4().hex}"
         with reachable(WHAT):
             self._folders.ensure(self.folder)
-            try:
-                probe.touch(exist_ok=False)
-                return probe.stat().st_mtime
-            finally:
-                probe.unlink(missing_ok=True)
+            return clock_of(self.folder)
 
     def health(self) -> str:
         """Return in one line what is wrong, empty when a container could be written now."""

@@ -19,6 +19,7 @@ from broker.imaging.archiving.drop import Outcome
 from broker.imaging.archiving.evict import Evictor
 from broker.imaging.archiving.pace import Pace, Stopped, Unhurried
 from broker.imaging.archiving.pack import Packer
+from broker.imaging.archiving.recall import Recaller
 from broker.imaging.archiving.report import PINNED, Report, Tally, Watch
 from broker.imaging.archiving.sweep import Sweeper
 from broker.imaging.store import due as store
@@ -30,7 +31,10 @@ log = structlog.get_logger("broker.imaging.archiving")
 
 
 class Migrator:
-    """Has due studies packed, leftovers swept and caches evicted. Safe to run in several processes at once."""
+    """Has due studies packed, leftovers swept and caches evicted. Safe to run in several processes at once.
+
+    `stop` ends what is under way, here and in `recaller`.
+    """
 
     def __init__(
         self, database: Database, sdfo: Sdfo, profile: Profile, coord: Coord, clock: Callable[[], float] = time.time,
@@ -41,6 +45,7 @@ class Migrator:
         self._retention, self._clock = profile.retention, clock
         self.stop = threading.Event()
         self.pace = Pace(self._retention, profile.region.timezone, self.stop)
+        self.recaller = Recaller(database, sdfo, self._retention, coord, stop=self.stop, clock=clock)
         self._swept_at = 0.0
         self._packing = Alone(database, "pack", "a study was not archived")
 
@@ -100,6 +105,7 @@ class Migrator:
             log.warning("studies had times to come: a clock was ahead", studies=mended)
         self.sweeper.run(now)
         self.evictor.run(now)
+        self.recaller.clear_up(now)
 
     def _is_short(self, per_cent: float) -> bool:
         if not per_cent:
@@ -108,7 +114,11 @@ class Migrator:
         return space.free * 100.0 < space.total * per_cent
 
     def _make_room(self, now: float, limit: int) -> int:
-        """Pack the oldest, those that are due first, until so much is free as `high_water` says; return how many are archived."""
+        """Let recalled copies go, then pack the oldest, those that are due first, until so much is free as `high_water` says.
+
+        Return how many are archived.
+        """
+        self.recaller.make_room(lambda: not self._is_short(self._retention.high_water))
         self._packing.begin()
         pace, archived = Unhurried(self.stop), 0
         with self._database.read() as unit:

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import structlog
 
@@ -36,20 +36,23 @@ class Sweeper:
         """Remove what crashes left: unfinished files, and containers no row names; return how many.
 
         Such a container goes only when each of its images is safe elsewhere. Else it may be all that is left of a
-        study whose rows were lost, and is kept and logged.
+        study whose rows were lost, and is kept and logged. Age is judged by the clock of the store that keeps it; what is
+        of a study that is being packed is young, whatever that clock says.
         """
-        removed, now = self._sdfo.sweep(older_than), self._clock()
+        with self._database.read() as unit:
+            writing = containers.being_written(unit)
+        removed, now = self._sdfo.sweep(older_than, writing), self._clock()
         return removed + sum(
             bool(self._sweeping.attempt(path, now, functools.partial(self._sweep_container, path)))
-            for path in self._unnamed(older_than))
+            for path in self._unnamed(older_than, writing))
 
-    def _unnamed(self, older_than: float) -> Iterator[str]:
-        """Return the containers no row names."""
+    def _unnamed(self, older_than: float, writing: Collection[str]) -> Iterator[str]:
+        """Return the containers no row names, but for those of studies that are packed just now."""
         found = self._sdfo.containers(older_than)
         while batch := dict(itertools.islice(found, _BATCH)):
             with self._database.read() as unit:
                 named = containers.paths_of(unit, set(batch.values()))
-            yield from (path for path in batch if path not in named)
+            yield from (path for path, study_uid in batch.items() if path not in named and study_uid not in writing)
 
     def _sweep_container(self, path: str) -> bool:
         safe = dict[str, str]()

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from broker.archive.tiers.online import ASIDE
 from broker.db import batches, sql
+from broker.imaging.store import recalls
 from broker.imaging.store import tables as t
 from broker.imaging.store.machines import COMPLETE, DROPPING, PACKING, QUEUED, RUNNING, STUDY
 from broker.imaging.store.retained import HOLD, PIN, is_kept, kept
@@ -108,7 +109,13 @@ def switch(
         "study_id": study.id, "path": new.path, "size": new.size, "sha256": new.sha256, "images": new.images,
         "state": "current", "at": now, "verified_at": now})
     STUDY.move(unit, "packed", t.study.c.id == study.id, tier="archive")
+    recalls.packed_again(unit, study.id)
     return True
+
+
+def being_written(unit: Unit) -> set[str]:
+    """Return the Study Instance UIDs of the studies of which a container is written."""
+    return set(sql(unit).scalars(sa.select(t.study.c.study_uid).where(t.study.c.state == PACKING)))
 
 
 def size(unit: Unit, study_id: int) -> int:
@@ -155,6 +162,7 @@ def undo_switch(unit: Unit, study_id: int, bad: Container, old: Container | None
         connection.execute(t.container.update().where(t.container.c.id == old.id).values(state="current"))
     connection.execute(t.study.update().where(t.study.c.id == study_id).values(tier="archive" if old else "online"))
     mark(unit, study_id, "damaged")
+    recalls.packed_again(unit, study_id)
     return True
 
 

@@ -1,12 +1,13 @@
 """The states of studies, publications and fetch jobs, and what may become of them."""
 
 from broker.db.machine import GONE, NEW, Machine
-from broker.imaging.store.tables import fetch_job, publication, study
+from broker.imaging.store.tables import fetch_job, publication, recall, study
 
 RECEIVING, COMPLETE, PACKING, DROPPING, MOVED = "receiving", "complete", "packing", "dropping", "moved"
 DUE, WAITING, PUBLISHED, PARTIAL, FAILED, WITHDRAWN = (
     "due", "waiting_patient", "published", "partial", "failed", "withdrawn")
 QUEUED, RUNNING, DONE, FETCH_FAILED = "queued", "running", "done", "failed"
+WANTED, NEAR = "wanted", "near"
 
 # `tier` is another matter: a study of tier origin is received, packed and published only after somebody settled a conflict of it.
 STUDY = Machine("study", study.c.state, [
@@ -65,4 +66,14 @@ FETCH_JOB = Machine("fetch job", fetch_job.c.state, [
     (QUEUED, "refused", FETCH_FAILED),
     (DONE, "forgotten", GONE),
     (FETCH_FAILED, "forgotten", GONE),
+])
+
+# The copy of a packed study's container in the online tier. The container is the master: a copy comes and goes at any time.
+RECALL = Machine("recall", recall.c.state, [
+    (NEW, "asked for", WANTED),             # by an operator, by a pin, or because it is read often
+    *((state, "asked for", state) for state in (WANTED, NEAR)),     # to stay longer
+    (WANTED, "copied", NEAR),
+    *((state, "packed again", WANTED) for state in (WANTED, NEAR)),     # its container is another one now
+    (NEAR, "lost", WANTED),
+    *((state, "over", GONE) for state in (WANTED, NEAR)),           # expired, room is needed, or the study is online again
 ])

@@ -9,7 +9,7 @@ from dataclasses import replace
 import sqlalchemy as sa
 
 from broker.db import sql
-from broker.imaging.store import cases, publications, studies
+from broker.imaging.store import cases, publications, recalls, studies
 from broker.imaging.store import tables as t
 from broker.imaging.store.cases import Aside, Case
 from broker.imaging.store.containers import Container, delete_instances
@@ -101,5 +101,6 @@ def unpacked(unit: Unit, study_id: int, container: Container, items: Iterable[St
     if found:
         studies.add_instances(unit, study_id, found, now)
     delete_instances(unit, study_id, ())
+    recalls.over(unit, study_id)
     STUDY.move(unit, "unpacked", t.study.c.id == study_id, to=RECEIVING if row.state == RECEIVING else COMPLETE, tier="online")
     return True
