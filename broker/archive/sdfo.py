@@ -55,7 +55,8 @@ class Packed:
 class Sdfo:
     """Both tiers of one broker. Safe to share between threads and processes.
 
-    `noticed` is told of a packed picture that turns out not to be what was packed, while somebody reads it.
+    `noticed` is told of a packed picture that turns out not to be what was packed, while somebody reads it, and by who
+    finds its container gone or without an index.
     """
 
     def __init__(self, online: OnlineStore, store: ContainerStore, noticed: Noticed = lambda _: None) -> None:

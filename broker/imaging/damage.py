@@ -49,12 +49,13 @@ class Quarantine:
         self._database, self._sdfo, self._gate, self._caller, self._clock = database, sdfo, gate, caller, clock
 
     def noticed(self, location: Archived) -> None:
-        """Enter a picture that somebody read, or its container where nobody can say which picture it is.
+        """Enter a picture that somebody read, or its container where that is not there or has no index any more.
 
         Nothing is raised: the reader has an error of its own, and what cannot be entered now will be noticed again.
         """
         try:
-            self.enter(location.container, [self._sop_of(location)], ROTTEN)
+            sop_uid, why = self._look(location)
+            self.enter(location.container, [sop_uid], why)
         except Exception as error:  # noqa: BLE001 - a reader's answer is cut already; what went wrong here is no news to it
             why = reason(error) if isinstance(error, BrokerError) else place_of(error)
             log.error("damage was not entered", container=location.container, offset=location.offset, reason=why)
@@ -103,12 +104,14 @@ class Quarantine:
         patient = finding.holder.patient
         return (patient,) if patient.value else ()
 
-    def _sop_of(self, location: Archived) -> str:
+    def _look(self, location: Archived) -> tuple[str, str]:
+        """Return which picture lies there, and what is wrong with it."""
         try:
-            entries = self._sdfo.index(location.container).entries.values()
-        except Damaged:
-            return WHOLE
-        return next((entry.sop_uid for entry in entries if entry.offset == location.offset), WHOLE)
+            entries = self._sdfo.index(location.container, fresh=True).entries.values()
+        except Damaged as error:
+            self._sdfo.check_mounted()
+            return WHOLE, error.why
+        return next((entry.sop_uid for entry in entries if entry.offset == location.offset), WHOLE), ROTTEN
 
 
 DamageRow = InternalTransaction[Quarantine, Finding, None]

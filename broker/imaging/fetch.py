@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from broker.archive.formats.sequencefile import Damaged
 from broker.archive.sdfo import Pictures, Sdfo
 from broker.config.profile import Profile
 from broker.coord.base import Coord, Subscription
@@ -22,7 +23,7 @@ from broker.imaging.store import fetches, recalls, studies
 from broker.imaging.store.locations import Holding
 from broker.model.errors import Unavailable
 from broker.model.ids import PatientId
-from broker.model.imaging import InstanceRef, Origin
+from broker.model.imaging import Archived, InstanceRef, Origin
 from broker.model.ports import Unit
 
 _LOOK = 1.0                 # seconds between two looks into SQL
@@ -91,8 +92,8 @@ class Retriever:
         gathered.patients = {
             ref: places[0].holding.patient for ref, places in located.places.items()
             if places and places[0].holding.patient.value}
-        gathered.patients |= {ref: holding.patient for ref, holding in located.damaged.items() if holding.patient.value}
         rest = self._open_all(located, gathered)
+        gathered.patients |= {ref: holding.patient for ref, holding in located.damaged.items() if holding.patient.value}
         if rest:
             self._wait(rest, until, gathered)
             gathered.missing |= {
@@ -113,7 +114,10 @@ class Retriever:
 
     def _locate(self, refs: Iterable[InstanceRef]) -> Located:
         with self._database.read() as unit:
-            return locate(unit, refs, self._sdfo, self._profile)
+            located = locate(unit, refs, self._sdfo, self._profile)
+        for path in located.spoilt:
+            self._sdfo.noticed(Archived(path, 0, 0, ""))
+        return located
 
     def _open_all(self, located: Located, gathered: RetrieveResult) -> dict[InstanceRef, Origin]:
         """Open what has a file; return what only an origin has. What could not be opened may just have moved: once more."""
@@ -121,7 +125,9 @@ class Retriever:
         pictures = self._sdfo.reading()
         failed = self._open_each(located, gathered, rest, pictures)
         if failed:
-            failed = self._open_each(self._locate(failed), gathered, rest, pictures)
+            again = self._locate(failed)
+            failed = self._open_each(again, gathered, rest, pictures)
+            located.damaged |= again.damaged
         for ref in failed:
             gathered.missing[ref] = "it is on record, but its store cannot give it now"
         return rest
@@ -149,6 +155,8 @@ class Retriever:
             source = pictures.open(place.location)
         except Unavailable as error:
             log.warning("a picture cannot be opened", study=ref.study_uid, sop=ref.sop_uid, reason=str(error))
+            if isinstance(error, Damaged) and isinstance(place.location, Archived):
+                self._sdfo.noticed(place.location)
             return False
         found[ref] = Found(ref, _Moving(self, ref, source), place.transfer_syntax, place.holding.patient)
         return True

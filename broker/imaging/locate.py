@@ -43,6 +43,7 @@ class Located:
 
     `holdings` are the studies they may lie in; `unread` names the studies that have a container nobody could read now.
     `refused` says of an instance why its PACS is not asked for it, `damaged` whose is what the archive has only damaged.
+    `spoilt` are containers that turned out not to be there or to have no index, which is not on record yet.
     """
 
     places: dict[InstanceRef, list[Place]]
@@ -50,6 +51,7 @@ class Located:
     unread: set[str] = field(default_factory=set)
     refused: dict[InstanceRef, str] = field(default_factory=dict)
     damaged: dict[InstanceRef, Holding] = field(default_factory=dict)
+    spoilt: list[str] = field(default_factory=list)
 
 
 def sources(profile: Profile) -> set[str]:
@@ -150,6 +152,8 @@ def _archive(
                 continue
             log.warning("a container cannot be read", container=path, reason=str(error))
             located.unread.add(holding.study_uid)
+            if isinstance(error, Damaged):
+                located.spoilt.append(path)
             continue
         for (series_uid, sop_uid), entry in found.items():
             for ref in wanted[series_uid, sop_uid]:

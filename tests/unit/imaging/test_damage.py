@@ -155,6 +155,31 @@ def test_a_container_that_is_not_there_holds_nobody_from_the_pacs(centre: Centre
     assert given(centre.fetch.retrieve(refs)) == {ref.sop_uid: octets(ref.sop_uid) for ref in refs}
 
 
+@pytest.mark.parametrize("remembered", [True, False])
+def test_a_reader_who_finds_the_container_gone_is_given_the_copies_of_the_pacs(
+        centre: Centre, keeping: Quarantine, remembered: bool) -> None:
+    refs, path = packed(centre)
+    centre.profile = with_hospital(centre.profile, "a", port=11112)
+    if remembered:
+        centre.sdfo.index(path)
+    (archive_of(centre.sdfo) / path).unlink()
+    with working(centre, Pacs(centre, list(refs), script=lambda one, *_: one.centre.land("a", refs))):
+        assert given(centre.fetch.retrieve(refs)) == {ref.sop_uid: octets(ref.sop_uid) for ref in refs}
+    assert known(centre) == [(path, WHOLE, "its file is not there")]
+
+
+def test_an_archive_that_is_not_mounted_is_not_taken_for_damage(centre: Centre, keeping: Quarantine) -> None:
+    refs, _ = packed(centre)
+    folder = archive_of(centre.sdfo)
+    mounted = folder.rename(folder.with_suffix(".mounted"))
+    folder.mkdir()
+    assert "its store cannot give it now" in centre.fetch.retrieve(refs).missing[refs[0]]
+    assert known(centre) == []
+    folder.rmdir()
+    mounted.rename(folder)
+    assert given(centre.fetch.retrieve(refs)) == {ref.sop_uid: octets(ref.sop_uid) for ref in refs}
+
+
 def test_of_a_container_with_a_damaged_record_the_pictures_are_given(centre: Centre, keeping: Quarantine) -> None:
     refs, path = packed(centre)
     keeping.enter(path, [WHOLE, refs[0].sop_uid], "cut off between two images")
@@ -185,7 +210,7 @@ def test_a_picture_of_a_container_without_an_index_is_damage_of_the_whole(centre
     refs, path = packed(centre)
     (archive_of(centre.sdfo) / path).unlink()
     keeping.noticed(Archived(path, 100, 200, "0" * 64))
-    assert known(centre) == [(path, WHOLE, ROTTEN)]
+    assert known(centre) == [(path, WHOLE, "its file is not there")]
     assert set(centre.fetch.retrieve(refs).missing) == set(refs)
 
 
