@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from broker.archive.formats.sequencefile import Damaged
 from broker.config.profile import Profile
 from broker.db import Database, sql
 from broker.imaging import maker
 from broker.imaging.archiving.drop import Outcome
 from broker.imaging.receiver import Receiver
-from broker.imaging.store import studies
+from broker.imaging.store import containers, studies
 from broker.imaging.store.tables import conflict
 from broker.model.errors import Rejected, Unavailable
 from broker.model.ids import PatientId
@@ -21,6 +22,7 @@ from broker.model.imaging import InstanceRef
 from broker.wire.kos import read_manifest
 from tests.helpers.archive import archive_of
 from tests.helpers.conflicts import DOMAINS, NODES, SERIES, STUDY, Picture, Scene, scene_in, sop, store, with_hospital
+from tests.helpers.damage import quarantine, spoil
 from tests.helpers.fetch import OURS, THEIRS
 
 pytestmark = pytest.mark.slow
@@ -491,6 +493,45 @@ def test_other_bytes_of_the_same_patient_wait_for_an_operator(scene: Scene) -> N
     with scene.centre.database.read() as unit:
         (row,) = studies.instances(unit, study.id)
     assert scene.centre.online.path(row.online.path).read_bytes().endswith(b"\x07\x00")
+
+
+def test_what_came_in_the_place_of_a_damaged_picture_is_shown_when_somebody_says_so(scene: Scene, tmp_path: Path) -> None:
+    scene.send(A, Picture("MA", 2))
+    scene.publish()
+    assert scene.pack() == [Outcome.ARCHIVED]
+    (study,) = scene.studies()
+    with scene.centre.database.read() as unit:
+        container = containers.current(unit, study.id)
+    assert container is not None
+    keeping = quarantine(scene.centre.database, scene.centre.sdfo, tmp_path)
+    spoil(scene.centre.sdfo, container.path, sop(1))
+    keeping.enter(container.path, [sop(1)], "its bytes are not those that were packed")
+    scene.send(Picture("MA", 1, pixels=7))
+    scene.publish()
+    with pytest.raises(Damaged, match="no good copy"):
+        scene.pack()
+    assert [one.kind for one in scene.open()] == ["bytes"]
+    scene.assign(1, "MA")
+    scene.publish()
+    assert scene.given() == {"P-MA": {sop(1): "MA", sop(2): "MA"}}
+    assert scene.pack() == [Outcome.ARCHIVED]
+    assert scene.given() == {"P-MA": {sop(1): "MA", sop(2): "MA"}}
+    assert not (archive_of(scene.centre.sdfo) / container.path).exists()
+
+
+def test_a_study_with_damaged_pictures_is_not_brought_back_for_others(scene: Scene, tmp_path: Path) -> None:
+    scene.send(A, Picture("MA", 2))
+    scene.publish()
+    scene.pack()
+    (study,) = scene.studies()
+    with scene.centre.database.read() as unit:
+        container = containers.current(unit, study.id)
+    assert container is not None
+    quarantine(scene.centre.database, scene.centre.sdfo, tmp_path).enter(container.path, [sop(2)], "a reason")
+    scene.send(Picture("MB", 1))
+    with pytest.raises(Unavailable, match="whose archived copy is damaged"):
+        scene.assign(1, "MB")
+    assert (archive_of(scene.centre.sdfo) / container.path).exists()
 
 
 def test_what_an_older_broker_kept_aside_can_be_settled(scene: Scene) -> None:
