@@ -107,12 +107,12 @@ def serve(state: Path) -> int:
 
 
 CARD = """\
-HDFS         {hdfs}, pages at {web}; one NameNode, three DataNodes, two replicas
-Orthanc      AE title {pacs} at 127.0.0.1:{port}; it sends to BROKER at 127.0.0.1:{broker}
-PostgreSQL   {database}
-Redis        redis://127.0.0.1:{redis}/0
+# HDFS         {hdfs}, pages at {web}; one NameNode, three DataNodes, two replicas
+# Orthanc      AE title {pacs} at 127.0.0.1:{port}; it sends to BROKER at 127.0.0.1:{broker}
+# PostgreSQL   {database}
+# Redis        redis://127.0.0.1:{redis}/0
 
-broker.toml that uses them:
+# broker.toml that uses them:
 
 [database]
 url = "{database}"
@@ -122,8 +122,9 @@ url = "redis://127.0.0.1:{redis}/0"
 
 [archive]
 url = "{hdfs}/sdicom"
+hdfs.replication = 2
 
-make peers-stop ends them; what they hold is gone then.
+# make peers-stop ends them; what they hold is gone then.
 """
 COMMANDS = {"start": start, "stop": stop, "serve": serve}
 

@@ -182,16 +182,19 @@ def test_who_has_the_key_gets_in_and_nobody_else(hdfs_kerberos: SecureCluster) -
 
 def test_nothing_is_left_of_it_when_the_testing_process_is_killed(tmp_path: Path) -> None:
     program = textwrap.dedent(f"""
-        import pathlib, time
-        from tests.helpers.hdfs.cluster import Cluster
-        with Cluster(pathlib.Path({str(tmp_path / "hdfs")!r}), datanodes=1) as cluster:
-            cluster.namenode.freeze()
-            print(cluster.namenode.pid, cluster.datanodes[0].pid, flush=True)
-            time.sleep(600)
+        import os, pathlib, time
+        from tests.helpers.hdfs.hadoop import Daemon
+        servers = [Daemon(name, ["sleep", "600"], pathlib.Path({str(tmp_path / "log")!r}), os.environ) for name in ("a", "b")]
+        for server in servers:
+            server.start()
+        servers[0].freeze()
+        print(*(server.pid for server in servers), flush=True)
+        time.sleep(600)
     """)
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as tester:
         assert tester.stdout is not None
         servers = [psutil.Process(int(pid)) for pid in tester.stdout.readline().split()]
         assert len(servers) == 2
+        assert psutil.wait_procs(servers, 0)[0] == []
         tester.kill()
         assert psutil.wait_procs(servers, 60)[1] == []

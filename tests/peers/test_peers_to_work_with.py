@@ -11,6 +11,7 @@ import psycopg
 import pytest
 import redis
 
+from broker.config.settings import load
 from tests.peers.__main__ import ROOT
 
 pytestmark = [pytest.mark.peer("hdfs"), pytest.mark.peer("orthanc"), pytest.mark.peer("postgresql"), pytest.mark.peer("redis"),
@@ -37,16 +38,17 @@ def test_they_start_once_answer_and_stop_also_after_a_crash(tmp_path: Path) -> N
     try:
         printed = told(state, "start")
         assert told(state, "start") == printed
-        urls = re.findall(r'url = "(.*)"', printed)
-        database, messages, archive = urls
-        with psycopg.connect(database.replace("+psycopg", "")) as connection:
+        (tmp_path / "broker.toml").write_text(printed)
+        settings = load(tmp_path / "broker.toml")
+        with psycopg.connect(settings.database_url.replace("+psycopg", "")) as connection:
             assert connection.execute("SELECT count(*) FROM study").fetchone() == (0,)
-        with redis.Redis.from_url(messages) as client:
+        with redis.Redis.from_url(settings.redis.url) as client:
             assert client.ping()
-        place = re.fullmatch(r"(hdfs://.*?)(/.*)", archive)
+        place = re.fullmatch(r"(hdfs://.*?)(/.*)", settings.archive.url)
         assert place is not None
         with hdfs_native.Client(place[1]).create(f"{place[2]}/a") as file:
             file.write(b"1")
+        assert settings.archive.hdfs.replication == 2
         folder = Path((state / "folder").read_text())
         started = servers(state, folder)
         assert len(started) >= 1 + 4 + 1 + 1 + 1
