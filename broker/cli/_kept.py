@@ -32,7 +32,7 @@ def kept(settings: Settings) -> list[Kept]:
     found = [
         Kept("data", settings.data, FOLDER),
         Kept("online pictures", settings.online_folder, FOLDER),
-        Kept("archive", settings.archive_folder, FOLDER),
+        *([] if settings.archive.url else [Kept("archive", settings.archive_folder, FOLDER)]),
         Kept("documents", settings.documents_folder, FOLDER),
         Kept("audit spool", settings.audit_folder, FOLDER),
         Kept("run folder", settings.run_folder, PRIVATE),

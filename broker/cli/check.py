@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from broker.archive import tiers
 from broker.cli._config import AsJson, ConfigFile, load
 from broker.cli._kept import kept
 from broker.config.profile import Profile
@@ -127,13 +128,23 @@ def _validity(name: str, file: Path) -> Row | None:
 
 
 def _findings(settings: Settings) -> list[Row]:
-    return [*(_folder(one.name, one.path) for one in kept(settings) if one.mode != FILE), _store(settings)]
+    return [*(_folder(one.name, one.path) for one in kept(settings) if one.mode != FILE), *_hdfs(settings), _store(settings)]
 
 
 def _folder(name: str, path: Path) -> Row:
     nearest = next(p for p in (path, *path.parents) if p.exists())
     writable = nearest.is_dir() and os.access(nearest, os.W_OK)
     return Row(name, f"{path}" if writable else f"{path}: {nearest} cannot be written", writable)
+
+
+def _hdfs(settings: Settings) -> list[Row]:
+    """Return where the archive is, when it is no folder, and what is wrong there: the broker starts and works without it."""
+    if not settings.archive.url:
+        return []
+    store = tiers.containers(settings)
+    wrong = store.health()
+    store.end()
+    return [Row("archive", f"{settings.archive.url}: {wrong}" if wrong else settings.archive.url, warning=bool(wrong))]
 
 
 def _loose(settings: Settings, config: Path | None) -> list[Row]:

@@ -34,7 +34,7 @@ def _checks(app: App) -> dict[str, Callable[[], object]]:
         "database": app.database.ping,
         "coordination": app.coord.state,
         "online store": lambda: health.writable(settings.online_folder),
-        "archive": lambda: health.writable(settings.archive_folder),
+        "archive": lambda: app.sdfo.store.health() or "ok",
         "documents": lambda: health.writable(settings.documents_folder),
         "audit spool": lambda: "ok" if not app.audit.lost else f"{app.audit.lost} records lost",
         "mllp": lambda: health.answers((settings.server.host, settings.server.mllp_port)),
