@@ -20,7 +20,7 @@ _LISTED = 1000          # files that the NameNode gives in one answer
 
 # A NameNode that is away is tried again by our clock, not by the client's. A file goes on with the DataNodes that are left.
 _OPTIONS: Mapping[str, str] = {
-    "dfs.client.failover.max.attempts": "3",
+    "dfs.client.failover.max.attempts": "2",
     "dfs.client.failover.sleep.base.millis": "100",
     "dfs.client.failover.sleep.max.millis": "500",
     "dfs.client.block.write.replace-datanode-on-failure.enabled": "true",
@@ -110,18 +110,21 @@ class HdfsStore:
 
     def health(self) -> str:
         """Return in one line what is wrong, empty when a file could be written, read and removed now."""
-        path = self._temporary("probe")
+        path, steps = self._temporary("probe"), ["the NameNode"]
 
         def ask(client: Client) -> str:
             with client.create(path, self._write_options()) as file:
+                steps.append("DataNodes that are to write")
                 file.write(_PROBE)
+            steps.append("DataNodes that are to read")
             same = bytes(client.read(path).read_range(0, len(_PROBE))) == _PROBE
+            steps.append("the NameNode")
             client.delete(path)
             return "" if same else "a file is not what was written"
         try:
             return self._link.once(self._link.deadlines.metadata, ask)
         except Failed as failed:
-            return failed.trouble.reason
+            return failed.trouble.reason + (f" from {steps[-1]}" if failed.trouble is hdfs_errors.HUNG else "")
         except OSError as error:
             return hdfs_errors.of(error).reason
 
@@ -161,8 +164,8 @@ class HdfsStore:
 
 def _connect(url: str, section: HdfsSection) -> Client:
     """Return a new client. Raise RuntimeError for a URL or options that mean nothing."""
-    # a DataNode that says nothing is left for another one twice before a reader's deadline
-    options = {**_OPTIONS, "dfs.client.socket-timeout": str(round(section.read_seconds * 1000 / 3))}
+    # a DataNode that says nothing is left for another one before a reader's deadline
+    options = {**_OPTIONS, "dfs.client.socket-timeout": str(round(section.read_seconds * 1000 / 2))}
     if section.principal:
         options["hadoop.security.authentication"] = "kerberos"
     if section.protection:

@@ -21,7 +21,6 @@ class Trouble:
 
 
 HUNG = Trouble("no answer in time")
-_OTHER = "an error that is not known"
 
 # What stands in the text of an error, most telling first.
 _TROUBLES = (
@@ -38,6 +37,7 @@ _TROUBLES = (
     ("could only be written to", Trouble("too few DataNodes take a block")),
     ("All DataNodes failed", Trouble("no DataNode gives a block")),
     ("No new datanode found", Trouble("too few DataNodes take a block")),
+    ("No data received for", Trouble("a DataNode says nothing")),
     ("Connection refused", Trouble("the connection is refused", passing=True)),
 )
 _PERMISSION = re.compile(r"Permission denied: user=([^,]+), access=(\w+)")
@@ -52,7 +52,7 @@ def of(error: BaseException) -> Trouble:
         if sign in text:
             return trouble
     if isinstance(error, OSError):
-        return Trouble(error.strerror or text.partition("\n")[0] or _OTHER)
+        return Trouble(error.strerror or text.partition("\n")[0])
     java = re.search(r"[a-z.]+\.([A-Z]\w*Exception)", text)
     return Trouble(java[1] if java else type(error).__name__)
 

@@ -54,6 +54,7 @@ class Patience:
 
     def __init__(self, seconds: float) -> None:
         self._ends = time.monotonic() + seconds
+        self._before: Trouble | None = None
 
     @property
     def left(self) -> float:
@@ -61,9 +62,13 @@ class Patience:
         return self._ends - time.monotonic()
 
     def again(self, trouble: Trouble) -> None:
-        """Return when it is time for another attempt. Raise `Unavailable` when there is none."""
-        if not trouble.passing or self.left <= _PAUSE:
-            raise hdfs_errors.unavailable(trouble)
+        """Return when it is time for another attempt. Raise `Unavailable` when there is none.
+
+        An attempt that was cut off says less than the one before it.
+        """
+        if not trouble.passing or self.left <= 2 * _PAUSE:
+            raise hdfs_errors.unavailable(self._before if self._before and trouble is hdfs_errors.HUNG else trouble)
+        self._before = trouble
         time.sleep(_PAUSE)
 
 

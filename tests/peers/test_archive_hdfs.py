@@ -1,0 +1,321 @@
+"""Containers in a real HDFS while its servers are killed, frozen, full, closed and back: no call outlasts its deadline."""
+
+import contextlib
+import hashlib
+import random
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from broker.archive.tiers.base import ContainerStore
+from broker.archive.tiers.hdfs import HdfsStore
+from broker.model.errors import Unavailable
+from tests.helpers.containers import got, in_hdfs, put, section
+from tests.helpers.hdfs.cluster import Cluster, Folder
+from tests.helpers.hdfs.configuration import REPLICATION
+from tests.helpers.waiting import eventually
+
+pytestmark = [pytest.mark.peer("hdfs"), pytest.mark.timeout(600)]
+
+DATA = random.Random(20).randbytes(24 << 20)
+IMAGE = DATA[:500_000]
+SLOW = 6.0      # times a deadline that a busy machine is granted
+
+SHORT = {"metadata_seconds": 1.5, "read_seconds": 4.0, "write_seconds": 2.0}
+
+
+@contextlib.contextmanager
+def mended(hdfs: Folder) -> Iterator[Cluster]:
+    try:
+        yield hdfs.cluster
+    finally:
+        hdfs.cluster.mend()
+        for _ in hdfs.cluster.datanodes:    # one that is starting may be offered to writers already
+            eventually(lambda: in_hdfs(hdfs, ".well").health() == "")
+
+
+def refused(call: Callable[[], object], seconds: float = 3.0) -> str:
+    """Return why a call is refused, having seen that it is refused within so many seconds (and what a busy machine takes)."""
+    begun = time.monotonic()
+    with pytest.raises(Unavailable) as error:
+        call()
+    assert time.monotonic() - begun < seconds * SLOW
+    assert error.value.what == "archive"
+    return error.value.reason
+
+
+def put_again(store: ContainerStore, data: bytes, seconds: float = 30) -> tuple[str, list[str]]:
+    """Write under new names until one is written, as who packs does; return its name, and why others were not."""
+    begun, reasons = time.monotonic(), []
+    while True:
+        name = f".tmp/{len(reasons)}"
+        file = store.create(name, len(data))
+        try:
+            for offset in range(0, len(data), 1 << 20):
+                file.write(data[offset:offset + (1 << 20)])
+            file.close()
+        except Unavailable as error:
+            file.abort()
+            reasons.append(error.reason)
+            assert time.monotonic() - begun < seconds * SLOW
+            time.sleep(1)
+        else:
+            return name, reasons
+
+
+def test_a_datanode_killed_in_mid_write(hdfs: Folder) -> None:
+    """What was begun may fail, within its deadline; the next ones under new names heal, and nothing is left of the others."""
+    store = in_hdfs(hdfs)
+    with mended(hdfs) as cluster:
+        file = store.create(".tmp/first", len(DATA))
+        file.write(DATA[:6 << 20])
+        eventually(lambda: cluster.blocks(f"{hdfs.path}/sdicom/.tmp/first"))
+        cluster.datanodes[cluster.blocks(f"{hdfs.path}/sdicom/.tmp/first")[-1][1][0]].kill()
+        try:
+            file.write(DATA[6 << 20:])
+            file.close()
+            assert got(store, ".tmp/first") == DATA
+        except Unavailable:
+            file.abort()
+        name, _ = put_again(store, DATA)
+        assert got(store, name) == DATA
+        assert {one.name for one in store.files(".tmp")} <= {".tmp/first", name}
+
+
+def test_a_datanode_killed_in_mid_read(hdfs: Folder) -> None:
+    store = in_hdfs(hdfs)
+    put(store, "aa/1.seq", DATA)
+    reader = store.open("aa/1.seq")
+    with mended(hdfs) as cluster:
+        digest, seen = hashlib.sha256(), 0
+        for piece in reader.stream(0, reader.size):
+            digest.update(piece)
+            if not seen:
+                cluster.datanodes[cluster.blocks(f"{hdfs.path}/sdicom/aa/1.seq")[-1][1][0]].kill()
+            seen += len(piece)
+        assert digest.hexdigest() == hashlib.sha256(DATA).hexdigest()
+        assert reader.pread(20 << 20, 1000) == DATA[20 << 20:(20 << 20) + 1000]
+        assert got(in_hdfs(hdfs), "aa/1.seq") == DATA
+
+
+def test_a_datanode_frozen_in_mid_read(hdfs: Folder) -> None:
+    """It holds its connections and says nothing: another one is asked before the reader's deadline."""
+    store = in_hdfs(hdfs)
+    put(store, "aa/1.seq", DATA)
+    reader = store.open("aa/1.seq")
+    with mended(hdfs) as cluster:
+        cluster.datanodes[cluster.blocks(f"{hdfs.path}/sdicom/aa/1.seq")[-1][1][0]].freeze()
+        assert b"".join(reader.stream(0, reader.size)) == DATA
+
+
+def test_a_frozen_namenode_holds_nobody_longer_than_the_deadlines(hdfs: Folder) -> None:
+    store = in_hdfs(hdfs, **SHORT)
+    put(store, "aa/1.seq", DATA)
+    put(store, ".tmp/2", IMAGE)
+    reader = store.open("aa/1.seq")
+    writing = store.create(".tmp/3", len(IMAGE))
+    with mended(hdfs) as cluster:
+        cluster.namenode.freeze()
+
+        def write() -> None:
+            writing.write(IMAGE)
+            writing.close()
+        calls: list[Callable[[], object]] = [
+            lambda: store.open("aa/1.seq"), lambda: store.create(".tmp/9", 10), lambda: store.rename(".tmp/2", "aa/2.seq"),
+            lambda: store.delete("aa/1.seq"), lambda: list(store.files("aa")), store.folders, store.space, store.clock, write]
+        for call in calls:
+            assert refused(call) == "no answer in time"
+        assert store.health() == "no answer in time from the NameNode"
+        with contextlib.suppress(Unavailable):      # the client asks the NameNode about old readers too, or does not
+            assert reader.pread(0, 1000) == DATA[:1000]
+        writing.abort()
+    assert got(store, ".tmp/2") == IMAGE or got(store, "aa/2.seq") == IMAGE
+    put(store, "aa/5.seq", IMAGE)
+    assert got(store, "aa/5.seq") == IMAGE
+    assert store.health() == ""
+
+
+def test_many_callers_of_a_frozen_namenode_pile_up_no_threads(hdfs: Folder) -> None:
+    """Past a number of hung calls others fail at once; as soon as the cluster answers they go on, in the same process."""
+    store = in_hdfs(hdfs, **SHORT)
+    put(store, "aa/1.seq", IMAGE)
+    before = threading.active_count()
+    with mended(hdfs) as cluster:
+        cluster.namenode.freeze()
+        with ThreadPoolExecutor(8) as pool:
+            reasons = list(pool.map(lambda _: refused(lambda: store.open("aa/1.seq")), range(60)))
+        assert set(reasons) == {"no answer in time"}
+        assert threading.active_count() - before <= 16 + 8 + 3
+        cluster.namenode.thaw()
+        eventually(lambda: store.health() == "")
+        assert got(store, "aa/1.seq") == IMAGE
+    eventually(lambda: threading.active_count() - before <= 16)
+
+
+def test_a_process_with_a_hung_call_ends(hdfs: Folder) -> None:
+    put(in_hdfs(hdfs), "aa/1.seq", IMAGE)
+    program = textwrap.dedent(f"""
+        from broker.archive.tiers.hdfs import HdfsStore
+        from broker.config.settings import HdfsSection
+        store = HdfsStore({hdfs.url + "/sdicom"!r}, HdfsSection(metadata_seconds=1))
+        store.open("aa/1.seq")
+        print("open", flush=True)
+        input()
+        try:
+            store.open("aa/1.seq")
+        except Exception as error:
+            print(error)
+    """)
+    with mended(hdfs) as cluster, subprocess.Popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        cluster.namenode.freeze()
+        said, _ = process.communicate("\n", timeout=60)
+        assert said.splitlines()[-1] == "archive is not available: no answer in time"
+        assert process.returncode == 0
+
+
+def test_a_dead_namenode_and_one_that_is_back(hdfs: Folder) -> None:
+    store = in_hdfs(hdfs, metadata_seconds=3)
+    put(store, "aa/1.seq", IMAGE)
+    with mended(hdfs) as cluster:
+        cluster.namenode.kill()
+        assert refused(lambda: store.open("aa/1.seq"), 3) == "the connection is refused"
+        assert refused(lambda: store.create("aa/2.seq", 10), 3) == "the connection is refused"
+        assert store.health() == "the connection is refused"
+    assert got(store, "aa/1.seq") == IMAGE
+    assert store.health() == ""
+
+
+def test_safe_mode(hdfs: Folder) -> None:
+    """Reads go on; a write waits a while for its end."""
+    store, patient = in_hdfs(hdfs, metadata_seconds=2), in_hdfs(hdfs, metadata_seconds=120)
+    put(store, "aa/1.seq", IMAGE)
+    with mended(hdfs) as cluster, ThreadPoolExecutor() as pool:
+        cluster.safe_mode(True)
+        assert got(store, "aa/1.seq") == IMAGE
+        for call in (lambda: store.create("aa/2.seq", 10), lambda: store.rename("aa/1.seq", "aa/3.seq"),
+                     lambda: store.delete("aa/1.seq")):
+            assert refused(call) == "the NameNode is in safe mode"
+        assert store.health() == "the NameNode is in safe mode"
+        waiting = pool.submit(put, patient, "aa/2.seq", IMAGE)
+        cluster.safe_mode(False)
+        waiting.result()
+    assert got(store, "aa/2.seq") == IMAGE
+
+
+def test_all_datanodes_gone_and_back(hdfs: Folder) -> None:
+    store = in_hdfs(hdfs)
+    put(store, "aa/1.seq", IMAGE)
+    reader = store.open("aa/1.seq")
+    with mended(hdfs) as cluster:
+        for datanode in cluster.datanodes:
+            datanode.kill()
+        assert refused(lambda: reader.pread(0, 100), 10) == "no DataNode gives a block"
+        assert refused(lambda: b"".join(store.open("aa/1.seq").stream(0, 100)), 10) == "no DataNode gives a block"
+        assert refused(lambda: put(store, ".tmp/1", IMAGE), 10) in ("the connection is refused", "too few DataNodes take a block")
+        assert store.health() in ("the connection is refused", "too few DataNodes take a block",
+                                  "no answer in time from DataNodes that are to write")
+    assert reader.pread(0, 1000) == IMAGE[:1000]
+    assert put_again(store, IMAGE)[0]
+
+
+def test_quotas(hdfs: Folder) -> None:
+    store = in_hdfs(hdfs)
+    put(store, "aa/1.seq", IMAGE)
+    path = f"{hdfs.path}/sdicom"
+    hdfs.cluster.quota(path, space=4 << 20)
+    space = store.space()
+    assert space is not None
+    assert (space.total, space.free) == ((4 << 20) // REPLICATION, ((4 << 20) - REPLICATION * len(IMAGE)) // REPLICATION)
+    with pytest.raises(Unavailable, match="archive is full: the quota of bytes is used up") as error:
+        put(store, "aa/2.seq", DATA)
+    assert error.value.full
+    hdfs.cluster.quota(path, space=1 << 20)
+    assert store.health() == "the quota of bytes is used up"
+    hdfs.cluster.quota(path, names=2)
+    with pytest.raises(Unavailable, match="archive is full: the quota of files and folders is used up"):
+        put(store, "aa/3.seq", IMAGE)
+    assert store.health() == "the quota of files and folders is used up"
+    assert got(store, "aa/1.seq") == IMAGE
+
+
+def test_permission_denied(hdfs: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    hdfs.cluster.mkdir(f"{hdfs.path}/closed", owner="stranger", mode="755")
+    monkeypatch.setenv("HADOOP_USER_NAME", "")
+    store = in_hdfs(hdfs, "closed/sdicom", user="broker")
+    assert refused(lambda: store.create("aa/1.seq", 10)) == "no permission: user broker may not write there"
+    assert store.health() == "no permission: user broker may not write there"
+    hdfs.cluster.chmod(f"{hdfs.path}/closed", "700")
+    assert refused(lambda: list(store.files("aa"))) == "no permission: user broker may not execute there"
+
+
+def test_corrupted_replicas_one_is_survived_all_are_not(hdfs: Folder) -> None:
+    store = in_hdfs(hdfs)
+    put(store, "aa/one.seq", IMAGE)
+    put(store, "aa/both.seq", IMAGE)
+    hdfs.cluster.corrupt(f"{hdfs.path}/sdicom/aa/one.seq", 1)
+    hdfs.cluster.corrupt(f"{hdfs.path}/sdicom/aa/both.seq", REPLICATION)
+    for _ in range(4):
+        assert got(store, "aa/one.seq") == IMAGE
+    assert refused(lambda: store.open("aa/both.seq").pread(0, len(IMAGE)), 10) == "no DataNode gives a block"
+
+
+def test_a_hung_writer_is_given_up(hdfs: Folder) -> None:
+    """All DataNodes hold their connections and take nothing."""
+    store = in_hdfs(hdfs, write_seconds=3.0, write_rate=1e9)
+    with mended(hdfs) as cluster:
+        file = store.create(".tmp/1", len(DATA))
+        file.write(DATA[:1 << 20])
+        for datanode in cluster.datanodes:
+            datanode.freeze()
+
+        def rest() -> None:
+            for _ in range(4):
+                file.write(DATA)
+            file.close()
+        refused(rest, 3)
+        file.abort()
+        file.abort()
+    name, _ = put_again(store, DATA)
+    assert got(store, name) == DATA
+    assert [one.name for one in store.files(".tmp")] == [name]
+
+
+def test_a_reader_of_a_file_that_was_removed(hdfs: Folder) -> None:
+    """Once the DataNodes have dropped the blocks, it is not there: that is not an outage."""
+    store = in_hdfs(hdfs)
+    put(store, "aa/1.seq", IMAGE)
+    reader = store.open("aa/1.seq")
+    assert reader.pread(0, 10) == IMAGE[:10]
+    store.delete("aa/1.seq")
+
+    def gone() -> bool:
+        try:
+            return not reader.pread(0, 10)
+        except FileNotFoundError:
+            return True
+    eventually(gone)
+    with pytest.raises(FileNotFoundError):
+        list(reader.stream(0, len(IMAGE)))
+
+
+def test_a_writer_whose_file_was_removed_is_told(hdfs: Folder) -> None:
+    store = in_hdfs(hdfs)
+    file = store.create(".tmp/1", len(IMAGE))
+    file.write(IMAGE)
+    store.delete(".tmp/1")
+    with pytest.raises(Unavailable):
+        file.close()
+
+
+def test_a_url_that_is_no_cluster(hdfs: Folder) -> None:
+    store = HdfsStore(f"hdfs://127.0.0.1:1{hdfs.path}", section(metadata_seconds=2))
+    assert store.health() == "the connection is refused"
