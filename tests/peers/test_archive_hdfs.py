@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import random
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,8 +20,10 @@ from broker.archive.tiers.base import ContainerStore
 from broker.archive.tiers.hdfs import HdfsStore
 from broker.model.errors import Unavailable
 from tests.helpers.containers import got, in_hdfs, put, section
+from tests.helpers.hdfs import hadoop
 from tests.helpers.hdfs.cluster import Cluster, Folder
 from tests.helpers.hdfs.configuration import REPLICATION
+from tests.helpers.hdfs.kerberos import SecureCluster
 from tests.helpers.waiting import eventually
 
 pytestmark = [pytest.mark.peer("hdfs"), pytest.mark.timeout(600)]
@@ -27,7 +32,7 @@ DATA = random.Random(20).randbytes(24 << 20)
 IMAGE = DATA[:500_000]
 SLOW = 6.0      # times a deadline that a busy machine is granted
 
-SHORT = {"metadata_seconds": 1.5, "read_seconds": 4.0, "write_seconds": 2.0}
+SHORT: dict[str, Any] = {"metadata_seconds": 1.5, "read_seconds": 4.0, "write_seconds": 2.0}
 
 
 @contextlib.contextmanager
@@ -52,7 +57,8 @@ def refused(call: Callable[[], object], seconds: float = 3.0) -> str:
 
 def put_again(store: ContainerStore, data: bytes, seconds: float = 30) -> tuple[str, list[str]]:
     """Write under new names until one is written, as who packs does; return its name, and why others were not."""
-    begun, reasons = time.monotonic(), []
+    begun = time.monotonic()
+    reasons: list[str] = []
     while True:
         name = f".tmp/{len(reasons)}"
         file = store.create(name, len(data))
@@ -319,3 +325,83 @@ def test_a_writer_whose_file_was_removed_is_told(hdfs: Folder) -> None:
 def test_a_url_that_is_no_cluster(hdfs: Folder) -> None:
     store = HdfsStore(f"hdfs://127.0.0.1:1{hdfs.path}", section(metadata_seconds=2))
     assert store.health() == "the connection is refused"
+
+
+def in_pair(pair: Cluster, name: str) -> HdfsStore:
+    pair.rest("PUT", "MKDIRS", "/open")
+    pair.chmod("/open", "777")
+    return HdfsStore(f"{pair.url}/open/{name}", section(options=pair.options, metadata_seconds=30))
+
+
+def test_a_graceful_switch_of_namenodes_in_mid_write_and_mid_read(hdfs_pair: Cluster) -> None:
+    store = in_pair(hdfs_pair, "switch")
+    put(store, "aa/1.seq", DATA)
+    stream = store.open("aa/1.seq").stream(0, len(DATA))
+    read = next(stream)
+    file = store.create(".tmp/2", len(DATA))
+    file.write(DATA[:10 << 20])
+    hdfs_pair.admin("haadmin", "-transitionToStandby", "nn1")
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(got, store, "aa/1.seq")       # nobody is active for a moment
+        hdfs_pair.admin("haadmin", "-transitionToActive", "nn2")
+        assert waiting.result() == DATA
+    file.write(DATA[10 << 20:])
+    file.close()
+    assert store.rename(".tmp/2", "aa/2.seq")
+    assert got(store, "aa/2.seq") == DATA
+    assert read + b"".join(stream) == DATA
+    assert store.health() == ""
+    hdfs_pair.admin("haadmin", "-transitionToStandby", "nn2")
+    hdfs_pair.admin("haadmin", "-transitionToActive", "nn1")
+
+
+def test_the_active_namenode_killed_and_the_other_promoted(hdfs_pair: Cluster) -> None:
+    """Until then a call waits, or says what is wrong within its deadline; afterwards the same store goes on."""
+    store = in_pair(hdfs_pair, "killed")
+    hasty = HdfsStore(f"{hdfs_pair.url}/open/killed", section(options=hdfs_pair.options, metadata_seconds=3))
+    put(store, "aa/1.seq", DATA)
+    put(store, ".tmp/2", IMAGE)
+    reader = store.open("aa/1.seq")
+    hdfs_pair.namenodes[0].kill()
+    assert refused(lambda: hasty.open("aa/1.seq"), 3) in ("no NameNode is active", "the connection is refused")
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(store.rename, ".tmp/2", "aa/2.seq")
+        hdfs_pair.promote(1)
+        assert waiting.result() is True
+    assert got(store, "aa/2.seq") == IMAGE
+    assert b"".join(reader.stream(0, len(DATA))) == DATA
+    put(hasty, "aa/3.seq", IMAGE)
+    assert got(hasty, "aa/3.seq") == IMAGE
+    hdfs_pair.mend()
+
+
+ASK = """
+import json, sys
+from broker.archive.tiers.hdfs import HdfsStore
+from broker.config.settings import HdfsSection
+print(HdfsStore(sys.argv[1], HdfsSection(replication=2, **json.loads(sys.argv[2]))).health())
+"""
+
+
+@pytest.mark.peer("kerberos")
+def test_kerberos_each_cause_is_named(hdfs_kerberos: SecureCluster, tmp_path: Path) -> None:
+    hdfs_kerberos.admin("dfs", "-mkdir", "-p", "/archive")
+    hdfs_kerberos.admin("dfs", "-chmod", "777", "/archive")
+    kdc = hdfs_kerberos.kdc
+    keytab, nobody = kdc.keytab("broker"), kdc.environment()
+
+    def health(environment: dict[str, str], **changed: str) -> str:
+        changed.setdefault("protection", "authentication")
+        return hadoop.run([sys.executable, "-c", ASK, f"{hdfs_kerberos.url}/archive/sdicom", json.dumps(changed)],
+                          environment).strip()
+    assert health(nobody, principal="broker", keytab=str(keytab)) == ""
+    assert "broker" in hdfs_kerberos.admin("dfs", "-ls", "/archive")
+    assert health(kdc.environment(kdc.ticket("broker", keytab)), principal="broker") == ""
+    wrong = "no Kerberos key or ticket of archive.hdfs.principal"
+    assert health(nobody, principal="stranger", keytab=str(keytab)) == wrong
+    assert health(nobody, principal="broker") == wrong
+    assert health(nobody, principal="broker", keytab=str(tmp_path / "none")) == "archive.hdfs.keytab cannot be read"
+    old = kdc.environment(kdc.ticket("broker", keytab, "2s"))
+    eventually(lambda: subprocess.run(["klist", "-s"], env=old, check=False).returncode)
+    assert health(old, principal="broker") == "the Kerberos ticket has expired"
+    assert health(nobody, protection="") == "the NameNode ended the connection; it may ask for Kerberos"

@@ -140,6 +140,6 @@ def test_a_store_does_what_a_dictionary_does(kind: str, request: pytest.FixtureR
         name = uuid.uuid4().hex
         return in_hdfs(folder, name) if folder else PosixStore(tmp_path / name)
     run_state_machine_as_test(
-        lambda: Machine(fresh),
+        lambda: Machine(fresh),  # type: ignore[arg-type]  # it takes what makes a machine, too
         settings=settings(max_examples=12 if folder else 60, stateful_step_count=30, deadline=None,
                           suppress_health_check=list(HealthCheck)))

@@ -1,5 +1,6 @@
 """Containers in an HDFS: `<path of the URL>/<name>`, by hdfs-native's calls, each within a deadline."""
 
+import errno
 import functools
 import itertools
 import os
@@ -163,9 +164,11 @@ class HdfsStore:
 
 
 def _connect(url: str, section: HdfsSection) -> Client:
-    """Return a new client. Raise RuntimeError for a URL or options that mean nothing."""
+    """Return a new client. Raise OSError for a keytab that cannot be read, RuntimeError for options that mean nothing."""
     # a DataNode that says nothing is left for another one before a reader's deadline
     options = {**_OPTIONS, "dfs.client.socket-timeout": str(round(section.read_seconds * 1000 / 2))}
+    if section.keytab and not os.access(section.keytab, os.R_OK):
+        raise OSError(errno.EIO, "archive.hdfs.keytab cannot be read")
     if section.principal:
         options["hadoop.security.authentication"] = "kerberos"
     if section.protection:

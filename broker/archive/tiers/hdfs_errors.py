@@ -37,6 +37,12 @@ _TROUBLES = (
     ("could only be written to", Trouble("too few DataNodes take a block")),
     ("All DataNodes failed", Trouble("no DataNode gives a block")),
     ("No new datanode found", Trouble("too few DataNodes take a block")),
+    ("Ticket expired", Trouble("the Kerberos ticket has expired")),
+    ("Cannot contact any KDC", Trouble("no Kerberos server answers", passing=True)),
+    ("Clock skew too great", Trouble("the clocks of this machine and of Kerberos differ too much")),
+    ("Server not found in Kerberos database", Trouble("Kerberos does not know the NameNode under the name in archive.url")),
+    ("GSS_S_NO_CRED", Trouble("no Kerberos key or ticket of archive.hdfs.principal")),
+    ("RPC listener disconnected", Trouble("the NameNode ended the connection; it may ask for Kerberos")),
     ("No data received for", Trouble("a DataNode says nothing")),
     ("Connection refused", Trouble("the connection is refused", passing=True)),
 )
