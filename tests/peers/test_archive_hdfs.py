@@ -327,52 +327,63 @@ def test_a_url_that_is_no_cluster(hdfs: Folder) -> None:
     assert store.health() == "the connection is refused"
 
 
-def in_pair(pair: Cluster, name: str) -> HdfsStore:
-    pair.rest("PUT", "MKDIRS", "/open")
-    pair.chmod("/open", "777")
-    return HdfsStore(f"{pair.url}/open/{name}", section(options=pair.options, metadata_seconds=30))
+@contextlib.contextmanager
+def pair(cluster: Cluster, name: str, **changed: object) -> Iterator[HdfsStore]:
+    """Give a store in a name service; mend its NameNodes afterwards."""
+    cluster.rest("PUT", "MKDIRS", "/open")
+    cluster.chmod("/open", "777")
+    try:
+        yield HdfsStore(f"{cluster.url}/open/{name}", section(options=cluster.options, **changed))
+    finally:
+        cluster.mend()
 
 
-def test_a_graceful_switch_of_namenodes_in_mid_write_and_mid_read(hdfs_pair: Cluster) -> None:
-    store = in_pair(hdfs_pair, "switch")
-    put(store, "aa/1.seq", DATA)
-    stream = store.open("aa/1.seq").stream(0, len(DATA))
-    read = next(stream)
-    file = store.create(".tmp/2", len(DATA))
-    file.write(DATA[:10 << 20])
-    hdfs_pair.admin("haadmin", "-transitionToStandby", "nn1")
-    with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(got, store, "aa/1.seq")       # nobody is active for a moment
-        hdfs_pair.admin("haadmin", "-transitionToActive", "nn2")
-        assert waiting.result() == DATA
-    file.write(DATA[10 << 20:])
-    file.close()
-    assert store.rename(".tmp/2", "aa/2.seq")
-    assert got(store, "aa/2.seq") == DATA
-    assert read + b"".join(stream) == DATA
-    assert store.health() == ""
-    hdfs_pair.admin("haadmin", "-transitionToStandby", "nn2")
-    hdfs_pair.admin("haadmin", "-transitionToActive", "nn1")
+def test_a_graceful_switch_of_namenodes(hdfs_pair: Cluster) -> None:
+    """Reads go on; a file being written is closed, or it is said that it is not and the next one is written."""
+    with pair(hdfs_pair, "switch", metadata_seconds=60) as store:
+        put(store, "aa/1.seq", DATA)
+        stream = store.open("aa/1.seq").stream(0, len(DATA))
+        read = next(stream)
+        file = store.create(".tmp/first", len(DATA))
+        file.write(DATA[:10 << 20])
+        now = hdfs_pair.active()
+        hdfs_pair.admin("haadmin", "-transitionToStandby", f"nn{1 + now}")
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(got, store, "aa/1.seq")       # nobody is active for a moment
+            hdfs_pair.admin("haadmin", "-transitionToActive", f"nn{2 - now}")
+            assert waiting.result() == DATA
+        try:
+            file.write(DATA[10 << 20:])
+            file.close()
+            assert got(store, ".tmp/first") == DATA
+        except Unavailable:
+            file.abort()
+        name, _ = put_again(store, DATA)
+        assert store.rename(name, "aa/2.seq")
+        assert got(store, "aa/2.seq") == DATA
+        assert read + b"".join(stream) == DATA
+        assert store.health() == ""
 
 
 def test_the_active_namenode_killed_and_the_other_promoted(hdfs_pair: Cluster) -> None:
-    """Until then a call waits, or says what is wrong within its deadline; afterwards the same store goes on."""
-    store = in_pair(hdfs_pair, "killed")
-    hasty = HdfsStore(f"{hdfs_pair.url}/open/killed", section(options=hdfs_pair.options, metadata_seconds=3))
-    put(store, "aa/1.seq", DATA)
-    put(store, ".tmp/2", IMAGE)
-    reader = store.open("aa/1.seq")
-    hdfs_pair.namenodes[0].kill()
-    assert refused(lambda: hasty.open("aa/1.seq"), 3) in ("no NameNode is active", "the connection is refused")
-    with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(store.rename, ".tmp/2", "aa/2.seq")
-        hdfs_pair.promote(1)
-        assert waiting.result() is True
-    assert got(store, "aa/2.seq") == IMAGE
-    assert b"".join(reader.stream(0, len(DATA))) == DATA
-    put(hasty, "aa/3.seq", IMAGE)
-    assert got(hasty, "aa/3.seq") == IMAGE
-    hdfs_pair.mend()
+    """Until then a call waits, or says what is wrong within its deadline; afterwards the same stores go on."""
+    with pair(hdfs_pair, "killed", metadata_seconds=120) as store:
+        hasty = HdfsStore(f"{hdfs_pair.url}/open/killed", section(options=hdfs_pair.options, metadata_seconds=3))
+        put(store, "aa/1.seq", DATA)
+        put(store, ".tmp/2", IMAGE)
+        reader = store.open("aa/1.seq")
+        now = hdfs_pair.active()
+        hdfs_pair.namenodes[now].kill()
+        assert refused(lambda: hasty.open("aa/1.seq"), 3) in ("no NameNode is active", "the connection is refused")
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(store.rename, ".tmp/2", "aa/2.seq")
+            hdfs_pair.promote(1 - now)
+            assert waiting.result() is True
+        assert got(store, "aa/2.seq") == IMAGE
+        assert b"".join(reader.stream(0, len(DATA))) == DATA
+        eventually(lambda: hasty.health() == "")
+        put(hasty, "aa/3.seq", IMAGE)
+        assert got(hasty, "aa/3.seq") == IMAGE
 
 
 ASK = """

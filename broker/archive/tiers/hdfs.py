@@ -19,9 +19,10 @@ from broker.config.settings import HdfsSection
 _PROBE = b"probe"
 _LISTED = 1000          # files that the NameNode gives in one answer
 
-# A NameNode that is away is tried again by our clock, not by the client's. A file goes on with the DataNodes that are left.
+# The client itself tries a NameNode that is away four times, for a second and a half, which a switch of NameNodes may take;
+# more is our clock's. A file goes on with the DataNodes that are left.
 _OPTIONS: Mapping[str, str] = {
-    "dfs.client.failover.max.attempts": "2",
+    "dfs.client.failover.max.attempts": "4",
     "dfs.client.failover.sleep.base.millis": "100",
     "dfs.client.failover.sleep.max.millis": "500",
     "dfs.client.block.write.replace-datanode-on-failure.enabled": "true",
