@@ -1,4 +1,4 @@
-"""S-DICOM figures: packing a study against cp, one image against the whole container."""
+"""S-DICOM figures: packing a study, migrating many against cp, one image against the whole container."""
 
 import contextlib
 import hashlib
@@ -13,13 +13,19 @@ from broker.archive.formats.sdicom import PackImage, write_container
 from broker.archive.sdfo import Packed, Sdfo
 from broker.archive.tiers.online import OnlineStore
 from broker.archive.tiers.posix import PosixStore
+from broker.config import profile as profiles
+from broker.db import sql
 from broker.files.sources import CHUNK
+from broker.imaging.store import tables
 from broker.model.imaging import Online
 from tests.bench import scene
 from tests.bench.harness import Figure, Notes, Round, rate
+from tests.helpers import stores
+from tests.helpers.archive import Centre
 
 _IMAGES, _SIZE = 200, 526_338
 _STUDY = "1.2.840.99.201"
+_STUDIES, _IMAGES_OF_STUDY = 20, 40
 
 
 def _study(sdfo: Sdfo) -> list[PackImage]:
@@ -102,7 +108,71 @@ def _read(where: Path, packed: Packed) -> None:
     assert size == packed.size
 
 
+@contextlib.contextmanager
+def _migrate(notes: Notes) -> Iterator[Round]:
+    with scene.folder() as where, contextlib.closing(_centre(where)) as centre:
+        block, size = os.urandom(_SIZE), _STUDIES * _IMAGES_OF_STUDY * _SIZE
+        original = where / "original"
+
+        def receive() -> None:
+            for study in range(_STUDIES):
+                uid = f"{_STUDY}.{study}"
+                centre.receive({
+                    f"{uid}.1.{number}": number.to_bytes(4, "big") + study.to_bytes(4, "big") + block[8:]
+                    for number in range(_IMAGES_OF_STUDY)}, study_uid=uid)
+
+        def ours() -> float:
+            receive()
+            os.sync()
+            started = time.perf_counter()
+            report = centre.migrator.run_all(_STUDIES, lambda *_: None)
+            seconds = time.perf_counter() - started
+            assert (report.packed, report.failed) == (_STUDIES, [])
+            _forget(centre)
+            return size / 1e6 / seconds
+
+        def peer() -> float:
+            seconds = 0.0
+            for _ in range(_STUDIES):
+                original.write_bytes(block * _IMAGES_OF_STUDY)
+                os.sync()
+                started = time.perf_counter()
+                subprocess.run(["cp", original, where / "copy"], check=True)
+                scene.sync(where / "copy")
+                _read_cold(where / "copy")
+                _read_cold(where / "copy")
+                seconds += time.perf_counter() - started
+                (where / "copy").unlink()
+            return size / 1e6 / seconds
+
+        notes.add(f"{_STUDIES} studies of {_IMAGES_OF_STUDY} x {_SIZE} bytes, two at once, grace 0; proofs read from the disk: "
+                  "page cache dropped on both sides; ours removes the online copies, too")
+        yield lambda: (ours(), peer())
+
+
+def _centre(where: Path) -> Centre:
+    stores.sqlite(where / "broker.db").close()
+    return Centre(where, profiles.load("demo"))
+
+
+def _forget(centre: Centre) -> None:
+    """Empty the archive and its tables."""
+    for path in centre.files()[1]:
+        centre.sdfo.drop_container(path)
+    with centre.database.write() as unit:
+        for table in (tables.container, tables.series, tables.study):
+            sql(unit).execute(table.delete())
+
+
+def _read_cold(path: Path) -> None:
+    with path.open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        while file.read(CHUNK):
+            pass
+
+
 FIGURES: list[Figure] = [
+    Figure("migrate.cp", "cp, fsync and two reads of the same bytes", "MB/s", 0.3, 0.6, _migrate, runs=5),
     Figure("sdicom.pack.cp", "cp and fsync", "MB/s", 0.35, 0.6, _pack, runs=9),
     Figure("sdicom.one.whole", "reading the whole container", "reads/s", 20, 50, _one),
 ]

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from broker.config.profile import Profile
 from broker.db import Database, schema, sql
 from broker.db.machine import GONE, NEW, Machine
-from broker.imaging.store import containers, fetches, publications, recording, settlements, studies
+from broker.imaging.store import containers, fetches, publications, recalls, recording, settlements, studies
 from broker.imaging.store import tables as t
 from broker.imaging.store.containers import Version
-from broker.imaging.store.machines import FETCH_JOB, PUBLICATION, STUDY
+from broker.imaging.store.machines import FETCH_JOB, PUBLICATION, RECALL, STUDY
 from broker.imaging.store.publications import Draft
 from broker.model.errors import Unavailable
 from broker.model.ids import PatientId
@@ -130,6 +130,27 @@ def ids(unit: Unit) -> list[int]:
     return list(sql(unit).scalars(sa.select(document.c.id)))
 
 
+def recalled(unit: Unit, _profile: Profile) -> None:
+    """Let a packed study have another container, as `switch` does."""
+    row = row_of_study(unit)
+    sql(unit).execute(t.container.update().values(state="retired"))
+    sql(unit).execute(t.container.insert(), {
+        "study_id": row, "path": "new", "size": 1, "sha256": "0" * 64, "images": 1, "state": "current", "at": 1.0})
+    recalls.packed_again(unit, row)
+
+
+RECALLS: dict[str, Step] = {
+    "ask": lambda unit, _: recalls.ask(unit, row_of_study(unit), recalls.ASKED, 1.0, 5.0),
+    "ask for longer": lambda unit, _: recalls.ask(unit, row_of_study(unit), recalls.PINNED, 1.0, 9.0),
+    "copied": lambda unit, _: recalls.copied(unit, row_of_study(unit), "new", 1, 2.0),
+    "copied what was replaced": lambda unit, _: recalls.copied(unit, row_of_study(unit), "old", 1, 2.0),
+    "packed again": recalled,
+    "lost": lambda unit, _: recalls.lost(unit, []),
+    "still there": lambda unit, _: recalls.lost(unit, ["new"]),
+    "over": lambda unit, _: recalls.over(unit, row_of_study(unit)),
+}
+
+
 DOCUMENTS: dict[str, Step] = {
     "add": lambda unit, _: store.add(unit, Document(
         unique_id="1", sha1="0" * 40, size=1, mime_type="text/plain", path="00/0", at=1.0)),
@@ -161,7 +182,7 @@ def check(
         """Leaves nothing behind."""
 
     with pytest.raises(Undo), database.write() as unit:
-        if machine is PUBLICATION:
+        if machine in (PUBLICATION, RECALL):
             list_study(unit)
         before = states(unit)
         for name in names:
@@ -202,6 +223,12 @@ def test_publications(shared: Database, profile: Profile, names: list[str]) -> N
 @given(names=_several(STUDIES))
 def test_studies(shared: Database, profile: Profile, names: list[str]) -> None:
     check(shared, profile, STUDY, t.study, STUDIES, names)
+
+
+@_quietly
+@given(names=_several(RECALLS))
+def test_recalls(shared: Database, profile: Profile, names: list[str]) -> None:
+    check(shared, profile, RECALL, t.recall, RECALLS, names)
 
 
 @_quietly

@@ -1,6 +1,6 @@
 """What background work could not do: each subject fails by itself, with its reason, and waits longer each time.
 
-`work` is complete, pack, evict, sweep, index, verify or mend; `subject` a study's row id or a path. Publications and
+`work` is complete, pack, evict, sweep, recall, index, verify or mend; `subject` a study's row id or a path. Publications and
 fetches have rows of their own.
 """
 
