@@ -17,6 +17,7 @@ from broker.imaging.archiving.keep import Keeper, Wish
 from broker.imaging.archiving.mend import Mender
 from broker.imaging.archiving.migrator import Migrator
 from broker.imaging.archiving.pack import Packer
+from broker.imaging.archiving.rebuild import Rebuilder, Registered
 from broker.imaging.archiving.verify import Scrub, Verifier
 from broker.imaging.conflicts import ASSIGN, Conflict, ConflictRow, Conflicts, Decision
 from broker.imaging.damage import Quarantine
@@ -94,6 +95,11 @@ def keeper(core: Core, archiving: Migrator) -> Keeper:
 def ask(core: Core, actor: Keeper, row: InternalTransaction[Keeper, Wish, Result], wish: Wish, user: str) -> Result:
     """Carry out one row of `imaging.archiving.keep` for a user of this machine, through the gate like every other call."""
     return core.gate.inside(row, actor, wish, _ourselves(core, user))
+
+
+def rebuilder(core: Core, pictures: Sdfo, registered: Registered) -> Rebuilder:
+    """Return what fills rows from containers."""
+    return Rebuilder(core.database, pictures, core.profile, registered)
 
 
 def conflicts(core: Core, pictures: Sdfo) -> Conflicts:

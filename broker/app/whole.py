@@ -9,6 +9,7 @@ from broker.archive.tiers.online import OnlineStore
 from broker.edge.dimse.scu import Scu
 from broker.imaging.archiving.mend import Mender
 from broker.imaging.archiving.migrator import Migrator
+from broker.imaging.archiving.rebuild import Rebuilder
 from broker.imaging.archiving.verify import Scrub, Verifier
 from broker.imaging.conflicts import Conflict, ConflictRow, Conflicts, Decision
 from broker.imaging.fetch import Retriever
@@ -18,6 +19,7 @@ from broker.model.ports import Withdraw
 from broker.model.transaction import AnyTransaction
 from broker.patients.actor import PixManager
 from broker.registry.actor import Registry
+from broker.registry.approved import approved
 from broker.repository.actor import Repository
 
 
@@ -93,6 +95,10 @@ class App(Core):
     def mender(self) -> Mender:
         """Replaces damaged containers."""
         return imaging.mender(self, self.sdfo, self.fetch, self.migrator.packer)
+
+    def rebuilder(self) -> Rebuilder:
+        """Fills rows from containers."""
+        return imaging.rebuilder(self, self.sdfo, approved)
 
     @cached_property
     def conflicts(self) -> Conflicts:

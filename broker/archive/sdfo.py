@@ -7,6 +7,7 @@ online tier holds whole containers under the same paths, copies that are read fi
 
 import contextlib
 import hashlib
+import math
 import os
 import re
 import threading
@@ -52,6 +53,16 @@ class Packed:
     index: ContainerIndex
 
 
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """A container that was looked at: relative path, size in bytes, its index, and what it tells of its study."""
+
+    path: str
+    size: int
+    index: ContainerIndex
+    manifest: dict[str, Any]
+
+
 class Sdfo:
     """Both tiers of one broker. Safe to share between threads and processes.
 
@@ -93,6 +104,16 @@ class Sdfo:
         """Return the index of a container and its header, in one range read as a rule; version 1 has no header."""
         reader = self._reader(container)
         return sdicom.read_described(reader.pread, reader.size)
+
+    def reader(self, container: str) -> ContainerReader:
+        """Return range reads of a container. Raise `Damaged` when it is not there."""
+        return self._reader(container)
+
+    def survey(self, container: str) -> Surveyed:
+        """Return what a container tells of its study; one range read as a rule, two for version 1."""
+        reader = self._reader(container)
+        index = sdicom.read_index(reader.pread, reader.size)
+        return Surveyed(container, reader.size, index, index.manifest or sdicom.read_manifest(reader.pread, reader.size))
 
     def manifest(self, container: str) -> dict[str, Any]:
         """Return the manifest of a container: what SQL knew of the study when it was packed."""
@@ -156,7 +177,7 @@ class Sdfo:
     def recall(self, container: str, sha256: str, progress: Progress | None = None) -> int:
         """Copy a container to the online tier, from where it is read from now on; return its size in bytes.
 
-        `progress(done, total)` counts bytes. Raise `Damaged` when it is not what was packed, `Unavailable` when a store fails;
+        `progress(done, total)` counts bytes; an empty `sha256` is not known. Raise `Damaged` when it is not what was packed, `Unavailable` when a store fails;
         then there is no copy.
         """
         _check(container)
@@ -171,7 +192,9 @@ class Sdfo:
                 if progress:
                     progress(done, reader.size)
             file.close()
-            if digest.hexdigest() != sha256:
+            if not sha256:
+                proof.prove(self._near.open(temporary), "", {})
+            elif digest.hexdigest() != sha256:
                 raise Damaged("its SHA-256 is not that of its row")
             if not self._near.rename(temporary, container):     # somebody was quicker
                 self._near.delete(temporary)
@@ -195,9 +218,9 @@ class Sdfo:
         return [file.name for folder in filter(_FOLDER.fullmatch, self._near.folders()) for file in self._near.files(folder)
                 if _SAFE.fullmatch(file.name)]
 
-    def containers(self, older_than: float) -> Iterator[tuple[str, str]]:
-        """Return (path, Study Instance UID) of all containers last written more than `older_than` seconds ago."""
-        before = self.store.clock() - older_than
+    def containers(self, older_than: float | None = None) -> Iterator[tuple[str, str]]:
+        """Return (path, Study Instance UID) of all containers, or of those last written more than `older_than` seconds ago."""
+        before = math.inf if older_than is None else self.store.clock() - older_than
         for folder in filter(_FOLDER.fullmatch, self.store.folders()):
             for file in self.store.files(folder):
                 if _SAFE.fullmatch(file.name) and file.modified < before:

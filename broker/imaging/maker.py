@@ -64,6 +64,7 @@ def build_submission(  # noqa: PLR0913 - the study, and each fact of its surroun
 ) -> Draft:
     """Return the manifest of a study with fresh identifiers; it replaces the one published before.
 
+    One that is `restored` has the identifiers it had, and replaces nothing: consumers keep them, the registry may be new.
     `patient` is the affinity-domain id, `ae_title` our own: pictures are had from us wherever they are kept. `first` is
     false for a study whose UID another hospital used before. Raise `Rejected` when the study cannot have a manifest.
     """
@@ -74,15 +75,23 @@ def build_submission(  # noqa: PLR0913 - the study, and each fact of its surroun
         log.warning("the metadata say less than the pictures", study=row.study_id, hospital=hospital.key, remark=remark)
     domain = profile.domain(study.patient.domain)
     at = datetime.fromtimestamp(int(now), _zone(profile.region.timezone))
-    manifest_uid = new_oid()
+    manifest_uid = row.manifest_uid if row.restored else new_oid()
     document = write_manifest(
         study, retrieve_ae=ae_title, location_uid=location(hospital, row.tier, profile, first=first), sop_uid=manifest_uid,
         series_uid=new_oid(), now=at, issuer=(domain.namespace if domain else "", study.patient.domain),
         accession_issuer=hospital.accession_issuer)
     facts = ManifestFacts(
-        document=document, unique_id=manifest_uid, entry_id=new_uuid_urn(), set_uid=new_oid(), at=at, patient=patient,
-        replaces=row.entry_uuid)
+        document=document, unique_id=manifest_uid, entry_id=row.entry_uuid if row.restored else new_uuid_urn(),
+        set_uid=submission_uid(manifest_uid), at=at, patient=patient, replaces="" if row.restored else row.entry_uuid)
     return Draft(document, submit_request(describe(study, facts, profile, hospital)))
+
+
+def submission_uid(manifest_uid: str) -> str:
+    """Return the SubmissionSet.uniqueId of a manifest: an OID of a name-based UUID (X.667), the same whenever it is asked for.
+
+    So a registry that has the manifest says so when it is submitted once more, and the archive needs to keep one UID only.
+    """
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{manifest_uid} submission').int}"
 
 
 def location(hospital: Hospital, tier: str, profile: Profile, *, first: bool = True) -> str:

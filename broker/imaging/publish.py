@@ -242,7 +242,7 @@ class Publisher:
                 log.warning("a series is left out of the manifest", study=row.study_id, series=series_uid, reason=why)
         left_out = unnamed(facts)
         facts = self._whole(replace(case, facts=facts))
-        if row.entry_uuid and row.digest == maker.instances_digest(facts):
+        if row.entry_uuid and not row.restored and row.digest == maker.instances_digest(facts):
             with self._database.write() as unit:
                 publications.publish(
                     unit, row.study_id, manifest_uid=row.manifest_uid, entry_uuid=row.entry_uuid, digest=row.digest,
@@ -261,7 +261,7 @@ class Publisher:
         """
         row = case.row
         same = row.entry_patient in {"", str(case.patient)} and not case.is_empty
-        if not row.entry_uuid or same:
+        if not row.entry_uuid or row.restored or same:
             return row
         if self._withdraw is None:
             raise Rejected("ForeignRegistry", "the manifest is to be deprecated in a registry that is not ours")

@@ -14,6 +14,8 @@ STUDY = Machine("study", study.c.state, [
     (NEW, "sent", RECEIVING),
     (NEW, "fetched", COMPLETE),             # or listed by its origin
     (NEW, "divided", COMPLETE),             # a further part, for another patient
+    (NEW, "found packed", COMPLETE),        # its rows were lost, its container was not
+    (COMPLETE, "superseded", DROPPING),     # so was an older container, which is not needed any more
     (RECEIVING, "sent", RECEIVING),
     (COMPLETE, "sent", RECEIVING),
     (PACKING, "sent", RECEIVING),           # `switch` finds that it is not what was packed
@@ -39,6 +41,8 @@ _TRIED = (DUE, WAITING, PARTIAL)            # what `claim` takes
 
 PUBLICATION = Machine("publication", publication.c.state, [
     (NEW, "asked for", DUE),
+    (NEW, "found packed", WAITING),         # as its container tells of it
+    (NEW, "found registered", PUBLISHED),
     *((state, "asked for", DUE) for state in (PUBLISHED, PARTIAL, FAILED, WITHDRAWN)),
     *((state, "wanted at once", DUE) for state in (DUE, WAITING, PUBLISHED, PARTIAL, FAILED, WITHDRAWN)),
     *((state, "patient unknown", WAITING) for state in _TRIED),

@@ -9,10 +9,11 @@
     withdrawn         the study has no images any more; what was registered for it is deprecated
 
 `manifest_uid`, `entry_uuid`, `entry_patient` (an affinity-domain id as CX) and `digest` always tell of the last manifest that was
-accepted, in whatever state the row is.
+accepted, in whatever state the row is. Where the row is `restored` from a container, the registry that accepted it may be gone:
+the next manifest is published under these very UIDs, and replaces nothing.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,7 @@ class Publication:
     entry_uuid: str
     digest: str
     entry_patient: str
+    restored: int
     attempts: int
     next_at: float
     reason: str
@@ -97,6 +99,16 @@ def request(unit: Unit, study_id: int, patient: PatientId, now: float, *, at_onc
             study_id=study_id, state=PUBLICATION.first("asked for"), manifest_uid="", entry_uuid="", digest="", **fresh))
     else:
         PUBLICATION.move(unit, "wanted at once" if at_once else "asked for", here, **fresh)
+
+
+def restore(unit: Unit, study_id: int, patient: PatientId, now: float, record: Mapping[str, str]) -> None:
+    """Enter what a container tells of its study's publication: `manifest_uid`, `entry_uuid`, `digest`, `entry_patient`.
+
+    It is published again, under the same UIDs, when its patient is known.
+    """
+    sql(unit).execute(sa.insert(publication).values(
+        study_id=study_id, state=PUBLICATION.first("found packed"), restored=1, attempts=0, next_at=now, reason="",
+        patient_domain=patient.domain, patient_value=patient.value, **record))
 
 
 def request_anew(unit: Unit, study_id: int, patient: PatientId, now: float) -> None:
@@ -183,14 +195,14 @@ def publish(
 ) -> None:
     """Note the manifest that the registry now has."""
     _move(unit, study_id, "accepted", manifest_uid=manifest_uid, entry_uuid=entry_uuid, digest=digest,
-          entry_patient=entry_patient, attempts=0, reason="", **_NO_DRAFT)
+          entry_patient=entry_patient, restored=0, attempts=0, reason="", **_NO_DRAFT)
     PUBLICATION.move(unit, "asked for meanwhile", publication.c.study_id == study_id, publication.c.again == 1,
                      digest="", next_at=0.0)
 
 
 def take_back(unit: Unit, study_id: int) -> None:
     """Note that the registered manifest is deprecated: the next one replaces nothing."""
-    _set(unit, study_id, manifest_uid="", entry_uuid="", digest="", entry_patient="")
+    _set(unit, study_id, manifest_uid="", entry_uuid="", digest="", entry_patient="", restored=0)
 
 
 def withdraw(unit: Unit, study_id: int) -> None:

@@ -164,6 +164,7 @@ publication = sa.Table(
     sa.Column("digest", sa.String(64), nullable=False),     # of the instance list that was published
     sa.Column("entry_patient", sa.Text, nullable=False, server_default=""),     # whom it is registered for (CX)
     sa.Column("again", sa.Integer, nullable=False, server_default="0"),     # 1: what was settled since is not in a draft yet
+    sa.Column("restored", sa.Integer, nullable=False, server_default="0"),  # 1: from a container; to be registered as it was
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("next_at", sa.Float, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
