@@ -96,6 +96,7 @@ class App(Core):
         """Replaces damaged containers."""
         return imaging.mender(self, self.sdfo, self.fetch, self.migrator.packer)
 
+    @cached_property
     def rebuilder(self) -> Rebuilder:
         """Fills rows from containers."""
         return imaging.rebuilder(self, self.sdfo, approved)

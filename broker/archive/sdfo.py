@@ -177,8 +177,8 @@ class Sdfo:
     def recall(self, container: str, sha256: str, progress: Progress | None = None) -> int:
         """Copy a container to the online tier, from where it is read from now on; return its size in bytes.
 
-        `progress(done, total)` counts bytes; an empty `sha256` is not known. Raise `Damaged` when it is not what was packed, `Unavailable` when a store fails;
-        then there is no copy.
+        `progress(done, total)` counts bytes; an empty `sha256` is not known. Raise `Damaged` when it is not what was packed,
+        `Unavailable` when a store fails; then there is no copy.
         """
         _check(container)
         reader = self._reader(container, cold=True)

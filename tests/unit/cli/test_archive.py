@@ -128,3 +128,47 @@ def test_the_status_counts_and_forecasts(app: App, tmp_path: Path) -> None:
     assert year["total"]["disk"] == year["total"]["bytes"] == 366 * found["total"]["bytes"]
     assert "NameNode objects: 4 used, 8 spared" in run(tmp_path, "status").output
     assert app.sdfo.store.health() == ""
+
+
+def test_a_container_is_shown(app: App, tmp_path: Path) -> None:
+    path = container(app, "2.25.1")
+    found = told(tmp_path, "inspect", path, "--prove", expect=0)
+    assert (found["version"], found["images"], found["manifest"]["hospital"]) == (2, 3, "a")
+    assert [one["uid"] for one in found["series"][0]["images"]] == list(PICTURES)
+    file = tmp_path / "data/archive" / path
+    shown = run(tmp_path, "inspect", str(file))
+    assert (shown.exit_code, "hospital: a" in shown.output, "3 images" in shown.output) == (0, True, True)
+    one = json.loads(run(tmp_path, "inspect", str(file), "--image", "2.25.9.2").output)
+    assert (one["image"], one["size"], one["attributes"]) == ("2.25.9.2", 40_000, {})
+    assert run(tmp_path, "inspect", str(file), "--image", "1.2.3").exit_code == 2
+
+
+def test_a_container_that_is_none_is_said(app: App, tmp_path: Path) -> None:
+    path = container(app, "2.25.1")
+    spoil(app.sdfo, path, "2.25.9.2")
+    assert run(tmp_path, "inspect", path).exit_code == 0
+    proven = run(tmp_path, "inspect", path, "--prove")
+    assert (proven.exit_code, "2.25.9.2" in proven.output) == (1, True)
+    assert run(tmp_path, "inspect", "ab/1.2-00.seq").exit_code == 1
+    assert run(tmp_path, "inspect", "/etc/hostname").exit_code == 1
+
+
+def test_the_index_is_rebuilt_and_drilled(app: App, tmp_path: Path) -> None:
+    assert told(tmp_path, "drill", expect=0)["different"] == 0
+    app.close()
+    for file in (tmp_path / "data").glob("broker.db*"):
+        file.unlink()
+    found = told(tmp_path, "rebuild-index", expect=0)
+    assert (found["containers"], found["studies"], found["images"], found["known"]) == (2, 2, 6, 0)
+    assert told(tmp_path, "rebuild-index", expect=0)["known"] == 2
+    assert told(tmp_path, "verify", "--days", "0", expect=0)["containers"] == 2
+    (tmp_path / "data/archive" / found_path(tmp_path)).write_bytes(b"SEQ")
+    assert len(told(tmp_path, "rebuild-index", expect=1)["damaged"]) == 1
+    drilled = told(tmp_path, "drill", expect=1)
+    assert [one["what"] for one in drilled["differences"]] == ["lost"]
+    assert "would not come back" in run(tmp_path, "drill").output
+
+
+def found_path(tmp_path: Path) -> str:
+    """A container of the archive."""
+    return next(str(file.relative_to(tmp_path / "data/archive")) for file in (tmp_path / "data/archive").rglob("*.seq"))
