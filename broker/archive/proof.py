@@ -8,6 +8,7 @@ from broker.archive.formats.sdicom import ContainerIndex, Entry
 from broker.archive.formats.sequencefile import Damaged
 from broker.archive.tiers.base import ContainerReader
 from broker.files.digests import Digests
+from broker.model.errors import Unavailable
 
 
 def prove(reader: ContainerReader, sha256: str, expected: Mapping[str, str]) -> ContainerIndex:
@@ -34,16 +35,24 @@ def prove(reader: ContainerReader, sha256: str, expected: Mapping[str, str]) -> 
     return index
 
 
-def rotten(reader: ContainerReader, index: ContainerIndex) -> list[str]:
-    """Return the SOP Instance UIDs of the images whose bytes are not those that were packed, in the order of the index."""
-    return [entry.sop_uid for entry in index.entries.values() if _digest(reader, entry) != entry.sha256]
+def rotten(reader: ContainerReader, index: ContainerIndex, *, or_unread: bool = False) -> list[str]:
+    """Return the SOP Instance UIDs of the images whose bytes are not those that were packed, in the order of the index.
+
+    With `or_unread` also of those that the store does not give; else that raises `Unavailable`.
+    """
+    return [entry.sop_uid for entry in index.entries.values() if not _is_good(reader, entry, or_unread=or_unread)]
 
 
-def _digest(reader: ContainerReader, entry: Entry) -> str:
+def _is_good(reader: ContainerReader, entry: Entry, *, or_unread: bool) -> bool:
     digest = hashlib.sha256()
-    for data in reader.stream(entry.offset, entry.size):
-        digest.update(data)
-    return digest.hexdigest()
+    try:
+        for data in reader.stream(entry.offset, entry.size):
+            digest.update(data)
+    except Unavailable:
+        if not or_unread:
+            raise
+        return False
+    return digest.hexdigest() == entry.sha256
 
 
 class _Pass:

@@ -155,13 +155,13 @@ class Sdfo:
         if not any(_FOLDER.fullmatch(folder) for folder in self.store.folders()):
             raise Unavailable(f"{WHAT}, which is empty (is it mounted?),")
 
-    def rotten(self, container: str) -> list[str]:
-        """Return the SOP Instance UIDs of a container's images that are not what was packed.
+    def rotten(self, container: str, *, or_unread: bool = False) -> list[str]:
+        """Return the SOP Instance UIDs of a container's images that are not what was packed, `or_unread` that cannot be read.
 
         Raise `Damaged` when its file is not there or has no index, `Unavailable` when its store fails.
         """
         index = self.index(container, fresh=True)
-        return proof.rotten(self._reader(container, cold=True), index)
+        return proof.rotten(self._reader(container, cold=True), index, or_unread=or_unread)
 
     def drop_online(self, paths: Iterable[str]) -> None:
         """Remove files of the online tier; durable on return. Absent files are no error."""

@@ -1,7 +1,7 @@
 """Containers are read back in turn, at a set rate, and compared with their rows: what is damaged goes into quarantine.
 
 A store that cannot be reached is not damage: the reading stops, and goes on later. A file that is not there is damage of the
-whole container; when it is back, the next reading ends that.
+whole container; when it is back, the next reading ends that. So is what a store that is well did not give time and again.
 """
 
 import time
@@ -24,6 +24,7 @@ from broker.imaging.store.proofs import Kept
 from broker.model.errors import Unavailable
 
 _LOCK_SECONDS = 3600.0      # a container of the largest kind is read in that time
+_TRIES = 4                  # attempts, in seven hours or more, after which what cannot be read is taken for damaged
 _LOOK = 60.0                # seconds between two looks for work when there was none
 
 log = structlog.get_logger("broker.imaging.archiving")
@@ -52,6 +53,9 @@ class Verified:
     def images(self) -> list[str]:
         """The damaged pictures."""
         return [uid for uid in self.sop_uids if uid != WHOLE]
+
+
+_Damaged = tuple[str, tuple[str, ...]]      # why, and which pictures
 
 
 class Verifier:
@@ -93,7 +97,9 @@ class Verifier:
         except Unavailable as error:
             if self._sdfo.store.health():
                 raise
-            return self._unread(container, str(error))
+            damaged = self._unread(container, str(error))
+            if damaged is None:
+                return Verified(container, Verdict.UNREAD, str(error))
         if damaged:
             self._sdfo.check_mounted()
         with self._database.write() as unit:
@@ -109,7 +115,7 @@ class Verifier:
                 return Verified(container, Verdict.REPLACED)
         return Verified(container, Verdict.DAMAGED, reason, sop_uids)
 
-    def _look(self, container: Kept) -> tuple[str, tuple[str, ...]] | None:
+    def _look(self, container: Kept) -> _Damaged | None:
         """Return why a container is damaged, and which pictures of it; None when it is whole."""
         reason = ""
         for _ in range(2):      # what went wrong on its way to us once is not what lies there
@@ -131,11 +137,18 @@ class Verifier:
             return error.why
         return ""
 
-    def _unread(self, container: Kept, reason: str) -> Verified:
+    def _unread(self, container: Kept, reason: str) -> _Damaged | None:
+        """Note that a container could not be read; return what of it is taken for damaged when that was so too often."""
         with self._database.write() as unit:
-            setbacks.note(unit, "verify", container.path, container.hospital, reason, self._clock())
-        log.warning("a container cannot be verified now", container=container.path, reason=reason)
-        return Verified(container, Verdict.UNREAD, reason)
+            attempts = setbacks.note(unit, "verify", container.path, container.hospital, reason, self._clock()).attempts
+        log.warning("a container cannot be verified now", container=container.path, reason=reason, attempts=attempts)
+        if attempts < _TRIES:
+            return None
+        try:
+            unread = self._sdfo.rotten(container.path, or_unread=True)
+        except Unavailable:
+            unread = []
+        return f"its store did not give it in {attempts} attempts: {reason}", tuple(unread) or (WHOLE,)
 
 
 class Scrub:

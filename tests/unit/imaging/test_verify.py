@@ -1,114 +1,30 @@
 """Containers that are read through: what is damage and what is not, at which rate, and what becomes of it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from broker.archive.formats.sequencefile import Damaged
 from broker.archive.tiers.base import ContainerStore
+from broker.archive.tiers.posix import Reader
 from broker.config.profile import Profile
 from broker.coord.local import LocalCoord
 from broker.db import Database, sql
-from broker.imaging.archiving.drop import Outcome
-from broker.imaging.archiving.mend import Mender
 from broker.imaging.archiving.pace import Rate
-from broker.imaging.archiving.pack import Packer
 from broker.imaging.archiving.sweep import Sweeper
-from broker.imaging.archiving.verify import Scrub, Verdict, Verified, Verifier
+from broker.imaging.archiving.verify import Verdict
 from broker.imaging.damage import ROTTEN
-from broker.imaging.store import containers, damages, proofs, setbacks, studies, tables
+from broker.imaging.store import proofs, setbacks, studies, tables
 from broker.imaging.store.damages import WHOLE
 from broker.model.errors import Unavailable
 from broker.model.imaging import InstanceRef
 from tests.helpers.archive import archive_of
 from tests.helpers.conflicts import with_hospital
-from tests.helpers.damage import audited, flip, quarantine, spoil
-from tests.helpers.fetch import OURS, Centre, Pacs, build, octets, read, refs_of, working
+from tests.helpers.damage import Archive, audited, flip, spoil
+from tests.helpers.fetch import Centre, Pacs, build, octets, working
 
 DAY = 86400.0
-
-
-@dataclass
-class Archive:
-    """A centre whose studies are packed as the worker does it, and what verifies and mends it. `now` is its time."""
-
-    centre: Centre
-    folder: Path
-    now: float = 1.7e9
-
-    def __post_init__(self) -> None:
-        self.quarantine = quarantine(self.centre.database, self.centre.sdfo, self.folder)
-
-    def clock(self) -> float:
-        return self.now
-
-    @property
-    def packer(self) -> Packer:
-        centre = self.centre
-        return Packer(centre.database, centre.sdfo, centre.profile, centre.coord, self.clock)
-
-    @property
-    def verifier(self) -> Verifier:
-        return Verifier(self.centre.database, self.centre.sdfo, self.quarantine, self.clock)
-
-    @property
-    def mender(self) -> Mender:
-        centre = self.centre
-        return Mender(centre.database, centre.sdfo, centre.profile, self.quarantine, self.packer, centre.fetch, clock=self.clock)
-
-    def scrub(self, **retention: float) -> Scrub:
-        changed = self.centre.profile.retention.model_copy(update=retention)
-        return Scrub(self.centre.database, self.verifier, self.centre.coord, changed, self.clock, self.clock)
-
-    def pack(self, study_uid: str = "1.2.1", count: int = 3) -> list[InstanceRef]:
-        """Have a study packed."""
-        refs = refs_of(study_uid, count, OURS)
-        self.receive(refs)
-        assert self.packer.migrate(self.study(study_uid).id) is Outcome.ARCHIVED
-        return refs
-
-    def receive(self, refs: list[InstanceRef]) -> None:
-        """Have hospital A send pictures."""
-        self.centre.land("a", refs)
-        with self.centre.database.write() as unit:
-            studies.mark(unit, self.study(refs[0].study_uid).id, "quiet")
-
-    def study(self, study_uid: str = "1.2.1") -> studies.Study:
-        with self.centre.database.read() as unit:
-            found = studies.study(unit, "a", study_uid)
-        assert found is not None
-        return found
-
-    def path(self, study_uid: str = "1.2.1") -> str:
-        """The path of a study's container."""
-        with self.centre.database.read() as unit:
-            container = containers.current(unit, self.study(study_uid).id)
-        assert container is not None
-        return container.path
-
-    def file(self, study_uid: str = "1.2.1") -> Path:
-        return self.file_of(self.path(study_uid))
-
-    def file_of(self, path: str) -> Path:
-        return archive_of(self.centre.sdfo) / path
-
-    def verify(self, **options: object) -> list[Verified]:
-        """Read containers."""
-        verifier = self.verifier
-        return list(verifier.each(verifier.todo(**options), Rate(0, self.clock)))  # type: ignore[arg-type]
-
-    def damage(self) -> list[str]:
-        """What is damaged, by SOP Instance UID."""
-        with self.centre.database.read() as unit:
-            return [one.sop_uid for one in damages.listed(unit)]
-
-    def given(self, refs: list[InstanceRef]) -> set[str]:
-        """The pictures that a consumer is given, which are what was packed."""
-        found = self.centre.fetch.retrieve(refs).found
-        assert all(read(one.source) == octets(ref.sop_uid) for ref, one in found.items())
-        return {ref.sop_uid for ref in found}
 
 
 @pytest.fixture
@@ -242,6 +158,29 @@ def away(monkeypatch: pytest.MonkeyPatch, store: ContainerStore, health: str) ->
 
     monkeypatch.setattr(store, "open", fail)
     monkeypatch.setattr(store, "health", lambda: health)
+
+
+def test_what_a_well_store_did_not_give_four_times_is_taken_for_damaged(
+        archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    refs = archive.pack()
+    place = archive.centre.sdfo.locate(archive.path(), refs[1].sop_uid)
+    assert place is not None
+    stream = Reader.stream
+
+    def torn(self: Reader, offset: int, length: int) -> Iterator[bytes]:
+        if offset < place.offset + place.size and offset + length > place.offset:
+            raise Unavailable("archive")
+        return stream(self, offset, length)
+
+    monkeypatch.setattr(Reader, "stream", torn)
+    assert [archive.verify()[0].verdict for _ in range(3)] == [Verdict.UNREAD] * 3
+    assert archive.damage() == []
+    one, = archive.verify()
+    assert (one.verdict, one.images) == (Verdict.DAMAGED, [refs[1].sop_uid])
+    assert archive.given(refs) == set(uids([refs[0], refs[2]]))
+    monkeypatch.undo()
+    assert archive.verify()[0].cleared
+    assert archive.given(refs) == set(uids(refs))
 
 
 # --- which, and how fast
