@@ -155,6 +155,13 @@ class Sdfo:
         if not any(_FOLDER.fullmatch(folder) for folder in self.store.folders()):
             raise Unavailable(f"{WHAT}, which is empty (is it mounted?),")
 
+    def unchanged(self, container: str, sha256: str) -> ContainerIndex:
+        """Read a container that was proven before back from its store; return its index when no byte has changed since.
+
+        Raise `Damaged` when one has, `Unavailable` when its store fails.
+        """
+        return proof.unchanged(self._reader(container, cold=True), sha256)
+
     def rotten(self, container: str, *, or_unread: bool = False) -> list[str]:
         """Return the SOP Instance UIDs of a container's images that are not what was packed, `or_unread` that cannot be read.
 

@@ -50,7 +50,7 @@ class Dropper:
         if held:
             return Outcome.HELD
         try:
-            index = self._sdfo.prove(container.path, container.sha256, {})
+            index = self._sdfo.unchanged(container.path, container.sha256)
         except Damaged:
             self._go_back(study, container, replaced[0] if replaced else None)
             raise

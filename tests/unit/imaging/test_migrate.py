@@ -481,7 +481,7 @@ class Steps:
 
     def __init__(self, patch: pytest.MonkeyPatch, at: Callable[[int], None]) -> None:
         self.count, self._at, self._busy = 0, at, False
-        for owner, name in ((os, "link"), (os, "unlink"), (os, "fsync"), (os, "rmdir"), (Sdfo, "pack"), (Sdfo, "prove")):
+        for owner, name in ((os, "link"), (os, "unlink"), (os, "fsync"), (os, "rmdir"), (Sdfo, "pack"), (Sdfo, "unchanged")):
             self._wrap(patch, owner, name)
         write = Database.write
 

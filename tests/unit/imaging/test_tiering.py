@@ -159,14 +159,14 @@ def test_a_study_that_is_held_while_its_container_is_proven_loses_nothing(
     centre: Centre, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     study_id = centre.receive(IMAGES)
-    prove = Sdfo.prove
+    unchanged = Sdfo.unchanged
 
     def then_hold(self: Sdfo, *args: Any) -> Any:
-        index = prove(self, *args)
+        index = unchanged(self, *args)
         keep(centre, HOLD)
         return index
 
-    monkeypatch.setattr(Sdfo, "prove", then_hold)
+    monkeypatch.setattr(Sdfo, "unchanged", then_hold)
     assert centre.packer.migrate(study_id) is Outcome.CHANGED
     assert len(centre.files()[0]) == 3
 
@@ -377,16 +377,16 @@ def test_who_hung_past_its_lock_removes_no_rows_of_what_was_unpacked_meanwhile(
     centre: Centre, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     study_id = centre.receive(IMAGES)
-    prove = Sdfo.prove
+    unchanged = Sdfo.unchanged
 
     def hang(self: Sdfo, *args: Any) -> Any:
-        index = prove(self, *args)
+        index = unchanged(self, *args)
         with centre.database.write() as unit:       # a conflict was settled: the study is online again, the container gone
             sql(unit).execute(container.delete())
             sql(unit).execute(study.update().values(tier="online", state="complete"))
         return index
 
-    monkeypatch.setattr(Sdfo, "prove", hang)
+    monkeypatch.setattr(Sdfo, "unchanged", hang)
     assert centre.packer.migrate(study_id) is Outcome.CHANGED
     assert (centre.study().objects, len(centre.files()[0])) == (3, 3)
 
