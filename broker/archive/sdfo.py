@@ -220,6 +220,14 @@ class Sdfo:
             return False
         return True
 
+    def has_good_copy(self, container: str, sha256: str) -> bool:
+        """Say whether there is a copy that was recalled of a container, and all of it is what was packed."""
+        try:
+            proof.prove(self._near.open(container), sha256, {})
+        except (FileNotFoundError, Unavailable):
+            return False
+        return True
+
     def recalled(self) -> list[str]:
         """Return the containers of which there is a copy."""
         return [file.name for folder in filter(_FOLDER.fullmatch, self._near.folders()) for file in self._near.files(folder)

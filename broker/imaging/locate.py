@@ -142,6 +142,8 @@ def _archive(
 ) -> None:
     for path in locations.containers(unit, holding.id):
         bad = damaged.get(path, set())
+        if bad and sdfo.is_recalled(path):      # it was whole when that was made, and goes when it is not
+            bad = set()
         try:
             # of a container that is not what it was the pictures may be, if its own index can still be read
             entries = sdfo.index(path, fresh=WHOLE in bad).entries

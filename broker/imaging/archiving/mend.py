@@ -1,7 +1,8 @@
 """Damaged containers are replaced: a new version is packed from the good pictures, and from good copies of the others.
 
-A copy is good when it has the SHA-256 that was packed. It is online already, or the hospital's PACS is asked for it as for any
-retrieve. A new version never lacks a picture: while one has no good copy the old one stays, and gives what is good of it.
+A copy is good when it has the SHA-256 that was packed. It is online already, all of the container is (a recalled study), or the
+hospital's PACS is asked for it as for any retrieve. A new version never lacks a picture: while one has no good copy the old one
+stays, and gives what is good of it.
 """
 
 import functools
@@ -69,7 +70,8 @@ class Mender:
         verified = self._verifier.verify(container)     # a reader finds one picture; others may be damaged, too
         if verified.verdict is not Verdict.DAMAGED:
             return verified.cleared
-        self._gather(container, set(verified.sop_uids), patience)
+        if not self._sdfo.has_good_copy(container.path, container.sha256):      # one that was recalled
+            self._gather(container, set(verified.sop_uids), patience)
         outcome = self._packer.migrate(study_id)
         if outcome not in {Outcome.ARCHIVED, Outcome.WAITING, Outcome.HELD}:
             raise Unavailable("the study, which is being packed or received,")

@@ -77,12 +77,13 @@ class Packer:
         """State packing: write, prove and switch; nothing but the temporary state is left when it fails."""
         with self._database.read() as unit:
             rows, old = studies.instances(unit, study.id), containers.current(unit, study.id)
-            bad = damages.damaged(unit, [study.id]).get(old.path, set()) if old else set()
+            known = damages.damaged(unit, [study.id]).get(old.path, set()) if old else set()
         packed: Packed | None = None
         try:
+            bad = set() if old and known and self._sdfo.has_good_copy(old.path, old.sha256) else known
             entries = self._sdfo.index(old.path, fresh=WHOLE in bad).entries if old else {}
             rows = self._settle(study, rows, entries)
-            if bad:
+            if known:
                 entries = _without_damaged(entries, bad, rows)
             elif all(row.sop_uid in entries for row in rows):
                 return self._nothing_new(study, rows, held_until)

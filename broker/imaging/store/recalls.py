@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from broker.config.profile import Retention
 from broker.db import sql
 from broker.imaging.store import tables as t
+from broker.imaging.store.damages import IS_DAMAGED
 from broker.imaging.store.machines import NEAR, RECALL, WANTED
 from broker.imaging.store.retained import HOLD, PIN, is_kept
 from broker.model.ports import Unit
@@ -103,15 +104,16 @@ def over(unit: Unit, study_id: int) -> str:
 
 
 def expired(unit: Unit, now: float, recall_days: int) -> list[Recall]:
-    """Return the copies whose time is over and that nobody retrieved for so many days; none of what is pinned or held."""
+    """Return the copies whose time is over and that nobody retrieved for so many days; not what is pinned, held or damaged."""
     return _found(unit, _rows().where(
         t.recall.c.state == NEAR, t.recall.c.until < now, t.study.c.used_at < now - recall_days * _DAY,
-        sa.not_(is_kept(PIN, HOLD))).order_by(t.recall.c.until))
+        sa.not_(is_kept(PIN, HOLD)), sa.not_(IS_DAMAGED)).order_by(t.recall.c.until))
 
 
 def least_used(unit: Unit) -> list[Recall]:
-    """Return all copies that are not pinned, the longest unused first."""
-    return _found(unit, _rows().where(t.recall.c.state == NEAR, sa.not_(is_kept(PIN))).order_by(t.study.c.used_at))
+    """Return all copies that are not pinned, the longest unused first; none of a study that is damaged in the archive."""
+    return _found(unit, _rows().where(
+        t.recall.c.state == NEAR, sa.not_(is_kept(PIN)), sa.not_(IS_DAMAGED)).order_by(t.study.c.used_at))
 
 
 def listed(unit: Unit) -> list[Recall]:

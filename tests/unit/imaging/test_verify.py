@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -12,6 +13,7 @@ from broker.config.profile import Profile
 from broker.coord.local import LocalCoord
 from broker.db import Database, sql
 from broker.imaging.archiving.pace import Rate
+from broker.imaging.archiving.recall import Recaller
 from broker.imaging.archiving.sweep import Sweeper
 from broker.imaging.archiving.verify import Verdict
 from broker.imaging.damage import ROTTEN
@@ -328,6 +330,30 @@ def test_a_damaged_record_is_mended_from_the_pictures_themselves(archive: Archiv
     flip(archive.file(), 40)
     archive.verify()
     assert archive.mender.mend(archive.study().id)
+    assert archive.given(refs) == set(uids(refs))
+    assert [one.verdict for one in archive.verify()] == [Verdict.WHOLE]
+
+
+@pytest.mark.parametrize("harm", ["picture", "gone"])
+def test_a_recalled_copy_is_given_stays_and_mends(archive: Archive, harm: str) -> None:
+    refs = archive.pack()
+    study, old = archive.study().id, archive.path()
+    centre = archive.centre
+    recaller = Recaller(centre.database, centre.sdfo, centre.profile.retention, centre.coord, stop=Event(), clock=archive.clock)
+    assert recaller.recall(study, 1) > 0
+    spoil(centre.sdfo, old, refs[0].sop_uid)
+    if harm == "gone":
+        archive.file().unlink()
+    one, = archive.verify()
+    assert list(one.sop_uids) == [WHOLE if harm == "gone" else refs[0].sop_uid]
+    assert archive.given(refs) == set(uids(refs))
+    with centre.database.write() as unit:
+        sql(unit).execute(tables.study.update().values(used_at=0.0))
+    archive.now += 300 * DAY
+    assert recaller.expire(archive.now) == 0
+    assert recaller.make_room(lambda: False) == 0
+    assert archive.mender.mend(study)
+    assert archive.path() != old
     assert archive.given(refs) == set(uids(refs))
     assert [one.verdict for one in archive.verify()] == [Verdict.WHOLE]
 
