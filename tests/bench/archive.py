@@ -23,22 +23,22 @@ from tests.bench.harness import Figure, Notes, Round, rate
 from tests.helpers import stores
 from tests.helpers.archive import Centre
 
-_IMAGES, _SIZE = 200, 526_338
-_STUDY = "1.2.840.99.201"
+IMAGES, SIZE = 200, 526_338
+STUDY = "1.2.840.99.201"
 _STUDIES, _IMAGES_OF_STUDY = 20, 40
 
 
-def _study(sdfo: Sdfo) -> list[PackImage]:
+def study(sdfo: Sdfo) -> list[PackImage]:
     """Return the images of a study that lies in the online tier, 512 x 512 x 16 bit each."""
-    block = os.urandom(_SIZE)
+    block = os.urandom(SIZE)
     images = []
-    for number in range(_IMAGES):
+    for number in range(IMAGES):
         data = number.to_bytes(8, "big") + block[8:]
         part = sdfo.online.begin()
         part.write(data)
-        kept = part.commit("a", _STUDY, f"{_STUDY}.1.{number + 1}").online
+        kept = part.commit("a", STUDY, f"{STUDY}.1.{number + 1}").online
         images.append(PackImage(
-            sop_uid=f"{_STUDY}.1.{number + 1}", series_uid=f"{_STUDY}.1", sop_class="1.2.840.10008.5.1.4.1.1.2",
+            sop_uid=f"{STUDY}.1.{number + 1}", series_uid=f"{STUDY}.1", sop_class="1.2.840.10008.5.1.4.1.1.2",
             transfer_syntax="1.2.840.10008.1.2.1", sha256=hashlib.sha256(data).hexdigest(), number=number,
             source=sdfo.open(Online(kept.path, kept.size, kept.sha256))))
     return images
@@ -48,13 +48,13 @@ def _study(sdfo: Sdfo) -> list[PackImage]:
 def _tiers() -> Iterator[tuple[Path, Sdfo, list[PackImage]]]:
     with scene.folder() as where:
         sdfo = Sdfo(OnlineStore(where / "online", fsync=False), PosixStore(where / "archive"))
-        yield where, sdfo, _study(sdfo)
+        yield where, sdfo, study(sdfo)
 
 
 @contextlib.contextmanager
 def _pack(notes: Notes) -> Iterator[Round]:
     with _tiers() as (where, sdfo, images):
-        size = _IMAGES * _SIZE
+        size = IMAGES * SIZE
         whole = where / "whole"
         with whole.open("wb") as file:
             for image in images:
@@ -64,7 +64,7 @@ def _pack(notes: Notes) -> Iterator[Round]:
         def ours() -> float:
             started = time.perf_counter()
             file = sdfo.store.create("pack", size)
-            write_container(file, _STUDY, images, {"hospital": "a"}, bytes(16))
+            write_container(file, STUDY, images, {"hospital": "a"}, bytes(16))
             file.close()
             seconds = time.perf_counter() - started
             sdfo.store.delete("pack")
@@ -78,23 +78,23 @@ def _pack(notes: Notes) -> Iterator[Round]:
             (where / "copy").unlink()
             return size / 1e6 / seconds
 
-        notes.add(f"{_IMAGES} x {_SIZE} bytes; SHA-256 of each image and of the container, CRC-32 of the index, fsync")
+        notes.add(f"{IMAGES} x {SIZE} bytes; SHA-256 of each image and of the container, CRC-32 of the index, fsync")
         yield lambda: (ours(), peer())
 
 
 @contextlib.contextmanager
 def _one(notes: Notes) -> Iterator[Round]:
     with _tiers() as (where, sdfo, images):
-        packed = sdfo.pack(_STUDY, images, {"hospital": "a"})
+        packed = sdfo.pack(STUDY, images, {"hospital": "a"})
         turn = itertools.count()
 
         def one() -> None:
             fresh = Sdfo(sdfo.online, sdfo.store)      # remembers no index: both range reads are made
-            image = images[next(turn) % _IMAGES]
+            image = images[next(turn) % IMAGES]
             found = fresh.locate(packed.path, image.sop_uid)
             assert found is not None
             data = fresh.store.open(found.container).pread(found.offset, found.size)
-            assert len(data) == _SIZE
+            assert len(data) == SIZE
 
         notes.add("index in the footer, then the image; nothing remembered between two reads; neither side hashes what it read")
         yield lambda: (rate(one), rate(lambda: _read(where, packed)))
@@ -111,12 +111,12 @@ def _read(where: Path, packed: Packed) -> None:
 @contextlib.contextmanager
 def _migrate(notes: Notes) -> Iterator[Round]:
     with scene.folder() as where, contextlib.closing(_centre(where)) as centre:
-        block, size = os.urandom(_SIZE), _STUDIES * _IMAGES_OF_STUDY * _SIZE
+        block, size = os.urandom(SIZE), _STUDIES * _IMAGES_OF_STUDY * SIZE
         original = where / "original"
 
         def receive() -> None:
             for study in range(_STUDIES):
-                uid = f"{_STUDY}.{study}"
+                uid = f"{STUDY}.{study}"
                 centre.receive({
                     f"{uid}.1.{number}": number.to_bytes(4, "big") + study.to_bytes(4, "big") + block[8:]
                     for number in range(_IMAGES_OF_STUDY)}, study_uid=uid)
@@ -145,7 +145,7 @@ def _migrate(notes: Notes) -> Iterator[Round]:
                 (where / "copy").unlink()
             return size / 1e6 / seconds
 
-        notes.add(f"{_STUDIES} studies of {_IMAGES_OF_STUDY} x {_SIZE} bytes, two at once, grace 0; proofs read from the disk: "
+        notes.add(f"{_STUDIES} studies of {_IMAGES_OF_STUDY} x {SIZE} bytes, two at once, grace 0; proofs read from the disk: "
                   "page cache dropped on both sides; ours removes the online copies, too")
         yield lambda: (ours(), peer())
 

@@ -62,16 +62,16 @@ def discard(folder: Path) -> None:
     atexit.register(shutil.rmtree, used, ignore_errors=True)
 
 
-def settings(where: Path, database: str = "") -> Settings:
+def settings(where: Path, database: str = "", archive: str = "") -> Settings:
     """Return the shipped settings with their data in `where`, on a free port; `broker.toml` there says the same.
 
-    `database` is the URL of another store than SQLite's.
+    `database` is the URL of another store than SQLite's, `archive` the section of one elsewhere than in a folder.
     """
     port, mllp, dicom = free_ports(3)
     config = where / "broker.toml"
     config.write_text(
         f'data = "data"\n[server]\nhttp_port = {port}\nmllp_port = {mllp}\ndicom_port = {dicom}\n'
-        f'[database]\nurl = "{database}"\n', "utf-8")
+        f'[database]\nurl = "{database}"\n{archive}', "utf-8")
     return load(config)
 
 

@@ -27,7 +27,7 @@ from tests.helpers import registry as made
 from tests.helpers.ports import free_port
 
 SIZE = 200 << 20
-_IMAGES = 200
+IMAGES = 200
 _STUDY = "1.2.840.99.200"
 _MARK = b"@@@@@@@@"
 
@@ -48,14 +48,14 @@ def _head(path: str, content_type: str, length: int, method: str = "POST") -> by
             "\r\n").encode()
 
 
-def _file(path: Path, size: int) -> str:
+def file(path: Path, size: int) -> str:
     """Write a file nobody can compress; return its SHA-1."""
     digest, block = hashlib.sha1(usedforsecurity=False), os.urandom(1 << 20)
-    with path.open("wb") as file:
-        for number in range(size >> 20):
-            data = number.to_bytes(8, "big") + block[8:]
+    with path.open("wb") as target:
+        for start in range(0, size, len(block)):
+            data = (start.to_bytes(8, "big") + block[8:])[:size - start]
             digest.update(data)
-            file.write(data)
+            target.write(data)
     scene.sync(path)
     return digest.hexdigest()
 
@@ -82,7 +82,7 @@ def _iti41(notes: Notes) -> Iterator[Round]:
     with scene.folder() as where:
         settings = scene.settings(where)
         source, target = where / "document", where / "copy"
-        sha1 = _file(source, SIZE)
+        sha1 = file(source, SIZE)
         with scene.parts(settings) as app:
             before, after, content_type, length = _provide(app, sha1)
         numbers = iter(range(10_000_000, 99_999_999))
@@ -109,25 +109,34 @@ def _iti41(notes: Notes) -> Iterator[Round]:
 
 # -- a study out
 
-def _receive(app: App) -> list[InstanceRef]:
-    """Take a study in as the receiver does."""
-    block = os.urandom(SIZE // _IMAGES)
+def receive(app: App, study_uid: str = _STUDY, images: int = IMAGES, size: int = SIZE // IMAGES) -> list[InstanceRef]:
+    """Take a study in as the receiver does, and let it be complete."""
+    block = os.urandom(size)
     objects = []
-    for number in range(1, _IMAGES + 1):
+    for number in range(1, images + 1):
         part = app.online.begin()
         part.write(number.to_bytes(8, "big") + block[8:])
-        kept = part.commit("a", _STUDY, f"{_STUDY}.1.{number}").online
+        kept = part.commit("a", study_uid, f"{study_uid}.1.{number}").online
         objects.append(StoredObject(
-            hospital="a", study_uid=_STUDY, series_uid=f"{_STUDY}.1", sop_uid=f"{_STUDY}.1.{number}",
+            hospital="a", study_uid=study_uid, series_uid=f"{study_uid}.1", sop_uid=f"{study_uid}.1.{number}",
             sop_class="1.2.840.10008.5.1.4.1.1.2", transfer_syntax="1.2.840.10008.1.2.1", path=kept.path, size=kept.size,
             sha256=kept.sha256, tags={"StudyDate": "20240506", "Modality": "CT", "PatientID": "A-1"}))
     with app.database.write() as unit:
         recording.record(unit, objects, app.profile)
+        for row in studies.find_studies(unit, study_uid=study_uid):
+            studies.mark(unit, row.id, "quiet")
     source = app.profile.region.source_uid
     return [InstanceRef(item.study_uid, item.series_uid, item.sop_uid, source_uid=source) for item in objects]
 
 
-def _retrieve(refs: list[InstanceRef]) -> bytes:
+def archive(app: App) -> None:
+    """Have the study packed."""
+    with app.database.read() as unit:
+        [study] = studies.find_studies(unit, study_uid=_STUDY)
+    assert app.migrator.packer.migrate(study.id) is Outcome.ARCHIVED
+
+
+def retrieve(refs: list[InstanceRef]) -> bytes:
     row = rad69_retrieve.ROW
     root = write_request(
         retrieve_images(refs), action=row.messages[0].action, to="http://127.0.0.1" + row.endpoint, message_id="urn:uuid:bench")
@@ -165,12 +174,11 @@ def _rad69(notes: Notes) -> Iterator[Round]:
     with scene.folder() as where:
         settings = scene.settings(where)
         with scene.parts(settings) as app:
-            request = _retrieve(_receive(app))
+            request = retrieve(receive(app))
         with scene.web(settings) as pid, _nginx(where) as port:
             _, length, answer = scene.transfer(settings.server.http_port, request)
             assert b"ResponseStatusType:Success" in answer, answer
-            _file(where / "body", length + (1 << 20))
-            os.truncate(where / "body", length)
+            file(where / "body", length)
             get = b"GET /body HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
             def speed(at: int, asked: bytes) -> float:
@@ -178,7 +186,7 @@ def _rad69(notes: Notes) -> Iterator[Round]:
                 assert size == length
                 return length / 1e6 / seconds
             yield lambda: (speed(settings.server.http_port, request), speed(port, get))
-            notes.add(f"{_IMAGES} images, {length / 1e6:.0f} MB; worker's peak {scene.peak_memory(pid)}")
+            notes.add(f"{IMAGES} images, {length / 1e6:.0f} MB; worker's peak {scene.peak_memory(pid)}")
 
 
 @contextlib.contextmanager
@@ -190,12 +198,9 @@ def _archived(notes: Notes) -> Iterator[Round]:
             (where / name).mkdir()
             settings = scene.settings(where / name)
             with scene.parts(settings) as app:
-                request = _retrieve(_receive(app))
+                request = retrieve(receive(app))
                 if name == "archive":
-                    with app.database.write() as unit:
-                        [study] = studies.find_studies(unit, study_uid=_STUDY)
-                        studies.mark(unit, study.id, "quiet")
-                    assert app.migrator.packer.migrate(study.id) is Outcome.ARCHIVED
+                    archive(app)
             places.append(settings)
 
         def speed(port: int) -> float:
@@ -206,7 +211,7 @@ def _archived(notes: Notes) -> Iterator[Round]:
         packed, online = places
         with scene.web(packed) as pid, scene.web(online):
             yield lambda: (speed(packed.server.http_port), speed(online.server.http_port))
-            notes.add(f"{_IMAGES} images, {SIZE / 1e6:.0f} MB, each compared with its SHA-256 on the way; "
+            notes.add(f"{IMAGES} images, {SIZE / 1e6:.0f} MB, each compared with its SHA-256 on the way; "
                       f"worker's peak {scene.peak_memory(pid)}")
 
 
