@@ -23,12 +23,13 @@ def application(app: App) -> Application:
     """Return everything that is served by HTTP."""
     rows = [*(served.row for served in app.served), *listener.ROWS]
     return build(app.served, app.gate, app.settings, {
-        "/healthz": health.healthz(_checks(app), lambda: living(app.settings.run_folder), ROLES),
+        "/healthz": health.healthz(checks(app), lambda: living(app.settings.run_folder), ROLES),
         "/services": health.services(rows, app.settings),
     })
 
 
-def _checks(app: App) -> dict[str, Callable[[], object]]:
+def checks(app: App) -> dict[str, Callable[[], object]]:
+    """Return what /healthz looks at."""
     settings = app.settings
     return {
         "database": app.database.ping,

@@ -15,10 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from broker.app.whole import App
 from broker.archive.tiers.base import ContainerStore
 from broker.archive.tiers.hdfs import HdfsStore
+from broker.cli.main import cli
+from broker.config import profile as profiles
+from broker.config.settings import load
 from broker.model.errors import Unavailable
+from broker.run.web import checks
+from broker.web.health import probe
 from tests.helpers.containers import got, in_hdfs, put, section
 from tests.helpers.hdfs import hadoop
 from tests.helpers.hdfs.cluster import Cluster, Folder
@@ -416,3 +423,33 @@ def test_kerberos_each_cause_is_named(hdfs_kerberos: SecureCluster, tmp_path: Pa
     eventually(lambda: subprocess.run(["klist", "-s"], env=old, check=False).returncode)
     assert health(old, principal="broker") == "the Kerberos ticket has expired"
     assert health(nobody, protection="") == "the NameNode ended the connection; it may ask for Kerberos"
+
+
+def test_broker_check_and_healthz_say_in_one_line_what_is_wrong(hdfs: Folder, tmp_path: Path) -> None:
+    config = tmp_path / "broker.toml"
+    config.write_text(f"""
+        data = "data"
+        [archive]
+        url = "{hdfs.url}/sdicom"
+        [archive.hdfs]
+        replication = {REPLICATION}
+        metadata_seconds = 20
+    """)
+
+    def check() -> dict[str, Any]:
+        done = CliRunner().invoke(cli, ["check", "--json", "--config", str(config)])
+        assert done.exit_code == 0, done.output
+        (row,) = (row for row in json.loads(done.stdout) if row["what"] == "archive")
+        return dict(row)
+    settings = load(config)
+    app = App(settings, profiles.load(settings.profile))
+    health = checks(app)["archive"]
+    assert check() == {"what": "archive", "value": f"{hdfs.url}/sdicom", "ok": True, "warning": False}
+    assert probe({"archive": health}) == {"archive": "ok"}
+    hdfs.cluster.mkdir(f"{hdfs.path}/sdicom")
+    hdfs.cluster.quota(f"{hdfs.path}/sdicom", names=1)
+    line = "the quota of files and folders is used up"
+    assert check() == {"what": "archive", "value": f"{hdfs.url}/sdicom: {line}", "ok": True, "warning": True}
+    assert probe({"archive": health}) == {"archive": line}
+    assert not (tmp_path / "data" / "archive").exists()
+    app.close()

@@ -66,7 +66,7 @@ class HdfsStore:
                 self._link.ask(lambda client: client.mkdirs(path.rpartition("/")[0], create_parent=True))
                 self._link.ask(lambda client: client.rename(old_path, path))
         except FileExistsError:
-            return self._is(path, before) and not self._exists(old_path)
+            return False
         except FileNotFoundError:
             # the answer to an attempt that was carried out may have been lost
             if not self._is(path, before):
@@ -147,13 +147,6 @@ class HdfsStore:
         except FileNotFoundError:
             return False
         return (found.length, found.modification_time) == (before.length, before.modification_time)
-
-    def _exists(self, path: str) -> bool:
-        try:
-            self._link.ask(lambda client: client.get_file_info(path))
-        except FileNotFoundError:
-            return False
-        return True
 
     def _entries(self, path: str) -> Iterator[FileStatus]:
         entries = self._link.ask(lambda client: client.list_status(path))

@@ -46,6 +46,8 @@ _TROUBLES = (
     ("No data received for", Trouble("a DataNode says nothing")),
     ("Connection refused", Trouble("the connection is refused", passing=True)),
 )
+_JAVA = re.compile(r"org\.[a-z.]+\.([A-Z]\w*Exception)")
+_LINE = 100     # letters
 _PERMISSION = re.compile(r"Permission denied: user=([^,]+), access=(\w+)")
 
 
@@ -57,10 +59,9 @@ def of(error: BaseException) -> Trouble:
     for sign, trouble in _TROUBLES:
         if sign in text:
             return trouble
-    if isinstance(error, OSError):
-        return Trouble(error.strerror or text.partition("\n")[0])
-    java = re.search(r"[a-z.]+\.([A-Z]\w*Exception)", text)
-    return Trouble(java[1] if java else type(error).__name__)
+    if java := _JAVA.search(text):
+        return Trouble(java[1])
+    return Trouble((error.strerror if isinstance(error, OSError) else None) or text.partition("\n")[0][:_LINE])
 
 
 def unavailable(trouble: Trouble) -> Unavailable:

@@ -34,6 +34,12 @@ def test_environment_overrides_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     ('[security]\nmode = "maybe"\n', "security.mode"),
     ("[server]\nthreads = 8\nretrieve_slots = 8\n", "server.retrieve_slots"),
     ("[server\n", "broker.toml"),
+    ('[archive]\nurl = "http://namenode:9870/sdicom"\n', "archive.url: it is not like hdfs://host:port/path"),
+    ('[archive]\nurl = "hdfs://namenode:8020"\n', "archive.url: it is not like hdfs://host:port/path"),
+    ('[archive]\nurl = "hdfs://region/sdicom"\n', "archive.url: it has no port, and archive.hdfs.options no"),
+    ('[archive.hdfs]\nkeytab = "k"\n', "archive.hdfs.keytab: it needs archive.hdfs.principal"),
+    ("[archive.hdfs]\nblock_size = 1048577\n", "archive.hdfs.block_size"),
+    ("[archive.hdfs]\nread_seconds = 0\n", "archive.hdfs.read_seconds"),
 ])
 def test_a_wrong_setting_is_one_line_naming_file_and_key(tmp_path: Path, text: str, key: str) -> None:
     with pytest.raises(ConfigError) as error:
@@ -47,3 +53,21 @@ def test_a_wrong_setting_is_one_line_naming_file_and_key(tmp_path: Path, text: s
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml"):
         settings_file.load(tmp_path / "nowhere.toml")
+
+
+def test_an_archive_in_a_name_service(tmp_path: Path) -> None:
+    settings = load(tmp_path, """
+        [archive]
+        url = "hdfs://region/sdicom"
+        [archive.hdfs]
+        principal = "broker/host@REGION"
+        keytab = "broker.keytab"
+        [archive.hdfs.options]
+        "dfs.nameservices" = "region"
+        "dfs.ha.namenodes.region" = "nn1,nn2"
+        "dfs.namenode.rpc-address.region.nn1" = "one:8020"
+        "dfs.namenode.rpc-address.region.nn2" = "two:8020"
+    """)
+    assert settings.archive.url == "hdfs://region/sdicom"
+    assert settings.archive.hdfs.options["dfs.ha.namenodes.region"] == "nn1,nn2"
+    assert settings.archive.hdfs.keytab == tmp_path / "broker.keytab"

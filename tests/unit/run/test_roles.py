@@ -9,7 +9,7 @@ from broker.run.roles import ROLES
 
 pytestmark = pytest.mark.outside
 
-PARTS = {"alembic", "gunicorn", "httpx", "lxml", "pydicom", "pynetdicom", "redis", "spyne", "typer", "zeep"}
+PARTS = {"alembic", "gunicorn", "hdfs_native", "httpx", "lxml", "pydicom", "pynetdicom", "redis", "spyne", "typer", "zeep"}
 NEEDED = {
     "web": {"gunicorn", "httpx", "lxml", "pydicom", "pynetdicom", "spyne"},
     "receiver": {"lxml", "pydicom", "pynetdicom"},
