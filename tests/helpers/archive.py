@@ -95,10 +95,13 @@ def archive_of(sdfo: Sdfo) -> Path:
 
 
 class Centre:
-    """Both tiers and their rows in one folder, and what ever came in. Make another one on the same folder: a restart."""
+    """Both tiers and their rows in one folder, and what ever came in. Make another one on the same folder: a restart.
 
-    def __init__(self, folder: Path, profile: Profile, **retention: Any) -> None:
-        self.database = Database(f"sqlite:///{folder / 'broker.db'}")
+    Rows are in SQLite in that folder, or where `url` says.
+    """
+
+    def __init__(self, folder: Path, profile: Profile, url: str = "", **retention: Any) -> None:
+        self.database = Database(url or f"sqlite:///{folder / 'broker.db'}")
         self.profile = profile.model_copy(update={"retention": profile.retention.model_copy(update=retention)})
         self.sdfo = Sdfo(OnlineStore(folder / "online"), PosixStore(folder / "archive"))
         self.coord = LocalCoord(folder / "run")

@@ -29,7 +29,8 @@ ON_IT = (
     "tests/conformance", "tests/unit/patients", "tests/unit/registry", "tests/unit/repository",
     "tests/unit/imaging/test_studies.py", "tests/unit/imaging/test_fetch.py", "tests/unit/imaging/test_locate.py",
     "tests/unit/imaging/test_publish.py", "tests/unit/imaging/test_receiver.py", "tests/unit/imaging/test_conflicts.py",
-    "tests/unit/imaging/test_damage.py", "tests/unit/imaging/test_verify.py",
+    "tests/unit/imaging/test_damage.py", "tests/unit/imaging/test_verify.py", "tests/unit/imaging/test_tiering.py",
+    "tests/unit/imaging/test_recall.py",
 )
 # They look below SQLAlchemy into SQLite.
 NOT_ON_IT = ("few_statements", "test_what_comes_on_another_day")

@@ -42,10 +42,10 @@ DAY = 86400.0
 
 @pytest.fixture
 def make(tmp_path: Path, profile: Profile) -> Iterator[Callable[..., Centre]]:
-    stores.sqlite(tmp_path / "broker.db").close()
+    url = stores.empty(tmp_path / "broker.db")
     with contextlib.ExitStack() as stack:
         def made(**retention: Any) -> Centre:
-            return stack.enter_context(contextlib.closing(Centre(tmp_path, profile, **retention)))
+            return stack.enter_context(contextlib.closing(Centre(tmp_path, profile, url, **retention)))
         yield made
 
 

@@ -33,16 +33,11 @@ HOUR, DAY = 3600.0, 86400.0
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    stores.sqlite(tmp_path / "broker.db").close()
-    return tmp_path
-
-
-@pytest.fixture
-def make(folder: Path, profile: Profile) -> Iterator[Callable[..., Centre]]:
+def make(tmp_path: Path, profile: Profile) -> Iterator[Callable[..., Centre]]:
+    url = stores.empty(tmp_path / "broker.db")
     with contextlib.ExitStack() as stack:
         def made(**retention: Any) -> Centre:
-            return stack.enter_context(contextlib.closing(Centre(folder, profile, **retention)))
+            return stack.enter_context(contextlib.closing(Centre(tmp_path, profile, url, **retention)))
         yield made
 
 
@@ -313,7 +308,11 @@ def test_several_studies_are_packed_at_once(make: Callable[..., Centre], monkeyp
     assert centre.migrator.run_due(centre.now) == 3
 
 
-def test_two_brokers_share_the_studies(make: Callable[..., Centre]) -> None:
+@pytest.mark.parametrize("locked", [True, False])
+def test_two_brokers_share_the_studies(make: Callable[..., Centre], monkeypatch: pytest.MonkeyPatch, locked: bool) -> None:
+    """Without a lock service some are packed twice, for nothing; whatever happens, all are packed in the end, and once."""
+    if not locked:
+        monkeypatch.setattr(LocalCoord, "lock", everybody)
     brokers = [make(parallel=2), make(parallel=2)]
     for number in range(1, 13):
         receive(brokers[0], number)
@@ -323,6 +322,9 @@ def test_two_brokers_share_the_studies(make: Callable[..., Centre]) -> None:
         thread.start()
     for thread in running:
         thread.join(120)
+    if not locked:
+        brokers[0].migrator.run_due(brokers[0].now + 2 * DAY)
+        brokers[0].sweeper.sweep(-60.0)
     online, archive = brokers[0].files()
     assert (online, len(archive)) == ([], 12)
     assert {number: brokers[1].read(f"1.2.{number}.1", f"1.2.{number}") for number in range(1, 13)} == {
