@@ -16,6 +16,7 @@ from broker.cli import _log
 from broker.cli._config import AsJson, ConfigFile, load
 from broker.cli._progress import studies
 from broker.imaging.archiving.report import Report
+from broker.model.errors import BrokerError
 from broker.model.imaging import Due
 
 
@@ -36,8 +37,12 @@ def migrate(
         if dry_run:
             _list(migrator.due(time.time(), limit), as_json=as_json)
             return
-        with studies("packing", Console(stderr=True), quiet=as_json) as watch:
-            report = migrator.run_all(limit, watch)
+        try:
+            with studies("packing", Console(stderr=True), quiet=as_json) as watch:
+                report = migrator.run_all(limit, watch)
+        except BrokerError as error:        # of the database: what fails of a study is in the report
+            typer.echo(f"broker: {error}", err=True)
+            raise typer.Exit(1) from error
     if as_json:
         typer.echo(json.dumps(report.told(), ensure_ascii=False))
     else:

@@ -161,7 +161,7 @@ class Retention(_Part):
     rule: tuple[Rule, ...] = Field((), description="further rules; of those that fit a study all must be over")
     grace_seconds: float = Field(0.0, ge=0, description="between the archived copy's proof and the online copy's end")
     cache_days: int = Field(30, ge=0, description="objects fetched from an origin are evicted after so many days")
-    hours: Hours = Field("00:00-24:00", description="when the worker packs and recalls, in the region's time")
+    hours: Hours = Field("00:00-24:00", description="when the worker packs, in the region's time")
     bytes_per_second: int = Field(0, ge=0, description="most the worker packs on average; 0 = as fast as it can")
     studies_per_hour: int = Field(0, ge=0, description="most the worker packs; 0 = as many as it can")
     parallel: int = Field(2, ge=1, le=16, description="studies packed at once by one process")

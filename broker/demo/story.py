@@ -102,7 +102,7 @@ class Story:
     def archive_old(self) -> str:
         """Migration."""
         said = self._send(self.old)
-        packed = self._place.command("migrate")
+        packed = self._place.command("migrate").partition("\n")[0]
         _until(lambda: self._where(self.old) == "archive", f"{_title(self.old)} in the archive")
         return f"{said}; {packed}"
 
