@@ -36,4 +36,6 @@ def upgrade(database: Database, revision: str = "head") -> None:
     """Bring the store to `revision`, usually the newest, in one transaction; safe to call from several processes at once."""
     with database.write() as unit:
         lock(unit, Lock.SCHEMA)
+        if not unit.connection.in_transaction():
+            unit.connection.begin()     # sends nothing; Alembic commits by itself what it began itself
         command.upgrade(_config(unit.connection), revision)

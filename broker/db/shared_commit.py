@@ -131,7 +131,6 @@ class SharedWriter:
         if self._open is None:
             unit.driver.execute("BEGIN IMMEDIATE")
             self._open = _Transaction(self._open_for)
-            self._connection.begin()    # SQLAlchemy sends nothing here, but knows now that it must not commit by itself
         if self._open.units:
             unit.driver.execute("SAVEPOINT unit")
         return unit
@@ -201,8 +200,11 @@ class SharedWriter:
     def _forget(self, connection: sa.Connection) -> None:
         """Let SQLAlchemy forget its transaction, of which nothing is left to take back; else take another connection next."""
         try:
-            connection.rollback()
+            connection.rollback()       # does nothing where all statements were the driver's own
+            ended = not self._driver.in_transaction
         except DRIVER_ERRORS:
+            ended = False
+        if not ended:
             self._connection = None
             with contextlib.suppress(*DRIVER_ERRORS):
                 connection.invalidate()

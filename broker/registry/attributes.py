@@ -1,7 +1,7 @@
 """What each attribute of a submitted object must look like towards a registry (ITI TF-3 tables 4.2.3.2-1 to 4.2.3.4-1)."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from broker.model.errors import Problem, XdsCode
@@ -131,7 +131,8 @@ def attribute_problems(shape: Shape, rim: RimObject) -> Iterator[Problem]:
     """Return what is wrong with the attributes of one object: missing, too many, malformed, or unknown to the standard."""
     where, found = f"{shape.name} {rim.id}", _values(rim)
     for attribute in ATTRIBUTES[shape.name]:
-        given = found.get(attribute.key, ())
+        kind, called = attribute.key
+        given = found[kind].get(called, ())
         if not _fits(attribute, given):
             yield from _unfit(where, attribute, given)
     yield from _slot_problems(where, rim.slots)
@@ -145,17 +146,17 @@ def attribute_problems(shape: Shape, rim: RimObject) -> Iterator[Problem]:
         yield from _service_problems(where, rim.slots)
 
 
-def _values(rim: RimObject) -> dict[Key, Sequence[str]]:
-    """Return all values of an object by their place; of a repeated slot the first."""
-    found: dict[Key, list[str]] = {}
+def _values(rim: RimObject) -> dict[str, Mapping[str, Sequence[str]]]:
+    """Return all values of an object by their kind of place, and what it is called there; of a repeated slot the first."""
+    identifiers: dict[str, list[str]] = {}
     for identifier in rim.identifiers:
-        found.setdefault((IDENTIFIER, identifier.scheme), []).append(identifier.value)
+        identifiers.setdefault(identifier.scheme, []).append(identifier.value)
+    codes: dict[str, list[str]] = {}
     for row in rim.classifications:
-        found.setdefault((CODE, row.scheme), []).append(row.code or "")
+        codes.setdefault(row.scheme, []).append(row.code or "")
     return {
-        **{(SLOT, name): listed for name, listed in reversed(rim.slots)},
-        **{(XML, name): (value,) for name, value in rim.attributes.items()},
-        (NAME, ""): (rim.name,) if rim.name else (), **found}
+        SLOT: dict(reversed(rim.slots)), IDENTIFIER: identifiers, CODE: codes, NAME: {"": (rim.name,)} if rim.name else {},
+        XML: {name: (value,) for name, value in rim.attributes.items()}}
 
 
 def _fits(attribute: Attribute, found: Sequence[str]) -> bool:
@@ -186,17 +187,16 @@ def _scheme_problems(where: str, shape: Shape, rim: RimObject) -> Iterator[Probl
         if not known:
             yield problem(where, f"classification {row.scheme or row.node or row.id} is not one of this kind of object")
     for identifier in rim.identifiers:
-        if identifier.scheme not in shape.identifiers.values():
+        if identifier.scheme not in shape.identification_schemes:
             yield problem(where, f"identification scheme {identifier.scheme} is not one of this kind of object")
 
 
 def _code_problems(where: str, shape: Shape, row: Classification) -> Iterator[Problem]:
-    name = next(name for name, scheme in shape.codes.items() if scheme == row.scheme)
     schemes = values(row.slots, CODING_SCHEME)
     if not row.code or len(schemes) != 1 or not schemes[0]:
-        yield problem(where, f"{name} must have a nodeRepresentation and one codingScheme")
+        yield problem(where, f"{shape.code_name(row.scheme)} must have a nodeRepresentation and one codingScheme")
     if not row.display.strip():
-        yield problem(where, f"{name} {row.code} has no display name")
+        yield problem(where, f"{shape.code_name(row.scheme)} {row.code} has no display name")
 
 
 def _author_problems(where: str, slots: Slots) -> Iterator[Problem]:

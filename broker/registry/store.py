@@ -7,7 +7,7 @@ the locks of the patient and of the uniqueIds and entryUUIDs they bring (`broker
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -126,8 +126,7 @@ _INSERT = Prepared(sa.insert(registry_object).returning(_object.uuid, _object.id
 _INSERT_SIDE = {table.name: Prepared(sa.insert(table)) for table in _tables}
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectSummary:
+class ObjectSummary(NamedTuple):
     """What is known of a registered object without reading it. `object_type` is the entry type, else empty."""
 
     uuid: str

@@ -86,11 +86,7 @@ def stray_elements(listing: Element) -> list[str]:
 
 
 def _with_labels(rim: RimObject, labels: list[Classification]) -> RimObject:
-    if not labels:
-        return rim
-    return RimObject(
-        kind=rim.kind, attributes=rim.attributes, slots=rim.slots, name=rim.name, description=rim.description,
-        version=rim.version, classifications=(*rim.classifications, *labels), identifiers=rim.identifiers)
+    return rim._replace(classifications=(*rim.classifications, *labels)) if labels else rim
 
 
 def shape_of(rim: RimObject) -> Shape | None:

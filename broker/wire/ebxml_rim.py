@@ -5,7 +5,6 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from lxml import etree
@@ -58,8 +57,7 @@ class Identifier(NamedTuple):
     label: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RimObject:
+class RimObject(NamedTuple):
     """An ExtrinsicObject, RegistryPackage or Association with all XDS uses of it. `attributes` holds the XML attributes."""
 
     kind: str

@@ -4,8 +4,6 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from lxml import etree
-
 from broker.model.metadata import APPROVED, Association, DocumentEntry, RegistryObjects, SubmissionSet
 from broker.wire.ebxml import Submission, listing_of, read_submission, submit_request
 from broker.wire.ebxml_objects import from_rim, object_elements
@@ -18,11 +16,11 @@ _LAST_UPDATE = FOLDER.single["last_update_time"]
 _PACKAGE, _CLASSIFICATION, _VERSION, _EXTRINSIC = (
     tag("RegistryPackage"), tag("Classification"), tag("VersionInfo"), tag("ExtrinsicObject"))
 # Every element with an id, and its attributes that name other ones.
-_REFERENCES: dict[str, tuple[str, ...]] = {
+_REFERENCES: dict[object, tuple[str, ...]] = {
     _EXTRINSIC: (), _PACKAGE: (), tag("ObjectRef"): (), tag("Association"): ("sourceObject", "targetObject"),
     _CLASSIFICATION: ("classifiedObject",), tag("ExternalIdentifier"): ("registryObject",)}
-_OBJECT_TYPES: dict[object, str] = {tag(name): OBJECT_TYPE + name for name in ("RegistryPackage", "Association")}
-_NESTED_TYPES: dict[object, str] = {tag(name): OBJECT_TYPE + name for name in ("Classification", "ExternalIdentifier")}
+_OBJECT_TYPES: dict[object, str] = {
+    tag(name): OBJECT_TYPE + name for name in ("RegistryPackage", "Association", "Classification", "ExternalIdentifier")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +96,20 @@ def read_submission_set(body: bytes) -> SubmissionSet:
 
 
 def _rename(listing: Element, new_id: Callable[[], str]) -> dict[str, str]:
-    """Put a new id in place of every symbolic one, and return the new ones by the old."""
-    named = [(element, element.get("id", "")) for element in listing.iter(*_REFERENCES.keys())]
-    names = {old: new_id() for old in dict.fromkeys(old for _, old in named) if old and not old.startswith("urn:uuid:")}
+    """Put a new id in place of every symbolic one, and return the new ones by the old. Set what kind each element is."""
+    named = [(element, element.get("id", "")) for element in listing.iter(*_REFERENCES)]
+    names = {old: new_id() for old in dict.fromkeys([old for _, old in named]) if old and not old.startswith("urn:uuid:")}
     for element, old in named:
-        if old in names:
-            element.set("id", names[old])
-        for place in _REFERENCES[str(element.tag)]:
-            other = element.get(place, "")
-            if other in names:
-                element.set(place, names[other])
+        new = names.get(old)
+        if new is not None:
+            element.set("id", new)
+        kind = element.tag
+        for place in _REFERENCES[kind]:
+            new = names.get(element.get(place, ""))
+            if new is not None:
+                element.set(place, new)
+        if kind in _OBJECT_TYPES:
+            element.set("objectType", _OBJECT_TYPES[kind])
     return names
 
 
@@ -117,24 +119,17 @@ def _nest_classifications(listing: Element) -> None:
     for label in labels:
         package = packages.get(label.get("classifiedObject"))
         if package is not None:
-            package.insert(_end_of_heads(package), label)
-
-
-def _end_of_heads(thing: Element) -> int:
-    return sum(child.tag in HEADS for child in thing)
+            package.insert(sum(child.tag in HEADS for child in package), label)
 
 
 def _approve(thing: Element, uuid: str) -> None:
     thing.set("status", APPROVED)
     thing.set("lid", uuid)
-    if thing.tag in _OBJECT_TYPES:
-        thing.set("objectType", _OBJECT_TYPES[thing.tag])
     thing.attrib.pop("home", None)
-    for child in list(thing):
-        kind = _NESTED_TYPES.get(child.tag)
-        if kind is not None:
-            child.set("objectType", kind)
-        elif child.tag == _VERSION:
-            thing.remove(child)
-    place = _end_of_heads(thing)
-    thing.insert(place, etree.SubElement(thing, _VERSION, versionName="1"))
+    heads = [child for child in thing if child.tag in HEADS]
+    place = len(heads)
+    for head in heads:
+        if head.tag == _VERSION:
+            thing.remove(head)
+            place -= 1
+    thing.insert(place, thing.makeelement(_VERSION, versionName="1"))

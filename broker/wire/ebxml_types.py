@@ -5,9 +5,8 @@ import re
 from broker.model.errors import Rejected
 from broker.model.ids import PatientId, is_oid, unescape_hl7
 
-_DTM = re.compile(
-    r"\d{4}(?:(?P<month>\d\d)(?:(?P<day>\d\d)(?:(?P<hour>\d\d)(?:(?P<minute>\d\d)(?P<second>\d\d)?)?)?)?)?", re.ASCII)
-_BOUNDS = {"month": (1, 12), "day": (1, 31), "hour": (0, 23), "minute": (0, 59), "second": (0, 59)}
+_YEAR, _MONTH, _DAY, _HOUR, _SIXTIETH = r"\d{4}", "(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])", r"(?:[01]\d|2[0-3])", r"[0-5]\d"
+_DTM = re.compile(f"{_YEAR}(?:{_MONTH}(?:{_DAY}(?:{_HOUR}(?:{_SIXTIETH}(?:{_SIXTIETH})?)?)?)?)?", re.ASCII)
 _LOWEST = "00000101000000"
 _SHA1 = re.compile(r"[0-9A-Fa-f]{40}")
 _SIZE = re.compile(r"[0-9]{1,18}")
@@ -19,9 +18,7 @@ _PID = re.compile(r"PID-\d{1,2}\|.*", re.DOTALL | re.ASCII)
 
 def is_dtm(text: str) -> bool:
     """Say whether `text` is `YYYY[MM[DD[hh[mm[ss]]]]]` with possible numbers; no zone, no fraction."""
-    match = _DTM.fullmatch(text)
-    return match is not None and all(
-        low <= int(match[part]) <= high for part, (low, high) in _BOUNDS.items() if match[part] is not None)
+    return _DTM.fullmatch(text) is not None
 
 
 def pad_dtm(text: str) -> str:

@@ -36,6 +36,15 @@ class Shape:
         """Return the classification schemes of an object of this kind: those of its codes, and that of its authors."""
         return frozenset((*self.codes.values(), self.author)) - {""}
 
+    @functools.cached_property
+    def identification_schemes(self) -> frozenset[str]:
+        """Return the schemes of the identifiers of an object of this kind."""
+        return frozenset(self.identifiers.values())
+
+    def code_name(self, scheme: str) -> str:
+        """Return the name of the coded attribute that has this classification scheme."""
+        return next(name for name, found in self.codes.items() if found == scheme)
+
 
 ENTRY = Shape(
     name="XDSDocumentEntry",
