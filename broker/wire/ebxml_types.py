@@ -5,7 +5,8 @@ import re
 from broker.model.errors import Rejected
 from broker.model.ids import PatientId, is_oid, unescape_hl7
 
-_YEAR, _MONTH, _DAY, _HOUR, _SIXTIETH = r"\d{4}", "(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])", r"(?:[01]\d|2[0-3])", r"[0-5]\d"
+_YEAR, _MONTH, _DAY = r"\d{4}", "(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])"
+_HOUR, _SIXTIETH = r"(?:[01]\d|2[0-3])", r"[0-5]\d"
 _DTM = re.compile(f"{_YEAR}(?:{_MONTH}(?:{_DAY}(?:{_HOUR}(?:{_SIXTIETH}(?:{_SIXTIETH})?)?)?)?)?", re.ASCII)
 _LOWEST = "00000101000000"
 _SHA1 = re.compile(r"[0-9A-Fa-f]{40}")

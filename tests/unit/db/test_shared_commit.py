@@ -156,6 +156,40 @@ def test_a_connection_that_cannot_even_take_back_is_not_used_again(store: Store,
     writer.close()
 
 
+class _NoDisk:
+    """A driver's connection whose transaction can be ended neither way."""
+
+    def __init__(self, driver: sqlite3.Connection) -> None:
+        self._driver = driver
+
+    def execute(self, statement: str) -> sqlite3.Cursor:
+        if statement in {"COMMIT", "ROLLBACK"}:
+            raise sqlite3.OperationalError("disk I/O error")
+        return self._driver.execute(statement)
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._driver.in_transaction
+
+
+def test_a_connection_that_stays_in_a_transaction_of_the_drivers_own_statements_is_not_used_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    second = Store(store.path.parent / "second").connection
+    connections = iter((store.connection, second))
+    writer = SharedWriter(lambda: next(connections), open_for=3600)
+    record = store.connection.connection
+    monkeypatch.setattr(type(record), "driver_connection", property(lambda held: _NoDisk(store.driver) if held is record else (
+        held.dbapi_connection)))
+
+    (end,) = together(writer, [lambda unit: unit.driver.execute("INSERT INTO probe VALUES (0, '')")])
+    assert isinstance(end, sqlite3.OperationalError)
+    assert store.connection.invalidated
+    assert together(writer, [insert(1)]) == [None]
+    assert second.exec_driver_sql("SELECT n FROM probe").scalars().all() == [1]
+    writer.close()
+
+
 def test_a_transaction_that_sqlite_ended_is_no_success(store: Store) -> None:
     ends = together(store.writer(), [lambda unit: unit.driver.execute("ROLLBACK"), insert(1)])
     assert [type(end) for end in ends] == [Unavailable, type(None)]
