@@ -16,7 +16,7 @@ _LAST_UPDATE = FOLDER.single["last_update_time"]
 _PACKAGE, _CLASSIFICATION, _VERSION, _EXTRINSIC = (
     tag("RegistryPackage"), tag("Classification"), tag("VersionInfo"), tag("ExtrinsicObject"))
 # Every element with an id, and its attributes that name other ones.
-_REFERENCES: dict[object, tuple[str, ...]] = {
+_REFERENCES: dict[str, tuple[str, ...]] = {
     _EXTRINSIC: (), _PACKAGE: (), tag("ObjectRef"): (), tag("Association"): ("sourceObject", "targetObject"),
     _CLASSIFICATION: ("classifiedObject",), tag("ExternalIdentifier"): ("registryObject",)}
 _OBJECT_TYPES: dict[object, str] = {
@@ -103,7 +103,7 @@ def _rename(listing: Element, new_id: Callable[[], str]) -> dict[str, str]:
         new = names.get(old)
         if new is not None:
             element.set("id", new)
-        kind = element.tag
+        kind = str(element.tag)
         for place in _REFERENCES[kind]:
             new = names.get(element.get(place, ""))
             if new is not None:
