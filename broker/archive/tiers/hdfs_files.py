@@ -80,12 +80,13 @@ class Writer:
         self._patience -= time.monotonic() - begun
         if not taken:
             self._wait()
+            raise hdfs_errors.unavailable(_GONE)
 
     def _wait(self) -> None:
         """Return when the writing thread has ended well."""
         try:
             self._link.result(self._call, self._patience)
-        except FileNotFoundError as error:      # somebody removed it
+        except (FileNotFoundError, FileExistsError) as error:      # somebody removed it, or writes it
             raise hdfs_errors.unavailable(_GONE) from error
         except Failed as failed:
             self._channel.over()
