@@ -102,7 +102,8 @@ class Rebuilder:
         for newest, *others in batch:
             older = [one for one in others if newest.replaces(one)]
             found.unused.update((one.path, "it holds images that the newest one lacks") for one in others if one not in older)
-            if rebuilt.enter(unit, newest, older, now) == "known":
+            study_id = rebuilt.enter(unit, newest, older, now)
+            if study_id is None:
                 found.known += 1
                 continue
             found.studies += 1
@@ -110,7 +111,7 @@ class Rebuilder:
             found.bytes += newest.size
             found.retired += len(older)
             rebuilt.publish(
-                unit, rebuilt.study_id(unit, newest), newest, now, wanted=self._wanted(newest),
+                unit, study_id, newest, now, wanted=self._wanted(newest),
                 registered=bool(newest.publication) and (newest.publication or {})["entry_uuid"] in registered)
 
     def _wanted(self, newest: Told) -> bool:

@@ -11,6 +11,7 @@ from broker.imaging.archiving.told import Told
 from broker.imaging.store import containers, publications, studies
 from broker.imaging.store import tables as t
 from broker.imaging.store.machines import PUBLICATION, STUDY
+from broker.imaging.store.studies import Study
 from broker.model.ports import Unit
 
 _BATCH = 500
@@ -31,19 +32,22 @@ class PackedStudy:
     columns: dict[str, Any]
 
 
-def enter(unit: Unit, newest: Told, older: Collection[Told], now: float) -> str:
-    """Enter a study that is packed; return `entered`, or `known` when it has a container already.
+def enter(unit: Unit, newest: Told, older: Collection[Told], now: float) -> int | None:
+    """Enter a study that is packed; return its row id, or None when it has a container already.
 
     A study that is here without one, since pictures came before the rows were back, gets it. Those `older` containers that the
     newest replaces are retired; its proof and their removal are left to the migration.
     """
-    row = _row(unit, newest)
+    parts = studies.parts(unit, newest.hospital, newest.study_uid)
+    row = _row(parts, newest)
     if row is not None and containers.current(unit, row.id) is not None:
-        return "known"
-    study_id = row.id if row is not None else _new(unit, newest, now)
+        return None
+    known = set[str]()
     if row is not None:
+        study_id, known = row.id, _series(unit, row.id)
         sql(unit).execute(t.study.update().where(t.study.c.id == row.id, t.study.c.tier == "online").values(tier="archive"))
-    known = _series(unit, study_id)
+    else:
+        study_id = _new(unit, newest, parts, now)
     fresh = [one for one in newest.series if one["uid"] not in known]
     if fresh:
         sql(unit).execute(t.series.insert(), [
@@ -54,28 +58,20 @@ def enter(unit: Unit, newest: Told, older: Collection[Told], now: float) -> str:
          "state": "current" if one is newest else "retired", "at": now} for one in (newest, *older)])
     if older:
         STUDY.move(unit, "superseded", t.study.c.id == study_id)
-    return "entered"
+    return study_id
 
 
-def study_id(unit: Unit, found: Told) -> int:
-    """Return the row id of a study that was entered."""
-    row = _row(unit, found)
-    assert row is not None
-    return row.id
-
-
-def _row(unit: Unit, found: Told) -> studies.Study | None:
+def _row(parts: list[Study], found: Told) -> Study | None:
     """Return the row of a study: that of its part, or where the container does not tell, the part of its patient."""
-    parts = studies.parts(unit, found.hospital, found.study_uid)
     if found.part is not None:
         return next((part for part in parts if part.part == found.part), None)
     return next((part for part in parts if part.patient == found.patient), None)
 
 
-def _new(unit: Unit, found: Told, now: float) -> int:
+def _new(unit: Unit, found: Told, parts: list[Study], now: float) -> int:
     part = found.part
     if part is None:
-        part = 1 + max((one.part for one in studies.parts(unit, found.hospital, found.study_uid)), default=-1)
+        part = 1 + max((one.part for one in parts), default=-1)
     key = sql(unit).execute(sa.insert(t.study).values(
         hospital=found.hospital, study_uid=found.study_uid, part=part, tier="archive", state=STUDY.first("found packed"),
         patient_domain=found.patient.domain, patient_value=found.patient.value, study_date=found.study_date,
