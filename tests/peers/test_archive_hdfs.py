@@ -118,8 +118,8 @@ def test_a_datanode_killed_in_mid_read(hdfs: Folder) -> None:
 
 
 def test_a_datanode_frozen_in_mid_read(hdfs: Folder) -> None:
-    """It holds its connections and says nothing: another one is asked before the reader's deadline."""
-    store = in_hdfs(hdfs)
+    """It holds its connections and says nothing: another one is asked before the reader's deadline, for each block anew."""
+    store = in_hdfs(hdfs, block_size=16 << 20)
     put(store, "aa/1.seq", DATA)
     reader = store.open("aa/1.seq")
     with mended(hdfs) as cluster:
