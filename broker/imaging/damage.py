@@ -69,8 +69,7 @@ class Quarantine:
             holder = damages.holder(unit, study_of(container), container)
             if holder is None:
                 return []
-            known = damages.damaged(unit, [holder.study_id]).get(container, set())
-            new = sorted(set(sop_uids) - known)
+            new = sorted(set(sop_uids) - damages.damaged_of(unit, container))
             if new:
                 finding = Finding(unit=unit, holder=holder, container=container, sop_uids=tuple(new), reason=why)
                 self._gate.inside(FOUND, self, finding, self._caller, unit)

@@ -149,7 +149,7 @@ def _archive(
             entries = sdfo.index(path, fresh=WHOLE in bad).entries
             found = {key: entry for key in wanted if (entry := entries.get(key[1])) is not None}
         except Unavailable as error:
-            if WHOLE in bad and isinstance(error, Damaged):
+            if WHOLE in bad:
                 located.damaged |= {ref: holding for refs in wanted.values() for ref in refs}
                 continue
             log.warning("a container cannot be read", container=path, reason=str(error))

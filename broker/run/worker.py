@@ -33,7 +33,7 @@ def chores(app: App, wake: Subscription) -> tuple[Chore, ...]:
         Chore("pack", 60.0, lambda: migrator.run_due(time.time()), halt=migrator.stop.set),
         Chore("recall", 60.0, lambda: migrator.recaller.run(time.time())),
         Chore("verify", 1.0, scrub.run_due),
-        Chore("mend", 300.0, mender.run_due),
+        Chore("mend", 300.0, mender.run_due, halt=mender.stop.set),
         Chore("recover documents", 3600.0, repository.recover),
         Chore("sweep", 3600.0, lambda: sweep(spool)),
     )

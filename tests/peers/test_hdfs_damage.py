@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.archive.formats.sequencefile import Damaged
 from broker.archive.sdfo import Sdfo
 from broker.archive.tiers.hdfs import HdfsStore
 from broker.config.profile import Profile
@@ -74,7 +75,10 @@ def test_every_replica_damaged_is_damage_in_the_end(archive: Archive, hdfs: Fold
     one, = archive.verify()
     assert one.verdict is Verdict.DAMAGED
     assert "its store did not give it in 4 attempts" in one.reason
-    assert archive.given(refs) < {ref.sop_uid for ref in refs}
+    assert one.sop_uids == ("",), "so small a container is lost with its index"
+    assert set(archive.centre.fetch.retrieve(refs).missing.values()) == {"its stored copy is damaged"}
+    with pytest.raises(Damaged, match="must be brought back from a copy of the archive"):
+        archive.mender.mend(archive.study().id)
     archive.receive(refs)
     assert archive.given(refs) == {ref.sop_uid for ref in refs}
     hdfs.cluster.delete(place(hdfs, archive))

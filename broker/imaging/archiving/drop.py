@@ -11,7 +11,7 @@ from broker.archive.sdfo import Sdfo
 from broker.archive.tiers.online import ASIDE
 from broker.db import Database
 from broker.imaging.archiving.lease import Lease
-from broker.imaging.store import containers, damages, retained, studies
+from broker.imaging.store import containers, damages, retained, setbacks, studies
 from broker.imaging.store.containers import Container, Subject
 from broker.imaging.store.retained import HOLD
 
@@ -68,6 +68,7 @@ class Dropper:
             self._sdfo.drop_container(one.path)
             with self._database.write() as unit:
                 damages.mended(unit, one.path, self._clock())
+                setbacks.clear(unit, "verify", one.path)
                 containers.forget_container(unit, one.id)
         with self._database.write() as unit:
             studies.mark(unit, study.id, "dropped")

@@ -6,6 +6,7 @@ stays, and gives what is good of it.
 """
 
 import functools
+import threading
 import time
 from collections.abc import Callable, Collection
 
@@ -45,16 +46,24 @@ class Mender:
         self._quarantine, self._packer, self._fetch = quarantine, packer, fetch
         self._verifier = Verifier(database, sdfo, quarantine, clock)
         self._alone = Alone(database, "mend", "a damaged container was not mended")
+        self.stop = threading.Event()
 
     def run_due(self) -> int:
-        """Mend what is damaged, each study by itself; return how many are mended. What fails is tried again later and later."""
+        """Mend what is damaged, each study by itself; return how many are mended. What fails is tried again later and later.
+
+        When `stop` is set it ends after the one that is under way.
+        """
         now = self._clock()
         self._alone.begin()
         with self._database.read() as unit:
             found = {one.study_id: one.hospital for one in damages.listed(unit)}
-        return sum(
-            bool(self._alone.attempt(study_id, now, functools.partial(self.mend, study_id, _PATIENCE), hospital))
-            for study_id, hospital in found.items() if not self._alone.waits(study_id, now))
+        done = 0
+        for study_id, hospital in found.items():
+            if self.stop.is_set():
+                break
+            if not self._alone.waits(study_id, now):
+                done += bool(self._alone.attempt(study_id, now, functools.partial(self.mend, study_id, _PATIENCE), hospital))
+        return done
 
     def mend(self, study_id: int, patience: float | None = None) -> bool:
         """Return whether a damaged container of this part of a study was replaced, or is whole again; False when none is damaged.
@@ -82,8 +91,8 @@ class Mender:
         """Have a good copy of every damaged picture online. Raise `Damaged` when one cannot be had."""
         try:
             entries = self._sdfo.index(container.path, fresh=True).entries
-        except Damaged as error:
-            raise Damaged(f"{error.why}: its file must be brought back from a copy of the archive") from error
+        except Unavailable as error:
+            raise Damaged(f"without its index its file must be brought back from a copy of the archive: {error}") from error
         wanted = [entries[sop_uid] for sop_uid in bad - {WHOLE}]
         missing = self._without_copy(container, wanted)
         if not missing:

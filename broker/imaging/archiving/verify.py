@@ -100,15 +100,17 @@ class Verifier:
             damaged = self._unread(container, str(error))
             if damaged is None:
                 return Verified(container, Verdict.UNREAD, str(error))
+        else:
+            with self._database.write() as unit:
+                setbacks.clear(unit, "verify", container.path)
         if damaged:
             self._sdfo.check_mounted()
+        reason, sop_uids = damaged or ("", ())
         with self._database.write() as unit:
-            setbacks.clear(unit, "verify", container.path)
             proofs.read(unit, container.id, self._clock())
-            cleared = [] if damaged else damages.mended(unit, container.path, self._clock())
+            cleared = damages.mended(unit, container.path, self._clock(), but=sop_uids)
         if not damaged:
             return Verified(container, Verdict.WHOLE, cleared=bool(cleared))
-        reason, sop_uids = damaged
         self._quarantine.enter(container.path, sop_uids, reason)
         with self._database.read() as unit:
             if proofs.get(unit, container.id) is None:      # it may be gone because it was replaced

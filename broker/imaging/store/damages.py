@@ -4,7 +4,7 @@ A row counts while it is not mended and its container is the current one of its 
 Times are seconds since the epoch.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -76,19 +76,25 @@ def damaged(unit: Unit, study_ids: Iterable[int]) -> dict[str, set[str]]:
     return found
 
 
-def mended(unit: Unit, path: str, now: float) -> list[str]:
-    """Note that nothing of a container is damaged any more; return what was."""
-    return list(sql(unit).scalars(
-        t.damage.update().values(mended_at=now).where(t.damage.c.container == path, _OPEN).returning(t.damage.c.sop_uid)))
+def mended(unit: Unit, path: str, now: float, but: Collection[str] = ()) -> list[str]:
+    """Note that nothing of a container is damaged any more, `but` what is still; return what was."""
+    known = damaged_of(unit, path) - set(but)
+    for batch in batches(sorted(known)):
+        sql(unit).execute(t.damage.update().values(mended_at=now).where(
+            t.damage.c.container == path, t.damage.c.sop_uid.in_(batch)))
+    return sorted(known)
 
 
-def listed(unit: Unit, study_uid: str = "") -> list[Damage]:
-    """Return the damage that counts, of all studies or of those with this UID, by when it was found."""
+def damaged_of(unit: Unit, path: str) -> set[str]:
+    """Return what is damaged of a container."""
+    return set(sql(unit).scalars(sa.select(t.damage.c.sop_uid).where(t.damage.c.container == path, _OPEN)))
+
+
+def listed(unit: Unit) -> list[Damage]:
+    """Return the damage that counts, by when it was found."""
     query = (
         sa.select(t.damage.c.container, t.damage.c.sop_uid, t.damage.c.study_id, t.study.c.hospital, t.study.c.study_uid,
                   t.damage.c.reason, t.damage.c.found_at)
         .join(t.study, t.study.c.id == t.damage.c.study_id).where(_OPEN, _CURRENT)
         .order_by(t.damage.c.found_at, t.damage.c.container, t.damage.c.sop_uid))
-    if study_uid:
-        query = query.where(t.study.c.study_uid == study_uid)
     return [Damage(*row) for row in sql(unit).execute(query)]
