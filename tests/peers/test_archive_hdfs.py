@@ -270,6 +270,14 @@ def test_permission_denied(hdfs: Folder, monkeypatch: pytest.MonkeyPatch) -> Non
     assert refused(lambda: list(store.files("aa"))) == "no permission: user broker may not execute there"
 
 
+def test_others_on_the_cluster_read_no_container(hdfs: Folder) -> None:
+    store = in_hdfs(hdfs)
+    put(store, ".tmp/1", IMAGE)
+    store.rename(".tmp/1", "aa/1.seq")
+    (file,) = hdfs.cluster.rest("GET", "LISTSTATUS", f"{hdfs.path}/sdicom/aa").json()["FileStatuses"]["FileStatus"]
+    assert file["permission"] == "640"
+
+
 def test_corrupted_replicas_one_is_survived_all_are_not(hdfs: Folder) -> None:
     store = in_hdfs(hdfs)
     put(store, "aa/one.seq", IMAGE)

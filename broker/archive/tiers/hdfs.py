@@ -15,6 +15,7 @@ from broker.archive.tiers.base import TEMPORARY, Listed, Space
 from broker.archive.tiers.hdfs_files import Reader, Writer
 from broker.archive.tiers.hdfs_link import Deadlines, Failed, Link
 from broker.config.settings import HdfsSection
+from broker.files.modes import FILE, FOLDER
 
 _PROBE = b"probe"
 _LISTED = 1000          # files that the NameNode gives in one answer
@@ -39,7 +40,8 @@ class HdfsStore:
         split = urlsplit(url)
         self._root = split.path.rstrip("/")
         self._write_options = functools.partial(
-            WriteOptions, block_size=section.block_size, replication=section.replication, create_parent=True, overwrite=False)
+            WriteOptions, block_size=section.block_size, replication=section.replication, permission=FILE, create_parent=True,
+            overwrite=False)
         self._replication = section.replication
         if section.user:
             os.environ["HADOOP_USER_NAME"] = section.user     # where hdfs-native looks for it, as Hadoop does
@@ -63,7 +65,7 @@ class HdfsStore:
             try:
                 self._link.ask(lambda client: client.rename(old_path, path))
             except FileNotFoundError:
-                self._link.ask(lambda client: client.mkdirs(path.rpartition("/")[0], create_parent=True))
+                self._link.ask(lambda client: client.mkdirs(path.rpartition("/")[0], FOLDER, create_parent=True))
                 self._link.ask(lambda client: client.rename(old_path, path))
         except FileExistsError:
             return False
