@@ -11,6 +11,7 @@ import math
 import os
 import re
 import threading
+import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -35,6 +36,7 @@ from broker.model.charsets import NO_SETS, CharacterSets
 from broker.model.errors import Unavailable
 from broker.model.imaging import Archived, Online
 
+_PAUSE = 1.0                # seconds between two tries to write a container
 CACHED_IMAGES = 100_000     # index entries kept in memory; about 60 MB
 
 _SAFE = re.compile(r"[0-9a-f]{2}/[0-9][0-9.]*-[0-9a-f]+\.seq")
@@ -127,10 +129,25 @@ class Sdfo:
         """Write a new container under a temporary name, prove it as its store gives it back, and give it its final name.
 
         Durable on return, nothing left behind when it raises. Raise `TooLarge` for an image of 2 GB, `Damaged` when
-        stored bytes are not those of ingest, `Unavailable` when a store fails. It counts for nothing until a row names it.
+        stored bytes are not those of ingest, `Unavailable` when a store fails, and does so for as long as it may need to
+        get over the loss of a server: each try has a new name. It counts for nothing until a row names it.
         `sets` says how text of the images is read that declares no character set, or a wrong one.
         """
         images = list(images)
+        until = time.monotonic() + self.store.heals
+        while True:
+            try:
+                return self._pack(study_uid, images, manifest, progress, sets)
+            except Unavailable as error:
+                if isinstance(error, Damaged) or error.full or time.monotonic() >= until:
+                    raise
+                log.info("a container is written anew", study=study_uid, reason=str(error))
+                time.sleep(_PAUSE)
+
+    def _pack(
+        self, study_uid: str, images: list[PackImage], manifest: Mapping[str, Any], progress: Progress | None,
+        sets: CharacterSets,
+    ) -> Packed:
         token = uuid.uuid4().hex[:12]
         path = f"{hashlib.sha256(study_uid.encode()).hexdigest()[:2]}/{study_uid}-{token}.seq"
         temporary = f"{TEMPORARY}/{study_uid}-{token}"

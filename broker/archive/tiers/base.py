@@ -68,6 +68,11 @@ class ContainerStore(Protocol):
     """A place for containers. Safe to share between threads; several processes and machines may use the same place."""
 
     @property
+    def heals(self) -> float:
+        """Seconds within which it gets over the loss of one of its servers: so long a write that failed is tried anew."""
+        ...
+
+    @property
     def gap(self) -> int:
         """Bytes between two pictures that are sooner read and thrown away than asked for anew."""
         ...

@@ -35,6 +35,7 @@ class HdfsStore:
     """The `ContainerStore` of a folder in an HDFS. Made after a fork, never taken through one."""
 
     gap = 256 << 10     # half a millisecond's bytes of a stream: less than a call takes
+    heals = 30.0        # dfs.namenode.stale.datanode.interval: a DataNode that says nothing for so long is offered no more
 
     def __init__(self, url: str, section: HdfsSection) -> None:
         split = urlsplit(url)

@@ -19,7 +19,7 @@ _PROBE = ".probe"
 class PosixStore:
     """The `ContainerStore` of one folder."""
 
-    gap = 0
+    gap, heals = 0, 0.0
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

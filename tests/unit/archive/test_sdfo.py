@@ -2,7 +2,7 @@ import errno
 import os
 import resource
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -199,6 +199,46 @@ def test_a_full_archive_is_unavailable_and_leaves_nothing(sdfo: Sdfo, monkeypatc
     assert caught.value.what == "archive"
     assert files(archive_of(sdfo)) == []
     assert pack(sdfo)
+
+
+@pytest.mark.parametrize("step", ["create", "close", "rename"])
+def test_a_store_that_may_heal_is_given_the_time(sdfo: Sdfo, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    failures, names = [Unavailable("archive")] * 3, list[str]()
+    owner = posix.Writer if step == "close" else posix.PosixStore
+    whole = getattr(owner, step)
+
+    def failing(of: object, *arguments: object) -> object:
+        names.append(str(arguments[0]) if arguments else "")
+        if failures:
+            raise failures.pop()
+        return whole(of, *arguments)
+
+    waited = list[float]()
+    monkeypatch.setattr(owner, step, failing)
+    monkeypatch.setattr(posix.PosixStore, "heals", 30.0)
+    monkeypatch.setattr("broker.archive.sdfo.time.sleep", waited.append)
+    packed = pack(sdfo)
+    assert files(archive_of(sdfo)) == [packed.path]
+    assert waited == [1.0] * 3
+    assert step == "close" or len(set(names)) == 4      # each try has a new name
+
+
+def test_a_store_that_does_not_heal_or_is_full_is_not_waited_for(sdfo: Sdfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(error: Unavailable) -> Callable[..., None]:
+        def fail(*_: object) -> None:
+            raise error
+        return fail
+
+    waited = list[float]()
+    monkeypatch.setattr("broker.archive.sdfo.time.sleep", waited.append)
+    monkeypatch.setattr(posix.PosixStore, "create", failing(Unavailable("archive")))
+    with pytest.raises(Unavailable):
+        pack(sdfo)
+    monkeypatch.setattr(posix.PosixStore, "heals", 30.0)
+    monkeypatch.setattr(posix.PosixStore, "create", failing(Unavailable("archive", full=True)))
+    with pytest.raises(Unavailable):
+        pack(sdfo)
+    assert waited == []
 
 
 def test_a_container_is_durable_before_it_has_its_name(sdfo: Sdfo, monkeypatch: pytest.MonkeyPatch) -> None:
