@@ -26,6 +26,7 @@ from broker.imaging.store import due as store
 from broker.model.imaging import Due
 
 _SWEEP_SECONDS = 86400.0
+_RUN_SECONDS = 600.0        # then the worker looks again whether the disk runs full, and at what is to be swept
 
 log = structlog.get_logger("broker.imaging.archiving")
 
@@ -58,7 +59,8 @@ class Migrator:
         """Finish what was begun, then pack up to `limit` studies that are due; return how many are archived.
 
         A study that fails is noted, stays readable where it is, and is tried again an hour later, then later still. Once
-        a day leftovers are swept and the cache is evicted. Returns early, with studies under way given up, when `stop` is set.
+        a day leftovers are swept and the cache is evicted. Returns early at the end of the hours, and after ten minutes; when
+        `stop` is set studies under way are given up.
         """
         if not 0 <= now - self._swept_at < _SWEEP_SECONDS:      # a clock may have been set back
             self._swept_at = now
@@ -68,10 +70,15 @@ class Migrator:
         if not self.pace.is_open(now):
             return 0
         self._packing.begin()
-        self._work(self._ready(self._unfinished(now), now), now, self.pace)
+        end = time.monotonic() + _RUN_SECONDS
+
+        def go_on() -> bool:
+            return time.monotonic() < end and self.pace.is_open(self._clock())
+
+        self._work(self._ready(self._unfinished(now), now), now, self.pace, go_on=go_on)
         with self._database.read() as unit:
             due = store.due(unit, self._retention, now, limit + self._packing.waiting)
-        return self._work(self._ready(due, now)[:limit], now, self.pace).packed
+        return self._work(self._ready(due, now)[:limit], now, self.pace, go_on=go_on).packed
 
     def run_all(self, limit: int, watch: Watch) -> Report:
         """Finish what was begun and pack up to `limit` studies that are due now, as fast as it goes; return what was done.
@@ -131,13 +138,15 @@ class Migrator:
             archived += self._work(self._ready(found[start:start + self._retention.parallel], now), now, pace).packed
         return archived
 
-    def _work(self, found: list[Due], now: float, pace: Pace, watch: Watch = lambda *_: None) -> Report:
-        """Take these studies as far into the archive as they can go, several at once, each by itself."""
+    def _work(
+        self, found: list[Due], now: float, pace: Pace, watch: Watch = lambda *_: None, go_on: Callable[[], bool] = lambda: True,
+    ) -> Report:
+        """Take these studies as far into the archive as they can go, several at once, each by itself, while `go_on`."""
         tally = Tally(found, watch)
         try:
             with ThreadPoolExecutor(self._retention.parallel, "pack") as pool:
                 try:
-                    for _ in pool.map(lambda one: self._one(one, now, pace, tally), found):
+                    for _ in pool.map(lambda one: self._one(one, now, pace, tally, go_on), found):
                         pass        # what a thread raises is raised here, and those that were not begun are not begun
                 except KeyboardInterrupt:
                     self.stop.set()
@@ -146,7 +155,9 @@ class Migrator:
             log.info("packing stops")
         return tally.report
 
-    def _one(self, due: Due, now: float, pace: Pace, tally: Tally) -> None:
+    def _one(self, due: Due, now: float, pace: Pace, tally: Tally, go_on: Callable[[], bool]) -> None:
+        if not go_on():
+            return
         moved = 0
 
         def progress(done: int, total: int) -> None:

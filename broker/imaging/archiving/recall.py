@@ -12,7 +12,7 @@ from collections.abc import Callable
 import structlog
 
 from broker.archive.formats.sdicom import Progress
-from broker.archive.sdfo import Sdfo
+from broker.archive.sdfo import Sdfo, study_of
 from broker.config.profile import Retention
 from broker.coord.base import Coord
 from broker.db import Database
@@ -20,6 +20,7 @@ from broker.imaging.alone import Alone
 from broker.imaging.archiving.lease import seconds_for
 from broker.imaging.archiving.pace import Stopped
 from broker.imaging.store import containers, recalls
+from broker.imaging.store.machines import WANTED
 from broker.model.errors import Unavailable
 
 _DAY = 86400.0
@@ -65,7 +66,10 @@ class Recaller:
             if containers.current(unit, study_id) is None:
                 return 0
             recalls.ask(unit, study_id, recalls.ASKED, now, now + days * _DAY)
-        return self._copy(study_id, progress)
+        size = self._copy(study_id, progress)
+        if size is None:
+            raise Unavailable("the study, which another process recalls,")
+        return size
 
     def clear_up(self, now: float) -> None:
         """Let go what is over; what fails is noted and tried again later."""
@@ -77,10 +81,12 @@ class Recaller:
         there = self._sdfo.recalled()
         with self._database.write() as unit:
             recalls.lost(unit, there)
-            named = {row.path for row in recalls.listed(unit)}
+            rows = recalls.listed(unit)
             found = recalls.expired(unit, now, self._retention.recall_days)
-        for path in set(there) - named:
-            self._sdfo.forget_recalled(path)
+        coming = {row.study_uid for row in rows if row.state == WANTED}     # the row of a copy follows its file
+        for path in set(there) - {row.path for row in rows}:
+            if study_of(path) not in coming:
+                self._sdfo.forget_recalled(path)
         return sum(self._end(row.study_id) for row in found)
 
     def make_room(self, enough: Callable[[], bool]) -> int:
@@ -111,8 +117,11 @@ class Recaller:
         space = self._sdfo.online.space()
         return space.free * 100.0 >= space.total * self._retention.high_water
 
-    def _copy(self, study_id: int, progress: Progress | None = None) -> int:
-        """Return the bytes of the copy of a study's container, made now unless it is there; 0 when it has none any more."""
+    def _copy(self, study_id: int, progress: Progress | None = None) -> int | None:
+        """Return the bytes of the copy of a study's container, made now unless it is there; 0 when it has none any more.
+
+        None when another process is at it.
+        """
         with self._database.read() as unit:
             container = containers.current(unit, study_id)
         if container is None:
@@ -120,7 +129,7 @@ class Recaller:
             return 0
         with self._coord.lock(f"recall:{study_id}", seconds_for(container.size)) as held:
             if not held:
-                raise Unavailable("the study, which another process recalls,")
+                return None
             if self._is_near(study_id, container.path) and self._sdfo.is_recalled(container.path):
                 return container.size
             size = self._sdfo.recall(container.path, container.sha256, self._or_stop(progress))
@@ -134,7 +143,7 @@ class Recaller:
 
     def _is_near(self, study_id: int, path: str) -> bool:
         with self._database.read() as unit:
-            return any(row.study_id == study_id and row.path == path for row in recalls.listed(unit))
+            return recalls.path_of(unit, study_id) == path
 
     def _or_stop(self, progress: Progress | None) -> Progress:
         def told(done: int, total: int) -> None:

@@ -98,9 +98,14 @@ def lost(unit: Unit, there: Collection[str]) -> int:
 
 def over(unit: Unit, study_id: int) -> str:
     """Forget that a copy is wanted or there; return the container of which it is, empty when there is none."""
-    path = sql(unit).scalar(sa.select(t.recall.c.path).where(t.recall.c.study_id == study_id))
+    path = path_of(unit, study_id)
     RECALL.remove(unit, "over", t.recall.c.study_id == study_id)
-    return path or ""
+    return path
+
+
+def path_of(unit: Unit, study_id: int) -> str:
+    """Return the container of which there is a copy; empty when there is none."""
+    return sql(unit).scalar(sa.select(t.recall.c.path).where(t.recall.c.study_id == study_id)) or ""
 
 
 def expired(unit: Unit, now: float, recall_days: int) -> list[Recall]:
@@ -111,9 +116,9 @@ def expired(unit: Unit, now: float, recall_days: int) -> list[Recall]:
 
 
 def least_used(unit: Unit) -> list[Recall]:
-    """Return all copies that are not pinned, the longest unused first; none of a study that is damaged in the archive."""
+    """Return the copies to go first, the longest unused; none of a study that is pinned, held or damaged in the archive."""
     return _found(unit, _rows().where(
-        t.recall.c.state == NEAR, sa.not_(is_kept(PIN)), sa.not_(IS_DAMAGED)).order_by(t.study.c.used_at))
+        t.recall.c.state == NEAR, sa.not_(is_kept(PIN, HOLD)), sa.not_(IS_DAMAGED)).order_by(t.study.c.used_at))
 
 
 def listed(unit: Unit) -> list[Recall]:

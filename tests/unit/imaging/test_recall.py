@@ -309,6 +309,14 @@ def test_two_brokers_recall_a_study_once(make: Callable[..., Centre]) -> None:
         thread.join(60)
     assert len(near(one)) == 1
     assert [row.state for row in rows(one)] == ["near"]
+    with one.database.read() as unit:
+        assert setbacks.listed(unit) == [], "to come second is no failure"
+
+
+def test_a_recall_by_command_says_that_another_process_is_at_it(centre: Centre) -> None:
+    study_id = packed(centre)
+    with centre.coord.lock(f"recall:{study_id}", 60.0), pytest.raises(Unavailable, match="another process"):
+        centre.migrator.recaller.recall(study_id, 7)
 
 
 def test_a_recall_that_failed_is_listed_with_its_reason_and_tried_again(centre: Centre) -> None:

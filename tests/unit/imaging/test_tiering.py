@@ -173,8 +173,27 @@ def test_the_worker_packs_in_its_hours_only(make: Callable[..., Centre]) -> None
     centre = make(hours="20:00-06:00")
     centre.receive(IMAGES)
     midnight = (centre.now // DAY) * DAY
-    assert centre.migrator.run_due(midnight + 4 * HOUR) == 0, "noon in +0800"
-    assert centre.migrator.run_due(midnight + 12 * HOUR + 60) == 1
+    centre.now = midnight + 4 * HOUR
+    assert centre.migrator.run_due(centre.now) == 0, "noon in +0800"
+    centre.now = midnight + 12 * HOUR + 60
+    assert centre.migrator.run_due(centre.now) == 1
+
+
+def test_no_study_is_begun_when_the_hours_end_in_the_middle_of_a_run(
+    make: Callable[..., Centre], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    centre = make(hours="20:00-06:00", parallel=1)
+    for number in range(1, 4):
+        receive(centre, number)
+    centre.now = (centre.now // DAY) * DAY + 22 * HOUR - 60      # 05:59
+    pack = Sdfo.pack
+
+    def slowly(self: Sdfo, *args: Any) -> Packed:
+        centre.now += 61
+        return pack(self, *args)
+
+    monkeypatch.setattr(Sdfo, "pack", slowly)
+    assert centre.migrator.run_due(centre.now) == 1
 
 
 class Clock:
