@@ -43,7 +43,7 @@ READERS = {
     "HL7 V3": ("tests/property/test_hl7v3.py", {"hl7v3"}),
     "KOS": ("tests/unit/wire/test_kos.py", {"kos"}),
     "DICOM objects": ("tests/property/test_tags.py", {"tags", "identify", "receiver"}),
-    "SequenceFile": ("tests/property/test_sequencefile.py", {"sequencefile", "container", "index"}),
+    "SequenceFile": ("tests/property/test_sequencefile.py", {"sequencefile", "container", "index", "header", "attributes"}),
     "PDU": ("tests/property/test_pdata.py", {"pdu", "association", "pacs"}),
 }
 
