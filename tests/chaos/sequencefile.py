@@ -4,7 +4,6 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 
@@ -45,17 +44,18 @@ def records(data: bytes) -> Iterator[tuple[str, bytes]]:
         position = end + 4 + size
 
 
-def container(file: Path) -> tuple[dict[str, bytes], list[list[Any]]]:
+def container(data: bytes) -> tuple[dict[str, bytes], list[list[Any]]]:
     """Return the images of an S-DICOM container by SOP Instance UID, and the rows of its index; both checked for form."""
-    found = list(records(file.read_bytes()))
+    found = list(records(data))
     if not found or found[0][0] != "\x01manifest" or found[-1][0] != "\x01index":
         raise Broken("no manifest in front or no index at the end")
     body = found[-1][1]
     length, crc, magic = struct.unpack(">II8s", body[-16:])
     if magic != b"SDCMIDX1" or length != len(body) - 16 or zlib.crc32(body[:-16]) != crc:
         raise Broken("its index is not whole")
-    images = dict(found[1:-1])
-    if len(images) != len(found) - 2:
+    pictures = [(key, value) for key, value in found if not key.startswith("\x01")]
+    images = dict(pictures)
+    if len(images) != len(pictures):
         raise Broken("an image is there twice")
     rows: list[list[Any]] = json.loads(zlib.decompress(body[:-16]))["images"]
     return images, rows

@@ -225,7 +225,7 @@ class Stored:
             return set(self._journal.origin.get(row["study_uid"], ()))
         images = {found["sop_uid"] for found in self._rows("SELECT sop_uid FROM instance WHERE study_id = ?", row["sid"])}
         for found in self._rows("SELECT path FROM container WHERE study_id = ? AND state = 'current'", row["sid"]):
-            images |= sequencefile.container(self._data / "archive" / found["path"])[0].keys()
+            images |= sequencefile.container((self._data / "archive" / found["path"]).read_bytes())[0].keys()
         return images
 
     def _files(self) -> None:
@@ -276,10 +276,11 @@ def _told(message: ET.Element) -> set[tuple[str, str]]:
 
 def _whole_container(file: Path, row: _Row) -> dict[str, bytes]:
     """Return the images of a container that is as its row and its own index say."""
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    data = file.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
     if (row["state"], row["sha256"]) != ("current", digest):
         raise sequencefile.Broken(f"state {row['state']}, or another checksum")
-    images, index = sequencefile.container(file)
+    images, index = sequencefile.container(data)
     listed = {entry[0]: (entry[5], entry[6]) for entry in index}
     there = {sop: (len(image), hashlib.sha256(image).hexdigest()) for sop, image in images.items()}
     if listed != there or len(images) != row["images"]:

@@ -1,4 +1,4 @@
-"""The main job, end to end, on real programs: separate `broker serve` processes, dcmtk, Orthanc, and Redis or none."""
+"""The main job, end to end, on real programs: separate `broker serve` processes, dcmtk, Orthanc; Redis or none, HDFS or none."""
 
 import contextlib
 import hashlib
@@ -21,7 +21,10 @@ from broker.model.imaging import InstanceRef
 from broker.model.metadata import DocumentEntry
 from broker.model.people import Demographics, PersonName
 from broker.wire import hl7v3
+from tests.chaos import sequencefile
 from tests.helpers import dicom, mllp
+from tests.helpers.hdfs.cluster import Cluster, Folder
+from tests.helpers.hdfs.configuration import REPLICATION
 from tests.helpers.ports import free_port
 from tests.helpers.region import Region
 from tests.helpers.waiting import eventually
@@ -53,6 +56,7 @@ class Scene:
     region: Region
     pacs: dicom.Orthanc
     folder: Path
+    hdfs: Folder | None
     sent: dict[str, Path] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
 
@@ -69,9 +73,9 @@ class Scene:
         assert found.missing == ()
         return found.files
 
-    def study(self, place: str, patient: PatientId, date: str, count: int) -> str:
-        """Make a study's files and remember them as what `place` will have to give back."""
-        uid = new_oid()
+    def study(self, place: str, patient: PatientId, date: str, count: int, uid: str = "") -> str:
+        """Make files of a new study, or more of one, and remember them as what `place` will have to give back."""
+        uid = uid or new_oid()
         who = dicom.Patient(id=patient.value, name=f"Ye^XiaoDong={NAME}")
         files = dicom.ct_study(self.folder / place, count, 64, uid, series=2, patient=who)
         for file in files:
@@ -84,6 +88,28 @@ class Scene:
 
     def files(self, place: str) -> list[Path]:
         return sorted((self.folder / place).glob("*.dcm"))
+
+    def archived(self) -> list[dict[str, str]]:
+        """Return SOP Instance UID and SHA-256 of the images in each container, as a reader finds them that is not ours.
+
+        In the cluster that is Hadoop's `SequenceFile.Reader`; `hdfs dfs -text` must find the same.
+        """
+        if self.hdfs is None:
+            found = [sequencefile.container(file.read_bytes())[0] for file in (self.region.data / "archive").rglob("*.seq")]
+            return [{uid: hashlib.sha256(image).hexdigest() for uid, image in images.items()} for images in found]
+        warm, containers = self.hdfs.cluster.warm, []
+        for path in self.paths():
+            images = {key: digest for key, _, digest in warm.records(path) if not key.startswith("\x01")}
+            printed = [line.partition("\t")[0] for line in warm.run("dfs", "-text", path).lines]
+            assert [key for key in printed if not key.startswith("\x01")] == list(images)
+            containers.append(images)
+        return containers
+
+    def paths(self, *, folders: str = "[0-9a-f][0-9a-f]") -> list[str]:
+        """Return the paths of files in the cluster's archive."""
+        assert self.hdfs is not None
+        lines = self.hdfs.cluster.admin("dfs", "-ls", "-C", "-R", f"{self.hdfs.path}/sdicom").splitlines()
+        return [line for line in lines if re.fullmatch(rf".*/sdicom/{folders}/[^/]+", line)]
 
     def moves(self) -> int:
         """How many times hospital B's PACS was asked to send (audit records of C-MOVE)."""
@@ -107,18 +133,28 @@ def redis(folder: Path) -> Iterator[str]:
         yield f"redis://127.0.0.1:{port}/0"
 
 
-@pytest.fixture(scope="module", params=["local", pytest.param("redis", marks=pytest.mark.peer("redis"))])
+def folder_in_hdfs(cluster: Cluster) -> Folder:
+    folder = Folder(cluster, f"/story/{new_oid()}")
+    cluster.mkdir(folder.path, mode="777")
+    return folder
+
+
+@pytest.fixture(scope="module", params=[
+    "local", pytest.param("redis", marks=pytest.mark.peer("redis")),
+    pytest.param("hdfs", marks=[pytest.mark.peer("hdfs"), pytest.mark.timeout(600)])])
 def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     if request.param == "redis" and shutil.which("redis-server") is None:
         pytest.skip("redis-server not installed")
     folder = tmp_path_factory.mktemp(f"story-{request.param}")
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(redis(folder)) if request.param == "redis" else ""
-        region = Region(folder, redis_url=url)
+        hdfs = folder_in_hdfs(request.getfixturevalue("hdfs_cluster")) if request.param == "hdfs" else None
+        archive = {"url": f"{hdfs.url}/sdicom", "hdfs.replication": REPLICATION} if hdfs else None
+        region = Region(folder, redis_url=url, archive=archive)
         pacs = dicom.Orthanc(folder / "orthanc", "PACSB", region.dicom_port, port=region.pacs_port)
         stack.enter_context(pacs)
         stack.enter_context(region)
-        yield Scene(region, pacs, folder)
+        yield Scene(region, pacs, folder, hdfs)
 
 
 def test_pictures_before_their_patient_are_kept_and_wait(scene: Scene) -> None:
@@ -174,7 +210,24 @@ def test_an_old_study_is_packed_and_its_online_copy_goes(scene: Scene) -> None:
     eventually(lambda: len(scene.documents()) == 3)
     scene.region.run("migrate")         # or the worker, which looks once a minute, was quicker
     eventually(lambda: list((scene.region.data / "online").rglob(f"{uid}/*")) == [])
-    assert len(list((scene.region.data / "archive").rglob("*.seq"))) == 1
+    (images,) = scene.archived()
+    assert images.keys() == {sop for sop, place in scene.places.items() if place == "archive"}
+
+
+def test_late_images_make_a_new_version(scene: Scene) -> None:
+    (manifest,) = [m for m in scene.manifests() if len(m.images) == 5]
+    uid = manifest.images[0].study_uid
+    scene.study("late", A, OLD, 3, uid)
+    assert dicom.store(scene.files("late"), scene.region.dicom_port, "PACSA").returncode == 0
+    eventually(lambda: [len(m.images) for m in scene.manifests() if m.images[0].study_uid == uid] == [8])
+    scene.region.run("migrate")
+    eventually(lambda: list((scene.region.data / "online").rglob(f"{uid}/*")) == [])
+    (images,) = scene.archived()
+    assert images.keys() == {sop for sop, place in scene.places.items() if place in ("archive", "late")}
+    (manifest,) = [m for m in scene.manifests() if m.images[0].study_uid == uid]
+    with scene.client() as client:
+        got = client.pictures([manifest], scene.folder / "versions")
+    assert {picture.sop_uid: picture.sha256 for picture in got.pictures} == images
 
 
 def test_one_request_brings_every_picture_from_its_place(scene: Scene) -> None:
@@ -264,3 +317,6 @@ def test_nothing_half_finished_is_left_behind(scene: Scene) -> None:
     places = [folder for name in (".incoming", ".spool", ".tmp") for folder in scene.region.data.rglob(name)]
     assert places
     assert [file for folder in places for file in folder.iterdir()] == []
+    if scene.hdfs is not None:
+        assert scene.paths(folders=".tmp") == []
+        assert list((scene.region.data / "archive").rglob("*.seq")) == []

@@ -23,10 +23,14 @@ from tests.helpers.waiting import PATIENCE
 
 
 class Region:
-    """The demonstration region on free ports under `folder`; `pacs_port` is where hospital B's PACS will listen."""
+    """The demonstration region on free ports under `folder`; `pacs_port` is where hospital B's PACS will listen.
+
+    `changes` of the profile by file: old text, new text. `server` and `archive` are keys of broker.toml.
+    """
 
     def __init__(self, folder: Path, *, redis_url: str = "", changes: Mapping[str, Mapping[str, str]] | None = None,
-                 server: Mapping[str, Any] | None = None, database_url: str = "") -> None:
+                 server: Mapping[str, Any] | None = None, database_url: str = "",
+                 archive: Mapping[str, Any] | None = None) -> None:
         self.folder = folder
         self.http_port, self.mllp_port, self.dicom_port, self.pacs_port = free_ports(4)
         self.config = folder / "broker.toml"
@@ -47,9 +51,11 @@ class Region:
             (profile / file).write_text(text, "utf-8")
         lines = {
             "http_port": self.http_port, "mllp_port": self.mllp_port, "dicom_port": self.dicom_port, **(server or {})}
+        archived = [f"{key} = {json.dumps(value)}" for key, value in (archive or {}).items()]
         self.config.write_text("\n".join([
             'profile = "region"', 'data = "data"', "[server]", *(f"{key} = {json.dumps(value)}" for key, value in lines.items()),
-            "[redis]", f'url = "{redis_url}"', "[database]", f'url = "{database_url}"', ""]), "utf-8")
+            "[redis]", f'url = "{redis_url}"', "[database]", f'url = "{database_url}"', "[archive]", *archived,
+            ""]), "utf-8")
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
