@@ -87,6 +87,8 @@ class HdfsSection(_Section):
     keytab: Path | None = Field(None, description="file with the principal's key; empty = the tickets of the system")
     protection: Literal["", "authentication", "integrity", "privacy"] = Field(
         "", description="of bytes on their way, with Kerberos; empty = what the options say")
+    web: tuple[str, ...] = Field(
+        (), description="HTTP addresses of the NameNodes (http://host:9870), which tell of free room and live DataNodes")
     metadata_seconds: float = Field(5.0, gt=0, description="seconds the NameNode may take to answer")
     read_seconds: float = Field(10.0, gt=0, description="seconds a read may go without a byte")
     write_seconds: float = Field(10.0, gt=0, description="seconds the writing of a container may wait, beside size / write_rate")

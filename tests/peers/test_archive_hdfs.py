@@ -240,6 +240,24 @@ def test_all_datanodes_gone_and_back(hdfs: Folder) -> None:
     assert put_again(store, IMAGE)[0]
 
 
+def test_too_few_datanodes_and_the_room_of_the_cluster_are_told_over_http(hdfs: Folder) -> None:
+    blind = in_hdfs(hdfs)
+    store = in_hdfs(hdfs, web=["http://127.0.0.1:9", hdfs.cluster.http()])
+    assert blind.space() is None
+    space, told = store.space(), hdfs.cluster.jmx("FSNamesystemState")
+    assert space is not None
+    assert space.total == told["CapacityTotal"] // REPLICATION
+    assert 0 < space.free < space.total
+    assert store.health() == ""
+    with mended(hdfs) as cluster:
+        for datanode in cluster.datanodes[1:]:
+            datanode.kill()
+        eventually(lambda: cluster.live() == 1, 60)
+        said = f"of the {REPLICATION} DataNodes that a block's copies need, 1 are live"
+        eventually(lambda: store.health() == said, 30)
+        assert blind.health() == ""
+
+
 def test_quotas(hdfs: Folder) -> None:
     store = in_hdfs(hdfs)
     put(store, "aa/1.seq", IMAGE)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from hdfs_native import Client, FileStatus, WriteOptions
 
-from broker.archive.tiers import hdfs_errors
+from broker.archive.tiers import hdfs_errors, hdfs_web
 from broker.archive.tiers.base import TEMPORARY, Listed, Space
 from broker.archive.tiers.hdfs_files import Reader, Writer
 from broker.archive.tiers.hdfs_link import Deadlines, Failed, Link
@@ -43,7 +43,7 @@ class HdfsStore:
         self._write_options = functools.partial(
             WriteOptions, block_size=section.block_size, replication=section.replication, permission=FILE, create_parent=True,
             overwrite=False)
-        self._replication = section.replication
+        self._replication, self._web = section.replication, section.web
         if section.user:
             os.environ["HADOOP_USER_NAME"] = section.user     # where hdfs-native looks for it, as Hadoop does
         self._link = Link(
@@ -92,15 +92,19 @@ class HdfsStore:
         return sorted(status.path.rpartition("/")[2] for status in self._entries(self._root or "/") if status.isdir)
 
     def space(self) -> Space | None:
-        """Return what the quota of the folder allows; None without a quota: the NameNode tells clients of nothing else."""
+        """Return the quota of the folder, or else the room of the cluster; None where neither is told (`archive.hdfs.web`)."""
         try:
             summary = self._link.ask(lambda client: client.get_content_summary(self._root or "/"))
         except FileNotFoundError:
-            return None
-        if summary.space_quota >= 1 << 63:      # how "none" is told
-            return None
-        free = max(summary.space_quota - summary.space_consumed, 0)
-        return Space(summary.space_quota // self._replication, free // self._replication)
+            summary = None
+        if summary is not None and summary.space_quota < 1 << 63:      # how "none" is told
+            found = Space(summary.space_quota, max(summary.space_quota - summary.space_consumed, 0))
+        else:
+            cluster = self._cluster()
+            if cluster is None:
+                return None
+            found = cluster.space
+        return Space(found.total // self._replication, found.free // self._replication)
 
     def clock(self) -> float:
         """Return the NameNode's time."""
@@ -127,11 +131,20 @@ class HdfsStore:
             client.delete(path)
             return "" if same else "a file is not what was written"
         try:
-            return self._link.once(self._link.deadlines.metadata, ask)
+            return self._link.once(self._link.deadlines.metadata, ask) or self._too_few()
         except Failed as failed:
             return failed.trouble.reason + (f" from {steps[-1]}" if failed.trouble is hdfs_errors.HUNG else "")
         except OSError as error:
             return hdfs_errors.of(error).reason
+
+    def _too_few(self) -> str:
+        cluster = self._cluster()
+        if cluster is None or cluster.live >= self._replication:
+            return ""
+        return f"of the {self._replication} DataNodes that a block's copies need, {cluster.live} are live"
+
+    def _cluster(self) -> hdfs_web.ClusterState | None:
+        return hdfs_web.state(self._web, self._link.deadlines.metadata / 2)
 
     def end(self) -> None:
         """Let go of the client. Calls that hang are left behind."""
