@@ -34,7 +34,7 @@ _BEFORE = "0005t"       # the schema as it was before containers had a header
 _TABLES = (t.study, t.series, t.instance, t.container, t.publication, t.catalogue, t.conflict_case, t.conflict)
 
 
-class _Names:
+class Names:
     """UIDs as machines make them, the same in each run."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class _Names:
         return f"2.25.{uuid.UUID(int=self._random.getrandbits(128)).int}"
 
 
-def _manifest(study_uid: str, series: list[str], number: int, names: _Names) -> dict[str, Any]:
+def manifest(study_uid: str, series: list[str], number: int, names: Names) -> dict[str, Any]:
     """What a container tells of a CT of a patient with a Chinese name, published."""
     patient = {"domain": "1.2.156.112604.1.2", "value": f"{number:08}"}
     facts = {
@@ -68,14 +68,14 @@ def _manifest(study_uid: str, series: list[str], number: int, names: _Names) -> 
             "entry_patient": f"{number:020}^^^&1.2.156.112604.1.1&ISO"}}
 
 
-def _pack(archive: Path, names: _Names, number: int, size: int, files: Path | None) -> None:
+def _pack(archive: Path, names: Names, number: int, size: int, files: Path | None) -> None:
     """Write the container of a study as the archive has it; its pictures as files, too, where those are wanted."""
     study_uid = names.uid()
     series = [names.uid() for _ in range(_SERIES)]
     images = []
     for place in range(_IMAGES):
         uid, of = names.uid(), series[place % _SERIES]
-        data = _picture(study_uid, of, uid, place, size) if size else uid.encode()
+        data = picture(study_uid, of, uid, place, size) if size else uid.encode()
         if files:
             (files / f"{uid}.dcm").write_bytes(data)
         images.append(PackImage(
@@ -84,10 +84,10 @@ def _pack(archive: Path, names: _Names, number: int, size: int, files: Path | No
     folder = archive / hashlib.sha256(study_uid.encode()).hexdigest()[:2]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{study_uid}-{number:012x}.seq").open("wb") as file:
-        write_container(file, study_uid, images, _manifest(study_uid, series, number, names), bytes(16))
+        write_container(file, study_uid, images, manifest(study_uid, series, number, names), bytes(16))
 
 
-def _picture(study_uid: str, series_uid: str, sop_uid: str, number: int, size: int) -> bytes:
+def picture(study_uid: str, series_uid: str, sop_uid: str, number: int, size: int) -> bytes:
     dataset = ct_dataset(study_uid, series_uid, sop_uid, number=number, size=size)
     dataset.ImagePositionPatient, dataset.ImageOrientationPatient = [-150, -150, number * 1.25], [1, 0, 0, 0, 1, 0]
     dataset.PixelSpacing, dataset.SliceThickness, dataset.ImageType = [0.5, 0.5], 1.25, ["ORIGINAL", "PRIMARY", "AXIAL"]
@@ -106,7 +106,7 @@ def _rebuilder(where: Path, database: Database) -> Rebuilder:
 def _rebuild(notes: Notes) -> Iterator[Round]:
     studies, turn = 40, itertools.count()
     with scene.folder() as where:
-        files, names = where / "files", _Names()
+        files, names = where / "files", Names()
         files.mkdir()
         for number in range(studies):
             _pack(where / "archive", names, number, 64, files)
@@ -136,7 +136,7 @@ def _rebuild(notes: Notes) -> Iterator[Round]:
 def _bytes(notes: Notes) -> Iterator[Round]:
     studies = 2000
     with scene.folder() as where:
-        names = _Names()
+        names = Names()
         for number in range(studies):
             _pack(where / "archive", names, number, 0, None)
         with closing(Database(f"sqlite:///{where / 'now.db'}")) as now, \
