@@ -6,8 +6,9 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
 .PHONY: demo quick test lint bench fuzz chaos corpus lock peers peers-stop peers-install clean
 
-demo: $(VENV)/.run
-	$(BIN)/broker demo $(if $(ONCE),--once)
+# make demo HDFS=1 has the archive in a real HDFS on loopback (Java and Maven).
+demo: $(VENV)/$(if $(HDFS),.dev,.run)
+	$(BIN)/$(if $(HDFS),python -m tests.peers.demo,broker demo) $(if $(ONCE),--once)
 
 # No server, no process: under a minute.
 quick: $(VENV)/.dev

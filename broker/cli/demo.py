@@ -20,16 +20,17 @@ from broker.demo.stage import Stage, stage
 from broker.demo.story import STEPS, Row, Story
 from broker.model.errors import BrokerError
 
+Hdfs = Annotated[str, typer.Option("--hdfs", metavar="URL", help="folder in an HDFS for the archive; two replicas")]
 Once = Annotated[bool, typer.Option("--once", help="end after the table; exit status 1 when a step failed")]
 
 
-def demo(once: Once = False) -> None:
+def demo(once: Once = False, hdfs: Hdfs = "") -> None:
     """Play the broker's story with two hospitals on this machine, and keep it running to try things out."""
     console = Console()
     for number in (signal.SIGINT, signal.SIGTERM):      # also where a shell started us with SIGINT ignored
         signal.signal(number, signal.default_int_handler)
     try:
-        with console.status("starting the broker and hospital B's PACS …") as status, stage(Path("broker-data")) as place:
+        with console.status("starting the broker and hospital B's PACS …") as status, stage(Path("broker-data"), hdfs) as place:
             status.stop()
             _welcome(console, place)
             with closing(App(place.settings, place.profile)) as app:
@@ -72,7 +73,8 @@ def _welcome(console: Console, place: Stage) -> None:
     console.print(
         f"The broker runs: SOAP and HTTP {place.settings.public_url}, HL7 v2 {server.host}:{server.mllp_port}, "
         f"DICOM {server.ae_title} {server.host}:{server.dicom_port}. "
-        f"Hospital B's PACS is {place.pacs.program}, {place.pacs.node.ae_title} port {place.pacs.node.port}.",
+        f"Hospital B's PACS is {place.pacs.program}, {place.pacs.node.ae_title} port {place.pacs.node.port}. "
+        f"The archive is {place.settings.archive.url or place.settings.archive_folder}.",
         highlight=False, soft_wrap=True)
 
 

@@ -47,9 +47,10 @@ class Stage:
 
 
 @contextmanager
-def stage(parent: Path) -> Iterator[Stage]:
+def stage(parent: Path, hdfs: str = "") -> Iterator[Stage]:
     """Set the stage under `parent` and clear it afterwards; the folder stays until the next run, for a look.
 
+    With `hdfs`, the URL of a folder there, the archive lies in it, two replicas of each block.
     Default ports are used where they are free. Raise `Unavailable` when the broker or the PACS does not start.
     """
     with _folder(parent) as folder, _own_environment():
@@ -61,7 +62,8 @@ def stage(parent: Path) -> Iterator[Stage]:
             r"(?m)^port = (\d+)", lambda found: f"port = {_free(int(found[1]))}", hospitals.read_text("utf-8")), "utf-8")
         config = folder / "broker.toml"
         listed = "".join(f"{name} = {port}\n" for name, port in ports.items())
-        config.write_text(f'profile = "profile"\ndata = "data"\n\n[server]\n{listed}')
+        archive = f'\n[archive]\nurl = "{hdfs}"\nhdfs.replication = 2\n' if hdfs else ""
+        config.write_text(f'profile = "profile"\ndata = "data"\n\n[server]\n{listed}{archive}')
         profile, settings = profiles.load("profile", folder), settings_file.load(config)
         broker = Node(ae_title=settings.server.ae_title, port=settings.server.dicom_port, host=settings.server.host)
         origin = next(hospital for hospital in profile.hospitals if hospital.kind == "origin")
