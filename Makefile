@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo quick test lint bench fuzz chaos corpus lock peers peers-stop peers-install clean
+.PHONY: demo quick test lint bench fuzz chaos corpus lock peers peers-stop peers-install spark clean
 
 # make demo HDFS=1 has the archive in a real HDFS on loopback (Java and Maven).
 demo: $(VENV)/$(if $(HDFS),.dev,.run)
@@ -49,6 +49,10 @@ peers-stop: $(VENV)/.dev
 # Real peers of the tests: installed by apt when we may, else named; their tests are skipped then.
 peers-install:
 	@sh tests/peers/install.sh
+
+# Half a gigabyte for one test of the peers: installed where it is asked for.
+spark: $(VENV)/.dev
+	$(PIP) install --require-hashes -r requirements/spark.lock
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
