@@ -3,6 +3,7 @@
 import sqlalchemy as sa
 
 from broker.db import metadata
+from broker.db.compact import Compact
 
 study = sa.Table(
     "study", metadata,
@@ -15,13 +16,13 @@ study = sa.Table(
     sa.Column("patient_value", sa.String(250), nullable=False),
     sa.Column("study_date", sa.String(8), nullable=False),
     sa.Column("accession", sa.String(64), nullable=False),
-    sa.Column("facts", sa.JSON, nullable=False),            # decoded study-level tags by DICOM keyword
     sa.Column("objects", sa.Integer, nullable=False),
     sa.Column("bytes", sa.BigInteger, nullable=False),
     sa.Column("first_at", sa.Float, nullable=False),
     sa.Column("last_at", sa.Float, nullable=False),         # last object
     sa.Column("used_at", sa.Float, nullable=False),         # last retrieve
     sa.Column("part", sa.Integer, nullable=False, server_default="0"),  # 0; others hold what was settled for another patient
+    sa.Column("facts", Compact, nullable=False, server_default=""),     # decoded study-level tags by DICOM keyword
     sa.UniqueConstraint("study_uid", "hospital", "part", name="uq_study_study_uid_hospital_part"),
     sa.Index("ix_study_state_last_at", "state", "last_at"),
     sa.Index("ix_study_patient", "patient_domain", "patient_value"),
@@ -35,6 +36,7 @@ series = sa.Table(
     sa.Column("modality", sa.String(16), nullable=False),
     sa.Column("body_part", sa.String(64), nullable=False),
     sa.Column("description", sa.String(250), nullable=False),
+    sqlite_with_rowid=False,    # one tree, its key, instead of a table and an index with the UIDs once more
 )
 
 instance = sa.Table(
