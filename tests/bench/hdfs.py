@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from broker.archive.formats.sdicom import PackImage, write_container
+from broker.archive.formats.sdicom import PackImage, read_index, write_container
 from broker.archive.sdfo import Sdfo, archived
 from broker.archive.tiers.hdfs import HdfsStore
 from broker.archive.tiers.online import OnlineStore
@@ -138,15 +138,12 @@ def _one(notes: Notes) -> Iterator[Round]:
         turn = itertools.count()
 
         def one() -> None:
-            fresh = Sdfo(sdfo.online, sdfo.store)      # remembers no index: both range reads are made
-            image = images[next(turn) % IMAGES]
-            found = fresh.locate(packed.path, image.sop_uid)
-            assert found is not None
-            data = fresh.store.open(found.container).pread(found.offset, found.size)
-            assert len(data) == SIZE
+            reader = sdfo.store.open(packed.path, cold=True)    # remembers nothing: both range reads are made
+            entry = read_index(reader.pread, reader.size).entries[images[next(turn) % IMAGES].sop_uid]
+            assert len(reader.pread(entry.offset, entry.size)) == SIZE
 
         def whole() -> None:
-            reader = sdfo.store.open(packed.path)
+            reader = sdfo.store.open(packed.path, cold=True)
             assert sum(map(len, reader.stream(0, reader.size))) == packed.size
 
         notes.add("index in the footer, then the image; nothing remembered between two reads; neither side hashes what it read")

@@ -140,7 +140,8 @@ def test_a_frozen_namenode_holds_nobody_longer_than_the_deadlines(hdfs: Folder) 
             writing.write(IMAGE)
             writing.close()
         calls: list[Callable[[], object]] = [
-            lambda: store.open("aa/1.seq"), lambda: store.create(".tmp/9", 10), lambda: store.rename(".tmp/2", "aa/2.seq"),
+            lambda: store.open("aa/1.seq", cold=True), lambda: store.create(".tmp/9", 10),
+            lambda: store.rename(".tmp/2", "aa/2.seq"),
             lambda: store.delete("aa/1.seq"), lambda: list(store.files("aa")), store.folders, store.space, store.clock, write]
         for call in calls:
             assert refused(call) == "no answer in time"
@@ -162,7 +163,7 @@ def test_many_callers_of_a_frozen_namenode_pile_up_no_threads(hdfs: Folder) -> N
     with mended(hdfs) as cluster:
         cluster.namenode.freeze()
         with ThreadPoolExecutor(8) as pool:
-            reasons = list(pool.map(lambda _: refused(lambda: store.open("aa/1.seq")), range(60)))
+            reasons = list(pool.map(lambda _: refused(lambda: store.open("aa/1.seq", cold=True)), range(60)))
         assert set(reasons) == {"no answer in time"}
         assert threading.active_count() - before <= 16 + 8 + 3
         cluster.namenode.thaw()
@@ -344,6 +345,24 @@ def test_a_reader_of_a_file_that_was_removed(hdfs: Folder) -> None:
     eventually(gone)
     with pytest.raises(FileNotFoundError):
         list(reader.stream(0, len(IMAGE)))
+
+
+def test_a_file_that_another_broker_removed_is_not_open_for_ever(hdfs: Folder) -> None:
+    """Files last opened are remembered; one that could not be read any more is asked for anew."""
+    store, other = in_hdfs(hdfs), in_hdfs(hdfs)
+    put(store, "aa/1.seq", IMAGE)
+    assert store.open("aa/1.seq") is store.open("aa/1.seq")
+    assert store.open("aa/1.seq", cold=True) is not store.open("aa/1.seq", cold=True)
+    other.delete("aa/1.seq")
+
+    def gone() -> bool:
+        try:
+            return not store.open("aa/1.seq").pread(0, 10)
+        except FileNotFoundError:
+            return True
+    eventually(gone)
+    with pytest.raises(FileNotFoundError):
+        store.open("aa/1.seq")
 
 
 def test_a_writer_whose_file_was_removed_is_told(hdfs: Folder) -> None:

@@ -4,7 +4,9 @@ import errno
 import functools
 import itertools
 import os
+import threading
 import uuid
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
@@ -18,6 +20,7 @@ from broker.config.settings import HdfsSection
 from broker.files.modes import FILE, FOLDER
 
 _PROBE = b"probe"
+_KEPT_OPEN = 64         # files whose reader is kept: a few KB each
 _LISTED = 1000          # files that the NameNode gives in one answer
 
 # The client itself tries a NameNode that is away four times, for a second and a half, which a switch of NameNodes may take;
@@ -43,7 +46,7 @@ class HdfsStore:
         self._write_options = functools.partial(
             WriteOptions, block_size=section.block_size, replication=section.replication, permission=FILE, create_parent=True,
             overwrite=False)
-        self._replication, self._web = section.replication, section.web
+        self._replication, self._web, self._readers = section.replication, section.web, _Readers()
         if section.user:
             os.environ["HADOOP_USER_NAME"] = section.user     # where hdfs-native looks for it, as Hadoop does
         self._link = Link(
@@ -54,12 +57,17 @@ class HdfsStore:
         """Begin a new file of about `size` bytes. Raise FileExistsError when the name is taken."""
         return Writer(self._link, self._path(name), self._write_options(), size)
 
-    def open(self, name: str, *, cold: bool = False) -> Reader:  # noqa: ARG002 - there is no cache of ours
-        """Open a closed file."""
-        return Reader(self._link, self._path(name))
+    def open(self, name: str, *, cold: bool = False) -> Reader:
+        """Open a closed file; the last ones opened are remembered, unless it is to be `cold`."""
+        found = None if cold else self._readers.get(name)
+        if found is None or not found.is_open:
+            found = Reader(self._link, self._path(name))
+            self._readers.put(name, found)
+        return found
 
     def rename(self, name: str, new: str) -> bool:
         """Give a closed file another name, durable on return. False, and nothing changed, when that name is taken."""
+        self._readers.forget(name)
         old_path, path = self._path(name), self._path(new)
         before = self._link.ask(lambda client: client.get_file_info(old_path))
         try:
@@ -78,7 +86,10 @@ class HdfsStore:
 
     def delete(self, name: str) -> None:
         """Remove a file, durable on return. Absent: no error. Folders stay: 256 of them cost a NameNode nothing."""
-        self._link.ask(lambda client: client.delete(self._path(name)))
+        try:
+            self._link.ask(lambda client: client.delete(self._path(name)))
+        finally:
+            self._readers.forget(name)
 
     def files(self, folder: str) -> Iterator[Listed]:
         """Return the files right inside a folder, those being written too; none when there is no such folder."""
@@ -171,6 +182,34 @@ class HdfsStore:
                 yield from found
         except FileNotFoundError:
             return
+
+
+class _Readers:
+    """The files last opened: containers never change, and where their blocks are need not be asked for each picture.
+
+    One that somebody else removed is noticed when it is read, and then opened anew.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: OrderedDict[str, Reader] = OrderedDict()
+
+    def get(self, name: str) -> Reader | None:
+        with self._lock:
+            if name in self._found:
+                self._found.move_to_end(name)
+            return self._found.get(name)
+
+    def put(self, name: str, reader: Reader) -> None:
+        with self._lock:
+            self._found[name] = reader
+            self._found.move_to_end(name)
+            if len(self._found) > _KEPT_OPEN:
+                self._found.popitem(last=False)
+
+    def forget(self, name: str) -> None:
+        with self._lock:
+            self._found.pop(name, None)
 
 
 def _connect(url: str, section: HdfsSection) -> Client:

@@ -112,6 +112,11 @@ class Reader:
         self._file: FileReader | None = link.ask(lambda client: client.read(path))
         self.size = len(self._file)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the last read of it went well: where its blocks were is where they are."""
+        return self._file is not None
+
     def pread(self, offset: int, length: int) -> bytes:
         """Return the bytes there, fewer only at the end of the file."""
         length = min(length, self.size - offset)
