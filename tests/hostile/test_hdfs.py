@@ -40,6 +40,14 @@ HEAL = 30.0                                 # seconds until containers are writt
 TOGETHER = 4                                # studies packed at once
 
 
+def reported(run: "subprocess.Popen[str]") -> dict[str, Any]:
+    """Wait for `broker migrate`; return its report."""
+    said, errors = run.communicate(timeout=600)
+    assert said, errors
+    report: dict[str, Any] = json.loads(said)
+    return report
+
+
 class Centre(Site):
     """A region with its archive in a folder of the cluster."""
 
@@ -61,19 +69,21 @@ class Centre(Site):
 
     def migrate(self, expect: int = 0) -> dict[str, Any]:
         """Run `broker migrate`; return its report."""
-        report: dict[str, Any] = json.loads(self.region.run("migrate", "--json", expect=expect))
+        with self.migrating() as run:
+            report = reported(run)
+        assert run.returncode == expect
         return report
 
     def migrate_again(self) -> bool:
         """Run `broker migrate`; return whether something failed."""
         with self.migrating() as run:
-            return bool(json.loads(run.communicate(timeout=600)[0])["failed"])
+            return bool(reported(run)["failed"])
 
     def migrating(self) -> "subprocess.Popen[str]":
         """Begin `broker migrate`."""
         return subprocess.Popen(
             [sys.executable, "-m", "broker", "migrate", "--json", "--config", str(self.region.config)], stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True)
+            stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
 
     def archived(self, folder: Path, count: int = 3, size: int = 64) -> list[Path]:
         """Send a study and have it packed; return its files."""
@@ -216,12 +226,12 @@ def test_a_datanode_killed_in_the_middle_of_twenty_packs(centre: Centre, tmp_pat
             eventually(lambda: len(centre.rows("container")) >= before + 3)
             killed = time.monotonic()
             cluster.datanodes[1].kill()
-            said, _ = first.communicate(timeout=600)
+            report = reported(first)
         # each of its packs may have waited until its deadline once, those that were under way together
         assert time.monotonic() - killed < (WRITE + READ + METADATA) * len(studies) / TOGETHER * SLOW
         for study in studies:
             centre.assert_given(study, tmp_path)
-        failed = {one["study_uid"]: one["reason"] for one in json.loads(said)["failed"]}
+        failed = {one["study_uid"]: one["reason"] for one in report["failed"]}
         assert {ref(study[0]).study_uid for study in studies if centre.online(study)} == failed.keys()
         assert all(reason.startswith("archive is not available: ") for reason in failed.values())
         while centre.region.run("migrate", "--json") and any(centre.online(study) for study in studies):
@@ -284,9 +294,9 @@ def test_datanodes_that_hang_in_mid_write(centre: Centre, tmp_path: Path) -> Non
             for datanode in cluster.datanodes:
                 datanode.freeze()
             begun = time.monotonic()
-            said, _ = run.communicate(timeout=600)
+            report = reported(run)
         assert time.monotonic() - begun < (WRITE + READ + METADATA) * SLOW
-        assert {one["study_uid"] for one in json.loads(said)["failed"]} == {
+        assert {one["study_uid"] for one in report["failed"]} == {
             ref(study[0]).study_uid for study in studies if centre.online(study)}
         for study in studies:
             if centre.online(study):
@@ -360,7 +370,7 @@ def test_two_brokers_migrate_the_same_studies(centre: Centre, tmp_path: Path) ->
     studies = [centre.send(tmp_path) for _ in range(4)]
     before = len(centre.rows("container"))
     with centre.migrating() as one, centre.migrating() as other:
-        reports = [json.loads(run.communicate(timeout=600)[0]) for run in (one, other)]
+        reports = [reported(run) for run in (one, other)]
         assert (one.returncode, other.returncode) == (0, 0)
     eventually(lambda: not any(map(centre.online, studies)))
     assert sum(report["packed"] for report in reports) <= len(studies)      # the worker may have been there first

@@ -61,7 +61,8 @@ class Report:
 
     def told(self) -> dict[str, Any]:
         """Return it as JSON."""
-        return asdict(self) | {"objects_used": self.objects_used, "objects_spared": self.objects_spared}
+        return asdict(self) | {     # of a Counter asdict makes pairs counted once
+            "skipped": dict(self.skipped), "objects_used": self.objects_used, "objects_spared": self.objects_spared}
 
     def add(self, due: Due, outcome: Outcome) -> None:
         """Count a study."""

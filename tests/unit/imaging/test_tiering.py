@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -129,6 +130,7 @@ def test_pinned_studies_are_not_due_and_held_ones_are(centre: Centre) -> None:
     assert centre.migrator.run_due(centre.now) == 0
     report = centre.migrator.run_all(10, lambda *_: None)
     assert (report.packed, dict(report.skipped)) == (0, {"pinned": 1})
+    assert json.loads(json.dumps(report.told()))["skipped"] == {"pinned": 1}
     release(centre)
     keep(centre, HOLD)
     assert rules(centre) == {study_id: "online_days"}
