@@ -14,7 +14,7 @@ from hdfs_native import Client, FileStatus, WriteOptions
 
 from broker.archive.tiers import hdfs_errors, hdfs_web
 from broker.archive.tiers.base import TEMPORARY, Listed, Space
-from broker.archive.tiers.hdfs_files import Reader, Writer
+from broker.archive.tiers.hdfs_files import Reader, Writer, create
 from broker.archive.tiers.hdfs_link import Deadlines, Failed, Link
 from broker.config.settings import HdfsSection
 from broker.files.modes import FILE, FOLDER
@@ -122,7 +122,7 @@ class HdfsStore:
         path = self._temporary("clock")
 
         def ask(client: Client) -> float:
-            client.create(path, self._write_options()).close()
+            create(client, path, self._write_options()).close()
             modified: float = client.get_file_info(path).modification_time / 1000
             client.delete(path)
             return modified

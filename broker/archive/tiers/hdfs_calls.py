@@ -94,8 +94,8 @@ class Calls:
         call = Call(function)
         with self._lock:
             self._admit()
-            worker = self._idle.pop() if self._idle else _Worker(self)
-        worker.calls.put(call)
+            worker = self._idle.pop() if self._idle else None
+        (worker or _Worker(self)).calls.put(call)       # no thread is begun under the lock: that may run others' code
         return call
 
     def leave(self, call: Call[Any]) -> bool:

@@ -3,8 +3,9 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from typing import Protocol
 
-from hdfs_native import Client, FileReader, FileWriter, WriteOptions
+from hdfs_native import Client, FileReader, WriteOptions
 
 from broker.archive.tiers import hdfs_errors
 from broker.archive.tiers.hdfs_calls import Call, Channel, Hung
@@ -20,6 +21,34 @@ _GONE = Trouble("the file was taken from its writer")
 _LENGTH = Trouble("the file has not the length that was written")
 
 
+class RawFile(Protocol):
+    """A file being written, as hdfs-native's library has it."""
+
+    def write(self, buf: bytes) -> int:
+        """Write all of it."""
+        ...
+
+    def close(self) -> None:
+        """Return when the NameNode has the file whole."""
+        ...
+
+
+def create(client: Client, path: str, options: WriteOptions) -> RawFile:
+    """Return a new file that is closed only by whoever asks for it.
+
+    hdfs-native's own `FileWriter` is closed when its memory is tidied, in whatever thread that happens, with whatever lock
+    it holds: a call that may hang, for a file that was given up.
+    """
+    file = client.create(path, options)
+    vars(file)["close"] = _left_alone
+    raw: RawFile = file.inner
+    return raw
+
+
+def _left_alone() -> None:
+    """In place of `FileWriter.close`."""
+
+
 class Writer:
     """A file being written. The time its caller waits for the cluster, from the first byte to the end, has a deadline."""
 
@@ -27,7 +56,7 @@ class Writer:
         self._link, self._path = link, path
         self._patience = link.deadlines.write + size / link.deadlines.rate     # seconds left to wait
         self._written, self._small = 0, bytearray()
-        self._file: FileWriter = link.ask(lambda client: client.create(path, options))
+        self._file = link.ask(lambda client: create(client, path, options))
         self._channel = Channel(_AHEAD)
         try:
             self._call: Call[None] = link.begin(lambda _: self._pump())
