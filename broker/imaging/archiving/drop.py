@@ -98,14 +98,19 @@ class Dropper:
         return found
 
     def _go_back(self, study: Subject, bad: Container, old: Container | None) -> None:
-        """The container does not hold what it should: return to the copies from before it, when they are all there."""
+        """The container does not hold what it should: return to the copies from before it, when all are there and good.
+
+        Else it stays: a picture of it that is good may be the only one.
+        """
         held: set[str] = set()
         if old:
             with suppress(Damaged):
-                held.update(self._sdfo.index(old.path).entries)
+                rotten = set(self._sdfo.rotten(old.path))
+                held.update(self._sdfo.index(old.path).entries.keys() - rotten)
+        with self._database.read() as unit:
+            rows = studies.instances(unit, study.id)
+        held.update(row.sop_uid for row in rows if self._sdfo.online.sha256(row.online.path) == row.online.sha256)
         with self._database.write() as unit:
-            held -= damages.damaged(unit, [study.id]).get(old.path, set()) if old else set()
-            held.update(row.sop_uid for row in studies.instances(unit, study.id))
             whole = len(held) >= bad.images and containers.undo_switch(unit, study.id, bad, old)
         log.error("a container is damaged", study=study.id, container=bad.id, rescued=whole)
         if whole:

@@ -84,6 +84,9 @@ class Mender:
         outcome = self._packer.migrate(study_id)
         if outcome not in {Outcome.ARCHIVED, Outcome.WAITING, Outcome.HELD}:
             raise Unavailable("the study, which is being packed or received,")
+        with self._database.read() as unit:
+            if proofs.get(unit, container.id) is not None:      # its online copies are there still, and are given
+                raise Unavailable("the study, whose container is in its grace time or held,")
         self._quarantine.mended(container, verified.sop_uids)
         return True
 

@@ -101,11 +101,12 @@ class Rebuilder:
         registered = set(self._registered(unit, named)) if named else set()
         for newest, *others in batch:
             older = [one for one in others if newest.replaces(one)]
-            found.unused.update((one.path, "it holds images that the newest one lacks") for one in others if one not in older)
             study_id = rebuilt.enter(unit, newest, older, now)
             if study_id is None:
                 found.known += 1
+                found.unused.update(_left(rebuilt.named(unit, newest), [newest, *others]))
                 continue
+            found.unused.update((one.path, "it holds images that the newest one lacks") for one in others if one not in older)
             found.studies += 1
             found.images += len(newest.images)
             found.bytes += newest.size
@@ -119,6 +120,17 @@ class Rebuilder:
         hospital = self._profile.hospital(newest.hospital)
         published = newest.publication is None or bool(newest.publication)
         return published and hospital is not None and (hospital.kind != "origin" or bool(newest.part))
+
+
+def _left(named: Collection[str] | None, found: list[Told]) -> Iterator[tuple[str, str]]:
+    """Return which containers of a study that was known are not reached by its rows, and why; `named` as `rebuilt.named`."""
+    if named is None:
+        yield from ((one.path, "its study is being packed: run it again") for one in found)
+        return
+    reached = [one for one in found if one.path in named]
+    for one in found:
+        if not any(other.replaces(one) for other in reached):
+            yield one.path, "its study has another container, which lacks images of it"
 
 
 def _divided(found: list[Told]) -> list[list[Told]]:

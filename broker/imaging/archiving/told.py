@@ -10,6 +10,9 @@ from broker.model.ids import PatientId
 _Kind = TypeVar("_Kind")
 _RECORD = ("manifest_uid", "entry_uuid", "digest", "entry_patient")
 _SERIES = ("uid", "modality", "body_part", "description")
+_LENGTHS = {            # of what the columns of `store.tables` take
+    "hospital": 64, "accession": 64, "study_date": 8, "domain": 64, "value": 250, "manifest_uid": 64, "entry_uuid": 64,
+    "digest": 64}
 _TIMES = ("first_at", "last_at", "used_at", "packed_at")
 
 
@@ -60,14 +63,32 @@ def told(found: Surveyed) -> Told:
         study_uid=found.index.study_uid, hospital=_text(manifest, "hospital"),
         part=None if part is None else _whole(part), patient=PatientId(_text(patient, "domain"), _text(patient, "value")),
         accession=_text(manifest, "accession"), study_date=_text(manifest, "study_date"),
-        facts={name: _of(value, str) for name, value in _of(manifest.get("facts"), dict).items()},
-        series=[{name: _text(_of(one, dict), name) for name in _SERIES} for one in _of(manifest.get("series"), list)],
+        facts={name: _written(value) for name, value in _of(manifest.get("facts"), dict).items()},
+        series=_series(manifest),
         publication=None if record is None else {name: _text(record, name) for name in _RECORD if _of(record, dict)},
         version=_whole(manifest.get("version", 0)), times={name: _time(manifest.get(name, 0.0)) for name in _TIMES})
 
 
 def _text(told_of: dict[str, Any], name: str) -> str:
-    return _of(told_of.get(name), str)
+    text = _written(told_of.get(name))
+    if len(text) > _LENGTHS.get(name, len(text)):
+        raise Damaged("its manifest has a text that is too long")
+    return text
+
+
+def _written(value: object) -> str:
+    """Return a text that every database takes."""
+    text = _of(value, str)
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise Damaged("its manifest has an impossible letter")
+    return text
+
+
+def _series(manifest: dict[str, Any]) -> list[dict[str, str]]:
+    found = [{name: _text(_of(one, dict), name) for name in _SERIES} for one in _of(manifest.get("series"), list)]
+    if len({one["uid"][:64] for one in found}) != len(found):
+        raise Damaged("its manifest names a series twice")
+    return found
 
 
 def _whole(value: object) -> int:

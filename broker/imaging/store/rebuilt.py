@@ -10,7 +10,7 @@ from broker.db import batches, sql
 from broker.imaging.archiving.told import Told
 from broker.imaging.store import containers, publications, studies
 from broker.imaging.store import tables as t
-from broker.imaging.store.machines import PUBLICATION, STUDY
+from broker.imaging.store.machines import PACKING, PUBLICATION, STUDY
 from broker.imaging.store.studies import Study
 from broker.model.ports import Unit
 
@@ -33,14 +33,14 @@ class PackedStudy:
 
 
 def enter(unit: Unit, newest: Told, older: Collection[Told], now: float) -> int | None:
-    """Enter a study that is packed; return its row id, or None when it has a container already.
+    """Enter a study that is packed; return its row id, or None when it has a container already or is being packed.
 
     A study that is here without one, since pictures came before the rows were back, gets it. Those `older` containers that the
     newest replaces are retired; its proof and their removal are left to the migration.
     """
     parts = studies.parts(unit, newest.hospital, newest.study_uid)
     row = _row(parts, newest)
-    if row is not None and containers.current(unit, row.id) is not None:
+    if row is not None and (row.state == PACKING or containers.current(unit, row.id) is not None):
         return None
     known = set[str]()
     if row is not None:
@@ -59,6 +59,15 @@ def enter(unit: Unit, newest: Told, older: Collection[Told], now: float) -> int 
     if older:
         STUDY.move(unit, "superseded", t.study.c.id == study_id)
     return study_id
+
+
+def named(unit: Unit, found: Told) -> set[str] | None:
+    """Return the paths of the containers that the rows of a study name; None while it is being packed."""
+    row = _row(studies.parts(unit, found.hospital, found.study_uid), found)
+    if row is None or row.state == PACKING:
+        return None
+    current = containers.current(unit, row.id)
+    return {one.path for one in (*containers.retired(unit, row.id), *([current] if current else []))}
 
 
 def _row(parts: list[Study], found: Told) -> Study | None:

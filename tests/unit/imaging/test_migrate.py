@@ -24,6 +24,7 @@ from broker.model.errors import TooLarge, Unavailable
 from broker.wire import tags
 from tests.helpers import stores
 from tests.helpers.archive import STUDY, Centre, archive_of
+from tests.helpers.damage import spoil
 
 pytestmark = pytest.mark.slow
 
@@ -290,6 +291,37 @@ def test_a_new_version_that_rots_gives_way_to_the_old_one(make: Callable[..., Ce
         centre.packer.migrate(study_id)
         centre.now += 101
     assert_archived(centre, IMAGES | LATE)
+
+
+@pytest.mark.parametrize("harm", ["a picture of the old container", "the old container", "a file online"])
+def test_a_damaged_container_stays_while_it_holds_the_only_good_picture(make: Callable[..., Centre], harm: str) -> None:
+    centre = make(grace_seconds=100.0)
+    study_id = centre.receive(IMAGES)
+    centre.packer.migrate(study_id)
+    centre.now += 101
+    centre.packer.migrate(study_id)
+    old, = centre.files()[1]
+    centre.receive(LATE)
+    assert centre.packer.migrate(study_id) is Outcome.WAITING
+    new, = set(centre.files()[1]) - {old}
+    held, late = next(iter(IMAGES)), next(iter(LATE))
+    if harm == "a file online":
+        spoil(centre.sdfo, new, held)
+        (centre.sdfo.online.folder / centre.files()[0][0]).unlink()
+    else:
+        spoil(centre.sdfo, new, late)
+        centre.sdfo.index(old)
+        if harm == "the old container":
+            (archive_of(centre.sdfo) / old).unlink()
+        else:
+            spoil(centre.sdfo, old, held)
+    good = held if harm != "a file online" else late
+    centre.now += 101
+    with pytest.raises(Damaged):
+        centre.packer.migrate(study_id)
+    place = centre.sdfo.locate(new, good)
+    assert place is not None
+    assert b"".join(centre.sdfo.open(place).chunks()) == (IMAGES | LATE)[good]
 
 
 def test_nothing_is_given_up_when_the_only_copy_is_damaged(centre: Centre) -> None:

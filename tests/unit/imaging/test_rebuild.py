@@ -208,6 +208,48 @@ def test_a_manifest_of_another_form_is_named_and_stops_no_other(two: Two, wrong:
     assert (list(found.damaged), found.studies) == ([bad], 1)
 
 
+SERIES = {"uid": "2.25.5", "modality": "CT", "body_part": "", "description": ""}
+
+
+@pytest.mark.parametrize("wrong", [
+    {"series": [SERIES, SERIES]}, {"hospital": "a" * 65}, {"accession": "X" * 65}, {"study_date": "2015-03-01"},
+    {"patient": {"domain": "2" * 65, "value": "A-1"}}, {"patient": {"domain": "2.999.2.1", "value": "A" * 251}},
+    {"publication": {**RECORD, "manifest_uid": "2" * 65}}, {"accession": "X\0"}])
+def test_a_manifest_that_no_row_can_hold_is_named_and_stops_no_other(two: Two, wrong: dict[str, Any]) -> None:
+    two.pack()
+    bad = two.put({**MANIFEST, "study": "2.25.66", **wrong}, study="2.25.66")
+    found = two.rebuild()
+    assert (found.studies, set(found.damaged)) == (1, {bad})
+
+
+def test_a_container_that_is_not_named_by_a_known_study_is_told_of(two: Two) -> None:
+    two.pack()
+    study_id = two.new.receive({"2.25.8.9": b"early"})
+    assert two.new.packer.migrate(study_id) is Outcome.ARCHIVED     # before the rows are back
+    with two.new.database.read() as unit:
+        current = containers.current(unit, study_id)
+    assert current is not None
+    found = two.rebuild()
+    assert (found.studies, found.known) == (0, 1)
+    assert set(found.unused) == set(two.live.files()[1]) - {current.path}
+
+
+def test_a_container_that_is_being_written_is_left_to_who_writes_it(two: Two) -> None:
+    archive_of(two.live.sdfo).mkdir()
+    study_id = two.new.receive(IMAGES)
+    pack = two.new.sdfo.pack
+
+    def beside(*args: Any) -> Any:
+        packed = pack(*args)
+        two.rebuild()
+        return packed
+    two.new.sdfo.pack = beside      # type: ignore[method-assign]
+    assert two.new.packer.migrate(study_id) is Outcome.ARCHIVED
+    assert {uid: two.new.read(uid) for uid in IMAGES} == IMAGES
+    with two.new.database.read() as unit:
+        assert [one.path for one in [containers.current(unit, study_id)] if one] == two.new.files()[1]
+
+
 def test_damaged_containers_are_named_and_stop_no_other(two: Two) -> None:
     two.pack(study_uid="2.25.5")
     path = two.put(MANIFEST)

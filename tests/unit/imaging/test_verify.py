@@ -13,7 +13,10 @@ from broker.archive.tiers.posix import Reader
 from broker.config.profile import Profile
 from broker.coord.local import LocalCoord
 from broker.db import Database, sql
+from broker.imaging.archiving.drop import Outcome
+from broker.imaging.archiving.mend import Mender
 from broker.imaging.archiving.pace import Rate
+from broker.imaging.archiving.pack import Packer
 from broker.imaging.archiving.recall import Recaller
 from broker.imaging.archiving.sweep import Sweeper
 from broker.imaging.archiving.verify import Verdict
@@ -25,7 +28,7 @@ from broker.model.imaging import InstanceRef
 from tests.helpers.archive import archive_of
 from tests.helpers.conflicts import with_hospital
 from tests.helpers.damage import Archive, audited, flip, spoil
-from tests.helpers.fetch import Centre, Pacs, build, octets, working
+from tests.helpers.fetch import OURS, Centre, Pacs, build, octets, refs_of, working
 
 DAY = 86400.0
 
@@ -373,6 +376,26 @@ def test_a_recalled_copy_is_given_stays_and_mends(archive: Archive, harm: str) -
     assert archive.path() != old
     assert archive.given(refs) == set(uids(refs))
     assert [one.verdict for one in archive.verify()] == [Verdict.WHOLE]
+
+
+def test_a_container_in_its_grace_time_is_not_said_to_be_mended(archive: Archive, tmp_path: Path) -> None:
+    refs = refs_of("1.2.1", 3, OURS)
+    archive.receive(refs)
+    centre, retention = archive.centre, archive.centre.profile.retention.model_copy(update={"grace_seconds": 100.0})
+    slow = centre.profile.model_copy(update={"retention": retention})
+    packer = Packer(centre.database, centre.sdfo, slow, centre.coord, archive.clock)
+    assert packer.migrate(archive.study().id) is Outcome.WAITING
+    damaged = archive.path()
+    spoil(centre.sdfo, damaged, refs[1].sop_uid)
+    archive.verify()
+    mender = Mender(
+        centre.database, centre.sdfo, slow, archive.quarantine, packer, centre.fetch, clock=archive.clock)
+    with pytest.raises(Unavailable, match="grace"):
+        mender.mend(archive.study().id)
+    assert archive.path() == damaged
+    assert archive.damage() == [refs[1].sop_uid]
+    assert len(audited(tmp_path)) == 1      # that it was found
+    assert archive.given(refs) == {ref.sop_uid for ref in refs}
 
 
 def test_what_is_whole_is_not_mended(archive: Archive) -> None:
