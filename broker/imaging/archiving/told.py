@@ -63,22 +63,17 @@ def told(found: Surveyed) -> Told:
         study_uid=found.index.study_uid, hospital=_text(manifest, "hospital"),
         part=None if part is None else _whole(part), patient=PatientId(_text(patient, "domain"), _text(patient, "value")),
         accession=_text(manifest, "accession"), study_date=_text(manifest, "study_date"),
-        facts={name: _written(value) for name, value in _of(manifest.get("facts"), dict).items()},
+        facts={name: _of(value, str) for name, value in _of(manifest.get("facts"), dict).items()},
         series=_series(manifest),
         publication=None if record is None else {name: _text(record, name) for name in _RECORD if _of(record, dict)},
         version=_whole(manifest.get("version", 0)), times={name: _time(manifest.get(name, 0.0)) for name in _TIMES})
 
 
 def _text(told_of: dict[str, Any], name: str) -> str:
-    text = _written(told_of.get(name))
+    """Return a text that a column of every database takes."""
+    text = _of(told_of.get(name), str)
     if len(text) > _LENGTHS.get(name, len(text)):
         raise Damaged("its manifest has a text that is too long")
-    return text
-
-
-def _written(value: object) -> str:
-    """Return a text that every database takes."""
-    text = _of(value, str)
     if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
         raise Damaged("its manifest has an impossible letter")
     return text

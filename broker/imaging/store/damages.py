@@ -18,8 +18,8 @@ from broker.model.ports import Unit
 WHOLE = ""      # in the place of a SOP Instance UID: the container itself
 
 _OPEN = t.damage.c.mended_at == 0
-IS_DAMAGED = sa.exists().where(t.damage.c.study_id == t.study.c.id, _OPEN, t.container.c.path == t.damage.c.container,
-                               t.container.c.state == "current")
+IS_DAMAGED = sa.exists().where(t.damage.c.study_id == t.study.c.id, _OPEN, t.container.c.study_id == t.damage.c.study_id,
+                               t.container.c.path == t.damage.c.container, t.container.c.state == "current")
 """The condition under which something of a row of `study` is damaged."""
 
 _CURRENT = sa.exists().where(t.container.c.study_id == t.damage.c.study_id, t.container.c.path == t.damage.c.container,

@@ -111,7 +111,7 @@ container = sa.Table(
     sa.Column("at", sa.Float, nullable=False),
     sa.Column("verified_at", sa.Float, nullable=False, server_default="0"),     # last read through, first when it was packed
     sa.Index("ix_container_study_id", "study_id"),
-    sa.Index("ix_container_verified_at", "state", "verified_at"),
+    sa.Index("ix_container_verified_at", "verified_at"),
 )
 
 damage = sa.Table(                                          # what is not what was packed

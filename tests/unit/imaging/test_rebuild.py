@@ -243,7 +243,7 @@ def test_a_container_that_is_being_written_is_left_to_who_writes_it(two: Two) ->
         packed = pack(*args)
         two.rebuild()
         return packed
-    two.new.sdfo.pack = beside      # type: ignore[method-assign]
+    two.new.sdfo.pack = beside      # type: ignore[method-assign, assignment]
     assert two.new.packer.migrate(study_id) is Outcome.ARCHIVED
     assert {uid: two.new.read(uid) for uid in IMAGES} == IMAGES
     with two.new.database.read() as unit:

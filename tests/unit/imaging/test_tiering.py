@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from broker.archive.sdfo import Packed, Sdfo
 from broker.archive.tiers.base import Space
@@ -21,7 +22,8 @@ from broker.imaging.archiving import lease
 from broker.imaging.archiving.drop import Outcome
 from broker.imaging.archiving.lease import Lease
 from broker.imaging.archiving.pace import Pace
-from broker.imaging.store import containers, retained, setbacks, studies
+from broker.imaging.store import containers, damages, proofs, rebuilt, recalls, retained, setbacks, studies
+from broker.imaging.store import due as store
 from broker.imaging.store.retained import HOLD, PIN, Retained
 from broker.imaging.store.tables import container, study
 from broker.model.errors import Unavailable
@@ -473,3 +475,21 @@ def test_a_clock_set_back_does_not_put_off_what_failed_for_years(centre: Centre,
         patch.setattr(Sdfo, "pack", fail)
         assert centre.migrator.run_due(centre.now + 3650 * DAY) == 0
     assert centre.migrator.run_due(centre.now) == 1
+
+
+@pytest.mark.parametrize("ask", [
+    lambda unit: store.unfinished(unit, 1.0, 1.0), lambda unit: damages.holder(unit, STUDY, "aa/1-0f.seq"), damages.listed,
+    lambda unit: proofs.of_study(unit, STUDY), lambda unit: rebuilt.packed(unit, 0), recalls.least_used])
+def test_a_join_on_the_container_of_a_study_does_not_read_all_containers(centre: Centre, ask: Callable[[Any], object]) -> None:
+    plans: list[str] = []
+
+    def plan(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
+        plans.extend(row[3] for row in cursor.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall())
+    with centre.database.read() as unit:
+        if sql(unit).dialect.name != "sqlite":
+            pytest.skip("the plan of SQLite")
+        sa.event.listen(sql(unit), "before_cursor_execute", plan)
+        ask(unit)
+    about = [step for step in plans if "container" in step]
+    assert about
+    assert all("ix_container_study_id" in step for step in about), about
