@@ -42,7 +42,7 @@ def pin(uid: StudyUid, reason: Reason, hospital: Hospital = "", config: ConfigFi
 def release(uid: StudyUid, hospital: Hospital = "", config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Undo every hold and pin of a study."""
     with _opened(config) as (core, keeper):
-        found = imaging.ask(core, keeper, RELEASE_ROW, Wish(study_uid=uid, hospital=hospital), getpass.getuser())
+        found = imaging.ask(core, keeper, RELEASE_ROW, Wish(study_uid=uid, hospital=hospital), getpass.getuser()).rows
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in found], ensure_ascii=False))
     elif found:
@@ -101,7 +101,7 @@ def _opened(config: ConfigFile) -> Iterator[tuple[Core, Keeper]]:
 
 
 def _keep(core: Core, keeper: Keeper, row: KeepRow, wish: Wish, *, as_json: bool) -> None:
-    found = imaging.ask(core, keeper, row, wish, getpass.getuser())
+    found = imaging.ask(core, keeper, row, wish, getpass.getuser()).rows
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in found], ensure_ascii=False))
         return

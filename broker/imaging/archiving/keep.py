@@ -15,7 +15,7 @@ from broker.imaging.store.studies import Study
 from broker.model.caller import Call
 from broker.model.errors import Rejected
 from broker.model.ids import PatientId
-from broker.model.transaction import NOTHING_TO_FILTER, AuditEvent, InternalTransaction, Wire
+from broker.model.transaction import NOTHING_TO_FILTER, AuditEvent, Disclosure, InternalTransaction, Keep, Wire
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,25 +29,34 @@ class Wish:
     progress: Progress | None = field(default=None, compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What was held, pinned or released, and whose study it is."""
+
+    rows: tuple[Retained, ...]
+    patients: tuple[PatientId, ...]
+
+
 class Keeper:
     """Carries out wishes. Raise `Rejected` (UnknownStudy) for a study that is not here."""
 
     def __init__(self, database: Database, recaller: Recaller, clock: Callable[[], float] = time.time) -> None:
         self._database, self._recaller, self._clock = database, recaller, clock
 
-    def hold(self, wish: Wish, call: Call) -> list[Retained]:
+    def hold(self, wish: Wish, call: Call) -> Kept:
         """Let no copy of the study be removed until it is released."""
         return self._keep(HOLD, wish, call)
 
-    def pin(self, wish: Wish, call: Call) -> list[Retained]:
+    def pin(self, wish: Wish, call: Call) -> Kept:
         """Have the study online until it is released: it is not packed, and comes back near when it is."""
         return self._keep(PIN, wish, call)
 
-    def release(self, wish: Wish, call: Call) -> list[Retained]:
+    def release(self, wish: Wish, call: Call) -> Kept:
         """Undo holds and pins; return what was undone."""
         found = self._noted(wish, call)
         with self._database.write() as unit:
-            return retained.release(unit, wish.study_uid, {study.hospital for study in found})
+            rows = retained.release(unit, wish.study_uid, {study.hospital for study in found})
+        return Kept(tuple(rows), _patients(found))
 
     def recall(self, wish: Wish, call: Call) -> int:
         """Copy a packed study to the online tier for so many days; return the bytes that are near, 0 when it was not packed."""
@@ -61,17 +70,18 @@ class Keeper:
 
     def subjects(self, wish: Wish) -> tuple[PatientId, ...]:
         """Return whose study it is."""
-        return tuple(dict.fromkeys(study.patient for study in self._find(wish) if study.patient.value))
+        return _patients(self._find(wish))
 
-    def _keep(self, kind: str, wish: Wish, call: Call) -> list[Retained]:
-        hospitals = dict.fromkeys(study.hospital for study in self._noted(wish, call))
-        rows = [
+    def _keep(self, kind: str, wish: Wish, call: Call) -> Kept:
+        found = self._noted(wish, call)
+        rows = tuple(
             Retained(hospital=key, study_uid=wish.study_uid, kind=kind, reason=wish.reason,
-                     set_by=call.caller.user or call.caller.node, at=self._clock()) for key in hospitals]
+                     set_by=call.caller.user or call.caller.node, at=self._clock())
+            for key in dict.fromkeys(study.hospital for study in found))
         with self._database.write() as unit:
             for row in rows:
                 retained.keep(unit, row)
-        return rows
+        return Kept(rows, _patients(found))
 
     def _noted(self, wish: Wish, call: Call) -> list[Study]:
         """Return the parts of the study, and tell the audit record of them."""
@@ -81,7 +91,7 @@ class Keeper:
         if not found:
             where = f" of hospital {wish.hospital}" if wish.hospital else ""
             raise Rejected("UnknownStudy", f"there is no study {wish.study_uid}{where}")
-        call.facts.patients += self.subjects(wish)
+        call.facts.patients += _patients(found)
         return found
 
     def _find(self, wish: Wish) -> list[Study]:
@@ -90,7 +100,16 @@ class Keeper:
         return sorted((study for study in found if study.state != MOVED), key=lambda study: study.id)
 
 
-KeepRow = InternalTransaction[Keeper, Wish, list[Retained]]
+def _patients(found: list[Study]) -> tuple[PatientId, ...]:
+    return tuple(dict.fromkeys(study.patient for study in found if study.patient.value))
+
+
+def _filtered(kept: Kept, keep: Keep) -> Kept:
+    """Return nothing of a study one of whose patients may not be seen: reasons are written for those who may."""
+    return kept if all(keep(Disclosure(patient=patient)) for patient in kept.patients) else Kept((), ())
+
+
+KeepRow = InternalTransaction[Keeper, Wish, Kept]
 
 
 def _event(code: str, name: str) -> AuditEvent:
@@ -99,10 +118,10 @@ def _event(code: str, name: str) -> AuditEvent:
         type_system="BROKER")
 
 
-def _row(code: str, name: str, handle: Callable[[Keeper, Wish, Call], list[Retained]]) -> KeepRow:
+def _row(code: str, name: str, handle: Callable[[Keeper, Wish, Call], Kept]) -> KeepRow:
     return InternalTransaction(
         code=code, name=name, wire=Wire.HTTP, audit=_event(code, name), subject=Keeper.subjects, handle=handle,
-        filtered=NOTHING_TO_FILTER)
+        filtered=_filtered)
 
 
 HOLD_ROW = _row("ARCHIVE-HOLD", "Study Held", Keeper.hold)

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from lxml import etree
 
 import broker
+from broker.app import imaging
 from broker.app.whole import App
 from broker.audit.spool import AuditLog
 from broker.client.messages import retrieve_images
@@ -27,7 +28,11 @@ from broker.db import sql
 from broker.edge.dimse import c_store
 from broker.edge.dimse.c_store import StoreRequest
 from broker.edge.dimse.session import Session
+from broker.imaging.archiving.keep import HOLD_ROW, PIN_ROW, RECALL_ROW, RELEASE_ROW, KeepRow, Kept, Wish
 from broker.imaging.conflicts import ASSIGN, REJECT, UNDO, Conflict, ConflictRow, Decision
+from broker.imaging.damage import FOUND, MENDED, ROTTEN, DamageRow, Finding
+from broker.imaging.store import studies
+from broker.imaging.store.damages import Holder
 from broker.model.caller import Caller
 from broker.model.errors import Rejected
 from broker.model.ids import PatientId, new_oid
@@ -65,7 +70,8 @@ LOCAL, OTHER = PatientId(DOMAINS["a"], "LOCAL-71"), PatientId(DOMAINS["a"], "LOC
 B_ONE, B_TWO = PatientId(DOMAINS["b"], "LOCAL-81"), PatientId(DOMAINS["b"], "LOCAL-82")
 PERSON = Demographics(names=(PersonName("欧阳", "静"),), birth_date="19790214", sex="F")
 ACCESSION = "ACC-7171^^^^urn:ihe:iti:xds:2013:accession"
-INTERNAL = ("ITI-57", ""), ("CONFLICT-ASSIGN", ""), ("CONFLICT-REJECT", ""), ("CONFLICT-UNDO", "")
+INTERNAL = {"ITI-57", "CONFLICT-ASSIGN", "CONFLICT-REJECT", "CONFLICT-UNDO", "ARCHIVE-DAMAGE", "ARCHIVE-MEND", "ARCHIVE-HOLD",
+            "ARCHIVE-PIN", "ARCHIVE-RELEASE", "ARCHIVE-RECALL"}
 
 # Rows that cannot say whom a call is about before they look, and why.
 NAMES_NOBODY = {
@@ -75,7 +81,8 @@ NAMES_NOBODY = {
     "RAD-69": "the request names images; each is asked about when it is found",
 }
 # Rows whose results say how it went and nothing of what is kept here.
-TELLS_NOTHING = {"C-ECHO", "C-STORE", "ITI-8", "ITI-41", "ITI-42", "ITI-44", "ITI-57"}
+TELLS_NOTHING = {"C-ECHO", "C-STORE", "ITI-8", "ITI-41", "ITI-42", "ITI-44", "ITI-57", "ARCHIVE-DAMAGE", "ARCHIVE-MEND",
+                 "ARCHIVE-RECALL"}
 
 
 @dataclass
@@ -168,6 +175,7 @@ class World:
         first_case, second = self.app.conflicts.listed()
         self.app.decide(REJECT, Decision(conflict=second.id), "operator")
         assert first_case.id != second.id
+        assert len(_wish(self, HOLD_ROW).rows) == 1
 
     def register(self, objects: Any) -> None:
         self.app.gate.inside(iti42_register.ROW, self.app.registry, submission(objects), CALLER)
@@ -265,6 +273,24 @@ def _decide(world: World, row: ConflictRow) -> Conflict:
     return world.app.decide(row, Decision(conflict=found.id, patient=patient), "stranger")
 
 
+def _wish(world: World, row: KeepRow) -> Kept:
+    keeper = imaging.keeper(world.app, world.app.migrator)
+    return imaging.ask(world.app, keeper, row, Wish(study_uid="1.2.3", reason="a trial"), "stranger")
+
+
+def _recall(world: World) -> int:
+    keeper = imaging.keeper(world.app, world.app.migrator)
+    return imaging.ask(world.app, keeper, RECALL_ROW, Wish(study_uid="1.2.3", days=1), "stranger")
+
+
+def _damage(world: World, row: DamageRow) -> None:
+    with world.app.database.write() as unit:
+        study = next(one for one in studies.find_studies(unit, study_uid="1.2.3") if one.patient.value == "A-1")
+        holder = Holder(study.id, study.hospital, study.study_uid, study.patient)
+        finding = Finding(unit=unit, holder=holder, container="aa/1.2.3-0.seq", sop_uids=(sop(1),), reason=ROTTEN)
+        world.app.gate.inside(row, imaging.quarantine(world.app, world.app.sdfo), finding, CALLER, unit)
+
+
 @dataclass(frozen=True)
 class Case:
     """How to make a call: its message for a wire's row, else the call itself."""
@@ -300,6 +326,12 @@ CASES: Mapping[tuple[str, str], list[Case]] = {
     ("CONFLICT-ASSIGN", ""): [Case(call=lambda world: _decide(world, ASSIGN))],
     ("CONFLICT-REJECT", ""): [Case(call=lambda world: _decide(world, REJECT))],
     ("CONFLICT-UNDO", ""): [Case(call=lambda world: _decide(world, UNDO))],
+    ("ARCHIVE-DAMAGE", ""): [Case(call=lambda world: _damage(world, FOUND))],
+    ("ARCHIVE-MEND", ""): [Case(call=lambda world: _damage(world, MENDED))],
+    ("ARCHIVE-HOLD", ""): [Case(call=lambda world: _wish(world, HOLD_ROW))],
+    ("ARCHIVE-PIN", ""): [Case(call=lambda world: _wish(world, PIN_ROW))],
+    ("ARCHIVE-RELEASE", ""): [Case(call=lambda world: _wish(world, RELEASE_ROW))],
+    ("ARCHIVE-RECALL", ""): [Case(call=_recall)],
 }
 EVERY = [pytest.param(code, case, id=f"{code}-{name.rpartition('}')[2]}-{n}")
          for (code, name), cases in CASES.items() for n, case in enumerate(cases)]
@@ -387,7 +419,7 @@ def test_rules_that_allow_nothing_are_asked_first_and_let_nothing_out_or_in(ente
     world = enter(rules)
     before = world.content()
     said, reply = b"", b""
-    if code in {key for key, _ in INTERNAL}:
+    if code in INTERNAL:
         with pytest.raises(Rejected, match="AccessDenied"):
             run(world, code, case)
     else:
@@ -395,7 +427,7 @@ def test_rules_that_allow_nothing_are_asked_first_and_let_nothing_out_or_in(ente
     ((asked, subjects),) = rules.asked
     ids = (LOCAL, B_ONE, world.affinity)
     assert asked == code
-    assert bool(subjects) is (any(patient.value.encode() in said for patient in ids) or code in {key for key, _ in INTERNAL})
+    assert bool(subjects) is (any(patient.value.encode() in said for patient in ids) or code in INTERNAL)
     assert leaks(world, said, reply) == set()
     assert world.content() == before
     lines = [line for file in world.app.settings.audit_folder.glob("*") for line in file.read_text("utf-8").splitlines()]
