@@ -137,7 +137,9 @@ def test_a_rotten_container_gives_nothing_wrong(
         log = packed.site.region.logs()[said:]
         assert packed.container.name in log or all(sop_uid in log for sop_uid in missing)
         told = {outcome for outcome, count in retrieved(packed.site).items() if count > outcomes[outcome]}
-        assert told == ({"4"} if len(missing) == len(packed.files) else {"0"})
+        # an answer that is cut at a picture that is not what was packed is audited twice: what is given, that it did not arrive
+        cut = {"8"} if spoil is flipped else set()
+        assert told == cut | ({"4"} if len(missing) == len(packed.files) else {"0"})
         assert missing >= {ref(packed.files[n]).sop_uid for n in sure}
         if spoil is flipped:
             assert len(missing) == 1
@@ -145,4 +147,5 @@ def test_a_rotten_container_gives_nothing_wrong(
             assert client.images([ref(near)], tmp_path / "near").missing == ()
     finally:
         packed.container.write_bytes(whole)
+        packed.site.region.run("archive", "verify", "--days", "0")      # what is quarantined and whole again is given again
     assert packed.missing(tmp_path / "whole") == []
