@@ -53,7 +53,11 @@ class Reading:
                     yield held
                 held = piece
         except Unavailable as error:
+            self._leave_range(location.container)
             raise OSError(errno.EIO, str(error)) from error
+        except OSError:
+            self._leave_range(location.container)
+            raise
         if digest.hexdigest() != location.sha256:
             self._noticed(location)
             raise OSError(errno.EIO, "the bytes of a picture are not those that were packed")
@@ -64,6 +68,11 @@ class Reading:
         if container.range is None or not container.range.reaches(location.offset, location.size, self._gap):
             container.range = _Range(container.reader, location.offset, self._end(location))
         return container.range.take(location.offset, location.size, length)
+
+    def _leave_range(self, name: str) -> None:
+        """Have the next picture ask anew: a stream that failed gives no more."""
+        if name in self._open:
+            self._open[name].range = None
 
     def _container(self, name: str) -> "_Container":
         found = self._open.get(name)

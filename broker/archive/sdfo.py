@@ -333,8 +333,14 @@ class Pictures:
 
 @contextlib.contextmanager
 def _new(store: ContainerStore, name: str, size: int) -> Iterator[ContainerWriter]:
-    """Begin a file that is dropped when anything is raised."""
-    file = store.create(name, size)
+    """Begin a file that is dropped when anything is raised.
+
+    A new name that is taken means that a store whose answer was lost was asked twice: the next try has another one.
+    """
+    try:
+        file = store.create(name, size)
+    except FileExistsError as error:
+        raise Unavailable(WHAT, reason="a file was begun twice") from error
     try:
         yield file
     except BaseException:

@@ -293,8 +293,13 @@ def test_others_on_the_cluster_read_no_container(hdfs: Folder) -> None:
     store = in_hdfs(hdfs)
     put(store, ".tmp/1", IMAGE)
     store.rename(".tmp/1", "aa/1.seq")
-    (file,) = hdfs.cluster.rest("GET", "LISTSTATUS", f"{hdfs.path}/sdicom/aa").json()["FileStatuses"]["FileStatus"]
-    assert file["permission"] == "640"
+
+    def modes(folder: str) -> dict[str, str]:
+        rows = hdfs.cluster.rest("GET", "LISTSTATUS", hdfs.path + folder).json()["FileStatuses"]["FileStatus"]
+        return {row["pathSuffix"]: row["permission"] for row in rows}
+    assert modes("/sdicom/aa") == {"1.seq": "640"}
+    assert modes("/sdicom") == {".tmp": "750", "aa": "750"}
+    assert modes("") == {"sdicom": "750"}
 
 
 def test_corrupted_replicas_one_is_survived_all_are_not(hdfs: Folder) -> None:

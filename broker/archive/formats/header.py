@@ -19,6 +19,8 @@ from broker.wire import dicom_json
 from broker.wire.dicom_json import Attributes
 
 _LIMIT = 1 << 28            # bytes unpacked
+_SPARSE = 8                 # bytes of a header for each list or object in it, at least: an attribute has two in forty
+_FEW = 1024                 # lists and objects that may be in a small block
 _SHARE = 64                 # times the container: smaller images than that have no such attributes
 
 
@@ -107,7 +109,7 @@ def _without(attributes: Attributes, left_out: Container[str]) -> Attributes:
 
 def read(body: bytes, size: int) -> Header:
     """Read the header of a container of `size` bytes. Raise `Damaged` when it has another form."""
-    value = unpack(body, min(_LIMIT, 4096 + _SHARE * size), "header")
+    value = unpack(body, min(_LIMIT, 4096 + _SHARE * size), "header", _SPARSE)
     found = value.get("series") if isinstance(value, dict) else None
     if not isinstance(value, dict) or not isinstance(found, list):
         raise Damaged("its header has another form")
@@ -127,13 +129,19 @@ def _attributes(value: object) -> Attributes:
     return value
 
 
-def unpack(body: bytes, limit: int, what: str) -> object:
-    """Return the JSON that is packed in a block of a container; `Damaged` beyond `limit` bytes, and for what is none."""
+def unpack(body: bytes, limit: int, what: str, sparse: int) -> object:
+    """Return the JSON that is packed in a block of a container.
+
+    Raise `Damaged` for what is none, for more than `limit` bytes, and for more than one list or object in `sparse` bytes:
+    empty ones take thirty times their room in memory.
+    """
     inflater = zlib.decompressobj()
     try:
         data = inflater.decompress(body, limit)
         if not inflater.eof:
             raise Damaged(f"its {what} is too large")
+        if data.count(b"[") + data.count(b"{") > _FEW + len(data) // sparse:
+            raise Damaged(f"its {what} holds more than its size tells")
         found: object = json.loads(data)
     except (zlib.error, ValueError, RecursionError) as error:
         raise Damaged(f"its {what} cannot be unpacked") from error

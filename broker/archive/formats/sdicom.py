@@ -41,6 +41,7 @@ _TAIL = 1 << 16
 _MANIFEST_LIMIT = 1 << 24
 _INDEX_LIMIT = 1 << 26      # bytes unpacked: 250 000 images
 _INDEX_SHARE = 16           # times the container: an image takes less room in the index than that, however small it is
+_INDEX_SPARSE = 32          # bytes of an index for each list or object in it, at least: a row has four times as many
 _ROW = [str, str, str, str, int, int, str]
 _DIGEST = re.compile("[0-9a-f]{64}")
 
@@ -167,7 +168,7 @@ def write_container(  # noqa: PLR0913, PLR0917 - what is written where, and how 
     with Digests() as whole, Digests() as each:
         hashed = _HashedSink(sink, whole)
         writer = Writer(hashed, {"sdicom.version": VERSION, "study.uid": study_uid}, marker)
-        writer.append(MANIFEST, Octets(json.dumps(dict(manifest), ensure_ascii=False).encode()))
+        writer.append(MANIFEST, Octets(json.dumps(dict(manifest), ensure_ascii=False).encode("utf-8", "backslashreplace")))
         for done, image in enumerate(ordered, 1):
             source = _HashedSource(image.source, each)
             digests.append(source.digest)
@@ -202,7 +203,7 @@ def read_index(pread: Pread, size: int) -> ContainerIndex:
     body = tail[-_TRAILER.size - length:-_TRAILER.size]
     if len(body) != length or zlib.crc32(body) != crc:
         raise Damaged("its index has another checksum")
-    return _parse_index(header.unpack(body, min(_INDEX_LIMIT, 4096 + _INDEX_SHARE * size), "index"), size)
+    return _parse_index(header.unpack(body, min(_INDEX_LIMIT, 4096 + _INDEX_SHARE * size), "index", _INDEX_SPARSE), size)
 
 
 def read_described(pread: Pread, size: int) -> tuple[ContainerIndex, Header | None]:

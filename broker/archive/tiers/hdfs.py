@@ -14,7 +14,7 @@ from hdfs_native import Client, FileStatus, WriteOptions
 
 from broker.archive.tiers import hdfs_errors, hdfs_web
 from broker.archive.tiers.base import TEMPORARY, Listed, Space
-from broker.archive.tiers.hdfs_files import Reader, Writer, create
+from broker.archive.tiers.hdfs_files import RawFile, Reader, Writer, create
 from broker.archive.tiers.hdfs_link import Deadlines, Failed, Link
 from broker.config.settings import HdfsSection
 from broker.files.modes import FILE, FOLDER
@@ -44,7 +44,7 @@ class HdfsStore:
         split = urlsplit(url)
         self._root = split.path.rstrip("/")
         self._write_options = functools.partial(
-            WriteOptions, block_size=section.block_size, replication=section.replication, permission=FILE, create_parent=True,
+            WriteOptions, block_size=section.block_size, replication=section.replication, permission=FILE, create_parent=False,
             overwrite=False)
         self._replication, self._web, self._readers = section.replication, section.web, _Readers()
         if section.user:
@@ -55,7 +55,8 @@ class HdfsStore:
 
     def create(self, name: str, size: int) -> Writer:
         """Begin a new file of about `size` bytes. Raise FileExistsError when the name is taken."""
-        return Writer(self._link, self._path(name), self._write_options(), size)
+        path = self._path(name)
+        return Writer(self._link, path, functools.partial(self._create, path=path), size)
 
     def open(self, name: str, *, cold: bool = False) -> Reader:
         """Open a closed file; the last ones opened are remembered, unless it is to be `cold`."""
@@ -74,7 +75,7 @@ class HdfsStore:
             try:
                 self._link.ask(lambda client: client.rename(old_path, path))
             except FileNotFoundError:
-                self._link.ask(lambda client: client.mkdirs(path.rpartition("/")[0], FOLDER, create_parent=True))
+                self._link.ask(lambda client: self._make_folder(client, path))
                 self._link.ask(lambda client: client.rename(old_path, path))
         except FileExistsError:
             return False
@@ -122,7 +123,7 @@ class HdfsStore:
         path = self._temporary("clock")
 
         def ask(client: Client) -> float:
-            create(client, path, self._write_options()).close()
+            self._create(client, path).close()
             modified: float = client.get_file_info(path).modification_time / 1000
             client.delete(path)
             return modified
@@ -133,9 +134,10 @@ class HdfsStore:
         path, steps = self._temporary("probe"), ["the NameNode"]
 
         def ask(client: Client) -> str:
-            with client.create(path, self._write_options()) as file:
-                steps.append("DataNodes that are to write")
-                file.write(_PROBE)
+            file = self._create(client, path)
+            steps.append("DataNodes that are to write")
+            file.write(_PROBE)
+            file.close()
             steps.append("DataNodes that are to read")
             same = bytes(client.read(path).read_range(0, len(_PROBE))) == _PROBE
             steps.append("the NameNode")
@@ -163,6 +165,19 @@ class HdfsStore:
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
+
+    def _create(self, client: Client, path: str) -> RawFile:
+        """Begin a file, and make its folder when that is missing."""
+        try:
+            return create(client, path, self._write_options())
+        except FileNotFoundError:
+            self._make_folder(client, path)
+            return create(client, path, self._write_options())
+
+    def _make_folder(self, client: Client, path: str) -> None:
+        """Make the folder of a file, each of ours by itself: hdfs-native opens those that it makes on the way to everybody."""
+        for folder in (self._root, path.rpartition("/")[0]):
+            client.mkdirs(folder, FOLDER, create_parent=True)
 
     def _temporary(self, what: str) -> str:
         return self._path(f"{TEMPORARY}/{what}-{uuid.uuid4().hex}")

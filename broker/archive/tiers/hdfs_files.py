@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from hdfs_native import Client, FileReader, WriteOptions
@@ -52,11 +52,11 @@ def _left_alone() -> None:
 class Writer:
     """A file being written. The time its caller waits for the cluster, from the first byte to the end, has a deadline."""
 
-    def __init__(self, link: Link, path: str, options: WriteOptions, size: int) -> None:
+    def __init__(self, link: Link, path: str, begin: Callable[[Client], RawFile], size: int) -> None:
         self._link, self._path = link, path
         self._patience = link.deadlines.write + size / link.deadlines.rate     # seconds left to wait
         self._written, self._small = 0, bytearray()
-        self._file = link.ask(lambda client: create(client, path, options))
+        self._file = link.ask(begin)
         self._channel = Channel(_AHEAD)
         try:
             self._call: Call[None] = link.begin(lambda _: self._pump())

@@ -10,8 +10,9 @@ import structlog
 from broker.archive.sdfo import Sdfo
 from broker.db import Database
 from broker.imaging.alone import Alone
-from broker.imaging.store import containers, damages, studies
+from broker.imaging.store import containers, damages, retained, studies
 from broker.imaging.store.damages import WHOLE
+from broker.imaging.store.retained import HOLD
 from broker.model.errors import Unavailable
 
 _UNFINISHED = 86400.0       # what is older and unfinished belongs to nobody
@@ -35,9 +36,9 @@ class Sweeper:
     def sweep(self, older_than: float = _UNFINISHED) -> int:
         """Remove what crashes left: unfinished files, and containers no row names; return how many.
 
-        Such a container goes only when each of its images is safe elsewhere. Else it may be all that is left of a
-        study whose rows were lost, and is kept and logged. Age is judged by the clock of the store that keeps it; what is
-        of a study that is being packed is young, whatever that clock says.
+        Such a container goes only when each of its images is safe elsewhere, and its study is not held. Else it may be all
+        that is left of a study whose rows were lost, and is kept and logged. Age is judged by the clock of the store that
+        keeps it; what is of a study that is being packed is young, whatever that clock says.
         """
         with self._database.read() as unit:
             writing = containers.being_written(unit)
@@ -60,6 +61,8 @@ class Sweeper:
             index = self._sdfo.index(path)
             with self._database.read() as unit:
                 holders = containers.studies_with_uid(unit, index.study_uid)
+                if any(retained.kept(unit, study_id, HOLD) for study_id in holders):
+                    return False
             for study_id in holders:
                 safe.update(self._safe(study_id))
         except Unavailable as error:

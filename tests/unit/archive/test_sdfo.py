@@ -86,6 +86,41 @@ def test_pictures_of_a_container_come_from_one_range(sdfo: Sdfo, monkeypatch: py
     assert asked == [(places[0].offset, places[-1].offset + places[-1].size - places[0].offset)]
 
 
+def test_a_picture_behind_one_that_could_not_be_read_is_asked_for_anew(sdfo: Sdfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed, stream, away = pack(sdfo), posix.Reader.stream, [True]
+
+    def failing(reader: posix.Reader, offset: int, length: int) -> Iterator[bytes]:
+        yield from stream(reader, offset, 3)
+        if away:
+            raise Unavailable("archive")
+        yield from stream(reader, offset + 3, length - 3)
+
+    monkeypatch.setattr(posix.Reader, "stream", failing)
+    monkeypatch.setattr(posix.PosixStore, "gap", 1 << 10)
+    pictures = sdfo.reading()
+    sources = [pictures.open(place) for uid in IMAGES if (place := sdfo.locate(packed.path, uid)) is not None]
+    with pytest.raises(OSError, match="archive is not available"):
+        list(sources[0].chunks())
+    away.clear()        # the store is back
+    assert [b"".join(source.chunks()) for source in sources] == list(IMAGES.values())
+
+
+def test_a_name_that_a_lost_answer_has_taken_is_not_the_end(sdfo: Sdfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    create, names = posix.PosixStore.create, list[str]()
+
+    def twice(store: posix.PosixStore, name: str, size: int) -> posix.Writer:
+        names.append(name)
+        if len(names) == 1:
+            create(store, name, size).close()
+        return create(store, name, size)
+
+    monkeypatch.setattr(posix.PosixStore, "create", twice)
+    monkeypatch.setattr(posix.PosixStore, "heals", 30.0)
+    monkeypatch.setattr("broker.archive.sdfo.time.sleep", lambda _: None)
+    assert pack(sdfo).path in files(archive_of(sdfo))
+    assert len(names) == 2
+
+
 @pytest.mark.parametrize("gap", [0, 200, 1 << 18])
 @given(order=st.permutations(range(5)), length=st.integers(1, 40), left=st.lists(st.integers(0, 4), max_size=3))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)

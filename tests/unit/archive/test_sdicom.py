@@ -1,5 +1,6 @@
 import io
 import json
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -113,6 +114,18 @@ def test_an_impossible_entry_spoils_no_other() -> None:
 def test_an_index_that_cannot_be_unpacked_is_damaged(body: bytes) -> None:
     with pytest.raises(Damaged):
         read_index(pread_of(with_index(body)), len(with_index(body)))
+
+
+def test_an_index_of_many_empty_lists_is_not_read() -> None:
+    """A list takes 56 bytes of memory for two in the file: what is small packed would fill it."""
+    text = b'{"study":"1.2","images":[' + b",".join([b"[]"] * 1_000_000) + b"]}"
+    data = bytes(len(text)) + with_index(zlib.compress(text))
+    tracemalloc.start()
+    with pytest.raises(Damaged, match="holds more than its size tells"):
+        read_index(pread_of(data), len(data))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * len(text)
 
 
 def test_an_index_is_not_unpacked_without_end(monkeypatch: pytest.MonkeyPatch) -> None:

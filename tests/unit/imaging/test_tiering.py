@@ -28,7 +28,7 @@ from broker.imaging.store.retained import HOLD, PIN, Retained
 from broker.imaging.store.tables import container, study
 from broker.model.errors import Unavailable
 from tests.helpers import stores
-from tests.helpers.archive import STUDY, Centre
+from tests.helpers.archive import STUDY, Centre, image
 
 IMAGES = {f"{STUDY}.1.{n}": f"image {n}".encode() * 50 for n in range(3)}
 LATE = {f"{STUDY}.1.{n}": f"late {n}".encode() * 50 for n in range(10, 12)}
@@ -136,6 +136,17 @@ def test_pinned_studies_are_not_due_and_held_ones_are(centre: Centre) -> None:
     release(centre)
     keep(centre, HOLD)
     assert rules(centre) == {study_id: "online_days"}
+
+
+def test_a_container_without_a_row_stays_while_its_study_is_held(centre: Centre) -> None:
+    centre.receive(IMAGES)
+    packed = centre.sdfo.pack(STUDY, [image(sop_uid, data) for sop_uid, data in IMAGES.items()], {})
+    keep(centre, HOLD)
+    assert centre.sweeper.sweep(-1.0) == 0
+    assert centre.files()[1] == [packed.path]
+    release(centre)
+    assert centre.sweeper.sweep(-1.0) == 1
+    assert centre.files()[1] == []
 
 
 def test_no_copy_of_a_held_study_is_removed_until_it_is_released(centre: Centre) -> None:
