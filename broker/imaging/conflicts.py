@@ -26,6 +26,7 @@ from broker.coord.base import Coord
 from broker.db import Database
 from broker.imaging import header
 from broker.imaging.archiving.unpack import bring_back
+from broker.imaging.audited import accessed
 from broker.imaging.identity import LONGEST, PERSON, fuller
 from broker.imaging.store import cases, containers, settlements, studies
 from broker.imaging.store.cases import Aside, Case
@@ -35,7 +36,7 @@ from broker.model.caller import Call
 from broker.model.errors import Rejected, Unavailable
 from broker.model.ids import PatientId
 from broker.model.ports import Unit
-from broker.model.transaction import AuditEvent, Disclosure, InternalTransaction, Keep, Wire
+from broker.model.transaction import Disclosure, InternalTransaction, Keep, Wire
 from broker.wire import tags
 
 _LOCK_SECONDS = 3600.0      # the lock of a migration: what is packed just now cannot be settled
@@ -422,11 +423,9 @@ ConflictRow = InternalTransaction[Conflicts, Decision, Conflict]
 
 
 def _row(code: str, name: str, handle: Callable[[Conflicts, Decision, Call], Conflict]) -> ConflictRow:
-    event = AuditEvent(
-        event_code="110103", event_text="DICOM Instances Accessed", action="U", type_code=code, type_text=name,
-        type_system="BROKER")
     return InternalTransaction(
-        code=code, name=name, wire=Wire.HTTP, audit=event, subject=Conflicts.subjects, handle=handle, filtered=_filtered)
+        code=code, name=name, wire=Wire.HTTP, audit=accessed(code, name), subject=Conflicts.subjects, handle=handle,
+        filtered=_filtered)
 
 
 ASSIGN = _row("CONFLICT-ASSIGN", "Conflict Assigned", Conflicts.assign)

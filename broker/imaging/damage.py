@@ -13,6 +13,7 @@ import structlog
 from broker.archive.formats.sequencefile import Damaged
 from broker.archive.sdfo import Sdfo, study_of
 from broker.db import Database
+from broker.imaging.audited import accessed
 from broker.imaging.store import damages, studies
 from broker.imaging.store.damages import WHOLE, Holder
 from broker.imaging.store.proofs import Kept
@@ -21,7 +22,7 @@ from broker.model.errors import BrokerError, place_of
 from broker.model.ids import PatientId
 from broker.model.imaging import Archived
 from broker.model.ports import Unit
-from broker.model.transaction import NOTHING_TO_FILTER, AuditEvent, InternalTransaction, Wire
+from broker.model.transaction import NOTHING_TO_FILTER, InternalTransaction, Wire
 from broker.security.gate import Gate, reason
 
 ROTTEN = "its bytes are not those that were packed"
@@ -117,11 +118,9 @@ DamageRow = InternalTransaction[Quarantine, Finding, None]
 
 
 def _row(code: str, name: str, handle: Callable[[Quarantine, Finding, Call], None]) -> DamageRow:
-    event = AuditEvent(
-        event_code="110103", event_text="DICOM Instances Accessed", action="U", type_code=code, type_text=name,
-        type_system="BROKER")
     return InternalTransaction(
-        code=code, name=name, wire=Wire.HTTP, audit=event, subject=Quarantine.subjects, handle=handle, filtered=NOTHING_TO_FILTER)
+        code=code, name=name, wire=Wire.HTTP, audit=accessed(code, name), subject=Quarantine.subjects, handle=handle,
+        filtered=NOTHING_TO_FILTER)
 
 
 FOUND = _row("ARCHIVE-DAMAGE", "Archive Damage Found", Quarantine.put)

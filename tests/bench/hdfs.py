@@ -11,13 +11,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from broker.archive.formats.sdicom import PackImage, read_index, write_container
+from broker.archive.formats.sdicom import PackImage, read_index
 from broker.archive.sdfo import Sdfo, archived
 from broker.archive.tiers.hdfs import HdfsStore
 from broker.archive.tiers.online import OnlineStore
 from broker.config.settings import HdfsSection
 from tests.bench import scene, transfer
-from tests.bench.archive import IMAGES, SIZE, STUDY, study
+from tests.bench.archive import IMAGES, SIZE, STUDY, study, write_seconds
 from tests.bench.harness import Figure, Notes, Round, rate
 from tests.helpers.hdfs import configuration
 from tests.helpers.hdfs.cluster import Cluster
@@ -81,13 +81,7 @@ def _put(kind: Callable[[Path, list[PackImage]], Path], notes: Notes) -> Iterato
         warm = _cluster().warm
 
         def ours() -> float:
-            started = time.perf_counter()
-            file = sdfo.store.create("pack", size)
-            write_container(file, STUDY, images, {"hospital": "a"}, bytes(16))
-            file.close()
-            seconds = time.perf_counter() - started
-            sdfo.store.delete("pack")
-            return size / 1e6 / seconds
+            return size / 1e6 / write_seconds(sdfo, images)
 
         def peer() -> float:
             seconds = warm.put(source, f"{path}/peer")

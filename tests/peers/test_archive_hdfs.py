@@ -386,7 +386,7 @@ def test_a_url_that_is_no_cluster(hdfs: Folder) -> None:
 
 @contextlib.contextmanager
 def pair(cluster: Cluster, name: str, **changed: object) -> Iterator[HdfsStore]:
-    """Give a store in a name service; mend its NameNodes afterwards."""
+    """Yield a store in a name service; mend its NameNodes afterwards."""
     cluster.rest("PUT", "MKDIRS", "/open")
     cluster.chmod("/open", "777")
     try:

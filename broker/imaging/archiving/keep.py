@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from broker.archive.formats.sdicom import Progress
 from broker.db import Database
 from broker.imaging.archiving.recall import Recaller
+from broker.imaging.audited import accessed
 from broker.imaging.store import recalls, retained, studies
 from broker.imaging.store.machines import MOVED
 from broker.imaging.store.recalls import Recall
@@ -15,7 +16,7 @@ from broker.imaging.store.studies import Study
 from broker.model.caller import Call
 from broker.model.errors import Rejected
 from broker.model.ids import PatientId
-from broker.model.transaction import NOTHING_TO_FILTER, AuditEvent, Disclosure, InternalTransaction, Keep, Wire
+from broker.model.transaction import NOTHING_TO_FILTER, Disclosure, InternalTransaction, Keep, Wire
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,15 +113,9 @@ def _filtered(kept: Kept, keep: Keep) -> Kept:
 KeepRow = InternalTransaction[Keeper, Wish, Kept]
 
 
-def _event(code: str, name: str) -> AuditEvent:
-    return AuditEvent(
-        event_code="110103", event_text="DICOM Instances Accessed", action="U", type_code=code, type_text=name,
-        type_system="BROKER")
-
-
 def _row(code: str, name: str, handle: Callable[[Keeper, Wish, Call], Kept]) -> KeepRow:
     return InternalTransaction(
-        code=code, name=name, wire=Wire.HTTP, audit=_event(code, name), subject=Keeper.subjects, handle=handle,
+        code=code, name=name, wire=Wire.HTTP, audit=accessed(code, name), subject=Keeper.subjects, handle=handle,
         filtered=_filtered)
 
 
@@ -128,5 +123,5 @@ HOLD_ROW = _row("ARCHIVE-HOLD", "Study Held", Keeper.hold)
 PIN_ROW = _row("ARCHIVE-PIN", "Study Pinned", Keeper.pin)
 RELEASE_ROW = _row("ARCHIVE-RELEASE", "Study Released", Keeper.release)
 RECALL_ROW: InternalTransaction[Keeper, Wish, int] = InternalTransaction(
-    code="ARCHIVE-RECALL", name="Study Recalled", wire=Wire.HTTP, audit=_event("ARCHIVE-RECALL", "Study Recalled"),
+    code="ARCHIVE-RECALL", name="Study Recalled", wire=Wire.HTTP, audit=accessed("ARCHIVE-RECALL", "Study Recalled"),
     subject=Keeper.subjects, handle=Keeper.recall, filtered=NOTHING_TO_FILTER)

@@ -21,7 +21,6 @@ from broker.archive.tiers.posix import PosixStore
 from broker.cli import _log
 from broker.cli.main import cli
 from broker.config import profile as profiles
-from broker.config.profile import Profile
 from broker.config.settings import load
 from broker.db import schema
 from broker.imaging.archiving.drop import Outcome
@@ -31,22 +30,12 @@ from broker.imaging.store.recalls import Recall
 from broker.imaging.store.retained import PIN, Retained
 from broker.model.errors import Unavailable
 from broker.model.imaging import InstanceRef, StoredObject
-from tests.helpers import stores
 from tests.helpers.archive import STUDY, Centre, archive_of
 from tests.helpers.fetch import read
 
 IMAGES = {f"{STUDY}.1.{n}": f"image {n}".encode() * 500 for n in range(3)}
 LATE = {f"{STUDY}.1.{n}": f"late {n}".encode() * 500 for n in range(10, 12)}
 DAY = 86400.0
-
-
-@pytest.fixture
-def make(tmp_path: Path, profile: Profile) -> Iterator[Callable[..., Centre]]:
-    url = stores.empty(tmp_path / "broker.db")
-    with contextlib.ExitStack() as stack:
-        def made(**retention: Any) -> Centre:
-            return stack.enter_context(contextlib.closing(Centre(tmp_path, profile, url, **retention)))
-        yield made
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ import sqlalchemy as sa
 from broker.archive.sdfo import Packed, Sdfo
 from broker.archive.tiers.base import Space
 from broker.archive.tiers.online import OnlineStore
-from broker.config.profile import Profile, Retention, Rule
+from broker.config.profile import Retention, Rule
 from broker.coord.local import LocalCoord
 from broker.db import sql
 from broker.imaging.archiving import lease
@@ -27,21 +26,11 @@ from broker.imaging.store import due as store
 from broker.imaging.store.retained import HOLD, PIN, Retained
 from broker.imaging.store.tables import container, study
 from broker.model.errors import Unavailable
-from tests.helpers import stores
 from tests.helpers.archive import STUDY, Centre, image
 
 IMAGES = {f"{STUDY}.1.{n}": f"image {n}".encode() * 50 for n in range(3)}
 LATE = {f"{STUDY}.1.{n}": f"late {n}".encode() * 50 for n in range(10, 12)}
 HOUR, DAY = 3600.0, 86400.0
-
-
-@pytest.fixture
-def make(tmp_path: Path, profile: Profile) -> Iterator[Callable[..., Centre]]:
-    url = stores.empty(tmp_path / "broker.db")
-    with contextlib.ExitStack() as stack:
-        def made(**retention: Any) -> Centre:
-            return stack.enter_context(contextlib.closing(Centre(tmp_path, profile, url, **retention)))
-        yield made
 
 
 @pytest.fixture
