@@ -182,7 +182,7 @@ def test_a_process_with_a_hung_call_ends(hdfs: Folder) -> None:
         print("open", flush=True)
         input()
         try:
-            store.open("aa/1.seq")
+            store.open("aa/1.seq", cold=True)
         except Exception as error:
             print(error)
     """)

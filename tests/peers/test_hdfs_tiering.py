@@ -47,7 +47,7 @@ def test_a_recalled_study_is_read_while_the_namenode_is_frozen(centre: Centre, h
     assert everything(centre) == {uid: data for study_uid in STUDIES for uid, data in images(study_uid).items()}
     near, far = STUDIES[:2]
     assert centre.migrator.recaller.recall(centre.study(near).id, 7) > 25_000
-    centre.sdfo = Sdfo(centre.sdfo.online, centre.sdfo.store)       # that remembers no index
+    centre.sdfo = Sdfo(centre.sdfo.online, in_hdfs(hdfs))       # that remembers no index, and has no container open
     try:
         hdfs.cluster.namenode.freeze()
         assert {uid: centre.read(uid, near) for uid in images(near)} == images(near)

@@ -38,6 +38,8 @@ _TROUBLES = (
     ("All DataNodes failed", Trouble("no DataNode gives a block")),
     ("No new datanode found", Trouble("too few DataNodes take a block")),
     ("Ticket expired", Trouble("the Kerberos ticket has expired")),
+    ("GSS_S_CONTEXT_EXPIRED", Trouble("the Kerberos ticket has expired")),
+    ("GSS_S_CREDENTIALS_EXPIRED", Trouble("the Kerberos ticket has expired")),
     ("Cannot contact any KDC", Trouble("no Kerberos server answers", passing=True)),
     ("Clock skew too great", Trouble("the clocks of this machine and of Kerberos differ too much")),
     ("Server not found in Kerberos database", Trouble("Kerberos does not know the NameNode under the name in archive.url")),

@@ -200,7 +200,12 @@ class Cluster:
         except (httpx.HTTPError, ValueError):
             return False
         return (all(daemon.running for daemon in (*self.namenodes, *self.datanodes)) and state.get("FSState") == "Operational"
-                and state["NumLiveDataNodes"] == len(self.datanodes) and state["NumStaleDataNodes"] == 0)
+                and state["NumLiveDataNodes"] == len(self.datanodes)
+                and state["NumStaleDataNodes"] == 0 and self._knows_blocks(state))
+
+    def _knows_blocks(self, state: Mapping[str, Any]) -> bool:
+        """Whether all have told which blocks they hold since the NameNode's start; one that took over does not wait for it."""
+        return len(self.namenodes) > 1 or state["NumStaleStorages"] == 0
 
     def wait_whole(self) -> None:
         """Return when it is whole; fail with its log when a server ended."""

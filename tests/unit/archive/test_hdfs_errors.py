@@ -25,6 +25,7 @@ def rpc(name: str, text: str = "") -> RuntimeError:
     (OSError(113, "No route to host"), "No route to host", False, False),
     (OSError("No data received for 5000ms"), "a DataNode says nothing", False, False),
     (RuntimeError(GSS.format(code="GSS_S_FAILURE", text="Ticket expired")), "the Kerberos ticket has expired", False, False),
+    (RuntimeError(GSS.format(code="GSS_S_CONTEXT_EXPIRED", text="")), "the Kerberos ticket has expired", False, False),
     (RuntimeError(GSS.format(code="GSS_S_NO_CRED", text="Cannot contact any KDC for realm 'R'")),
      "no Kerberos server answers", True, False),
     (RuntimeError(GSS.format(code="GSS_S_NO_CRED", text="No credentials cache found")),
