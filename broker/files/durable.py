@@ -100,9 +100,12 @@ class Folders:
         for file in files:
             file.unlink(missing_ok=True)
         for folder in {file.parent for file in files}:
-            if folder.is_dir():
-                self.sync(folder)
+            self._sync_if_there(folder)
             self._remove_empty(folder)
+
+    def _sync_if_there(self, folder: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):    # whoever else emptied it has removed it
+            self.sync(folder)
 
     def _remove_empty(self, folder: Path) -> None:
         while folder != self.root and self.root in folder.parents:
@@ -114,8 +117,7 @@ class Folders:
                 return
             self._durable.discard(str(folder))
             folder = folder.parent
-            if folder.is_dir():
-                self.sync(folder)
+            self._sync_if_there(folder)
 
 
 def space_of(folder: Path) -> tuple[int, int]:
