@@ -31,9 +31,9 @@ bench: $(VENV)/.dev peers-install
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(if $(ONLY),--only $(ONLY))
 
-# make chaos KILLS=100
+# make chaos KILLS=100 HDFS=1: with the archive in an HDFS, whose servers are killed too.
 chaos: $(VENV)/.dev peers-install
-	$(BIN)/python -m tests.chaos $(if $(KILLS),--kills $(KILLS))
+	$(BIN)/python -m tests.chaos $(if $(KILLS),--kills $(KILLS)) $(if $(HDFS),--hdfs)
 
 # make corpus EVERY=10; what came of the real files is in docs/results.md after DOCS=docs/results.md
 corpus: $(VENV)/.dev peers-install

@@ -37,12 +37,16 @@ log = structlog.get_logger("broker.imaging")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A picture that can be read now: its Part-10 bytes, the transfer syntax they are in, its patient's local id."""
+    """A picture that can be read now: its Part-10 bytes, the transfer syntax they are in, its patient's local id.
+
+    `lies` orders the pictures of one answer as they lie in containers: read so, each container is read forward, once.
+    """
 
     ref: InstanceRef
     source: ByteSource
     transfer_syntax: str
     patient: PatientId
+    lies: tuple[str, int]
 
 
 @dataclass(slots=True)
@@ -150,15 +154,17 @@ class Retriever:
         return failed
 
     def _open(self, ref: InstanceRef, place: Place, found: dict[InstanceRef, Found], pictures: Pictures) -> bool:
-        assert not isinstance(place.location, Origin)
+        location = place.location
+        assert not isinstance(location, Origin)
         try:
-            source = pictures.open(place.location)
+            source = pictures.open(location)
         except Unavailable as error:
             log.warning("a picture cannot be opened", study=ref.study_uid, sop=ref.sop_uid, reason=str(error))
-            if isinstance(error, Damaged) and isinstance(place.location, Archived):
-                self._sdfo.noticed(place.location)
+            if isinstance(error, Damaged) and isinstance(location, Archived):
+                self._sdfo.noticed(location)
             return False
-        found[ref] = Found(ref, _Moving(self, ref, source), place.transfer_syntax, place.holding.patient)
+        lies = (location.container, location.offset) if isinstance(location, Archived) else ("", 0)
+        found[ref] = Found(ref, _Moving(self, ref, source), place.transfer_syntax, place.holding.patient, lies)
         return True
 
     def _wait(self, rest: dict[InstanceRef, Origin], until: float, gathered: RetrieveResult) -> None:

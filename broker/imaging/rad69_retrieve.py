@@ -144,11 +144,12 @@ def _unavailable(sop_uid: str, why: str) -> Problem:
 
 def _picture(found: Found, home: str) -> Retrieved:
     ref = found.ref
-    return Retrieved(home=home, repository=ref.source_uid, unique_id=ref.sop_uid, mime_type=DICOM, source=found.source)
+    return Retrieved(
+        home=home, repository=ref.source_uid, unique_id=ref.sop_uid, mime_type=DICOM, source=found.source, lies=found.lies)
 
 
 def write(_wanted: Wanted, answer: Answer) -> SoapReply:
-    """Return the RetrieveDocumentSetResponse, the pictures as attachments in the order of the request.
+    """Return the RetrieveDocumentSetResponse, its pictures in the order of the request, the attachments as they lie in containers.
 
     Raise `Rejected` with all errors when nothing can be given.
     """

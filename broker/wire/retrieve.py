@@ -16,13 +16,17 @@ _MEDIA_TYPE = re.compile(r"[!#$&^_.+\-0-9A-Za-z]+/[!#$&^_.+\-0-9A-Za-z]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrieved:
-    """One document to be returned. `home` is empty unless the request had it; `mime_type` is given as it was provided."""
+    """One document to be returned. `home` is empty unless the request had it; `mime_type` is given as it was provided.
+
+    `lies` orders the attachments of an answer: the file their bytes lie in and where in it.
+    """
 
     home: str = ""
     repository: str
     unique_id: str
     mime_type: str
     source: ByteSource
+    lies: tuple[str, int] = ("", 0)
 
 
 def retrieve_response(documents: Sequence[Retrieved], problems: Sequence[Problem] = ()) -> SoapReply:
@@ -34,7 +38,8 @@ def retrieve_response(documents: Sequence[Retrieved], problems: Sequence[Problem
     parts = tuple(
         Part(content_id=f"document-{n}@broker", media_type=_media_type(document.mime_type), source=document.source)
         for n, document in enumerate(documents, 1))
-    return SoapReply(parts=parts, fragments=(
+    as_they_lie = sorted(zip(documents, parts, strict=True), key=lambda pair: pair[0].lies)
+    return SoapReply(parts=tuple(part for _, part in as_they_lie), fragments=(
         f'<xds:RetrieveDocumentSetResponse xmlns:xds="{XDS}" xmlns:xop="{XOP}">'.encode(),
         registry_response(problems, status=status),
         *(_response(document, part) for document, part in zip(documents, parts, strict=True)),

@@ -6,11 +6,14 @@ import random
 import statistics
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import psutil
 
+from tests.chaos import nodes
 from tests.chaos.journal import Journal
+from tests.chaos.nodes import Nodes
 from tests.chaos.rows import opened
 from tests.helpers.region import Region
 
@@ -41,15 +44,35 @@ class Killer:
     region: Region
     journal: Journal
     dice: random.Random
+    nodes: Nodes | None = None      # of the HDFS that has the archive
     recovered: dict[str, list[float]] = field(default_factory=dict)
     caught: Counter[str] = field(default_factory=Counter)       # kills in the middle of each work
     busy: Counter[str] = field(default_factory=Counter)         # kills in mid-work of each kind
     lost: list[str] = field(default_factory=list)
-    due: list[str] = field(default_factory=lambda: list(WEIGHTS))
+    weights: dict[str, int] = field(init=False)
+    due: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.weights = WEIGHTS | (nodes.WEIGHTS if self.nodes else {})
+        self.due = list(self.weights)
 
     def kill(self) -> str:
         """Kill somebody; return who and in the middle of what, when everything answers again."""
         kind = self._draw()
+        works, seconds = self._kill_node(kind) if kind in nodes.WEIGHTS else self._kill_process(kind)
+        self.recovered.setdefault(kind, []).append(seconds)
+        self.caught.update(works)
+        self.busy[kind] += bool(works)
+        return f"{kind}, in mid-{' and mid-'.join(sorted(works))}" if works else kind
+
+    def _kill_node(self, kind: str) -> tuple[set[str], float]:
+        assert self.nodes is not None
+        works = self.nodes.kill(kind, self.dice)
+        started = time.monotonic()
+        self._wait(kind, lambda: True)
+        return works, time.monotonic() - started
+
+    def _kill_process(self, kind: str) -> tuple[set[str], float]:
         while True:
             before, victim, works = self._choose(kind)
             started = time.monotonic()
@@ -59,11 +82,8 @@ class Killer:
             except psutil.NoSuchProcess:
                 continue        # a command that had just ended
         if kind != "command":
-            self._wait(kind, victim, before)
-        self.recovered.setdefault(kind, []).append(time.monotonic() - started)
-        self.caught.update(works)
-        self.busy[kind] += bool(works)
-        return f"{kind}, in mid-{' and mid-'.join(sorted(works))}" if works else kind
+            self._wait(kind, lambda: self._are_back(kind, victim, before))
+        return works, time.monotonic() - started
 
     def rows(self) -> list[tuple[str, int, str]]:
         """Return victim, number of kills, how many of them in mid-work, and how fast it was whole again."""
@@ -74,7 +94,7 @@ class Killer:
     def _draw(self) -> str:
         if self.due:
             return self.due.pop(self.dice.randrange(len(self.due)))
-        return self.dice.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        return self.dice.choices(list(self.weights), list(self.weights.values()))[0]
 
     def _strike(self, victim: psutil.Process | None) -> None:
         if victim is None:
@@ -114,6 +134,8 @@ class Killer:
             with opened(self.region.data) as connection:
                 (rows,) = connection.execute(query, {"owner": f"%:{process.pid}:%", "lease": time.time() + LEASE}).fetchone()
             works |= {work} if rows else set()
+        if "pack" in WORK[kind] and self.nodes and self.nodes.written_by(process):
+            works.add("pack")
         files = _open_files(process.pid)
         return works | {work for work in WORK[kind] if work in PLACES and any(
             name.startswith(str(self.region.data / PLACES[work])) for name in files)}
@@ -135,15 +157,19 @@ class Killer:
                 found["command"].append(process)
         return found
 
-    def _wait(self, kind: str, victim: psutil.Process | None, before: int) -> None:
-        """Return when as many of the victim's kind work as before, without the victim, and /healthz says ok."""
+    def _wait(self, kind: str, back: Callable[[], bool]) -> None:
+        """Return when what was killed is back, and /healthz says ok."""
         until = time.monotonic() + LONGEST
         while time.monotonic() < until:
-            fresh = [process for process in self._living()[kind] if process != victim and self._works(kind, process)]
-            if len(fresh) >= before and self.region.health().get("status") == "ok":
+            if back() and self.region.health().get("status") == "ok":
                 return
             time.sleep(0.05)
         self.lost.append(f"{kind} did not come back: {self.region.health()}")
+
+    def _are_back(self, kind: str, victim: psutil.Process | None, before: int) -> bool:
+        """Whether as many of the victim's kind work as before, without the victim."""
+        fresh = [process for process in self._living()[kind] if process != victim and self._works(kind, process)]
+        return len(fresh) >= before
 
     def _works(self, kind: str, process: psutil.Process) -> bool:
         """Say whether a process is past its start: it says so by a file."""

@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from broker.client.consult import Consultation
 from broker.config import profile as profiles
@@ -21,9 +22,12 @@ from tests.chaos.journal import Journal
 from tests.chaos.killer import WORK, Killer, leftovers
 from tests.chaos.link import Link
 from tests.chaos.load import Load
+from tests.chaos.nodes import FOLDER, Nodes
 from tests.chaos.rows import opened
 from tests.chaos.stored import Stored
 from tests.helpers import dicom
+from tests.helpers.hdfs.cluster import Cluster
+from tests.helpers.hdfs.configuration import REPLICATION
 from tests.helpers.region import Region
 
 SLOTS = 16
@@ -35,14 +39,18 @@ _DAYS = 2 * 86400       # how much time goes by for what waits for it: leftovers
 Told = Callable[[str], None]
 
 
-def run(folder: Path, out: Path, *, kills: int, seed: int, tell: Told) -> Report:
-    """Run it below `folder`; the journal, the server's log and the report go to `out`."""
+def run(folder: Path, out: Path, *, kills: int, seed: int, tell: Told, cluster: Cluster | None = None) -> Report:
+    """Run it below `folder`; the journal, the server's log and the report go to `out`.
+
+    With a cluster the archive is there, and its servers are killed as well.
+    """
     out.mkdir(parents=True, exist_ok=True)
     (out / "journal.jsonl").unlink(missing_ok=True)
     report, journal = Report(), Journal(out / "journal.jsonl")
     # No day in the cache: each worker that starts evicts what was fetched, so that it is fetched again.
     changes = {"retention.toml": {"cache_days = 30": "cache_days = 0"}}
-    region = Region(folder, changes=changes, server={
+    nodes = Nodes(cluster) if cluster else None
+    region = Region(folder, changes=changes, archive=_archive(cluster), server={
         "receivers": RECEIVERS, "max_associations": PLACES, "retrieve_slots": SLOTS})
     try:
         with (
@@ -52,7 +60,8 @@ def run(folder: Path, out: Path, *, kills: int, seed: int, tell: Told) -> Report
         ):
             _introduce(region)
             load = Load(region, pacs, line, journal, seed)
-            _shake(region, load, journal, report, (kills, seed, tell))
+            killer = Killer(region, journal, random.Random(f"{seed}/kills"), nodes)
+            _shake(killer, load, report, kills, tell)
             line.free()
             back.free()
             tell("calm")
@@ -62,13 +71,15 @@ def run(folder: Path, out: Path, *, kills: int, seed: int, tell: Told) -> Report
             full.take_every_place(region, report, RECEIVERS * PLACES)
             region.stop()
             report.check("no process outlives its supervisor", 1, leftovers(region))
-            age(region.data)
+            age(region.data, nodes)
             region.start()
             tell("two days later")
             report.check("everything that waited was done later", 1, _settled(region.data, later=True))
             region.run("migrate")
             tell("asking for everything")
             answered.ask_for_everything(region, journal, report)
+        if nodes:
+            report.check("every block of the archive has a good replica", 1, nodes.take_out(region.data / "archive"))
         Stored(region.data, journal, report).look()
         report.check("no answer was ever wrong", sum(journal.counts.values()), journal.wrong)
         report.check("no patient is named and no bug is met in any log", 1, _log(region, journal))
@@ -79,6 +90,13 @@ def run(folder: Path, out: Path, *, kills: int, seed: int, tell: Told) -> Report
     return report
 
 
+def _archive(cluster: Cluster | None) -> dict[str, Any]:
+    if cluster is None:
+        return {}
+    cluster.mkdir(FOLDER, mode="777")
+    return {"url": f"{cluster.url}{FOLDER}", "hdfs.replication": REPLICATION}
+
+
 def _introduce(region: Region) -> None:
     """Register hospital B's patient."""
     person = Demographics(names=(PersonName(family="區", given="秀蘭"),), birth_date="19550101", sex="F")
@@ -87,10 +105,9 @@ def _introduce(region: Region) -> None:
             PatientId("2.999.3.1", B_PATIENT), person, sender="2.999.3.9", receiver="2.999.1.4"))
 
 
-def _shake(region: Region, load: Load, journal: Journal, report: Report, plan: tuple[int, int, Told]) -> None:
+def _shake(killer: Killer, load: Load, report: Report, kills: int, tell: Told) -> None:
     """Load and kills."""
-    kills, seed, tell = plan
-    killer = Killer(region, journal, random.Random(f"{seed}/kills"))
+    journal = killer.journal
     started = time.monotonic()
     load.start()
     try:
@@ -138,7 +155,7 @@ def _under_way(data: Path, *, later: bool) -> Iterator[str]:
         yield f"{files} online files, {known} rows"
 
 
-def age(data: Path) -> None:
+def age(data: Path, nodes: Nodes | None = None) -> None:
     """Let two days go by for what a stopped broker has: leftovers grow old, leases and back-offs end."""
     then = time.time() - _DAYS
     for name in (".incoming", ".spool", ".tmp", "roles"):
@@ -147,9 +164,12 @@ def age(data: Path) -> None:
                 os.utime(file, (then, then))
     for file in (*(data / "archive").glob("[0-9a-f][0-9a-f]/*"), *(data / "online").rglob("*")):
         os.utime(file, (then, then))
+    if nodes:
+        nodes.make_older(then)
     with contextlib.closing(sqlite3.connect(data / "broker.db")) as connection, connection:
         connection.execute("UPDATE document SET at = at - ? WHERE state = 'pending'", (_DAYS,))
         connection.execute("UPDATE publication SET next_at = next_at - ?", (_DAYS,))
+        connection.execute("UPDATE setback SET next_at = next_at - ?", (_DAYS,))
 
 
 def _log(region: Region, journal: Journal) -> list[str]:

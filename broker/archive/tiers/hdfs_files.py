@@ -170,18 +170,20 @@ class Reader:
             if data := self.pread(offset, end - offset):
                 yield data
             return
-        attempts = _Attempts(self._link.deadlines.read)
+        attempts, came = _Attempts(self._link.deadlines.read), 0.0
         while offset < end:
             try:
                 for piece in self._pieces(offset, end - offset):
                     offset += len(piece)
                     yield piece
-                    attempts = _Attempts(self._link.deadlines.read)
+                    came = time.monotonic()
                 failed = Failed(_SHORT)
             except Failed as error:
                 failed = error
             if offset < end:
                 self._file = None
+                if came:        # patience begins with each byte
+                    attempts, came = _Attempts(self._link.deadlines.read + came - time.monotonic()), 0.0
                 attempts.again(failed.trouble)
 
     def _opened(self, client: Client) -> FileReader:

@@ -73,7 +73,7 @@ def test_case(case: dict[str, Any], centre: Centre, tmp_path: Path) -> None:
     assert [(problem.code, problem.location) for problem in response.problems] == [tuple(e) for e in case.get("errors", [])]
     asked = {(SOURCES.get(source, source), sop) for _, _, source, sop, *_ in case["ask"]}
     assert {(document.repository_uid, document.unique_id) for document in documents} <= asked
-    assert [part.content_id for part in reply.parts] == [document.attachment for document in documents]
+    assert sorted(parts) == sorted(document.attachment for document in documents)
     for document in documents:
         part = parts[document.attachment]
         assert (part.media_type, read(part.source)) == ("application/dicom", octets(document.unique_id))

@@ -50,6 +50,7 @@ class Cluster:
         self.namenodes: list[Daemon] = []
         self.datanodes: list[Daemon] = []
         self.options: dict[str, str] = {}
+        self.transfer_ports: list[int] = []     # where each DataNode takes and gives blocks
 
     # What a client needs.
 
@@ -127,12 +128,12 @@ class Cluster:
             own = {"dfs.namenode.name.dir": (self.folder / name).as_uri()}
             self._configure(name, own | ({} if alone else {"dfs.ha.namenode.id": name}))
         self.namenodes = [self._daemon(name, _NAMENODE) for name in names]
-        self._transfer: list[int] = []
+        self.transfer_ports = []
         self.datanodes = [self._plan_datanode(number) for number in range(self._counts[1])]
 
     def _plan_datanode(self, number: int) -> Daemon:
         transfer, ipc, http = free_ports(3)
-        self._transfer.append(transfer)
+        self.transfer_ports.append(transfer)
         self._configure(f"dn{number}", configuration.datanode(self.folder / f"dn{number}", transfer, ipc, http))
         return self._daemon(f"dn{number}", _DATANODE)
 
@@ -297,10 +298,18 @@ class Cluster:
         """Delete it with all below; nothing there is no error."""
         self.rest("DELETE", "DELETE", path, recursive="true")
 
+    def touch(self, path: str, at: float) -> None:
+        """Let a file be last written at this time (seconds since the epoch)."""
+        self.rest("PUT", "SETTIMES", path, modificationtime=round(at * 1000))
+
+    def is_written(self, datanode: int) -> bool:
+        """Whether a replica is being written on a DataNode's disk now."""
+        return any((self.folder / f"dn{datanode}").glob("current/BP-*/current/rbw/blk_*"))
+
     def blocks(self, path: str) -> list[tuple[int, list[int]]]:
         """Return the id of each block of a file and the numbers of the DataNodes that hold it."""
         located = self.rest("GET", "GET_BLOCK_LOCATIONS", path).json()["LocatedBlocks"]["locatedBlocks"]
-        return [(one["block"]["blockId"], [self._transfer.index(place["xferPort"]) for place in one["locations"]])
+        return [(one["block"]["blockId"], [self.transfer_ports.index(place["xferPort"]) for place in one["locations"]])
                 for one in located]
 
     def corrupt(self, path: str, replicas: int) -> None:

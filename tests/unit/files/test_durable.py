@@ -41,13 +41,13 @@ def test_a_folder_that_another_process_removes_before_it_is_synced_is_gone_all_t
 
 def test_many_at_once_empty_neighbouring_folders(folders: Folders) -> None:
     files = [put(folders, f"2026/11/{study}/image") for study in range(64)]
-    failures: list[BaseException] = []
+    failures: list[Exception] = []
 
     def drop(some: list[Path]) -> None:
         try:
             for file in some:
                 folders.drop([file])
-        except BaseException as error:
+        except OSError as error:
             failures.append(error)
 
     running = [threading.Thread(target=drop, args=(files[start::4],)) for start in range(4)]

@@ -1,6 +1,9 @@
+from collections.abc import Iterator
 
 import pytest
 
+from broker.archive.tiers.posix import PosixStore
+from broker.archive.tiers.posix import Reader as PosixReader
 from broker.client.messages import read_documents, retrieve_images
 from broker.imaging import rad69_retrieve
 from broker.imaging.rad69_retrieve import ROW, Answer, ImagingSource, Wanted
@@ -82,6 +85,31 @@ def test_pictures_are_not_held_in_memory(centre: Centre) -> None:
     assert reply.parts[0].source.size == len(octets(refs[0].sop_uid))
     assert max(len(chunk) for chunk in reply.parts[0].source.chunks(100)) == 100
     assert read(reply.parts[0].source) == read(reply.parts[0].source) == octets(refs[0].sop_uid)
+
+
+def test_a_container_is_read_forward_whatever_the_order_of_the_request(
+    centre: Centre, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refs = refs_of("1.2.1", 12, OURS)
+    centre.land("a", refs)
+    centre.pack("1.2.1")
+    streams: list[int] = []
+    stream = PosixReader.stream
+
+    def counted(self: PosixReader, offset: int, length: int) -> Iterator[bytes]:
+        streams.append(offset)
+        return stream(self, offset, length)
+
+    monkeypatch.setattr(PosixStore, "gap", 1 << 20)
+    monkeypatch.setattr(PosixReader, "stream", counted)
+    asked = [*refs[::2], *refs[::-2]]
+    wanted, answer, _ = _answer(centre, asked)
+    reply = rad69_retrieve.write(wanted, answer)
+    _, documents = read_documents(parse(b"".join(reply.fragments)))
+    assert [document.unique_id for document in documents] == [ref.sop_uid for ref in asked]
+    sops = {document.attachment: document.unique_id for document in documents}
+    assert [read(part.source) for part in reply.parts] == [octets(sops[part.content_id]) for part in reply.parts]
+    assert len(streams) == 1
 
 
 @pytest.mark.parametrize(("error", "code"), [
