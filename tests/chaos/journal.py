@@ -48,6 +48,7 @@ class Journal:
     flying: Counter[str] = field(default_factory=Counter)               # requests on their way now
     counts: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
+    outages: int = 0            # of the archive, begun and ended: odd while it is away
     guard: threading.Lock = field(default_factory=threading.Lock)
 
     def acknowledge_documents(self, documents: Iterable[Document]) -> None:
@@ -96,6 +97,19 @@ class Journal:
         finally:
             with self.guard:
                 self.flying[what] -= 1
+
+    @contextlib.contextmanager
+    def outage(self) -> Iterator[None]:
+        """Note that the archive may be away while the block runs."""
+        self.outages += 1
+        try:
+            yield
+        finally:
+            self.outages += 1
+
+    def had_archive(self, before: int) -> bool:
+        """Whether the archive has been there all the time since `outages` was `before`."""
+        return before % 2 == 0 and self.outages == before
 
     def blame(self, what: str) -> None:
         """Note an answer that must not be, whatever was killed."""

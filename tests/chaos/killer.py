@@ -66,10 +66,12 @@ class Killer:
         return f"{kind}, in mid-{' and mid-'.join(sorted(works))}" if works else kind
 
     def _kill_node(self, kind: str) -> tuple[set[str], float]:
+        """Kill a server of the archive. Without its NameNode that is away; a DataNode that is missing is not noticed."""
         assert self.nodes is not None
-        works = self.nodes.kill(kind, self.dice)
-        started = time.monotonic()
-        self._wait(kind, lambda: True)
+        with self.journal.outage() if kind == "namenode" else contextlib.nullcontext():
+            works = self.nodes.kill(kind, self.dice)
+            started = time.monotonic()
+            self._wait(kind, lambda: True)
         return works, time.monotonic() - started
 
     def _kill_process(self, kind: str) -> tuple[set[str], float]:

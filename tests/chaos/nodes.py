@@ -38,8 +38,11 @@ class Nodes:
         """Whether a process writes a container now."""
         if not self._written():
             return False
-        ports = self.cluster.transfer_ports
-        return any(one.raddr and one.raddr.port in ports for one in process.net_connections("tcp"))
+        try:
+            connections = process.net_connections("tcp")
+        except psutil.Error:        # it has ended
+            return False
+        return any(one.raddr and one.raddr.port in self.cluster.transfer_ports for one in connections)
 
     def make_older(self, at: float) -> None:
         """Let every file of the archive be last written at this time (seconds since the epoch)."""

@@ -76,12 +76,12 @@ class Watcher:
         if theirs is not None and not listed.keys() <= theirs:
             self._journal.blame(f"a manifest of {study} names images its hospital does not have")
         asked = dict([dice.choice(sorted(listed.items()))]) if theirs is not None else listed
-        source = OURS if theirs is None else THEIRS
+        source, outages = OURS if theirs is None else THEIRS, self._journal.outages
         answer = doors.retrieve_pictures(
             self._region.http_port, [Ref(study, series, sop, source) for sop, series in asked.items()])
         self._journal.count("manifests read under load")
         absent = asked.keys() - answer.documents.keys()
-        if absent and theirs is None and not _later(answer):
+        if absent and theirs is None and not _later(answer) and self._journal.had_archive(outages):
             self._journal.blame(f"a manifest of {study} names {len(absent)} images RAD-69 does not give: {answer.errors[:2]}")
         known = self._journal.studies().get(study) or self._journal.origin.get(study) or {}
         wrong = [sop for sop, body in answer.documents.items()
