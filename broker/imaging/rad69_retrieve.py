@@ -149,7 +149,7 @@ def _picture(found: Found, home: str) -> Retrieved:
 
 
 def write(_wanted: Wanted, answer: Answer) -> SoapReply:
-    """Return the RetrieveDocumentSetResponse, its pictures in the order of the request, the attachments as they lie in containers.
+    """Return the RetrieveDocumentSetResponse in the order of the request; the pictures are attached as they lie in containers.
 
     Raise `Rejected` with all errors when nothing can be given.
     """

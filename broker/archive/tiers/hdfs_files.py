@@ -138,7 +138,7 @@ class Reader:
 
     def __init__(self, link: Link, path: str) -> None:
         self._link, self._path = link, path
-        self._file: FileReader | None = link.ask(lambda client: client.read(path))
+        self._file: FileReader | None = link.look(lambda client: client.read(path))
         self.size = len(self._file)
 
     @property

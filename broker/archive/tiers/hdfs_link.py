@@ -9,12 +9,15 @@ from typing import Any, TypeVar
 from hdfs_native import Client
 
 from broker.archive.tiers import hdfs_errors
+from broker.archive.tiers.base import WHAT
 from broker.archive.tiers.hdfs_calls import Call, Calls, Hung
 from broker.archive.tiers.hdfs_errors import Trouble
+from broker.model.errors import Unavailable
 
 T = TypeVar("T")
 
 _PAUSE = 1.0    # seconds between two attempts
+_REST = 0.5     # seconds in which no file is looked for after one was in vain, and longer than that
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,23 @@ class Link:
         self._connect, self.deadlines = connect, deadlines
         self.calls = Calls()
         self._connection = _Connection(connect)
+        self._away = (0.0, "")      # until when no file is looked for, and why
+
+    def look(self, function: Callable[[Client], T]) -> T:
+        """Return the NameNode's answer about one file of many, as `ask` does.
+
+        Right after one that waited in vain the others fail at once: those of one retrieve have one deadline together.
+        """
+        begun = time.monotonic()
+        until, reason = self._away
+        if begun < until:
+            raise Unavailable(WHAT, reason=reason)
+        try:
+            return self.ask(function)
+        except Unavailable as error:
+            if time.monotonic() > begun + _REST:
+                self._away = (time.monotonic() + _REST, error.reason)
+            raise
 
     def ask(self, function: Callable[[Client], T]) -> T:
         """Return the NameNode's answer. Raise FileNotFoundError, FileExistsError, or `Unavailable` within its deadline."""
