@@ -147,8 +147,9 @@ class Publisher:
         if hospital is None:
             raise Rejected("UnknownHospital", f"there is no hospital {hospital_key!r} in the profile")
         at = time.time() if now is None else now
-        study_id, nameless = self._request(hospital, study_uid, at)
-        self._attempt_alone(study_id, at, waits=True)
+        study_id, nameless, case = self._request(hospital, study_uid, at)
+        if case is not None:
+            self._attempt_alone(study_id, at, case)
         with self._database.read() as unit:
             row = publications.get(unit, study_id)
             assert row is not None
@@ -164,8 +165,11 @@ class Publisher:
         except Unavailable:
             return maker.instance_count(case.facts)
 
-    def _request(self, hospital: Hospital, study_uid: str, now: float) -> tuple[int, int]:
-        """Make a study due; return its row id, and how many images its PACS lists without a legal UID."""
+    def _request(self, hospital: Hospital, study_uid: str, now: float) -> tuple[int, int, _Case | None]:
+        """Make a study due and take it, before anybody else can; return its row id,
+
+        how many images its PACS lists without a legal UID, and what `_taken` says of it.
+        """
         found = self._origins.ask(hospital, study_uid) if hospital.kind == "origin" else StudyRows()
         with self._database.write() as unit:
             main = recording.record_origin(unit, hospital, found, now, self._profile) if found else 0
@@ -175,15 +179,17 @@ class Publisher:
             for part in parts:
                 studies.mark(unit, part.id, "asked for")
                 publications.request(unit, part.id, part.patient, now, at_once=True)
-        return main if main in {part.id for part in parts} else parts[0].id, found.nameless
+            study_id = main if main in {part.id for part in parts} else parts[0].id
+            return study_id, found.nameless, self._taken(unit, study_id, now)
 
-    def _attempt_alone(self, study_id: int, now: float, *, waits: bool = False) -> bool:
+    def _attempt_alone(self, study_id: int, now: float, taken: _Case | None = None) -> bool:
         """Try one study; whatever goes wrong with it, it waits longer each time, with the reason, and no other one does.
 
-        `waits` says that somebody waits for this one alone: its PACS gets the time that it needs.
+        Somebody waits for one that was `taken` before: its PACS gets the time that it needs.
         """
         try:
-            return self._attempt(study_id, now, waits=waits)
+            case = taken or self._take(study_id, now)
+            return case is not None and self._attempt(case, now, waits=taken is not None)
         except Exception as error:
             if isinstance(error, Unavailable) and error.what == "database":     # no other study would fare better
                 raise
@@ -193,11 +199,9 @@ class Publisher:
             self._note_retry(study_id, now + _delay(row.attempts if row else 1), why, forget=False)
             return False
 
-    def _attempt(self, study_id: int, now: float, *, waits: bool) -> bool:
-        """Try one study if it is due; say whether a manifest was accepted."""
-        case = self._take(study_id, now)
-        if case is None:
-            return False
+    def _attempt(self, case: _Case, now: float, *, waits: bool) -> bool:
+        """Try a study that was taken; say whether a manifest was accepted."""
+        study_id = case.row.study_id
         try:
             made = case.row.draft or self._make(case, now, waits=waits)
         except Rejected as error:
@@ -209,17 +213,23 @@ class Publisher:
         return made is not None and self._send(study_id, made, case.row.attempts, now)
 
     def _take(self, study_id: int, now: float) -> _Case | None:
-        """Claim a study and find its patient; waiting is decided in the same transaction, so no feed can slip between."""
         with self._database.write() as unit:
-            row = publications.claim(unit, study_id, now, now + LEASE)
-            if row is None:
-                return None
-            facts = studies.facts(unit, study_id)
-            case = self._case(unit, row, facts, self._patients.affinity_id(unit, facts.patient) if facts.patient.value else None)
-            if case.patient is None and row.draft is None and facts.patient.value and not case.is_empty:
-                publications.wait(unit, study_id, facts.patient, now + LOOK_AGAIN)
-                return None
-            return case
+            return self._taken(unit, study_id, now)
+
+    def _taken(self, unit: Unit, study_id: int, now: float) -> _Case | None:
+        """Claim a study that is due and find its patient; None when another has it, or it waits for its patient now.
+
+        Waiting is decided in the same transaction, so no feed can slip between.
+        """
+        row = publications.claim(unit, study_id, now, now + LEASE)
+        if row is None:
+            return None
+        facts = studies.facts(unit, study_id)
+        case = self._case(unit, row, facts, self._patients.affinity_id(unit, facts.patient) if facts.patient.value else None)
+        if case.patient is None and row.draft is None and facts.patient.value and not case.is_empty:
+            publications.wait(unit, study_id, facts.patient, now + LOOK_AGAIN)
+            return None
+        return case
 
     def _case(self, unit: Unit, row: Publication, facts: StudyFacts, patient: PatientId | None) -> _Case:
         return _Case(

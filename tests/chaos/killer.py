@@ -38,7 +38,7 @@ LONGEST = 180.0     # seconds until a killed broker must be whole again
 class Killer:
     """Kills and remembers: seconds until the broker was whole again, by victim; who did not come back.
 
-    Each kind once in any order, then by weight.
+    Each kind once, the servers of the archive first, the others in any order, then by weight.
     """
 
     region: Region
@@ -95,7 +95,10 @@ class Killer:
 
     def _draw(self) -> str:
         if self.due:
-            return self.due.pop(self.dice.randrange(len(self.due)))
+            servers = [kind for kind in self.due if kind in nodes.WEIGHTS]
+            kind = self.dice.choice(servers or self.due)
+            self.due.remove(kind)
+            return kind
         return self.dice.choices(list(self.weights), list(self.weights.values()))[0]
 
     def _strike(self, victim: psutil.Process | None) -> None:

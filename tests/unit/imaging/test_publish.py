@@ -257,6 +257,23 @@ def test_an_operator_may_have_a_failed_study_tried_again(bench: Bench) -> None:
     assert bench.sent[0].documents[0].id != bench.sent[1].documents[0].id
 
 
+def test_a_study_that_is_published_at_once_is_not_taken_by_the_worker_first(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench.receive(stored(1))
+    taken: list[object] = []
+    attempt = Publisher._attempt_alone
+
+    def later(self: Publisher, study_id: int, now: float, *case: Any) -> bool:
+        with bench.database.write() as unit:        # what the worker does in every second
+            taken.append(publications.claim(unit, study_id, now, now + LEASE))
+        return attempt(self, study_id, now, *case)
+
+    monkeypatch.setattr(Publisher, "_attempt_alone", later)
+    assert bench.publisher.publish_study("a", STUDY, QUIET).state == "published"
+    assert taken == [None]
+
+
 def test_new_images_have_a_failed_study_tried_again(bench: Bench) -> None:
     bench.outbound.answers = [Rejected("XDSRegistryMetadataError", "typeCode")]
     bench.receive(stored(1))
