@@ -67,7 +67,7 @@ def test_every_picture_is_retrieved_again(site: Site, tmp_path: Path) -> None:
     retrieved(site, sent, tmp_path / "unknown")         # whoever has the manifest needs no registry
     site.feed()
     eventually(lambda: published(site) == before, 60.0)
-    assert {state for (state,) in site.rows("publication", "state")} == {"published"}
+    eventually(lambda: {state for (state,) in site.rows("publication", "state")} == {"published"}, 60.0)
     retrieved(site, sent, tmp_path / "known")
     found_by_manifest(site, sent, tmp_path / "manifests")
 

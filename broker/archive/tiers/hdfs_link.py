@@ -17,7 +17,8 @@ from broker.model.errors import Unavailable
 T = TypeVar("T")
 
 _PAUSE = 1.0    # seconds between two attempts
-_REST = 0.5     # seconds in which no file is looked for after one was in vain, and longer than that
+_VAIN = 0.5     # seconds that are long for a call
+_REST = 0.1     # seconds in which no file is looked for after one was so long, and in vain
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class Link:
         try:
             return self.ask(function)
         except Unavailable as error:
-            if time.monotonic() > begun + _REST:
+            if time.monotonic() > begun + _VAIN:
                 self._away = (time.monotonic() + _REST, error.reason)
             raise
 

@@ -1,6 +1,7 @@
 """A real HDFS of our own: NameNode and DataNodes as processes on loopback, and everything a test may do to them."""
 
 import functools
+import json
 import os
 import random
 import shutil
@@ -205,8 +206,14 @@ class Cluster:
                 and state["NumStaleDataNodes"] == 0 and self._knows_blocks(state))
 
     def _knows_blocks(self, state: Mapping[str, Any]) -> bool:
-        """Whether all have told which blocks they hold since the NameNode's start; one that took over does not wait for it."""
-        return len(self.namenodes) > 1 or state["NumStaleStorages"] == 0
+        """Whether all have told which blocks they hold since the NameNode's start; one that took over does not wait for it.
+
+        A DataNode that came a moment ago has told of no disk yet, so that none of its is stale.
+        """
+        if len(self.namenodes) > 1:
+            return True
+        nodes = json.loads(self.jmx("NameNodeInfo")["LiveNodes"]).values()
+        return state["NumStaleStorages"] == 0 and all(node["capacity"] > 0 for node in nodes)
 
     def wait_whole(self) -> None:
         """Return when it is whole; fail with its log when a server ended."""

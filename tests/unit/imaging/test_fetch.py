@@ -605,11 +605,11 @@ def test_what_cannot_be_had_has_its_reason_and_is_not_asked_for_again_so_soon(ce
         time.sleep(1.1)         # the back-off of this hospital is a second
         third = centre.fetch.retrieve(refs)
         assert len(pacs.asked) == asked + 1
+        eventually(lambda: pacs.echoes == 1)    # the third job's only request failed
     for gathered, why in ((first, ""), (second, "not asked for again so soon: "), (third, "")):
         assert set(gathered.found) == set(rest)
         assert gathered.missing == {refs[4]: why + "the PACS of b did not send it: unable"}
         assert gathered.impossible == {refs[4]}
-    assert pacs.echoes == 1     # the third job's only request failed
 
 
 def test_an_instance_that_came_and_is_not_given_is_not_waited_for(centre: Centre) -> None:
