@@ -1,23 +1,22 @@
 """The PIX manager: takes patient identity feeds, answers which ids belong to one person (ITI TF-1 5)."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
 
 from broker.config.profile import Profile
 from broker.db import Database, Lock, lock
-from broker.matching.block import block_keys
 from broker.model.caller import Call
 from broker.model.errors import Hl7Code, Problem, Rejected
 from broker.model.ids import PatientId
 from broker.model.people import Demographics
 from broker.model.ports import PatientArrived, PatientMerged, PatientMoved, Unit
 from broker.model.transaction import Disclosure, Keep
-from broker.patients import store
 from broker.patients.feed import Feed, Kind
+from broker.patients.feeds import FeedWork, Pair
 from broker.patients.identifiers import Authorities, GivenId, checked
-from broker.patients.links import Linker
-from broker.patients.store import Event, Identity
+from broker.patients.resolution import Arrived, Moved, Outcome, Retired
+from broker.patients.store import answers, records
+from broker.patients.store.neighbourhood import Neighbourhood
 
 Named = tuple[PatientId, str]
 
@@ -27,27 +26,18 @@ def visible_ids(ids: tuple[Named, ...], keep: Keep) -> tuple[Named, ...]:
     return tuple(one for one in ids if keep(Disclosure(patient=one[0])))
 
 
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """Two ids of one domain that become one: the id that stays and the id that retires, each with the id as it was given."""
-
-    survivor: PatientId
-    key: GivenId
-    retired: PatientId
-    retired_given_id: GivenId
-
-
 class PixManager:
     """One cross-reference of patient ids; safe to share between threads. Implements `PatientDirectory`."""
 
     def __init__(
         self, database: Database, profile: Profile, arrived: PatientArrived, merged: PatientMerged, moved: PatientMoved,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.profile = profile
         self._database = database
         self._affinity = profile.region.affinity_domain
         self._authorities = Authorities(profile)
-        self._linker = Linker(self._affinity, arrived, merged, moved)
+        self._told_arrived, self._told_merged, self._told_moved, self._clock = arrived, merged, moved, clock
 
     # -- feeds
 
@@ -69,11 +59,17 @@ class PixManager:
             again = self._answered(unit, feed)
             if again is not None:
                 return again
+            at = self._clock()
+            ids = (*(patient for patient, _ in own), *(pair.retired for pair in pairs))
+            index = Neighbourhood(unit, ids)
+            work = FeedWork(feed, index, self._authorities, self._affinity, at)
             if feed.kind is Kind.MERGE:
-                self._merged(unit, feed, pairs)
+                work.merge(pairs)
             else:
-                self._fed(unit, feed, own)
-            return self._kept(unit, feed)
+                work.feed(own)
+            index.save(work.log, at)
+            self._tell(unit, work.outcomes)
+            return self._kept(unit, feed, at)
 
     def subjects(self, feed: Feed) -> tuple[PatientId, ...]:
         """Return every id that `feed` writes: those it feeds, or those it merges; none when it refuses what the ids are."""
@@ -91,32 +87,27 @@ class PixManager:
 
     def _answered(self, unit: Unit, feed: Feed) -> bytes | None:
         receipt = feed.receipt
-        return store.answered(unit, str(feed.sender), receipt.control_id, receipt.digest) if receipt else None
+        return answers.answered(unit, str(feed.sender), receipt.control_id, receipt.digest) if receipt else None
 
-    def _kept(self, unit: Unit, feed: Feed) -> bytes:
+    def _kept(self, unit: Unit, feed: Feed, at: float) -> bytes:
         receipt = feed.receipt
         if receipt is None:
             return b""
-        store.keep_answer(unit, str(feed.sender), receipt.control_id, receipt.digest, receipt.reply)
+        answers.keep(unit, str(feed.sender), receipt.control_id, (receipt.digest, receipt.reply), at)
         return receipt.reply
 
-    def _fed(self, unit: Unit, feed: Feed, own: Sequence[tuple[PatientId, GivenId]]) -> None:
-        """Keep what is said of every id named; one of a further domain that was merged away is left to its survivor."""
-        records = []
-        for patient, given_id in own:
-            known = store.find(unit, patient)
-            if known is None or known.active:
-                records.append(self._save(unit, feed, patient, given_id, known))
-            elif not records:
-                raise Rejected(Hl7Code.UNKNOWN_KEY, f"{given_id.title} was merged away", given_id.at)
-        self._linker.place(unit, records)
+    def _tell(self, unit: Unit, outcomes: Iterable[Outcome]) -> None:
+        """Tell the other actors what became of ids, in order."""
+        for outcome in outcomes:
+            match outcome:
+                case Retired(retired, survivor):
+                    self._told_merged(unit, retired, survivor)
+                case Moved(local, before, now):
+                    self._told_moved(unit, local, before, now)
+                case Arrived(local):
+                    self._told_arrived(unit, local)
 
-    def _save(self, unit: Unit, feed: Feed, patient: PatientId, key: GivenId, known: Identity | None) -> Identity:
-        person = feed.person(known.person if known else Demographics(), key, self._authorities)
-        self._tell(unit, feed, "fed", patient, {"event": feed.kind, "demographics": asdict(person)})
-        return store.save(unit, patient, person, block_keys(person), feed.message_id)
-
-    def _pairs(self, feed: Feed, own: Sequence[tuple[PatientId, GivenId]]) -> list[_Pair]:
+    def _pairs(self, feed: Feed, own: Sequence[tuple[PatientId, GivenId]]) -> list[Pair]:
         """Return what is to be merged: a pair for each domain of the sender in which the message names both.
 
         Ids of other domains, and empty repetitions, are passed over. Raise `Rejected`: 101 without any retired id, 204 when
@@ -126,12 +117,12 @@ class PixManager:
         if not named:
             raise Rejected(Hl7Code.REQUIRED_FIELD_MISSING, "no retired patient id", feed.places.retired)
         survivors = {patient.domain: (patient, key) for patient, key in own}
-        pairs: dict[str, _Pair] = {}
+        pairs: dict[str, Pair] = {}
         for given_id in named:
             domain = self._retired_domain(given_id, own[0][0])
             if domain not in survivors:
                 continue
-            pair = _Pair(*survivors[domain], checked(domain, given_id), given_id)
+            pair = Pair(*survivors[domain], checked(domain, given_id), given_id)
             if pairs.setdefault(domain, pair).retired != pair.retired:
                 raise Rejected(Hl7Code.DATA_TYPE, "a merge retires one id of a domain", given_id.at_whole)
         if not pairs:
@@ -146,51 +137,6 @@ class PixManager:
             return patient.domain
         found = self._authorities.domain(given_id)
         return found.oid if found else ""
-
-    def _merged(self, unit: Unit, feed: Feed, pairs: Sequence[_Pair]) -> None:
-        for pair in pairs:
-            self._merge(unit, feed, pair)
-        if len(pairs) > 1:
-            found = (store.find(unit, pair.survivor) for pair in pairs)
-            self._linker.place(unit, [identity for identity in found if identity is not None])
-
-    def _merge(self, unit: Unit, feed: Feed, pair: _Pair) -> None:
-        """ITI TF-2 3.8.4.2: demographics in a merge are not an update; they serve only for an id never seen before."""
-        survivor, retired = store.find(unit, pair.survivor), store.find(unit, pair.retired)
-        if retired is not None and not retired.active:
-            if survivor is not None and self._leads_to(unit, retired, survivor):
-                return
-            raise Rejected(Hl7Code.UNKNOWN_KEY, f"{pair.retired_given_id.title} was merged into another id", feed.places.retired)
-        if survivor is not None and not survivor.active:
-            if retired is not None and store.survivor(unit, survivor).id == retired.id:
-                raise Rejected(Hl7Code.DUPLICATE_KEY, "the merge would close a circle", feed.places.retired)
-            raise Rejected(Hl7Code.UNKNOWN_KEY, f"the surviving {pair.key.title} was merged away", pair.key.at)
-        if survivor is None:
-            survivor = self._first_seen(unit, feed, pair, retired)
-        if retired is None:
-            retired = store.save(unit, pair.retired, Demographics(), (), feed.message_id)
-        self._tell(unit, feed, "merged", pair.retired, {"survivor": pair.survivor.value})
-        self._linker.merge(unit, retired, survivor)
-
-    def _first_seen(self, unit: Unit, feed: Feed, pair: _Pair, retired: Identity | None) -> Identity:
-        if retired is None:
-            return self._save(unit, feed, pair.survivor, pair.key, None)
-        person = retired.person
-        self._tell(unit, feed, "fed", pair.survivor, {"event": feed.kind, "demographics": asdict(person)})
-        return store.save(unit, pair.survivor, person, block_keys(person), feed.message_id)
-
-    @staticmethod
-    def _leads_to(unit: Unit, retired: Identity, survivor: Identity) -> bool:
-        while retired.survivor is not None:
-            retired = store.get(unit, retired.survivor)
-            if retired.id == survivor.id:
-                return True
-        return False
-
-    @staticmethod
-    def _tell(unit: Unit, feed: Feed, kind: str, patient: PatientId, body: dict[str, object]) -> None:
-        store.tell(unit, Event(
-            at=time.time(), kind=kind, patient=patient, sender=str(feed.sender), message_id=feed.message_id, body=body))
 
     # -- queries
 
@@ -235,21 +181,21 @@ class PixManager:
         """Return the id asked for and then the others of the person; nothing when it was never seen."""
         own = {patient}
         if patient.domain == self._affinity:
-            group = store.find_group(unit, patient.value)
+            group = records.find_group(unit, patient.value)
             if group is None:
                 return []
-            group = store.group_survivor(unit, group)
+            group = records.group_survivor(unit, group)
             own.add(PatientId(self._affinity, group.value))
         else:
-            found = store.find(unit, patient)
+            found = records.find(unit, patient)
             if found is None:
                 return []
-            found = store.survivor(unit, found)
+            found = records.survivor(unit, found)
             own.add(found.patient)
             if found.group is None:
                 return [patient]
-            group = store.get_group(unit, found.group)
-        everyone = {PatientId(self._affinity, group.value), *(m.patient for m in store.members(unit, [group.id]))}
+            group = records.get_group(unit, found.group)
+        everyone = {PatientId(self._affinity, group.value), *(m.patient for m in records.members(unit, [group.id]))}
         order = {domain.oid: number for number, domain in enumerate(self.profile.domains)}
         return [patient, *sorted(everyone - own, key=lambda i: (order.get(i.domain, len(order)), i))]
 
@@ -259,20 +205,20 @@ class PixManager:
         A retired id is followed to its survivor: older pictures carry it.
         """
         if local.domain == self._affinity:
-            group = store.find_group(unit, local.value)
-            return PatientId(self._affinity, store.group_survivor(unit, group).value) if group else None
-        found = store.find(unit, local)
-        number = store.survivor(unit, found).group if found else None
-        return PatientId(self._affinity, store.get_group(unit, number).value) if number is not None else None
+            group = records.find_group(unit, local.value)
+            return PatientId(self._affinity, records.group_survivor(unit, group).value) if group else None
+        found = records.find(unit, local)
+        number = records.survivor(unit, found).group if found else None
+        return PatientId(self._affinity, records.get_group(unit, number).value) if number is not None else None
 
     def is_active(self, unit: Unit, patient: PatientId) -> bool:
         """Say whether this affinity-domain id is known and not merged away."""
-        group = store.find_group(unit, patient.value) if patient.domain == self._affinity else None
+        group = records.find_group(unit, patient.value) if patient.domain == self._affinity else None
         return group is not None and group.active
 
     def demographics(self, unit: Unit, patient: PatientId) -> Demographics | None:
         """Return what the source of this local id last said, or None when it was never seen."""
-        found = store.find(unit, patient)
+        found = records.find(unit, patient)
         return found.person if found else None
 
     def check_receiver(self, application: str, facility: str) -> None:

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
 from lxml import etree
 
 from broker.audit.spool import AuditLog
 from broker.config.profile import Domain, Feeder, Profile
 from broker.config.settings import Settings
-from broker.db import Database, sql
+from broker.db import Database
 from broker.edge.mllp.server import MllpServer
 from broker.edge.soap import schema
 from broker.model.caller import Caller
@@ -22,9 +21,10 @@ from broker.model.message_id import MessageId
 from broker.model.people import Demographics, PersonName
 from broker.model.ports import Unit
 from broker.model.transaction import ServedTransaction, Transaction
-from broker.patients import iti8_feed, iti9_query, iti44_feed, iti45_query, store
+from broker.patients import iti8_feed, iti9_query, iti44_feed, iti45_query
 from broker.patients.actor import PixManager
-from broker.patients.store import Event
+from broker.patients.events import Happened
+from broker.patients.store import log, records
 from broker.security.gate import Gate
 from broker.security.rules import Open
 from broker.wire import hl7v3
@@ -78,18 +78,13 @@ class Ports:
 def ids_of(manager: PixManager, unit: Unit, patient: PatientId) -> list[PatientId]:
     """Return every active id of the person with this id, the affinity-domain id first; nothing when unknown."""
     affinity = manager.affinity_id(unit, patient)
-    group = store.find_group(unit, affinity.value) if affinity else None
-    return [affinity, *sorted(member.patient for member in store.members(unit, [group.id]))] if affinity and group else []
+    group = records.find_group(unit, affinity.value) if affinity else None
+    return [affinity, *sorted(member.patient for member in records.members(unit, [group.id]))] if affinity and group else []
 
 
-def events(unit: Unit, patient: PatientId) -> list[Event]:
+def events(unit: Unit, patient: PatientId) -> list[Happened]:
     """Return what happened to this id (local or of the affinity domain), in order."""
-    table = store.event
-    where = (table.c.domain == patient.domain) & (table.c.value == patient.value)
-    return [
-        Event(at=row.at, kind=row.kind, patient=patient, sender=row.sender, message_id=row.message_id, body=row.body)
-        for row in sql(unit).execute(sa.select(table).where(where).order_by(table.c.id))
-    ]
+    return [happened for happened in log.read(unit) if happened.event.patient == patient]
 
 
 class Bench:

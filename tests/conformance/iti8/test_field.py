@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from broker.config.profile import Profile
 from broker.db import Database, Lock, lock, sql
-from broker.patients import store
+from broker.patients.store import tables
 from tests.helpers.mllp import codes, segment
 from tests.helpers.patients import Bench, region
 from tests.helpers.waiting import PATIENCE
@@ -45,7 +45,7 @@ def feed(bench: Bench, pid3: str, name: str = "Qiu^Yi", birth: str = "19500505",
 def stored(bench: Bench) -> dict[str, dict[str, Any]]:
     """Return the demographics by id."""
     with bench.database.read() as unit:
-        rows = sql(unit).execute(sa.select(store.identity.c.value, store.identity.c.demographics)).all()
+        rows = sql(unit).execute(sa.select(tables.identity.c.value, tables.identity.c.demographics)).all()
     return {row.value: row.demographics if isinstance(row.demographics, dict) else json.loads(row.demographics) for row in rows}
 
 

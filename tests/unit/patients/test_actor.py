@@ -9,7 +9,7 @@ from broker.config.profile import Profile
 from broker.db import Database, sql
 from broker.model.ids import PatientId
 from broker.model.people import PersonName
-from broker.patients import store
+from broker.patients.store import answers, tables
 from tests.helpers.patients import HOSPA, HOSPB, WEI, XAD, Bench, ids_of, region
 
 PID = "PID|||A1^^^HOSPA&2.999.2.1&ISO||张^伟||19790214|M"
@@ -28,9 +28,9 @@ def rows(bench: Bench, table: sa.Table) -> int:
 def test_a_message_sent_again_is_answered_the_same_and_not_worked_off_again(bench: Bench) -> None:
     first = bench.mllp.answer(adt("A04", "m1", PID), "10.0.0.7")
     assert b"MSA|AA|m1" in first
-    events = rows(bench, store.event)
+    events = rows(bench, tables.event)
     assert bench.mllp.answer(adt("A04", "m1", PID), "10.0.0.9") == first
-    assert rows(bench, store.event) == events
+    assert rows(bench, tables.event) == events
     assert [record["action"] for record in bench.audited()] == ["C", "C"]
 
 
@@ -39,24 +39,25 @@ def test_other_bytes_under_the_same_control_id_are_another_message(bench: Bench)
     second = bench.mllp.answer(adt("A04", "m1", PID, "PV1||I"), "10.0.0.7")
     assert b"MSA|AA|m1" in second
     assert second != first
-    assert rows(bench, store.message) == 1
+    assert rows(bench, tables.message) == 1
 
 
 def test_a_refused_message_is_looked_at_again(bench: Bench) -> None:
     merge = adt("A40", "m2", "PID|||A1^^^HOSPA", "MRG|A1^^^HOSPA")
     assert b"MSA|AE|m2" in bench.mllp.answer(merge, "10.0.0.7")
-    assert rows(bench, store.message) == 0
+    assert rows(bench, tables.message) == 0
 
 
 def test_only_the_last_answers_are_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "KEPT_MESSAGES", 3)
+    monkeypatch.setattr(answers, "KEPT_MESSAGES", 3)
+    monkeypatch.setattr(answers, "_TIDIED", 1)
     for number in range(6):
         bench.mllp.answer(adt("A08", f"m{number}", PID), "10.0.0.7")
     with bench.database.read() as unit:
-        assert set(sql(unit).execute(sa.select(store.message.c.control_id)).scalars()) == {"m3", "m4", "m5"}
+        assert set(sql(unit).execute(sa.select(tables.message.c.control_id)).scalars()) == {"m3", "m4", "m5"}
         digest = hashlib.sha256(adt("A08", "m5", PID)).hexdigest()
-        assert store.answered(unit, "HOSPA|HIS-A", "m5", digest) is not None
-        assert store.answered(unit, "HOSPA|HIS-B", "m5", digest) is None
+        assert answers.answered(unit, "HOSPA|HIS-A", "m5", digest) is not None
+        assert answers.answered(unit, "HOSPA|HIS-B", "m5", digest) is None
 
 
 def test_an_update_changes_what_it_names_and_keeps_the_rest(bench: Bench) -> None:
@@ -120,3 +121,21 @@ def test_an_affinity_id_leads_to_the_person_even_when_retired(bench: Bench) -> N
         assert ids_of(bench.manager, unit, PatientId(XAD, younger)) == [PatientId(XAD, older), PatientId(HOSPA, "A1")]
         assert ids_of(bench.manager, unit, PatientId(HOSPA, "A7")) == []
         assert not bench.manager.is_active(unit, PatientId(HOSPA, "A1"))
+
+
+@pytest.mark.parametrize("event", ["A04", "A08"])
+def test_a_feed_that_changes_nothing_costs_few_statements(bench: Bench, event: str) -> None:
+    for value in ("A1", "A2"):
+        assert bench.feed("A04", value) == "AA"
+    bench.add("B1")
+    statements: list[str] = []
+
+    def count(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+
+    sa.event.listen(sa.engine.Engine, "before_cursor_execute", count)
+    try:
+        assert bench.feed(event, "A1") == "AA"
+    finally:
+        sa.event.remove(sa.engine.Engine, "before_cursor_execute", count)
+    assert len(statements) <= 8, statements

@@ -6,8 +6,8 @@ import pytest
 from broker.matching.normalise import resident_number
 from broker.model.ids import PatientId
 from broker.model.people import Demographics, PersonName
-from broker.patients import links
-from broker.patients.store import person_of
+from broker.patients import resolution
+from broker.patients.events import Fed, Grouped, Joined, Linked, Merged
 from tests.helpers.patients import HOSPA, HOSPB, HOSPC, WEI, XAD, Bench, events
 
 OTHER = replace(WEI, names=(PersonName("李", "雷"),))
@@ -189,7 +189,7 @@ def test_a_merge_the_registry_refuses_is_no_merge(bench: Bench) -> None:
 
 
 def test_a_person_does_not_grow_without_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(links, "LARGEST", 3)
+    monkeypatch.setattr(resolution, "LARGEST", 3)
     for number in range(5):
         assert bench.feed("A04", f"A{number}") == "AA"
     assert sorted(len(bench.who(f"A{n}")) for n in range(5)) == [2, 2, 3, 3, 3]
@@ -200,20 +200,17 @@ def test_the_event_log_tells_who_was_who(bench: Bench) -> None:
     bench.feed("A04", "A1", OTHER)
     older, younger = bench.affinity("A9"), bench.affinity("A1")
     bench.feed("A40", "A1", OTHER, retired="A9", control="m40")
+    a1, a9, b1 = (PatientId(domain, value) for domain, value in ((HOSPA, "A1"), (HOSPA, "A9"), (HOSPB, "B1")))
     with bench.database.read() as unit:
-        retired = events(unit, PatientId(HOSPA, "A9"))
-        survivor = events(unit, PatientId(HOSPA, "A1"))
-        joined = events(unit, PatientId(XAD, younger))
-    assert [event.kind for event in retired] == ["fed", "grouped", "merged"]
+        retired, survivor, joined = (events(unit, patient) for patient in (a9, a1, PatientId(XAD, younger)))
+    assert [one.event for one in retired] == [Fed(a9, WEI, "add"), Grouped(a9, older), Merged(a9, a1)]
+    assert {(one.message_id, one.sender) for one in (retired[2], *joined)} == {("m40", "HOSPA|HIS-A")}
+    assert [one.event for one in survivor if isinstance(one.event, Grouped)] == [Grouped(a1, younger), Grouped(a1, older)]
+    assert [one.event for one in joined] == [Joined(PatientId(XAD, younger), PatientId(XAD, older))]
     bench.add("B1", OTHER)
     bench.add("B1", OTHER, revise=True)
     with bench.database.read() as unit:
-        linked = [event for event in events(unit, PatientId(HOSPB, "B1")) if event.kind == "linked"]
-    assert [event.body for event in linked] == [{"to": [[HOSPA, "A1"]]}]
-    assert (retired[2].body, retired[2].message_id, retired[2].sender) == ({"survivor": "A1"}, "m40", "HOSPA|HIS-A")
-    assert person_of(retired[0].body["demographics"]) == WEI
-    assert [event.body["affinity"] for event in survivor if event.kind == "grouped"] == [younger, older]
-    assert [event.body for event in joined] == [{"survivor": older}]
+        assert [one.event for one in events(unit, b1) if isinstance(one.event, Linked)] == [Linked(b1, (a1,))]
 
 
 def test_eight_threads_feeding_one_new_person_make_one_group(bench: Bench) -> None:

@@ -1,6 +1,6 @@
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from broker.config.profile import Profile
 from broker.db import Database, sql
 from broker.model.people import PersonName
-from broker.patients import store
+from broker.patients.events import person_of
+from broker.patients.projection import AUTOMATIC, EXPLICIT, replay
+from broker.patients.store import log, tables
+from broker.patients.store.tables import RETIRED
 from tests.helpers.patients import CLINIC, HOSPA, HOSPB, WEI, XAD, Bench, region
 
 Id = tuple[str, str]
@@ -65,20 +68,20 @@ def read(bench: Bench) -> tuple[Replayed, list[Any]]:
     """Return the present state as the tables have it, and all events."""
     found = Replayed()
     with bench.database.read() as unit:
-        groups = {row.id: row for row in sql(unit).execute(sa.select(store.group))}
-        identities = {row.id: row for row in sql(unit).execute(sa.select(store.identity))}
-        links = list(sql(unit).execute(sa.select(store.link)))
-        events = list(sql(unit).execute(sa.select(store.event).order_by(store.event.c.id)))
-    found.joined = {row.value: groups[row.survivor_id].value for row in groups.values() if row.state == store.RETIRED}
+        groups = {row.id: row for row in sql(unit).execute(sa.select(tables.group))}
+        identities = {row.id: row for row in sql(unit).execute(sa.select(tables.identity))}
+        links = list(sql(unit).execute(sa.select(tables.link)))
+        events = list(sql(unit).execute(sa.select(tables.event).order_by(tables.event.c.id)))
+    found.joined = {row.value: groups[row.survivor_id].value for row in groups.values() if row.state == RETIRED}
     for row in identities.values():
         key = (row.domain, row.value)
         found.people[key] = row.demographics
-        if row.state == store.RETIRED:
+        if row.state == RETIRED:
             found.survivors[key] = identities[row.survivor_id].value
         else:
             found.groups[key] = groups[row.group_id].value
     for row in links:
-        of_kind = found.links if row.kind == store.AUTOMATIC else found.stated
+        of_kind = found.links if row.kind == AUTOMATIC else found.stated
         of_kind.add(frozenset((identities[i].domain, identities[i].value) for i in (row.a_id, row.b_id)))
     return found, events
 
@@ -90,6 +93,21 @@ def components(state: Replayed) -> set[frozenset[Id]]:
         for key in whole:
             parts[key] = whole
     return {frozenset(part) for part in parts.values()}
+
+
+def _assert_replayed(bench: Bench, state: Replayed) -> None:
+    """The lines that took each event in when it happened give the same state from the log."""
+    with bench.database.read() as unit:
+        index = replay(log.read(unit))
+    records = {(one.patient.domain, one.patient.value): one for one in index.all_records()}
+    assert {key: asdict(one.person) for key, one in records.items()} == {
+        key: asdict(person_of(person)) for key, person in state.people.items()}
+    assert {key: one.group for key, one in records.items() if one.active} == state.groups
+    assert {key: one.survivor.value for key, one in records.items() if one.survivor} == state.survivors
+    assert {one.value: one.survivor for one in index.all_groups() if one.survivor} == state.joined
+    for kind, links in ((AUTOMATIC, state.links), (EXPLICIT, state.stated)):
+        assert {frozenset((key, (other.domain, other.value))) for key, one in records.items()
+                for other in index.linked(one.patient, kind)} == links
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +138,7 @@ def test_the_event_log_gives_the_tables_back(
         else:
             bench.merge(*ids)
     state, events = read(bench)
+    _assert_replayed(bench, state)
     replayed = Replayed()
     for event in events:
         replayed.apply(event.kind, (event.domain, event.value), event.body)

@@ -1,0 +1,98 @@
+"""Carries out a feed: what it says becomes events. Pure over the records that were loaded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from broker.model.errors import Hl7Code, Rejected
+from broker.model.ids import PatientId
+from broker.model.people import Demographics
+from broker.patients.events import Event, Fed, Happened, Merged
+from broker.patients.feed import Feed
+from broker.patients.identifiers import Authorities, GivenId
+from broker.patients.projection import Index, Record
+from broker.patients.resolution import Outcome, Resolver
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two ids of one domain that become one: the id that stays and the id that retires, each with the id as it was given."""
+
+    survivor: PatientId
+    key: GivenId
+    retired: PatientId
+    retired_given_id: GivenId
+
+
+class FeedWork:
+    """One feed at work on an index. `log` is what happened, `outcomes` what the other actors are to be told of it."""
+
+    def __init__(self, feed: Feed, index: Index, authorities: Authorities, affinity_domain: str, at: float) -> None:
+        self._feed, self._index, self._authorities, self._at = feed, index, authorities, at
+        self._resolver = Resolver(index, affinity_domain, self._happen)
+        self.log: list[Happened] = []
+
+    @property
+    def outcomes(self) -> Sequence[Outcome]:
+        """What became of ids, in order."""
+        return self._resolver.outcomes
+
+    def feed(self, own: Sequence[tuple[PatientId, GivenId]]) -> None:
+        """Keep what is said of every id named; one of a further domain that was merged away is left to its survivor.
+
+        Raise `Rejected` (204) when the id the feed is about was merged away.
+        """
+        named = []
+        for patient, given_id in own:
+            known = self._index.find(patient)
+            if known is None or known.active:
+                self._save(patient, given_id, known)
+                named.append(patient)
+            elif not named:
+                raise Rejected(Hl7Code.UNKNOWN_KEY, f"{given_id.title} was merged away", given_id.at)
+        self._resolver.place(named)
+
+    def merge(self, pairs: Sequence[Pair]) -> None:
+        """Retire an id of each pair. Raise `Rejected`: 204 for an id that was merged into another one, 205 for a circle."""
+        for pair in pairs:
+            self._merge(pair)
+        if len(pairs) > 1:
+            self._resolver.place([pair.survivor for pair in pairs])
+
+    def _happen(self, event: Event) -> None:
+        happened = Happened(at=self._at, sender=str(self._feed.sender), message_id=self._feed.message_id, event=event)
+        self._index.apply(happened)
+        self.log.append(happened)
+
+    def _save(self, patient: PatientId, key: GivenId, known: Record | None) -> None:
+        person = self._feed.person(known.person if known else Demographics(), key, self._authorities)
+        self._happen(Fed(patient, person, self._feed.kind))
+
+    def _merge(self, pair: Pair) -> None:
+        """ITI TF-2 3.8.4.2: demographics in a merge are not an update; they serve only for an id never seen before."""
+        survivor, retired, places = self._index.find(pair.survivor), self._index.find(pair.retired), self._feed.places
+        if retired is not None and not retired.active:
+            if survivor is not None and self._leads_to(retired, survivor):
+                return
+            raise Rejected(Hl7Code.UNKNOWN_KEY, f"{pair.retired_given_id.title} was merged into another id", places.retired)
+        if survivor is not None and not survivor.active:
+            if retired is not None and self._index.survivor(survivor).patient == retired.patient:
+                raise Rejected(Hl7Code.DUPLICATE_KEY, "the merge would close a circle", places.retired)
+            raise Rejected(Hl7Code.UNKNOWN_KEY, f"the surviving {pair.key.title} was merged away", pair.key.at)
+        if survivor is None:
+            self._first_seen(pair, retired)
+        before = retired or Record(patient=pair.retired, age=0)
+        self._happen(Merged(pair.retired, pair.survivor))
+        self._resolver.place_survivor(pair.survivor, before)
+
+    def _first_seen(self, pair: Pair, retired: Record | None) -> None:
+        if retired is None:
+            self._save(pair.survivor, pair.key, None)
+        else:
+            self._happen(Fed(pair.survivor, retired.person, self._feed.kind))
+
+    def _leads_to(self, retired: Record, survivor: Record) -> bool:
+        while retired.survivor is not None:
+            retired = self._index.get(retired.survivor)
+            if retired.patient == survivor.patient:
+                return True
+        return False

@@ -1,0 +1,1 @@
+"""Patients in SQL: what happened, and its present state."""

@@ -1,0 +1,28 @@
+"""The log of what happened: only ever appended to."""
+
+from collections.abc import Iterator, Sequence
+
+import sqlalchemy as sa
+
+from broker.db import sql
+from broker.model.ids import PatientId
+from broker.model.ports import Unit
+from broker.patients import events
+from broker.patients.events import Happened
+from broker.patients.store.tables import event
+
+
+def append(unit: Unit, log: Sequence[Happened]) -> None:
+    """Append to the log."""
+    if log:
+        sql(unit).execute(sa.insert(event), [{
+            "at": one.at, "kind": one.event.kind, "domain": one.event.patient.domain, "value": one.event.patient.value,
+            "sender": one.sender, "message_id": one.message_id, "body": one.event.body()} for one in log])
+
+
+def read(unit: Unit, *, until: float = float("inf")) -> Iterator[Happened]:
+    """Return everything that happened up to a moment, in order."""
+    for row in sql(unit).execute(sa.select(event).where(event.c.at <= until).order_by(event.c.id)):
+        yield Happened(
+            at=row.at, sender=row.sender, message_id=row.message_id,
+            event=events.read(row.kind, PatientId(row.domain, row.value), row.body))

@@ -1,0 +1,205 @@
+"""The part of the index that one feed is about: loaded from SQL in few statements, changed in memory, written back in few."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import sqlalchemy as sa
+
+from broker.db import sql
+from broker.matching.block import block_keys
+from broker.model.ids import PatientId
+from broker.model.ports import Unit
+from broker.patients.events import Happened, person_of
+from broker.patients.projection import Group, Index, Record
+from broker.patients.store import log
+from broker.patients.store.tables import ACTIVE, RETIRED, group, identity, key, link
+
+Pair = tuple[PatientId, PatientId]
+
+_mine, _into = identity.alias("mine"), identity.alias("into")
+_ROWS = sa.select(
+    identity, group.c.value.label("affinity"), _into.c.domain.label("into_domain"), _into.c.value.label("into_value"),
+).outerjoin(group, group.c.id == identity.c.group_id).outerjoin(
+    _into, _into.c.id == identity.c.survivor_id).order_by(identity.c.id)
+
+
+class Neighbourhood(Index):
+    """What SQL has of the records that are looked at, their groups whole. Nothing is written before `save`.
+
+    Made under `Lock.PATIENT_INDEX`, which keeps everybody else from changing it until the unit of work ends.
+    """
+
+    def __init__(self, unit: Unit, named: Iterable[PatientId]) -> None:
+        super().__init__()
+        self._unit = unit
+        self._loaded: dict[PatientId, Record] = {}      # as they were
+        self._numbers: dict[PatientId, int] = {}        # row ids
+        self._group_numbers: dict[str, int] = {}
+        self._looked: set[PatientId] = set()
+        self._whole: set[str] = set()                   # groups of which all records and links are here
+        self._asked: set[tuple[str, str]] = set()       # blocking keys
+        self._before: dict[Pair, str] = {}              # links as they were
+        self._changed: dict[PatientId, None] = {}
+        self._relinked: dict[Pair, None] = {}
+        self._regrouped: dict[str, None] = {}
+        self._look(named)
+
+    # -- reading
+
+    def find(self, patient: PatientId) -> Record | None:
+        """Return the record of a local id, retired or not."""
+        if patient not in self._looked and patient not in self._records:
+            self._look([patient])
+        return super().find(patient)
+
+    def members(self, groups: Iterable[str]) -> list[Record]:
+        """Return the active records of these groups, oldest first."""
+        wanted = list(groups)
+        self._complete({group for group in wanted if group in self._group_numbers} - self._whole)
+        return super().members(wanted)
+
+    def candidates(self, keys: Iterable[tuple[str, str]]) -> list[Record]:
+        """Return the active records that have one of these blocking keys, oldest first."""
+        wanted = set(keys)
+        if new := wanted - self._asked:
+            self._asked |= new
+            either = sa.or_(*((key.c.kind == kind) & (key.c.value == value) for kind, value in sorted(new)))
+            ids = sa.select(key.c.identity_id).where(either)
+            self._take(_ROWS.where(identity.c.id.in_(ids), identity.c.state == ACTIVE))
+        return super().candidates(wanted)
+
+    def retired_into(self, patient: PatientId) -> list[PatientId]:
+        """Return the ids merged into a record, one after the other and through each other."""
+        if patient in self._numbers:
+            self._take(_ROWS.where(identity.c.survivor_id == self._numbers[patient]))
+        return super().retired_into(patient)
+
+    def _look(self, named: Iterable[PatientId]) -> None:
+        """Load records by their ids, with the groups they are in."""
+        wanted = list(named)
+        self._looked.update(wanted)
+        its = sa.or_(*((_mine.c.domain == one.domain) & (_mine.c.value == one.value) for one in wanted))
+        together = sa.select(identity.c.id).join(_mine, _mine.c.group_id == identity.c.group_id).where(its)
+        rows = self._take(_ROWS.where(identity.c.id.in_(sa.union(sa.select(_mine.c.id).where(its), together))))
+        self._link_up({row.affinity for row in rows if row.affinity})
+
+    def _complete(self, groups: set[str]) -> None:
+        """Load all records and links of groups."""
+        if groups:
+            numbers = [self._group_numbers[group] for group in groups]
+            self._take(_ROWS.where(identity.c.group_id.in_(numbers), identity.c.state == ACTIVE))
+            self._link_up(groups)
+
+    def _link_up(self, groups: set[str]) -> None:
+        """Load the links of groups whose records are here: a link never leaves its group."""
+        self._whole |= groups
+        by_number = {self._numbers[one]: one for one, record in self._loaded.items() if record.group in groups}
+        if len(by_number) > 1:
+            found = sa.select(link.c.a_id, link.c.b_id, link.c.kind).where(link.c.a_id.in_(list(by_number)))
+            for row in sql(self._unit).execute(found):
+                one, other = by_number[row.a_id], by_number[row.b_id]
+                self._before[_pair(one, other)] = row.kind
+                if _pair(one, other) not in self._relinked:
+                    super()._link(one, other, row.kind)
+
+    def _take(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        """Load the rows of a query that are not here yet; return all of them."""
+        rows = sql(self._unit).execute(query).all()
+        for row in rows:
+            patient = PatientId(row.domain, row.value)
+            if patient not in self._numbers:
+                self._numbers[patient] = row.id
+                if row.affinity:
+                    self._group_numbers[row.affinity] = row.group_id
+                    super()._put_group(Group(row.affinity, row.group_id))
+                self._loaded[patient] = _record(patient, row)
+                super()._put(self._loaded[patient])
+        return rows
+
+    # -- changing
+
+    def _put(self, record: Record) -> None:
+        self._changed[record.patient] = None
+        super()._put(record)
+
+    def _put_group(self, changed: Group) -> None:
+        self._regrouped[changed.value] = None
+        super()._put_group(changed)
+
+    def _link(self, one: PatientId, other: PatientId, kind: str) -> None:
+        self._relinked[_pair(one, other)] = None
+        super()._link(one, other, kind)
+
+    # -- writing
+
+    def save(self, happened: Sequence[Happened], at: float) -> None:
+        """Write what has changed, and what happened."""
+        connection = sql(self._unit)
+        for value in (value for value in self._regrouped if value not in self._group_numbers):
+            row = {"value": value, "state": ACTIVE, "created_at": at}
+            self._group_numbers[value] = connection.execute(sa.insert(group).values(row).returning(group.c.id)).scalar_one()
+        for joined in (self._groups[value] for value in self._regrouped if self._groups[value].survivor):
+            connection.execute(sa.update(group).where(group.c.id == self._group_numbers[joined.value]).values(
+                state=RETIRED, survivor_id=self._group_numbers[joined.survivor]))
+        self._save_records(at)
+        self._save_keys()
+        self._save_links(at)
+        log.append(self._unit, happened)
+
+    def _save_records(self, at: float) -> None:
+        connection = sql(self._unit)
+        changed = (self._records[patient] for patient in self._changed)
+        for record in sorted(changed, key=lambda one: (not one.active, one.age)):       # survivors before who is retired
+            values = {
+                "state": ACTIVE if record.active else RETIRED, "group_id": self._group_numbers.get(record.group),
+                "survivor_id": self._numbers[record.survivor] if record.survivor else None, "message_id": record.message_id,
+                "demographics": asdict(record.person), "updated_at": at}
+            if record.patient in self._numbers:
+                number = self._numbers[record.patient]
+                connection.execute(sa.update(identity).where(identity.c.id == number).values(values))
+            else:
+                new = {"domain": record.patient.domain, "value": record.patient.value, "created_at": at, **values}
+                self._numbers[record.patient] = connection.execute(
+                    sa.insert(identity).values(new).returning(identity.c.id)).scalar_one()
+
+    def _save_keys(self) -> None:
+        gone, rows = list[int](), list[dict[str, Any]]()
+        for patient in self._changed:
+            before, now = _keys(self._loaded.get(patient)), _keys(self._records[patient])
+            if before != now:
+                gone.append(self._numbers[patient])
+                rows += [{"identity_id": self._numbers[patient], "kind": kind, "value": value} for kind, value in sorted(now)]
+        if gone:
+            sql(self._unit).execute(sa.delete(key).where(key.c.identity_id.in_(gone)))
+        if rows:
+            sql(self._unit).execute(sa.insert(key), rows)
+
+    def _save_links(self, at: float) -> None:
+        now = {(one, other): self._links.get(one, {}).get(other, "") for one, other in self._relinked}
+        changed = {pair: kind for pair, kind in now.items() if kind != self._before.get(pair, "")}
+        gone = [self._ends(pair) for pair in changed if pair in self._before]
+        rows = [{"a_id": a, "b_id": b, "kind": kind, "at": at} for pair, kind in changed.items() if kind
+                for a, b in (self._ends(pair),)]
+        if gone:
+            sql(self._unit).execute(sa.delete(link).where(sa.or_(*((link.c.a_id == a) & (link.c.b_id == b) for a, b in gone))))
+        if rows:
+            sql(self._unit).execute(sa.insert(link), rows)
+
+    def _ends(self, pair: Pair) -> tuple[int, int]:
+        one, other = (self._numbers[patient] for patient in pair)
+        return min(one, other), max(one, other)
+
+
+def _pair(one: PatientId, other: PatientId) -> Pair:
+    return (one, other) if one < other else (other, one)
+
+
+def _keys(record: Record | None) -> frozenset[tuple[str, str]]:
+    return block_keys(record.person) if record is not None and record.active else frozenset()
+
+
+def _record(patient: PatientId, row: sa.Row[Any]) -> Record:
+    return Record(
+        patient=patient, age=row.id, person=person_of(row.demographics), group=row.affinity or "", message_id=row.message_id,
+        survivor=PatientId(row.into_domain, row.into_value) if row.into_domain else None, at=row.updated_at)
