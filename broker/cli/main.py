@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 import broker
 from broker.files.modes import UMASK
 
-COMMANDS = ("serve", "demo", "check", "publish", "migrate", "archive", "backlog", "conflicts", "fetch", "query", "db")
+COMMANDS = ("serve", "demo", "check", "publish", "migrate", "archive", "backlog", "conflicts", "patients", "fetch", "query", "db")
 _LOOKS: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False}
 
 

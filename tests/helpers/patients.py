@@ -84,7 +84,7 @@ def ids_of(manager: PixManager, unit: Unit, patient: PatientId) -> list[PatientI
 
 def events(unit: Unit, patient: PatientId) -> list[Happened]:
     """Return what happened to this id (local or of the affinity domain), in order."""
-    return [happened for happened in log.read(unit) if happened.event.patient == patient]
+    return log.of(unit, patient)
 
 
 class Bench:

@@ -27,7 +27,7 @@ _ROWS = sa.select(
 class Neighbourhood(Index):
     """What SQL has of the records that are looked at, their groups whole. Nothing is written before `save`.
 
-    Made under `Lock.PATIENT_INDEX`, which keeps everybody else from changing it until the unit of work ends.
+    Made under `Lock.PATIENT_INDEX` where it is to be saved: nobody else changes it until the unit of work ends.
     """
 
     def __init__(self, unit: Unit, named: Iterable[PatientId]) -> None:

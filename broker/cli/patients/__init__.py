@@ -1,0 +1,10 @@
+"""`broker patients`: who is who, why, and how it came to be."""
+
+import typer
+
+from broker.cli.patients.history import history
+from broker.cli.patients.show import show
+
+cli = typer.Typer(help="Who is who: a person with all ids and why they are one; what happened to an id.", no_args_is_help=True)
+for command in (show, history):
+    cli.command()(command)

@@ -1,0 +1,72 @@
+"""`broker patients show`: a person with all ids, and why they are one."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from broker.cli._config import AsJson, ConfigFile
+from broker.cli._consult import Patient, patient_id
+from broker.cli.patients._opened import named, opened, unknown
+from broker.config.profile import Profile
+from broker.model.people import Demographics
+from broker.patients.projection import EXPLICIT, Record
+from broker.patients.steward import Person, Tie
+
+_WHY = {EXPLICIT: "named together by a source", "": "found by comparison"}
+
+
+def show(patient: Patient, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Show who has an id: what each hospital says of that person, which ids are its own, and what links them.
+
+    Exit status 1 when no feed has named the id.
+    """
+    with opened(config) as (steward, profile):
+        asked = patient_id(patient, profile)
+        person = steward.person(asked)
+        if person is None:
+            raise unknown(asked)
+        if as_json:
+            typer.echo(json.dumps(_told(person), ensure_ascii=False))
+        else:
+            _print(person, profile)
+
+
+def _told(person: Person) -> dict[str, Any]:
+    return {
+        "asked": str(person.asked.patient), "active": person.asked.active, "survivor": str(person.survivor.patient),
+        "affinity": str(person.affinity), "retired": [str(one) for one in person.retired],
+        "ids": [{
+            "id": str(one.record.patient), "demographics": asdict(one.record.person), "message": one.record.message_id,
+            "links": [{"to": str(other), "kind": kind} for other, kind in one.to]} for one in person.ties]}
+
+
+def _print(person: Person, profile: Profile) -> None:
+    console = Console(width=140)
+    asked = named(person.asked.patient, profile)
+    if not person.asked.active:
+        console.print(f"{asked} was merged away; it lives on as {named(person.survivor.patient, profile)}.")
+    console.print(f"{person.affinity} in the affinity domain")
+    table = Table("id", "name", "born", "sex", "linked to")
+    for tie in person.ties:
+        table.add_row(*_row(tie, profile))
+    console.print(table)
+    if person.retired:
+        console.print(f"merged into it: {', '.join(named(one, profile) for one in person.retired)}")
+
+
+def _row(tie: Tie, profile: Profile) -> tuple[str, ...]:
+    links = "\n".join(f"{named(other, profile)}: {_WHY.get(kind, _WHY[''])}" for other, kind in tie.to)
+    return named(tie.record.patient, profile), names(tie.record.person), *_born(tie.record), links
+
+
+def _born(record: Record) -> tuple[str, str]:
+    return record.person.birth_date, record.person.sex
+
+
+def names(person: Demographics) -> str:
+    """Return all names of a person in one line."""
+    return " = ".join(" ".join(filter(None, (one.family, one.given, one.middle))) for one in person.names)

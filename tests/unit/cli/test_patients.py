@@ -1,0 +1,84 @@
+"""`broker patients`: what a steward is told."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from broker.cli import _log
+from broker.cli.main import cli
+from broker.config import profile as profiles
+from broker.db import Database, schema
+from broker.model.people import PersonName
+from tests.helpers.patients import HOSPA, HOSPB, WEI, XAD, Bench
+
+Asked = Callable[..., Any]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """Hospitals A and B know one person; A had her twice."""
+    (tmp_path / "data").mkdir()
+    database = Database(f"sqlite:///{tmp_path / 'data' / 'broker.db'}")
+    schema.upgrade(database)
+    bench = Bench(database, profiles.load("demo"), tmp_path)
+    bench.feed("A04", "A1", control="m1")
+    bench.feed("A04", "A9", replace(WEI, names=(PersonName("区", "秀兰"),)), control="m2")
+    bench.add("B1")
+    bench.feed("A40", "A1", retired="A9", control="m3")
+    yield bench
+    database.close()
+
+
+@pytest.fixture
+def ask(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
+    monkeypatch.setattr(_log, "configure", lambda _: None)      # it would hold the runner's streams for all tests to come
+    config = tmp_path / "broker.toml"
+    config.write_text('profile = "demo"\ndata = "data"\n', "utf-8")
+    return lambda *words: CliRunner().invoke(cli, ["patients", *words, "--config", str(config)])
+
+
+@pytest.mark.parametrize("asked", ["HOSPA:A1", f"A9^^^&{HOSPA}&ISO", "HOSPB:B1", "affinity"])
+def test_a_person_is_shown_with_all_ids_and_why(bench: Bench, ask: Asked, asked: str) -> None:
+    affinity = f"{bench.affinity('A1')}^^^&{XAD}&ISO"
+    shown = ask("show", affinity if asked == "affinity" else asked, "--json")
+    assert shown.exit_code == 0, shown.output
+    told = json.loads(shown.output)
+    assert (told["affinity"], told["retired"]) == (affinity, [f"A9^^^&{HOSPA}&ISO"])
+    assert [(one["id"], one["demographics"]["names"][0]["family"]) for one in told["ids"]] == [
+        (f"A1^^^&{HOSPA}&ISO", "张"), (f"B1^^^&{HOSPB}&ISO", "张")]
+    assert told["ids"][0]["links"] == [{"to": f"B1^^^&{HOSPB}&ISO", "kind": "automatic"}]
+    assert told["active"] is ("A9" not in asked)
+
+
+def test_a_person_is_shown_to_people(ask: Asked) -> None:
+    shown = ask("show", "HOSPA:A9").output
+    assert "HOSPA:A9 was merged away; it lives on as HOSPA:A1." in shown
+    assert "merged into it: HOSPA:A9" in shown
+    assert "HOSPB:B1: found by comparison" in shown
+    assert "张 伟 = ZHANG WEI" in shown
+
+
+def test_the_history_of_an_id_says_what_when_and_by_whom(bench: Bench, ask: Asked) -> None:
+    told = [json.loads(line) for line in ask("history", "HOSPA:A9", "--json").output.splitlines()]
+    assert [(one["kind"], one["sender"], one["message"]) for one in told] == [
+        ("fed", "HOSPA|HIS-A", "m2"), ("grouped", "HOSPA|HIS-A", "m2"), ("merged", "HOSPA|HIS-A", "m3")]
+    assert told[2]["survivor"] == "A1"
+    lines = ask("history", "HOSPA:A9").output.splitlines()
+    assert "add: 区 秀兰, born 19790214, sex M  [HOSPA|HIS-A, m2]" in lines[0]
+    assert "lives on as HOSPA:A1" in lines[2]
+    joined = ask("history", f"{told[1]['affinity']}^^^&{XAD}&ISO").output
+    assert "lives on as" in joined
+    assert bench.affinity("A1") in joined
+
+
+@pytest.mark.parametrize("command", ["show", "history"])
+@pytest.mark.parametrize(("asked", "code"), [("HOSPA:nobody", 1), (f"X^^^&{XAD}&ISO", 1), ("NOWHERE:1", 2), ("A1", 2)])
+def test_an_id_that_nobody_named_is_said_to_be_unknown(ask: Asked, command: str, asked: str, code: int) -> None:
+    shown = ask(command, asked)
+    assert shown.exit_code == code
+    assert "no feed has named" in shown.output or "namespace" in shown.output or "not a patient id" in shown.output
