@@ -14,6 +14,7 @@ from broker.db import Database
 from tests.helpers.containers import in_hdfs
 from tests.helpers.fetch import OURS, Centre, build, octets, read, refs_of
 from tests.helpers.hdfs.cluster import Folder
+from tests.helpers.waiting import eventually
 
 pytestmark = [pytest.mark.peer("hdfs"), pytest.mark.timeout(600)]
 
@@ -51,6 +52,7 @@ def test_online_pictures_go_on_and_archived_ones_are_named(centre: Centre, hdfs:
         assert [read(answer.found[ref].source) for ref in near] == [octets(ref.sop_uid) for ref in near]
     finally:
         hdfs.cluster.mend()
+    eventually(lambda: cold.sdfo.store.health() == "")
     assert [read(warm.found[ref].source) for ref in far] == [octets(ref.sop_uid) for ref in far]
     again = cold.fetch.retrieve(far)
     assert [read(again.found[ref].source) for ref in far] == [octets(ref.sop_uid) for ref in far]

@@ -127,11 +127,13 @@ class Link:
         if not call.wait(seconds) and self.leave(call):
             raise Failed(hdfs_errors.HUNG)
         try:
-            return call.result()
+            found = call.result()
         except (FileNotFoundError, FileExistsError):
             raise
         except (OSError, RuntimeError) as error:
             raise Failed(hdfs_errors.of(error)) from error
+        self._away = (0.0, "")
+        return found
 
     def leave(self, call: Call[Any]) -> bool:
         """Leave a call that hangs; the next ones go by a new client. False when it has come back after all."""
