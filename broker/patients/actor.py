@@ -49,7 +49,7 @@ class PixManager:
         call.facts.message_id, call.facts.action = feed.message_id, "C" if feed.kind is Kind.ADD else "U"
         own = self._own(feed)
         call.facts.patients.append(own[0][0])
-        pairs = self._pairs(feed, own) if feed.kind is Kind.MERGE else []
+        pairs = self._pairs(feed, own) if feed.kind.retires else []
         call.facts.patients[:] = [pair.survivor for pair in pairs] or [patient for patient, _ in own]
         for pair in pairs:
             call.facts.patients.append(pair.retired)
@@ -63,7 +63,7 @@ class PixManager:
             ids = (*(patient for patient, _ in own), *(pair.retired for pair in pairs))
             index = Neighbourhood(unit, ids)
             work = FeedWork(feed, index, self._authorities, self._affinity, at)
-            if feed.kind is Kind.MERGE:
+            if feed.kind.retires:
                 work.merge(pairs)
             else:
                 work.feed(own)
@@ -75,7 +75,7 @@ class PixManager:
         """Return every id that `feed` writes: those it feeds, or those it merges; none when it refuses what the ids are."""
         try:
             own = self._own(feed)
-            pairs = self._pairs(feed, own) if feed.kind is Kind.MERGE else []
+            pairs = self._pairs(feed, own) if feed.kind.retires else []
         except Rejected:
             return ()
         return tuple(patient for pair in pairs for patient in (pair.survivor, pair.retired)) or tuple(p for p, _ in own)

@@ -15,6 +15,12 @@ class Kind(StrEnum):
     ADD = "add"
     UPDATE = "update"
     MERGE = "merge"
+    CHANGE = "change"       # of an id: the person is known under another one from now on
+
+    @property
+    def retires(self) -> bool:
+        """Whether it retires an id in favour of another."""
+        return self in {Kind.MERGE, Kind.CHANGE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +43,7 @@ class Places:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feed:
-    """A feed. `given_ids` are the ids given for the patient, `retired` those a merge names, in the message's order.
+    """A feed. `given_ids` are the ids given for the patient, `retired` those that are to be retired, in the message's order.
 
     `changes` holds attributes of `Demographics`; what is not in it stays. `hints` are ids in other domains and `national`
     a national number; None means that the feed says nothing about them.

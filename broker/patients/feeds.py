@@ -7,7 +7,7 @@ from broker.model.errors import Hl7Code, Rejected
 from broker.model.ids import PatientId
 from broker.model.people import Demographics
 from broker.patients.events import Event, Fed, Happened, Merged
-from broker.patients.feed import Feed
+from broker.patients.feed import Feed, Kind
 from broker.patients.identifiers import Authorities, GivenId
 from broker.patients.projection import Index, Record
 from broker.patients.resolution import Outcome, Resolver
@@ -52,7 +52,10 @@ class FeedWork:
         self._resolver.place(named)
 
     def merge(self, pairs: Sequence[Pair]) -> None:
-        """Retire an id of each pair. Raise `Rejected`: 204 for an id that was merged into another one, 205 for a circle."""
+        """Retire an id of each pair. Raise `Rejected`: 204 for an id that was merged into another one, 205 for a circle,
+
+        or for a change to an id that is in use.
+        """
         for pair in pairs:
             self._merge(pair)
         if len(pairs) > 1:
@@ -80,6 +83,8 @@ class FeedWork:
             raise Rejected(Hl7Code.UNKNOWN_KEY, f"the surviving {pair.key.title} was merged away", pair.key.at)
         if survivor is None:
             self._first_seen(pair, retired)
+        elif self._feed.kind is Kind.CHANGE:
+            raise Rejected(Hl7Code.DUPLICATE_KEY, f"{pair.key.title} is in use: an id changes to a new one", pair.key.at)
         before = retired or Record(patient=pair.retired, age=0)
         self._happen(Merged(pair.retired, pair.survivor))
         self._resolver.place_survivor(pair.survivor, before)

@@ -16,7 +16,7 @@ from broker.wire.hl7v2_pix import few, read_person
 
 KINDS = {
     "A01": Kind.ADD, "A04": Kind.ADD, "A05": Kind.ADD, "A28": Kind.ADD,
-    "A08": Kind.UPDATE, "A31": Kind.UPDATE, "A40": Kind.MERGE,
+    "A08": Kind.UPDATE, "A31": Kind.UPDATE, "A40": Kind.MERGE, "A47": Kind.CHANGE,
 }
 _PLACES = Places(ids="PID^1^3", retired="MRG^1^1", retired_authority="MRG^1^1^1^4")
 
@@ -57,7 +57,7 @@ def read(message: Message, facts: AuditFacts) -> Request:
             message_id=message.control_id,
             given_ids=tuple(map(read_given_id, few(pid, 3))),
             places=_PLACES,
-            retired=_retired(message) if kind is Kind.MERGE else (),
+            retired=_retired(message) if kind.retires else (),
             changes=read_person(pid),
             national=national if national or pid.deleted(19) else None,
         ),

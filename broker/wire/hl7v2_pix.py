@@ -24,7 +24,7 @@ from broker.wire.hl7v2 import (
 
 MOST = 100      # ids, names, addresses or telephones of one person
 SEXES = frozenset("FMOUAN")
-_STRUCTURES = {"A08": "ADT_A01", "A28": "ADT_A05", "A31": "ADT_A05", "A40": "ADT_A39"}
+_STRUCTURES = {"A08": "ADT_A01", "A28": "ADT_A05", "A31": "ADT_A05", "A40": "ADT_A39", "A47": "ADT_A30"}
 
 
 def read_person(pid: Segment) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def write_adt(
     header: Header, event: str, patient: PatientId, person: Demographics, *, namespace: str = "",
     retired: PatientId | None = None,
 ) -> bytes:
-    """Return an ITI-8 feed: `event` is A01, A04, A05, A08, A28, A31, or A40 with the `retired` id of the same domain.
+    """Return an ITI-8 feed: `event` is A01, A04, A05, A08, A28, A31; A40 or A47 with the `retired` id of the same domain.
 
     Of `person.other_ids` the first one without a domain becomes PID-19, those with a domain are added to PID-3.
     """

@@ -1,10 +1,13 @@
-"""`broker patients`: who is who, why, and how it came to be."""
+"""`broker patients`: who is who, why, and how it came to be; feeds from files."""
 
 import typer
 
 from broker.cli.patients.history import history
+from broker.cli.patients.load import load
 from broker.cli.patients.show import show
 
-cli = typer.Typer(help="Who is who: a person with all ids and why they are one; what happened to an id.", no_args_is_help=True)
-for command in (show, history):
+cli = typer.Typer(
+    help="Who is who: a person with all ids and why they are one; what happened to an id; feeds from a file.",
+    no_args_is_help=True)
+for command in (show, history, load):
     cli.command()(command)

@@ -82,3 +82,36 @@ def test_an_id_that_nobody_named_is_said_to_be_unknown(ask: Asked, command: str,
     shown = ask(command, asked)
     assert shown.exit_code == code
     assert "no feed has named" in shown.output or "namespace" in shown.output or "not a patient id" in shown.output
+
+
+def batch(*messages: str) -> bytes:
+    return "\r".join(["FHS|^~\\&", "BHS|^~\\&", *messages, f"BTS|{len(messages)}", "FTS|1", ""]).encode("gb18030")
+
+
+def adt(number: int, sender: str = "HIS-A|HOSPA", name: str = "欧阳^娜") -> str:
+    return (f"MSH|^~\\&|{sender}|BROKER|REGION|20260301101500||ADT^A04^ADT_A01|f{number}|P|2.3.1||||||GB 18030-2000\r"
+            f"PID|||F{number}^^^HOSPA&2.999.2.1&ISO||{name}||19790214|F")
+
+
+def test_a_file_of_feeds_is_loaded_and_what_is_refused_is_named(bench: Bench, ask: Asked, tmp_path: Path) -> None:
+    file = tmp_path / "feeds.hl7"
+    file.write_bytes(batch(adt(1), adt(2, sender="HIS-X|HOSPX"), adt(3, name="王^芳")))
+    done = ask("load", str(file))
+    assert done.exit_code == 1
+    assert "message 2 (f2): AE " in done.output
+    assert "3 messages: 2 accepted, 1 refused" in done.output
+    assert "欧阳 娜" in ask("show", "HOSPA:F1").output
+    assert [json.loads(line)["message"] for line in ask("history", "HOSPA:F3", "--json").output.splitlines()] == ["f3", "f3"]
+    again = [json.loads(line) for line in ask("load", str(file), "--json").output.splitlines() if line.startswith("{")]
+    assert (again[0]["number"], again[0]["code"], again[1]) == (2, "AE", {"accepted": 2, "refused": 1})
+    assert len(ask("history", "HOSPA:F1").output.splitlines()) == 2, "what came before is not worked off again"
+    audited = [line for log in (tmp_path / "data" / "audit").glob("*.xml") for line in log.read_text("utf-8").splitlines()]
+    assert sum("ITI-8" in line for line in audited) == 6
+
+
+def test_a_file_without_feeds_is_wrong_use(ask: Asked, tmp_path: Path) -> None:
+    file = tmp_path / "other.csv"
+    file.write_text("id;name\n1;Wei\n", "utf-8")
+    done = ask("load", str(file))
+    assert (done.exit_code, "holds no HL7 v2 message" in done.output) == (2, True)
+    assert ask("load", str(tmp_path / "none")).exit_code == 2

@@ -20,8 +20,9 @@ from tests.helpers.patients import CLINIC, HOSPA, HOSPB, WEI, XAD, Bench, region
 
 Id = tuple[str, str]
 FACES = ("张伟", "ZHANG WEI", "张伟|ZHANG WEI", "李雷")
+EVENTS = {"feed": "A04", "merge": "A40", "change": "A47"}
 STEPS = st.lists(st.tuples(
-    st.sampled_from(["feed", "feed", "both", "merge"]), st.sampled_from([HOSPA, HOSPB]), st.integers(0, 3), st.integers(0, 3),
+    st.sampled_from(["feed", "feed", "both", "merge", "change"]), st.sampled_from([HOSPA, HOSPB]), st.integers(0, 3), st.integers(0, 3),
     st.sampled_from(FACES)), min_size=4, max_size=14)
 
 
@@ -132,7 +133,7 @@ def test_the_event_log_gives_the_tables_back(
             else:
                 bench.add(ids[0], clinic, revise=True)
         elif domain == HOSPA:
-            bench.feed("A04" if kind == "feed" else "A40", ids[0], person, retired=ids[1] if kind == "merge" else "")
+            bench.feed(EVENTS[kind], ids[0], person, retired="" if kind == "feed" else ids[1])
         elif kind == "feed":
             bench.add(ids[0], person)
         else:
