@@ -93,6 +93,9 @@ class Domain(_Part):
     title: str = ""
     feeders: tuple[Feeder, ...] = ()
     hidden: bool = Field(default=False, description="not shown to consumers")
+    ordered: bool = Field(
+        default=True, description="what a sender recorded earlier (EVN-2) than what it said last changes nothing; false = "
+        "messages count in their order of arrival")
 
 
 class Limits(_Part):

@@ -29,21 +29,33 @@ class Event(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Fed:
-    """A source said who `patient` is; `trigger` is what it sent (add, update, merge)."""
+    """A source said who `patient` is; `trigger` is what it sent (add, update, merge, change).
+
+    `said_at` is when the source knew it (seconds since the epoch), where it says so.
+    """
 
     kind: ClassVar[str] = "fed"
     patient: PatientId
     person: Demographics
     trigger: str
+    said_at: float | None = None
 
     def body(self) -> dict[str, Any]:
-        """Return the demographics and the trigger."""
-        return {"event": self.trigger, "demographics": asdict(self.person)}
+        """Return the demographics, the trigger, and when it was said."""
+        said = {} if self.said_at is None else {"said_at": self.said_at}
+        return {"event": self.trigger, "demographics": asdict(self.person), **said}
 
     @classmethod
     def read(cls, patient: PatientId, body: Mapping[str, Any]) -> Self:
         """Read the stored form."""
-        return cls(patient, person_of(body["demographics"]), body["event"])
+        return cls(patient, person_of(body["demographics"]), body["event"], body.get("said_at"))
+
+
+@dataclass(frozen=True, slots=True)
+class Late(Fed):
+    """What a source said came after something newer that it said: it changes nothing."""
+
+    kind: ClassVar[str] = "late"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +152,7 @@ class Happened:
 
 
 _READERS: Mapping[str, Callable[[PatientId, Mapping[str, Any]], Event]] = {
-    one.kind: one.read for one in (Fed, Linked, Stated, Merged, Grouped, Joined)}
+    one.kind: one.read for one in (Fed, Late, Linked, Stated, Merged, Grouped, Joined)}
 
 
 def read(kind: str, patient: PatientId, body: Mapping[str, Any]) -> Event:

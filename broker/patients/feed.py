@@ -45,6 +45,7 @@ class Places:
 class Feed:
     """A feed. `given_ids` are the ids given for the patient, `retired` those that are to be retired, in the message's order.
 
+    `said` is when the source knew it, in the form of HL7 v2, empty where it does not say.
     `changes` holds attributes of `Demographics`; what is not in it stays. `hints` are ids in other domains and `national`
     a national number; None means that the feed says nothing about them.
     """
@@ -54,6 +55,7 @@ class Feed:
     message_id: str
     given_ids: tuple[GivenId, ...]
     places: Places
+    said: str = ""
     retired: tuple[GivenId, ...] = ()
     changes: Mapping[str, Any] = field(default_factory=dict)
     hints: tuple[GivenId, ...] | None = None

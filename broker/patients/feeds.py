@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from broker.model.errors import Hl7Code, Rejected
 from broker.model.ids import PatientId
 from broker.model.people import Demographics
-from broker.patients.events import Event, Fed, Happened, Merged
+from broker.patients.events import Event, Fed, Happened, Late, Merged
 from broker.patients.feed import Feed, Kind
 from broker.patients.identifiers import Authorities, GivenId
 from broker.patients.projection import Index, Record
 from broker.patients.resolution import Outcome, Resolver
+from broker.wire.hl7v2_time import interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class FeedWork:
 
     def __init__(self, feed: Feed, index: Index, authorities: Authorities, affinity_domain: str, at: float) -> None:
         self._feed, self._index, self._authorities, self._at = feed, index, authorities, at
+        self._said = interval(feed.said, authorities.profile.region.timezone)
         self._resolver = Resolver(index, affinity_domain, self._happen)
         self.log: list[Happened] = []
 
@@ -39,17 +41,22 @@ class FeedWork:
     def feed(self, own: Sequence[tuple[PatientId, GivenId]]) -> None:
         """Keep what is said of every id named; one of a further domain that was merged away is left to its survivor.
 
-        Raise `Rejected` (204) when the id the feed is about was merged away.
+        What comes after something newer that its sender said is noted, and changes nothing. Raise `Rejected` (204) when the id
+        the feed is about was merged away.
         """
         named = []
         for patient, given_id in own:
             known = self._index.find(patient)
-            if known is None or known.active:
+            if known is not None and not known.active:
+                if patient == own[0][0]:
+                    raise Rejected(Hl7Code.UNKNOWN_KEY, f"{given_id.title} was merged away", given_id.at)
+            elif known is not None and self._is_late(known):
+                self._happen(Late(patient, self._person(given_id, known), self._feed.kind, self._start))
+            else:
                 self._save(patient, given_id, known)
                 named.append(patient)
-            elif not named:
-                raise Rejected(Hl7Code.UNKNOWN_KEY, f"{given_id.title} was merged away", given_id.at)
-        self._resolver.place(named)
+        if named:
+            self._resolver.place(named)
 
     def merge(self, pairs: Sequence[Pair]) -> None:
         """Retire an id of each pair. Raise `Rejected`: 204 for an id that was merged into another one, 205 for a circle,
@@ -66,9 +73,22 @@ class FeedWork:
         self._index.apply(happened)
         self.log.append(happened)
 
+    @property
+    def _start(self) -> float | None:
+        return self._said[0] if self._said else None
+
+    def _is_late(self, known: Record) -> bool:
+        """Whether the sender of this feed told of a later moment before; times of two senders are not compared."""
+        if self._said is None or known.said_at is None or known.said_by != str(self._feed.sender):
+            return False
+        domain = self._authorities.profile.domain(known.patient.domain)
+        return domain is not None and domain.ordered and self._said[1] < known.said_at
+
     def _save(self, patient: PatientId, key: GivenId, known: Record | None) -> None:
-        person = self._feed.person(known.person if known else Demographics(), key, self._authorities)
-        self._happen(Fed(patient, person, self._feed.kind))
+        self._happen(Fed(patient, self._person(key, known), self._feed.kind, self._start))
+
+    def _person(self, key: GivenId, known: Record | None) -> Demographics:
+        return self._feed.person(known.person if known else Demographics(), key, self._authorities)
 
     def _merge(self, pair: Pair) -> None:
         """ITI TF-2 3.8.4.2: demographics in a merge are not an update; they serve only for an id never seen before."""

@@ -57,6 +57,7 @@ def read(message: Message, facts: AuditFacts) -> Request:
             message_id=message.control_id,
             given_ids=tuple(map(read_given_id, few(pid, 3))),
             places=_PLACES,
+            said=next((event.get(2) for event in message.all("EVN")), ""),
             retired=_retired(message) if kind.retires else (),
             changes=read_person(pid),
             national=national if national or pid.deleted(19) else None,

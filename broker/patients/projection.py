@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from broker.matching.block import block_keys
 from broker.model.ids import PatientId
 from broker.model.people import Demographics
-from broker.patients.events import Fed, Grouped, Happened, Joined, Linked, Merged, Stated
+from broker.patients.events import Fed, Grouped, Happened, Joined, Late, Linked, Merged, Stated
 
 AUTOMATIC, EXPLICIT = "automatic", "explicit"
 NOBODY = Demographics()     # of whom nothing is known
@@ -18,7 +18,8 @@ _NEW = 1 << 60      # ages of what has no row yet: after all that have
 class Record:
     """A source record: an id of a domain and what its source last said of the person. The older one has the smaller `age`.
 
-    `group` is the person's id in the affinity domain; empty for a retired record, which has a `survivor`.
+    `group` is the person's id in the affinity domain; empty for a retired record, which has a `survivor`. `said_at` is when
+    `said_by` knew what is known (seconds since the epoch), where it says so.
     """
 
     patient: PatientId
@@ -27,6 +28,8 @@ class Record:
     group: str = ""
     survivor: PatientId | None = None
     message_id: str = ""
+    said_at: float | None = None
+    said_by: str = ""
     at: float = 0.0
 
     @property
@@ -115,8 +118,12 @@ class Index:
     def apply(self, happened: Happened) -> None:
         """Take an event in."""
         match happened.event:
-            case Fed(patient, person, _):
-                self._put(replace(self._known(patient), person=person, message_id=happened.message_id, at=happened.at))
+            case Late():
+                """It came too late."""
+            case Fed(patient, person, _, said_at):
+                self._put(replace(
+                    self._known(patient), person=person, message_id=happened.message_id, said_at=said_at,
+                    said_by=happened.sender, at=happened.at))
             case Linked(patient, to):
                 self._tie(patient, to, AUTOMATIC)
             case Stated(patient, to):

@@ -12,7 +12,7 @@ from broker.cli.patients._opened import named, opened, unknown
 from broker.cli.patients.show import names
 from broker.config.profile import Profile
 from broker.model.ids import PatientId
-from broker.patients.events import Event, Fed, Grouped, Happened, Joined, Linked, Merged, Stated
+from broker.patients.events import Event, Fed, Grouped, Happened, Joined, Late, Linked, Merged, Stated
 
 
 def history(patient: Patient, config: ConfigFile = None, as_json: AsJson = False) -> None:
@@ -43,7 +43,8 @@ def _line(one: Happened, profile: Profile) -> str:
 def _words(event: Event, profile: Profile) -> str:
     match event:
         case Fed(_, person, trigger):
-            return f"{trigger}: {names(person)}, born {person.birth_date or '?'}, sex {person.sex or '?'}"
+            late = ", too late: something newer was known" if isinstance(event, Late) else ""
+            return f"{trigger}: {names(person)}, born {person.birth_date or '?'}, sex {person.sex or '?'}{late}"
         case Linked(_, to):
             return f"linked by comparison to {_all(to, profile)}"
         case Stated(_, to):

@@ -154,7 +154,7 @@ class Neighbourhood(Index):
             values = {
                 "state": ACTIVE if record.active else RETIRED, "group_id": self._group_numbers.get(record.group),
                 "survivor_id": self._numbers[record.survivor] if record.survivor else None, "message_id": record.message_id,
-                "demographics": asdict(record.person), "updated_at": at}
+                "demographics": asdict(record.person), "said_at": record.said_at, "said_by": record.said_by, "updated_at": at}
             if record.patient in self._numbers:
                 number = self._numbers[record.patient]
                 connection.execute(sa.update(identity).where(identity.c.id == number).values(values))
@@ -202,4 +202,5 @@ def _keys(record: Record | None) -> frozenset[tuple[str, str]]:
 def _record(patient: PatientId, row: sa.Row[Any]) -> Record:
     return Record(
         patient=patient, age=row.id, person=person_of(row.demographics), group=row.affinity or "", message_id=row.message_id,
-        survivor=PatientId(row.into_domain, row.into_value) if row.into_domain else None, at=row.updated_at)
+        survivor=PatientId(row.into_domain, row.into_value) if row.into_domain else None, said_at=row.said_at,
+        said_by=row.said_by, at=row.updated_at)

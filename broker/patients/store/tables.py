@@ -30,6 +30,8 @@ identity = sa.Table(
     sa.Column("group_id", sa.Integer, sa.ForeignKey("patient_group.id")),   # of an active one
     sa.Column("demographics", sa.JSON, nullable=False),
     sa.Column("message_id", sa.Text, nullable=False),           # of the last feed
+    sa.Column("said_at", sa.Float),                             # when its sender knew it; null = it did not say
+    sa.Column("said_by", sa.Text, nullable=False, server_default=""),
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("updated_at", sa.Float, nullable=False),
     sa.UniqueConstraint("domain", "value"),

@@ -10,7 +10,7 @@ from broker.db import Database, sql
 from broker.model.ids import PatientId
 from broker.model.people import PersonName
 from broker.patients.store import answers, tables
-from tests.helpers.patients import HOSPA, HOSPB, WEI, XAD, Bench, ids_of, region
+from tests.helpers.patients import CLINIC, HOSPA, HOSPB, WEI, XAD, Bench, events, ids_of, region
 
 PID = "PID|||A1^^^HOSPA&2.999.2.1&ISO||张^伟||19790214|M"
 
@@ -139,3 +139,56 @@ def test_a_feed_that_changes_nothing_costs_few_statements(bench: Bench, event: s
     finally:
         sa.event.remove(sa.engine.Engine, "before_cursor_execute", count)
     assert len(statements) <= 8, statements
+
+
+def recorded(at: str, name: str, sender: str = "HIS-A|HOSPA", event: str = "A08") -> str:
+    return f"""
+MSH|^~\\&|{sender}|BROKER|REGION|20260301101500||ADT^{event}^ADT_A01|{at}{name}|P|2.3.1
+EVN||{at}
+PID|||L1^^^CLINIC&2.999.6.1&ISO||{name}^伟||19790214|M
+PV1||O
+"""
+
+
+NEWER = "20260301101500"
+
+
+@pytest.mark.parametrize(("older", "name"), [
+    ("20260301101459", "张"), ("202603011014", "张"), ("20260228", "张"), ("20260301101500+0900", "张"),
+    ("20260301101500", "李"), ("202603011015", "李"), ("20260301", "李"), ("202603", "李"), ("20260301101501", "李"),
+    ("20260301101500+0700", "李"), ("", "李"), ("Monday", "李"), ("20269999999999", "李")])
+def test_what_was_recorded_before_what_is_known_changes_nothing(bench: Bench, older: str, name: str) -> None:
+    patient = PatientId(CLINIC, "L1")
+    assert bench.v2(recorded(NEWER, "张", event="A04"))[1][1] == "AA"
+    before = bench.affinity("L1", CLINIC)
+    assert bench.v2(recorded(older, "李"))[1][1] == "AA"
+    with bench.database.read() as unit:
+        person = bench.manager.demographics(unit, patient)
+        kinds = [one.event.kind for one in events(unit, patient)]
+    assert person is not None
+    assert person.names[0].family == name
+    assert kinds.count("late") == (name == "张")
+    assert bench.affinity("L1", CLINIC) == before
+
+
+def test_times_of_two_senders_are_not_compared(bench: Bench) -> None:
+    assert bench.v2(recorded(NEWER, "张", event="A04"))[1][1] == "AA"
+    person = replace(WEI, names=(PersonName("王", "伟"),))
+    assert bench.add("L1", person, domain=CLINIC, revise=True) == "CA"
+    assert bench.v2(recorded("20260301101459", "李"))[1][1] == "AA"
+    with bench.database.read() as unit:
+        found = bench.manager.demographics(unit, PatientId(CLINIC, "L1"))
+    assert found is not None
+    assert found.names[0].family == "李"
+
+
+def test_a_domain_may_take_messages_as_they_arrive(database: Database, profile: Profile, tmp_path: Path) -> None:
+    of = region(profile)
+    domains = tuple(one.model_copy(update={"ordered": False}) for one in of.domains)
+    bench = Bench(database, of.model_copy(update={"domains": domains}), tmp_path)
+    for at, name in ((NEWER, "张"), ("20260301101459", "李")):
+        assert bench.v2(recorded(at, name))[1][1] == "AA"
+    with bench.database.read() as unit:
+        found = bench.manager.demographics(unit, PatientId(CLINIC, "L1"))
+    assert found is not None
+    assert found.names[0].family == "李"

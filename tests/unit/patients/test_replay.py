@@ -22,7 +22,8 @@ Id = tuple[str, str]
 FACES = ("张伟", "ZHANG WEI", "张伟|ZHANG WEI", "李雷")
 EVENTS = {"feed": "A04", "merge": "A40", "change": "A47"}
 STEPS = st.lists(st.tuples(
-    st.sampled_from(["feed", "feed", "both", "merge", "change"]), st.sampled_from([HOSPA, HOSPB]), st.integers(0, 3), st.integers(0, 3),
+    st.sampled_from(["feed", "feed", "both", "merge", "change"]), st.sampled_from([HOSPA, HOSPB]),
+    st.integers(0, 3), st.integers(0, 3),
     st.sampled_from(FACES)), min_size=4, max_size=14)
 
 
@@ -40,6 +41,8 @@ class Replayed:
     def apply(self, kind: str, key: Id, body: dict[str, Any]) -> None:
         if kind == "fed":
             self.people[key] = body["demographics"]
+        elif kind == "late":
+            """It changes nothing."""
         elif kind == "linked":
             self.links = {pair for pair in self.links if key not in pair} | _pairs(key, body)
         elif kind == "stated":
