@@ -12,6 +12,7 @@ from broker.cli._config import load
 from broker.config.profile import Profile
 from broker.model.errors import BrokerError
 from broker.model.ids import PatientId
+from broker.model.people import Demographics
 from broker.patients.steward import Steward
 
 
@@ -34,6 +35,11 @@ def named(patient: PatientId, profile: Profile) -> str:
     """Return an id as people write it: NAMESPACE:id where the profile has a name for its domain."""
     domain = next((one for one in profile.domains if one.oid == patient.domain), None)
     return f"{domain.namespace}:{patient.value}" if domain else str(patient)
+
+
+def names(person: Demographics) -> str:
+    """Return all names of a person in one line."""
+    return " = ".join(" ".join(filter(None, (one.family, one.given, one.middle))) for one in person.names)
 
 
 def unknown(patient: PatientId) -> typer.Exit:

@@ -8,8 +8,7 @@ import typer
 
 from broker.cli._config import AsJson, ConfigFile
 from broker.cli._consult import Patient, patient_id
-from broker.cli.patients._opened import named, opened, unknown
-from broker.cli.patients.show import names
+from broker.cli.patients._opened import named, names, opened, unknown
 from broker.config.profile import Profile
 from broker.model.ids import PatientId
 from broker.patients.events import Event, Fed, Grouped, Happened, Joined, Late, Linked, Merged, Stated

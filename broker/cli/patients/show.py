@@ -10,13 +10,12 @@ from rich.table import Table
 
 from broker.cli._config import AsJson, ConfigFile
 from broker.cli._consult import Patient, patient_id
-from broker.cli.patients._opened import named, opened, unknown
+from broker.cli.patients._opened import named, names, opened, unknown
 from broker.config.profile import Profile
-from broker.model.people import Demographics
-from broker.patients.projection import EXPLICIT, Record
+from broker.patients.projection import AUTOMATIC, EXPLICIT
 from broker.patients.steward import Person, Tie
 
-_WHY = {EXPLICIT: "named together by a source", "": "found by comparison"}
+_WHY = {EXPLICIT: "named together by a source", AUTOMATIC: "found by comparison"}
 
 
 def show(patient: Patient, config: ConfigFile = None, as_json: AsJson = False) -> None:
@@ -59,14 +58,6 @@ def _print(person: Person, profile: Profile) -> None:
 
 
 def _row(tie: Tie, profile: Profile) -> tuple[str, ...]:
-    links = "\n".join(f"{named(other, profile)}: {_WHY.get(kind, _WHY[''])}" for other, kind in tie.to)
-    return named(tie.record.patient, profile), names(tie.record.person), *_born(tie.record), links
-
-
-def _born(record: Record) -> tuple[str, str]:
-    return record.person.birth_date, record.person.sex
-
-
-def names(person: Demographics) -> str:
-    """Return all names of a person in one line."""
-    return " = ".join(" ".join(filter(None, (one.family, one.given, one.middle))) for one in person.names)
+    links = "\n".join(f"{named(other, profile)}: {_WHY[kind]}" for other, kind in tie.to)
+    person = tie.record.person
+    return named(tie.record.patient, profile), names(person), person.birth_date, person.sex, links

@@ -1,8 +1,11 @@
 """Files of messages, as systems write them and as editors leave them."""
 
 import io
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from broker.model.errors import TooLarge
 from broker.wire.hl7v2_batch import messages
@@ -38,3 +41,19 @@ def test_one_that_is_too_large_is_named_and_stops_no_other(long: bytes) -> None:
     assert [found[0], found[2]] == [ONE, TWO]
     assert isinstance(found[1], TooLarge)
     assert "server.max_message" in str(found[1])
+
+
+PIECES = st.sampled_from([
+    b"MSH", b"FHS", b"BTS", b"PID", b"\r", b"\n", b"\x0b", b"\x1c", b"|", b"^~\\&", b"x" * 90, "张".encode()])
+
+
+@given(st.lists(PIECES, max_size=60))
+def test_whatever_a_file_holds_messages_are_whole_segments_in_their_order(pieces: list[bytes]) -> None:
+    data = b"".join(pieces)
+    found = list(messages(io.BytesIO(data), 100))
+    for one in found:
+        assert isinstance(one, TooLarge) or (one[:3] == b"MSH" and one[-1:] == b"\r" and len(one) <= 100)
+    segments = [line for one in found if isinstance(one, bytes) for line in one.split(b"\r") if line]
+    everything = iter(filter(None, re.split(b"[\r\n\x0b\x1c]+", data)))
+    assert all(segment in everything for segment in segments)
+    assert len(found) == sum(line[:3] == b"MSH" for line in re.split(b"[\r\n\x0b\x1c]+", data))
