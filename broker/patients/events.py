@@ -88,10 +88,7 @@ class Stated(_Tied):
 
 
 @dataclass(frozen=True, slots=True)
-class Merged:
-    """`patient` is retired in favour of `survivor`, an id of the same domain; its explicit links move on."""
-
-    kind: ClassVar[str] = "merged"
+class _Replaced:
     patient: PatientId
     survivor: PatientId
 
@@ -103,6 +100,20 @@ class Merged:
     def read(cls, patient: PatientId, body: Mapping[str, Any]) -> Self:
         """Read the stored form."""
         return cls(patient, PatientId(patient.domain, body["survivor"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Merged(_Replaced):
+    """`patient` is retired in favour of `survivor`, an id of the same domain; its explicit links move on."""
+
+    kind: ClassVar[str] = "merged"
+
+
+@dataclass(frozen=True, slots=True)
+class Joined(_Replaced):
+    """`patient`, an id of the affinity domain, lives on as another one."""
+
+    kind: ClassVar[str] = "joined"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,24 +132,6 @@ class Grouped:
     def read(cls, patient: PatientId, body: Mapping[str, Any]) -> Self:
         """Read the stored form."""
         return cls(patient, body["affinity"])
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """`patient`, an id of the affinity domain, lives on as another one."""
-
-    kind: ClassVar[str] = "joined"
-    patient: PatientId
-    survivor: PatientId
-
-    def body(self) -> dict[str, Any]:
-        """Return the value of the surviving id."""
-        return {"survivor": self.survivor.value}
-
-    @classmethod
-    def read(cls, patient: PatientId, body: Mapping[str, Any]) -> Self:
-        """Read the stored form."""
-        return cls(patient, PatientId(patient.domain, body["survivor"]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
