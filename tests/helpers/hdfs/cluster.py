@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,7 +204,7 @@ class Cluster:
             return False
         return (all(daemon.running for daemon in (*self.namenodes, *self.datanodes)) and state.get("FSState") == "Operational"
                 and state["NumLiveDataNodes"] == len(self.datanodes)
-                and state["NumStaleDataNodes"] == 0 and self._knows_blocks(state))
+                and state["NumStaleDataNodes"] == 0 and self._knows_blocks(state) and all(map(_listens, self.transfer_ports)))
 
     def _knows_blocks(self, state: Mapping[str, Any]) -> bool:
         """Whether all have told which blocks they hold since the NameNode's start; one that took over does not wait for it.
@@ -327,6 +328,15 @@ class Cluster:
                 data = bytearray(file.read_bytes())
                 data[len(data) // 2] ^= random.randrange(1, 256)
                 file.write_bytes(data)
+
+
+def _listens(port: int) -> bool:
+    """Whether a DataNode takes blocks: one that was started again is live for the NameNode before it does."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 5).close()
+    except OSError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -304,6 +304,7 @@ CASES: Mapping[tuple[str, str], list[Case]] = {
     **{("ITI-8", f"ADT^{event}"): [Case(partial(lambda event, _world: _adt(event, LOCAL), event))]
        for event in ("A01", "A04", "A05", "A28", "A08", "A31")},
     ("ITI-8", "ADT^A40"): [Case(lambda _world: _adt("A40", LOCAL, OTHER))],
+    ("ITI-8", "ADT^A47"): [Case(lambda _world: _adt("A47", LOCAL, OTHER))],
     ("ITI-9", "QBP^Q23"): [Case(lambda _world: parse(write_pix_query(_header(), LOCAL)))],
     ("ITI-44", HL7 + hl7v3.ADD): [Case(
         lambda _world: _v3(hl7v3.write_add_patient(B_ONE, PERSON, sender=DEVICE_B, receiver=OURS)))],
