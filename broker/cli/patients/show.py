@@ -44,7 +44,7 @@ def _told(person: Person) -> dict[str, Any]:
 
 
 def _print(person: Person, profile: Profile) -> None:
-    console = Console(width=140)
+    console = Console(width=140, markup=False, emoji=False, highlight=False)      # a name may hold anything
     asked = named(person.asked.patient, profile)
     if not person.asked.active:
         console.print(f"{asked} was merged away; it lives on as {named(person.survivor.patient, profile)}.")

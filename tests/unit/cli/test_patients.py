@@ -63,6 +63,13 @@ def test_a_person_is_shown_to_people(ask: Asked) -> None:
     assert "张 伟 = ZHANG WEI" in shown
 
 
+def test_a_name_is_shown_as_it_is_whatever_it_holds(bench: Bench, ask: Asked) -> None:
+    bench.feed("A04", "A5", replace(WEI, names=(PersonName("[/red]", ":smile:"),)))
+    shown = ask("show", "HOSPA:A5")
+    assert shown.exit_code == 0
+    assert "[/red] :smile:" in shown.output
+
+
 def test_the_history_of_an_id_says_what_when_and_by_whom(bench: Bench, ask: Asked) -> None:
     told = [json.loads(line) for line in ask("history", "HOSPA:A9", "--json").output.splitlines()]
     assert [(one["kind"], one["sender"], one["message"]) for one in told] == [
