@@ -7,8 +7,9 @@ from broker.imaging.patient_events import PublicationEvents
 from broker.model.ids import PatientId
 from broker.model.ports import Unit
 from broker.model.transaction import AnyTransaction, ServedTransaction
-from broker.patients import iti8_feed, iti9_query, iti44_feed, iti45_query
+from broker.patients import iti8_feed, iti9_query, iti21_query, iti44_feed, iti45_query
 from broker.patients.actor import PixManager
+from broker.patients.demographics import DemographicsSupplier
 from broker.registry.patient_events import RegistryEvents
 
 
@@ -30,9 +31,15 @@ def pix_manager(core: Core) -> PixManager:
     return manager
 
 
-def served_by_mllp(manager: PixManager) -> tuple[AnyTransaction, ...]:
+def demographics(core: Core) -> DemographicsSupplier:
+    """Return the Patient Demographics Supplier of this process."""
+    return DemographicsSupplier(core.database, core.profile)
+
+
+def served_by_mllp(core: Core, manager: PixManager) -> tuple[AnyTransaction, ...]:
     """Return the transactions of HL7 v2."""
-    return tuple(ServedTransaction(module.ROW, manager) for module in (iti8_feed, iti9_query))
+    return (*(ServedTransaction(module.ROW, manager) for module in (iti8_feed, iti9_query)),
+            ServedTransaction(iti21_query.ROW, demographics(core)))
 
 
 def served_by_soap(core: Core, manager: PixManager) -> tuple[AnyTransaction, ...]:

@@ -114,5 +114,5 @@ class App(Core):
     def served(self) -> tuple[AnyTransaction, ...]:
         """Every transaction we serve, with its actor."""
         return (
-            *patients.served_by_mllp(self.patients), *patients.served_by_soap(self, self.patients),
+            *patients.served_by_mllp(self, self.patients), *patients.served_by_soap(self, self.patients),
             *registry.served(self.registry), *repository.served(self.repository), imaging.served(self, self.fetch))

@@ -79,7 +79,7 @@ def _participant(user: str, role: str, *, requestor: bool, address: str = "", sh
 def _objects(event: AuditEvent, code: str, facts: AuditFacts, patient: PatientId | None) -> str:
     found: list[str] = []
     if patient is not None:
-        detail = _detail("MSH-10" if code in {"ITI-8", "ITI-9"} else "II", facts.message_id) if facts.message_id else ""
+        detail = _detail("MSH-10" if code in {"ITI-8", "ITI-9", "ITI-21"} else "II", facts.message_id) if facts.message_id else ""
         found.append(_object(str(patient), "1", "1", ("2", "RFC-3881", "Patient Number"), detail))
     if facts.submission_set:
         kind = (SUBMISSION_SET, "IHE XDS Metadata", "submission set classificationNode")

@@ -20,7 +20,7 @@ _WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 
 def name_key(name: PersonName) -> str:
     """Return what is compared of a name: width, case, blanks, dots and hyphens do not count. Empty when nothing is left."""
-    text = _DROPPED.sub("", _fold(name.family + name.given + name.middle))
+    text = _DROPPED.sub("", fold(name.family + name.given + name.middle))
     return text and f"{'han' if _HAN.search(text) else 'letters'}:{text}"
 
 
@@ -31,12 +31,13 @@ def name_keys(person: Demographics) -> frozenset[str]:
 
 def is_placeholder(name: PersonName) -> bool:
     """Say whether the name stands for a name nobody knows yet: 无名氏, a newborn under its mother's name, TEST, …"""
-    parts = _fold(f"{name.family} {name.given} {name.middle}")
+    parts = fold(f"{name.family} {name.given} {name.middle}")
     joined = _DROPPED.sub("", parts)
     return any(_PLACEHOLDER.fullmatch(text) for text in (joined, " ".join(parts.split())))
 
 
-def _fold(text: str) -> str:
+def fold(text: str) -> str:
+    """Return text without differences of width and case."""
     return unicodedata.normalize("NFKC", text).casefold()
 
 
@@ -56,7 +57,7 @@ def resident_number(text: str) -> str:
 
     The older form of 15 digits is completed by century and check character.
     """
-    number = _DROPPED.sub("", _fold(text)).upper()
+    number = _DROPPED.sub("", fold(text)).upper()
     if re.fullmatch(r"[0-9]{15}", number):
         number = f"{number[:6]}19{number[6:]}"
         number += _check(number)

@@ -28,7 +28,10 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Demographics:
-    """What a feed says about a person. `birth_date` is YYYYMMDD or shorter; `sex` is HL7 table 0001 (F M O U A N)."""
+    """What a feed says about a person. `birth_date` is YYYYMMDD or shorter; `sex` is HL7 table 0001 (F M O U A N).
+
+    `other_ids` are (OID, id), the OID empty where nobody knows the authority; `accounts` (OID or namespace, account number).
+    """
 
     names: tuple[PersonName, ...] = ()
     birth_date: str = ""
@@ -37,3 +40,4 @@ class Demographics:
     addresses: tuple[Address, ...] = ()
     phones: tuple[str, ...] = ()
     other_ids: tuple[tuple[str, str], ...] = ()
+    accounts: tuple[tuple[str, str], ...] = ()

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from broker.config.profile import Profile
 from broker.db import Database, Lock, lock
 from broker.model.caller import Call
-from broker.model.errors import Hl7Code, Problem, Rejected
+from broker.model.errors import Hl7Code, Rejected
 from broker.model.ids import PatientId
 from broker.model.people import Demographics
 from broker.model.ports import PatientArrived, PatientMerged, PatientMoved, Unit
 from broker.model.transaction import Disclosure, Keep
 from broker.patients.feed import Feed, Kind
 from broker.patients.feeds import FeedWork, Pair
-from broker.patients.identifiers import Authorities, GivenId, checked
+from broker.patients.identifiers import Authorities, GivenId, check_receiver, checked
 from broker.patients.resolution import Arrived, Moved, Outcome, Retired
 from broker.patients.store import answers, records
 from broker.patients.store.neighbourhood import Neighbourhood
@@ -162,20 +162,9 @@ class PixManager:
             ids = self._ids(unit, patient)
         if not ids:
             raise Rejected(Hl7Code.UNKNOWN_KEY, f"unknown patient id: no feed named {given_id.title}", given_id.at)
-        domains = self._wanted(wanted, call.caller.node)
+        domains = self._authorities.wanted(wanted, call.caller.node)
         names = {d.oid: d.namespace for d in self.profile.domains if not d.hidden and (not domains or d.oid in domains)}
         return tuple((other, names[other.domain]) for other in ids[1:] if other.domain in names)
-
-    def _wanted(self, given_ids: Sequence[GivenId], asker: str) -> set[str]:
-        found, problems = set(), list[Problem]()
-        for given_id in given_ids:
-            try:
-                found.add(self._authorities.for_query(given_id, asker).oid)
-            except Rejected as error:
-                problems += error.problems
-        if problems:
-            raise Rejected.of(problems)
-        return found
 
     def _ids(self, unit: Unit, patient: PatientId) -> list[PatientId]:
         """Return the id asked for and then the others of the person; nothing when it was never seen."""
@@ -223,8 +212,4 @@ class PixManager:
 
     def check_receiver(self, application: str, facility: str) -> None:
         """Return when a v2 message is meant for us or names nobody. Raise `Rejected` (204) otherwise."""
-        region = self.profile.region
-        for given, ours, place in ((application, region.application, "MSH^1^5"), (facility, region.facility, "MSH^1^6")):
-            if given not in ("", ours):
-                raise Rejected(
-                    Hl7Code.UNKNOWN_KEY, f"the message is meant for {given[:64]!r}, and this is {ours!r}", place)
+        check_receiver(self.profile.region, application, facility)

@@ -163,4 +163,5 @@ def person_of(body: Mapping[str, Any]) -> Demographics:
         addresses=tuple(Address(**address) for address in body["addresses"]),
         phones=tuple(body["phones"]),
         other_ids=tuple((domain, value) for domain, value in body["other_ids"]),
+        accounts=tuple((domain, value) for domain, value in body.get("accounts", ())),
     )

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from broker.config.profile import Domain, Feeder, Profile
-from broker.model.errors import Hl7Code, Rejected
+from broker.config.profile import Domain, Feeder, Profile, Region
+from broker.model.errors import Hl7Code, Problem, Rejected
 from broker.model.ids import PatientId
 
 _LONGEST = 250
@@ -93,6 +93,30 @@ class Authorities:
             raise Rejected(Hl7Code.UNKNOWN_KEY, f"{name}: {self._unknown(given_id)}", given_id.at_authority)
         return found
 
+    def wanted(self, given_ids: Sequence[GivenId], asker: str) -> dict[str, None]:
+        """Return the domains that a consumer wants ids of, in their order. Raise `Rejected` (204) with all that are unknown."""
+        found, problems = dict[str, None](), list[Problem]()
+        for given_id in given_ids:
+            try:
+                found[self.for_query(given_id, asker).oid] = None
+            except Rejected as error:
+                problems += error.problems
+        if problems:
+            raise Rejected.of(problems)
+        return found
+
+    def for_search(self, given_id: GivenId, asker: str) -> Domain | None:
+        """Return the domain whose ids a consumer searches; None where it names no authority, or one whose OID is no domain's.
+
+        Raise `Rejected` (204) for an authority that is nothing of both.
+        """
+        found = self.domain(given_id)
+        if found is not None and not found.hidden:
+            return found
+        named = (self.profile.domain(given_id.oid), self.profile.domain_by_namespace(given_id.namespace))
+        foreign = given_id.oid and not any(domain and not domain.hidden for domain in named)
+        return None if foreign or not given_id.names_authority else self.for_query(given_id, asker)
+
     def for_feed(self, given_ids: Sequence[GivenId], sender: Sender, place: str) -> tuple[PatientId, GivenId]:
         """Return the id a feed is about: the first one of a domain its sender may feed, as id and as it was given.
 
@@ -168,3 +192,10 @@ def checked(oid: str, given_id: GivenId) -> PatientId:
     if len(given_id.value) > _LONGEST or not given_id.value.isprintable():
         raise Rejected(Hl7Code.DATA_TYPE, f"a patient id has at most {_LONGEST} printable characters", given_id.at)
     return PatientId(oid, given_id.value)
+
+
+def check_receiver(region: Region, application: str, facility: str) -> None:
+    """Return when a v2 message is meant for us or names nobody. Raise `Rejected` (204) otherwise."""
+    for given, ours, place in ((application, region.application, "MSH^1^5"), (facility, region.facility, "MSH^1^6")):
+        if given not in ("", ours):
+            raise Rejected(Hl7Code.UNKNOWN_KEY, f"the message is meant for {given[:64]!r}, and this is {ours!r}", place)

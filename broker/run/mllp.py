@@ -13,5 +13,5 @@ from broker.edge.mllp.server import MllpServer
 def run(settings: Settings, profile: Profile, stop: threading.Event) -> None:
     """Answer until `stop` is set."""
     with closing(Core(settings, profile)) as core:
-        served = patients.served_by_mllp(patients.pix_manager(core))
+        served = patients.served_by_mllp(core, patients.pix_manager(core))
         MllpServer(served, core.gate, settings, (profile.region.application, profile.region.facility)).serve(stop)

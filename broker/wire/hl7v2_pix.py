@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from broker.model.errors import BrokerError, Hl7Code, Problem, Rejected
-from broker.model.ids import PatientId
+from broker.model.ids import PatientId, is_oid
 from broker.model.message_id import MessageId
 from broker.model.people import Address, Demographics, PersonName
 from broker.wire.birth_date import read_birth_date
@@ -38,7 +38,7 @@ def read_person(pid: Segment) -> dict[str, Any]:
     mothers = _read(pid, 6, read_name)
     if mothers is not None:
         found["mother"] = mothers[0] if mothers else None
-    for key, number, read in (("names", 5, read_name), ("addresses", 11, _read_address)):
+    for key, number, read in (("names", 5, read_name), ("addresses", 11, _read_address), ("accounts", 18, _read_account)):
         values = _read(pid, number, read)
         if values is not None:
             found[key] = values
@@ -77,6 +77,10 @@ def _read_address(value: Value) -> Address:
         street=value.short(1), city=value.short(3), state=value.short(4), postcode=value.short(5), country=value.short(6))
 
 
+def _read_account(value: Value) -> tuple[str, str]:
+    return (value.short(4, 2) if value.short(4, 3) == "ISO" else "") or value.short(4, 1), value.short(1)
+
+
 def _read_phone(value: Value) -> str:
     return value.short(1) or "".join(value.short(n) for n in (5, 6, 7))
 
@@ -113,11 +117,7 @@ def write_adt(
     national = next((form.quote(value) for domain, value in person.other_ids if not domain), "")
     pid = [""] * 19
     pid[2], pid[18] = "~".join(ids), national
-    pid[4] = "~".join(_write_name(form, name) for name in person.names)
-    pid[5] = _write_name(form, person.mother) if person.mother else ""
-    pid[6], pid[7] = person.birth_date, person.sex
-    pid[10] = "~".join(_write_address(form, address) for address in person.addresses)
-    pid[12] = "~".join(form.quote(phone) for phone in person.phones)
+    pid[4:18] = write_person(form, person)
     segments = [
         header.segment(f"ADT^{event}^{_STRUCTURES.get(event, 'ADT_A01')}", form),
         f"EVN||{header.message_id.time}",
@@ -128,14 +128,33 @@ def write_adt(
     return join([*segments, "PV1||O"], form)
 
 
+def write_person(form: Form, person: Demographics) -> list[str]:
+    """Return PID-5 to PID-18: names, mother's maiden name, birth date, sex, addresses, telephones, account numbers."""
+    fields = [""] * 14
+    fields[0] = form.repetition.join(_write_name(form, name) for name in person.names)
+    fields[1] = _write_name(form, person.mother) if person.mother else ""
+    fields[2], fields[3] = person.birth_date, person.sex
+    fields[6] = form.repetition.join(_write_address(form, address) for address in person.addresses)
+    fields[8] = form.repetition.join(form.quote(phone) for phone in person.phones)
+    fields[13] = form.repetition.join(_write_account(form, *account) for account in person.accounts)
+    return fields
+
+
+def _write_account(form: Form, authority: str, value: str) -> str:
+    if not authority:
+        return form.quote(value)
+    hd = form.subcomponent.join(("", authority, "ISO")) if is_oid(authority) else form.quote(authority)
+    return form.component.join((form.quote(value), "", "", hd))
+
+
 def _write_name(form: Form, name: PersonName) -> str:
     parts = (name.family, name.given, name.middle, name.suffix, name.prefix, "", name.use)
-    return "^".join(form.quote(part) for part in parts).rstrip("^")
+    return form.component.join(form.quote(part) for part in parts).rstrip(form.component)
 
 
 def _write_address(form: Form, address: Address) -> str:
     parts = (address.street, "", address.city, address.state, address.postcode, address.country)
-    return "^".join(form.quote(part) for part in parts).rstrip("^")
+    return form.component.join(form.quote(part) for part in parts).rstrip(form.component)
 
 
 def write_pix_query(header: Header, patient: PatientId, domains: Sequence[str] = (), tag: str = "") -> bytes:

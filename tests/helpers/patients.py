@@ -20,9 +20,10 @@ from broker.model.ids import PatientId
 from broker.model.message_id import MessageId
 from broker.model.people import Demographics, PersonName
 from broker.model.ports import Unit
-from broker.model.transaction import ServedTransaction, Transaction
-from broker.patients import iti8_feed, iti9_query, iti44_feed, iti45_query
+from broker.model.transaction import AnyTransaction, ServedTransaction, Transaction
+from broker.patients import iti8_feed, iti9_query, iti21_query, iti44_feed, iti45_query
 from broker.patients.actor import PixManager
+from broker.patients.demographics import DemographicsSupplier
 from broker.patients.events import Happened
 from broker.patients.store import log, records
 from broker.security.gate import Gate
@@ -94,7 +95,11 @@ class Bench:
         self.database, self.ports, self.folder = database, Ports(), folder
         self.manager = PixManager(database, profile, self.ports.on_arrived, self.ports.on_merged, self.ports.on_moved)
         self.gate = Gate(Open(), AuditLog(folder / "audit", "broker", "demo"))
-        self.served = [ServedTransaction(row, self.manager) for row in (iti8_feed.ROW, iti9_query.ROW)]
+        self.supplier = DemographicsSupplier(database, profile, lambda: self.now)
+        self.now = 1_000_000.0
+        self.served: list[AnyTransaction] = [
+            ServedTransaction(iti8_feed.ROW, self.manager), ServedTransaction(iti9_query.ROW, self.manager),
+            ServedTransaction(iti21_query.ROW, self.supplier)]
         self.mllp = MllpServer(self.served, self.gate, Settings(), (profile.region.application, profile.region.facility))
 
     def v2(self, message: str, encoding: str = "utf-8") -> list[list[str]]:

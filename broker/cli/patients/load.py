@@ -69,7 +69,7 @@ def load(
 
 def _door(core: Core, settings: Settings, profile: Profile) -> MllpServer:
     """Return the MLLP door, which listens to nobody: it answers what it is given."""
-    served = patients.served_by_mllp(patients.pix_manager(core))
+    served = patients.served_by_mllp(core, patients.pix_manager(core))
     node = profile.region.application, profile.region.facility
     return MllpServer(served, core.gate, settings, node)
 

@@ -6,17 +6,19 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from broker.db import sql
+from broker.db import Prepared, sql
 from broker.matching.block import block_keys
 from broker.model.ids import PatientId
 from broker.model.ports import Unit
 from broker.patients.events import Happened, person_of
 from broker.patients.projection import Group, Index, Record
 from broker.patients.store import log
-from broker.patients.store.tables import ACTIVE, RETIRED, group, identity, key, link
+from broker.patients.store.tables import ACTIVE, RETIRED, group, identity, key, link, term
+from broker.patients.terms import terms
 
 Pair = tuple[PatientId, PatientId]
 
+_ADD_TERMS = Prepared(sa.insert(term))
 _mine, _into = identity.alias("mine"), identity.alias("into")
 _ROWS = sa.select(
     identity, group.c.value.label("affinity"), _into.c.domain.label("into_domain"), _into.c.value.label("into_value"),
@@ -144,6 +146,7 @@ class Neighbourhood(Index):
                 state=RETIRED, survivor_id=self._group_numbers[joined.survivor]))
         self._save_records(at)
         self._save_keys()
+        self._save_terms()
         self._save_links(at)
         log.append(self._unit, happened)
 
@@ -175,6 +178,17 @@ class Neighbourhood(Index):
         if rows:
             sql(self._unit).execute(sa.insert(key), rows)
 
+    def _save_terms(self) -> None:
+        gone, new = list[dict[str, Any]](), list[dict[str, Any]]()
+        for patient in self._changed:
+            before, now = _terms(self._loaded.get(patient)), _terms(self._records[patient])
+            for rows, some in ((gone, before - now), (new, now - before)):
+                rows += [{"kind": kind, "value": value, "identity_id": self._numbers[patient]} for kind, value in sorted(some)]
+        if gone:
+            either = (sa.and_(*(term.c[name] == value for name, value in row.items())) for row in gone)
+            sql(self._unit).execute(sa.delete(term).where(sa.or_(*either)))
+        _ADD_TERMS.insert(self._unit, new)
+
     def _save_links(self, at: float) -> None:
         now = {(one, other): self._links.get(one, {}).get(other, "") for one, other in self._relinked}
         changed = {pair: kind for pair, kind in now.items() if kind != self._before.get(pair, "")}
@@ -197,6 +211,10 @@ def _pair(one: PatientId, other: PatientId) -> Pair:
 
 def _keys(record: Record | None) -> frozenset[tuple[str, str]]:
     return block_keys(record.person) if record is not None and record.active else frozenset()
+
+
+def _terms(record: Record | None) -> frozenset[tuple[str, str]]:
+    return terms(record.person) if record is not None and record.active else frozenset()
 
 
 def _record(patient: PatientId, row: sa.Row[Any]) -> Record:

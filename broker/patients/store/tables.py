@@ -47,6 +47,26 @@ key = sa.Table(                                                 # blocking keys 
     sa.Index("ix_patient_key_kind_value", "kind", "value"),
 )
 
+term = sa.Table(                                                # search terms of active identities (`patients.terms`)
+    "patient_term", metadata,
+    sa.Column("kind", sa.String(8), primary_key=True),
+    # Compared byte by byte, so that what begins with a text is one range of the index.
+    sa.Column("value", sa.String(64).with_variant(sa.String(64, collation="C"), "postgresql"), primary_key=True),
+    sa.Column("identity_id", sa.Integer, sa.ForeignKey("patient_identity.id"), primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+hits = sa.Table(                                                # persons found, of whom further pages may be asked for
+    "patient_hits", metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("asker", sa.String(64), nullable=False),          # digest of who asked, and of the query's tag or id
+    sa.Column("token", sa.String(32), nullable=False),
+    sa.Column("expires_at", sa.Float, nullable=False),
+    sa.Column("body", sa.JSON, nullable=False),
+    sa.Index("ix_patient_hits_asker_token", "asker", "token"),
+    sa.Index("ix_patient_hits_expires_at", "expires_at"),
+)
+
 link = sa.Table(                                                # positive links; a_id < b_id
     "patient_link", metadata,
     sa.Column("a_id", sa.Integer, sa.ForeignKey("patient_identity.id"), primary_key=True),
