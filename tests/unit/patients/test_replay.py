@@ -16,6 +16,7 @@ from broker.patients.events import person_of
 from broker.patients.projection import AUTOMATIC, EXPLICIT, replay
 from broker.patients.store import log, tables
 from broker.patients.store.tables import RETIRED
+from broker.patients.terms import terms
 from tests.helpers.patients import CLINIC, HOSPA, HOSPB, WEI, XAD, Bench, region
 
 Id = tuple[str, str]
@@ -103,6 +104,10 @@ def _assert_replayed(bench: Bench, state: Replayed) -> None:
     """The lines that took each event in when it happened give the same state from the log."""
     with bench.database.read() as unit:
         index = replay(log.read(unit))
+        joined = sa.select(tables.identity.c.domain, tables.identity.c.value, tables.term.c.kind, tables.term.c.value).join(
+            tables.term, tables.term.c.identity_id == tables.identity.c.id)
+        found = sorted(map(tuple, sql(unit).execute(joined)))
+    assert found == sorted((*key, *term) for key in state.groups for term in terms(person_of(state.people[key])))
     records = {(one.patient.domain, one.patient.value): one for one in index.all_records()}
     assert {key: asdict(one.person) for key, one in records.items()} == {
         key: asdict(person_of(person)) for key, person in state.people.items()}

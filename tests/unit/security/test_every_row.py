@@ -57,6 +57,7 @@ from broker.security.rules import Policy
 from broker.wire import ebxml, hl7v3, xml
 from broker.wire.ebxml_query import write_query_request
 from broker.wire.hl7v2 import Header, parse
+from broker.wire.hl7v2_pdq import write_pdq_cancel, write_pdq_query
 from broker.wire.hl7v2_pix import write_adt, write_pix_query
 from broker.wire.soap import SoapReply, SoapRequest
 from tests.helpers import manifests, stores
@@ -306,6 +307,10 @@ CASES: Mapping[tuple[str, str], list[Case]] = {
     ("ITI-8", "ADT^A40"): [Case(lambda _world: _adt("A40", LOCAL, OTHER))],
     ("ITI-8", "ADT^A47"): [Case(lambda _world: _adt("A47", LOCAL, OTHER))],
     ("ITI-9", "QBP^Q23"): [Case(lambda _world: parse(write_pix_query(_header(), LOCAL)))],
+    ("ITI-21", "QBP^Q22"): [
+        Case(partial(lambda asked, _world: parse(write_pdq_query(_header(), asked)), asked))
+        for asked in ([("PID.3.1", LOCAL.value), ("PID.3.4.2", LOCAL.domain)], [("PID.5.1", "欧阳"), ("PID.7", "1979")])],
+    ("ITI-21", "QCN^J01"): [Case(lambda _world: parse(write_pdq_cancel(_header(), "tag")))],
     ("ITI-44", HL7 + hl7v3.ADD): [Case(
         lambda _world: _v3(hl7v3.write_add_patient(B_ONE, PERSON, sender=DEVICE_B, receiver=OURS)))],
     ("ITI-44", HL7 + hl7v3.REVISE): [Case(
@@ -336,7 +341,8 @@ CASES: Mapping[tuple[str, str], list[Case]] = {
 }
 EVERY = [pytest.param(code, case, id=f"{code}-{name.rpartition('}')[2]}-{n}")
          for (code, name), cases in CASES.items() for n, case in enumerate(cases)]
-READING = [one for one in EVERY if one.values[0] not in TELLS_NOTHING]
+ENDING = {"ITI-21-QCN^J01-0"}         # of a query: only acknowledged
+READING = [one for one in EVERY if one.values[0] not in TELLS_NOTHING and one.id not in ENDING]
 
 
 @pytest.fixture(scope="module")
@@ -455,6 +461,16 @@ def test_what_may_not_be_seen_is_answered_as_what_is_not_there(enter: Enter, cod
     assert case.message is not None
     raw = case.message(hiding)
     assert told(hiding.perform(code, raw)) == told(empty.perform(code, raw))
+
+
+@pytest.mark.parametrize("asked", [
+    [("PID.3.1", LOCAL.value), ("PID.3.4.2", LOCAL.domain)], [("PID.5.1", "欧阳"), ("PID.7", "1979")]])
+def test_demographics_that_may_not_be_seen_find_nobody(enter: Enter, asked: list[tuple[str, str]]) -> None:
+    world = enter(Rules())
+    assert b"|NF||0|0|0" in world.perform("ITI-21", parse(write_pdq_query(_header(), asked, quantity=1)))
+    audited = "".join(file.read_text("utf-8") for file in world.app.settings.audit_folder.glob("*"))
+    assert 'csd-code="ITI-21"' in audited
+    assert world.affinity.value not in audited
 
 
 @pytest.mark.parametrize("code", ["ITI-18", "RAD-69"])
