@@ -51,7 +51,7 @@ def test_whoever_answers_is_found_by_every_way(person: Demographics, query: Quer
         own = terms(person)
         for way in ranges(query):
             assert any(one.kind == kind and one.low <= value < one.high for one in way for kind, value in own), way
-    assert all(len(value) <= tables.term.c.value.type.length and len(kind) <= 8 for kind, value in terms(person))
+    assert all(len(value) <= 64 and len(kind) <= 8 for kind, value in terms(person)), "what the columns hold"
 
 
 def asked(family: str = "", given: str = "", compare: Compare = Compare.EQUAL) -> AskedName:
@@ -75,7 +75,7 @@ def test_points(query: Query, points: int) -> None:
 
 def plan(bench: Bench, way: Sequence[Range]) -> str:
     """Return how the store answers a search by these ranges."""
-    told = []
+    told: list[str] = []
 
     def explain(connection: sa.Connection, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
         if "patient_term" in statement and not statement.startswith("EXPLAIN"):
