@@ -85,9 +85,9 @@ def read_wrapper(message: Element) -> Wrapper:
     """Return the wrapper; what is missing is empty, so that any message can be acknowledged."""
     return Wrapper(
         interaction=local_name(message),
-        message_id=_ii(message.find("h:id", _N)),
+        message_id=read_ii(message.find("h:id", _N)),
         senders=tuple(ii for element in islice(message.iterfind("h:sender/h:device/h:id", _N), _MAX_DEVICE_IDS)
-                      if (ii := _ii(element)).root),
+                      if (ii := read_ii(element)).root),
     )
 
 
@@ -99,7 +99,7 @@ def read_registration(message: Element) -> Registration:
         ids=_iis(message, f"{_PATIENT}/h:id"),
         other_ids=_iis(message, f"{_PERSON}/h:asOtherIDs/h:id"),
         retired=_iis(message, _RETIRED),
-        person={} if person is None else _person(message, person),
+        person={} if person is None else read_person(message, person),
     )
 
 
@@ -115,7 +115,7 @@ def read_pix_query(message: Element) -> PixQuery:
     domains = _iis(message, f"{_PARAMETERS}/h:dataSource/h:value")
     return PixQuery(
         wrapper=read_wrapper(message),
-        query_id=_ii(parameters.find("h:queryId", _N)),
+        query_id=read_ii(parameters.find("h:queryId", _N)),
         patient=Ii(patients[0].root, patients[0].extension, f"{place}/value"),
         domains=tuple(
             Ii(ii.root, ii.extension, location(message, f"{_PARAMETERS}/h:dataSource[{n}]/h:value"))
@@ -129,15 +129,16 @@ def location(message: Element, path: str) -> str:
     return f"/{local_name(message)}/{path.replace('h:', '')}"
 
 
-def _ii(element: Element | None, place: str = "") -> Ii:
-    if element is None or _is_null(element):
+def read_ii(element: Element | None, place: str = "") -> Ii:
+    """Return an instance identifier; an empty one for an element that is not there or null."""
+    if element is None or is_null(element):
         return Ii()
-    return Ii(_value(element, "root"), _value(element, "extension"), place)
+    return Ii(value_of(element, "root"), value_of(element, "extension"), place)
 
 
 def _iis(message: Element, path: str) -> tuple[Ii, ...]:
     place = location(message, path)
-    found = tuple(_ii(element, f"{place}[{n}]") for n, element in enumerate(_some(message, message, path), 1))
+    found = tuple(read_ii(element, f"{place}[{n}]") for n, element in enumerate(_some(message, message, path), 1))
     return tuple(ii for ii in found if ii.root)
 
 
@@ -149,45 +150,50 @@ def _some(message: Element, within: Element, path: str) -> list[Element]:
     return found
 
 
-def _person(message: Element, person: Element) -> dict[str, Any]:
+def read_person(message: Element, person: Element) -> dict[str, Any]:
+    """Return what a registration event says of its person, by attribute of `Demographics`, addresses and telephones of the role
+    too.
+    """
     patient = person.getparent()
     holders = [person] if patient is None else [patient, person]
     mother = [
         name for relation in _some(message, person, "h:personalRelationship")
-        if _attribute(relation, "h:code", "code") == "MTH"
+        if attribute(relation, "h:code", "code") == "MTH"
         for name in _names(message, relation, "h:relationshipHolder1/h:name")
     ]
     return {
         "names": _names(message, person, "h:name"),
-        "birth_date": _birth_date(message, _attribute(person, "h:birthTime", "value")),
-        "sex": _sex(message, _attribute(person, "h:administrativeGenderCode", "code")),
+        "birth_date": _birth_date(message, attribute(person, "h:birthTime", "value")),
+        "sex": _sex(message, attribute(person, "h:administrativeGenderCode", "code")),
         "mother": mother[0] if mother else None,
         "addresses": tuple(
             address for holder in holders for addr in _some(message, holder, "h:addr")
-            if not _is_null(addr) and (address := _address(addr)) != Address()),
+            if not is_null(addr) and (address := read_address(addr)) != Address()),
         "phones": tuple(
             phone for holder in holders for telecom in _some(message, holder, "h:telecom")
-            if not _is_null(telecom) and (phone := _present(_value(telecom, "value").removeprefix("tel:")))),
+            if not is_null(telecom) and (phone := _present(value_of(telecom, "value").removeprefix("tel:")))),
     }
 
 
-def _is_null(element: Element) -> bool:
+def is_null(element: Element) -> bool:
     """Say whether an element stands for a value that is not there: `nullFlavor` or `xsi:nil` (HL7 V3 data types, ANY)."""
     return bool(element.get("nullFlavor")) or (element.get(_NIL) or "").strip() in {"true", "1"}
 
 
 def _names(message: Element, within: Element, path: str) -> tuple[PersonName, ...]:
     """Return the names that say anything."""
-    found = (_name(name) for name in _some(message, within, path) if not _is_null(name))
+    found = (read_name(name) for name in _some(message, within, path) if not is_null(name))
     return tuple(name for name in found if name != PersonName(use=name.use))
 
 
-def _attribute(element: Element, path: str, name: str) -> str:
+def attribute(element: Element, path: str, name: str) -> str:
+    """Return an attribute of the element at a path, empty where the element is not there or null."""
     found = element.find(path, _N)
-    return "" if found is None or _is_null(found) else _value(found, name)
+    return "" if found is None or is_null(found) else value_of(found, name)
 
 
-def _value(element: Element, name: str) -> str:
+def value_of(element: Element, name: str) -> str:
+    """Return an attribute without blanks around it; empty for HL7 v2's null."""
     return _present((element.get(name) or "").strip())
 
 
@@ -209,7 +215,8 @@ def _sex(message: Element, code: str) -> str:
     return _SEX.get(code, "")
 
 
-def _name(name: Element) -> PersonName:
+def read_name(name: Element) -> PersonName:
+    """Return a name; one without parts is a family name."""
     given = _parts(name, "given")
     family = " ".join(_parts(name, "family"))
     if not family and not given:
@@ -219,14 +226,15 @@ def _name(name: Element) -> PersonName:
         suffix=" ".join(_parts(name, "suffix")), prefix=" ".join(_parts(name, "prefix")), use=name.get("use") or "")
 
 
-def _address(addr: Element) -> Address:
+def read_address(addr: Element) -> Address:
+    """Return an address."""
     street, city, state, postcode, country = (
         " ".join(_parts(addr, part)) for part in ("streetAddressLine", "city", "state", "postalCode", "country"))
     return Address(street, city, state, postcode, country)
 
 
 def _parts(element: Element, name: str) -> list[str]:
-    return [text for part in element.iterfind(f"h:{name}", _N) if not _is_null(part) and (text := _text(part))]
+    return [text for part in element.iterfind(f"h:{name}", _N) if not is_null(part) and (text := _text(part))]
 
 
 def _text(element: Element) -> str:
@@ -239,7 +247,7 @@ def write_ack(request: Element, message_id: MessageId, error: BrokerError | None
     `manager` is the device OID of the one who answers, whomever the request was addressed to.
     """
     code = "CA" if error is None else "CE" if isinstance(error, Rejected) else "CR"
-    return _reply(request, ACK, message_id, manager, _acknowledgement(request, code, error))
+    return write_reply(request, ACK, message_id, manager, write_acknowledgement(request, code, error))
 
 
 def write_pix_answer(
@@ -252,29 +260,30 @@ def write_pix_answer(
     """
     found = request.find(_QUERY, _N)
     parameters = b"" if found is None else in_default_namespace(found)
-    query_id = _id("queryId", _ii(None if found is None else found.find("h:queryId", _N)))
+    query_id = write_id("queryId", read_ii(None if found is None else found.find("h:queryId", _N)))
     if error is None:
         status, response = "deliveredResponse", "OK" if ids else "NF"
     else:
-        status, response = "aborted", "AE" if all(p.code == Hl7Code.UNKNOWN_KEY for p in _problems(error)) else "QE"
+        status, response = "aborted", "AE" if all(p.code == Hl7Code.UNKNOWN_KEY for p in problems_of(error)) else "QE"
     patient = "".join(
         f"<id root={q(i.domain)} extension={q(i.value)} assigningAuthorityName={q(namespace)}/>" for i, namespace in ids)
-    subject = _subject(
+    subject = write_subject(
         f'{patient}<statusCode code="active"/><patientPerson classCode="PSN" determinerCode="INSTANCE">'
         '<name nullFlavor="NA"/></patientPerson>', manager) if ids else ""
-    return _reply(
-        request, ANSWER, message_id, manager, _acknowledgement(request, "AA" if error is None else "AE", error),
-        _control_act(ANSWER, f'{subject}<queryAck>{query_id}<statusCode code="{status}"/>'
+    return write_reply(
+        request, ANSWER, message_id, manager, write_acknowledgement(request, "AA" if error is None else "AE", error),
+        write_control_act(ANSWER, f'{subject}<queryAck>{query_id}<statusCode code="{status}"/>'
                              f'<queryResponseCode code="{response}"/></queryAck>{parameters.decode()}'))
 
 
-def _reply(request: Element, interaction: str, message_id: MessageId, manager: str, *parts: str) -> bytes:
-    processing = _attribute(request, "h:processingCode", "code")
-    wrapper = _Transmission(manager, read_wrapper(request).senders, "NE", processing or "P")
-    return _message(interaction, message_id, wrapper, parts)
+def write_reply(request: Element, interaction: str, message_id: MessageId, manager: str, *parts: str) -> bytes:
+    """Return a message that answers a request: to whom sent it, in its processing mode."""
+    processing = attribute(request, "h:processingCode", "code")
+    wrapper = Transmission(manager, read_wrapper(request).senders, "NE", processing or "P")
+    return write_message(interaction, message_id, wrapper, parts)
 
 
-class _Transmission(NamedTuple):
+class Transmission(NamedTuple):
     """The transmission wrapper (HL7 V3 MCCI): device OIDs, who is to acknowledge, and the processing code."""
 
     sender: str
@@ -283,10 +292,11 @@ class _Transmission(NamedTuple):
     processing: str = "P"
 
 
-def _message(interaction: str, message_id: MessageId, wrapper: _Transmission, parts: Iterable[str]) -> bytes:
+def write_message(interaction: str, message_id: MessageId, wrapper: Transmission, parts: Iterable[str]) -> bytes:
+    """Return a message: the wrapper and the parts behind it."""
     sender = Ii(wrapper.sender)
     return (
-        f'<{interaction} xmlns="{HL7}" ITSVersion="XML_1.0">{_id("id", Ii(wrapper.sender, message_id.control_id))}'
+        f'<{interaction} xmlns="{HL7}" ITSVersion="XML_1.0">{write_id("id", Ii(wrapper.sender, message_id.control_id))}'
         f'<creationTime value="{message_id.time}"/><interactionId root="{INTERACTIONS}" extension="{interaction}"/>'
         f'<processingCode code={q(wrapper.processing)}/><processingModeCode code="T"/><acceptAckCode code="{wrapper.accept}"/>'
         f"{_device('receiver', 'RCV', wrapper.receivers)}{_device('sender', 'SND', [sender])}{''.join(parts)}</{interaction}>"
@@ -294,25 +304,28 @@ def _message(interaction: str, message_id: MessageId, wrapper: _Transmission, pa
 
 
 def _device(element: str, kind: str, ids: Sequence[Ii]) -> str:
-    written = "".join(_id("id", ii) for ii in ids or [Ii()])
+    written = "".join(write_id("id", ii) for ii in ids or [Ii()])
     return (f'<{element} typeCode="{kind}"><device classCode="DEV" determinerCode="INSTANCE">{written}</device>'
             f"</{element}>")
 
 
-def _id(element: str, ii: Ii) -> str:
+def write_id(element: str, ii: Ii) -> str:
+    """Return an instance identifier as this element; one without a root is null."""
     if not ii.root:
         return f'<{element} nullFlavor="UNK"/>'
     return f"<{element} root={q(ii.root)}{f' extension={q(ii.extension)}' if ii.extension else ''}/>"
 
 
-def _acknowledgement(request: Element, code: str, error: BrokerError | None) -> str:
-    details = "".join(map(_detail, _problems(error))) if error else ""
-    target = _id("id", read_wrapper(request).message_id)
+def write_acknowledgement(request: Element, code: str, error: BrokerError | None) -> str:
+    """Return the acknowledgement of a message, with what was wrong with it."""
+    details = "".join(map(_detail, problems_of(error))) if error else ""
+    target = write_id("id", read_wrapper(request).message_id)
     return (f'<acknowledgement><typeCode code="{code}"/><targetMessage>{target}</targetMessage>{details}'
             "</acknowledgement>")
 
 
-def _problems(error: BrokerError) -> tuple[Problem, ...]:
+def problems_of(error: BrokerError) -> tuple[Problem, ...]:
+    """Return what an error tells a sender of V3."""
     return error.problems if isinstance(error, Rejected) else (Problem(INTERNAL, str(error)),)
 
 
@@ -324,19 +337,21 @@ def _detail(problem: Problem) -> str:
             f"<text>{escape(problem.context)}</text>{where}</acknowledgementDetail>")
 
 
-def _control_act(interaction: str, content: str) -> str:
+def write_control_act(interaction: str, content: str) -> str:
+    """Return the control act of an interaction."""
     trigger = interaction.replace("_IN", "_TE")
     return (f'<controlActProcess classCode="CACT" moodCode="EVN"><code code="{trigger}" codeSystem="{INTERACTIONS}"/>'
             f"{content}</controlActProcess>")
 
 
-def _subject(patient: str, custodian: str, more: str = "") -> str:
+def write_subject(patient: str, custodian: str, more: str = "") -> str:
+    """Return a registration event of a patient role, whose parts are given as text."""
     return (
         '<subject typeCode="SUBJ" contextConductionInd="false"><registrationEvent classCode="REG" moodCode="EVN">'
         '<id nullFlavor="NA"/><statusCode code="active"/>'
         f'<subject1 typeCode="SBJ"><patient classCode="PAT">{patient}</patient></subject1>'
-        f'<custodian typeCode="CST"><assignedEntity classCode="ASSIGNED">{_id("id", Ii(custodian))}</assignedEntity></custodian>'
-        f"{more}</registrationEvent></subject>")
+        f'<custodian typeCode="CST"><assignedEntity classCode="ASSIGNED">{write_id("id", Ii(custodian))}</assignedEntity>'
+        f"</custodian>{more}</registrationEvent></subject>")
 
 
 def write_add_patient(
@@ -349,9 +364,9 @@ def write_add_patient(
     """
     interaction = REVISE if revise else ADD
     phones = "".join(f"<telecom value={q('tel:' + phone)}/>" for phone in person.phones)
-    role = (f"{_id('id', Ii(patient.domain, patient.value))}{''.join(map(_write_address, person.addresses))}{phones}"
-            f'<statusCode code="active"/>{_write_person(person)}{_provider(patient.domain)}')
-    return _feed(interaction, _subject(role, patient.domain), sender, receiver, message_id)
+    role = (f"{write_id('id', Ii(patient.domain, patient.value))}{''.join(map(write_address, person.addresses))}{phones}"
+            f'<statusCode code="active"/>{write_person(person)}{_provider(patient.domain)}')
+    return _feed(interaction, write_subject(role, patient.domain), sender, receiver, message_id)
 
 
 def write_merge_patient(
@@ -359,30 +374,31 @@ def write_merge_patient(
     message_id: MessageId | None = None,
 ) -> bytes:
     """Return a 201304: `retired` lives on as `patient`, an id of the same domain."""
-    role = (f'{_id("id", Ii(patient.domain, patient.value))}<statusCode code="active"/>'
-            f"{_write_person(Demographics(names=tuple(names)))}{_provider(patient.domain)}")
+    role = (f'{write_id("id", Ii(patient.domain, patient.value))}<statusCode code="active"/>'
+            f"{write_person(Demographics(names=tuple(names)))}{_provider(patient.domain)}")
     replaced = ('<replacementOf typeCode="RPLC"><priorRegistration classCode="REG" moodCode="EVN"><statusCode code="obsolete"/>'
                 '<subject1 typeCode="SBJ"><priorRegisteredRole classCode="PAT">'
-                f"{_id('id', Ii(retired.domain, retired.value))}</priorRegisteredRole></subject1></priorRegistration>"
+                f"{write_id('id', Ii(retired.domain, retired.value))}</priorRegisteredRole></subject1></priorRegistration>"
                 "</replacementOf>")
-    return _feed(MERGE, _subject(role, patient.domain, replaced), sender, receiver, message_id)
+    return _feed(MERGE, write_subject(role, patient.domain, replaced), sender, receiver, message_id)
 
 
 def _feed(interaction: str, subject: str, sender: str, receiver: str, message_id: MessageId | None) -> bytes:
-    act = _control_act(interaction, subject)
-    return _message(interaction, message_id or MessageId.now(), _Transmission(sender, [Ii(receiver)], "AL"), [act])
+    act = write_control_act(interaction, subject)
+    return write_message(interaction, message_id or MessageId.now(), Transmission(sender, [Ii(receiver)], "AL"), [act])
 
 
 def _provider(domain: str) -> str:
-    return (f'<providerOrganization classCode="ORG" determinerCode="INSTANCE">{_id("id", Ii(domain))}'
+    return (f'<providerOrganization classCode="ORG" determinerCode="INSTANCE">{write_id("id", Ii(domain))}'
             '<contactParty classCode="CON" nullFlavor="NI"/></providerOrganization>')
 
 
-def _write_person(person: Demographics) -> str:
+def write_person(person: Demographics) -> str:
+    """Return the person of a patient role."""
     sex = _SEX_CODES.get(person.sex)
     others = "".join(
-        f'<asOtherIDs classCode="ROL">{_id("id", Ii(domain, value))}<scopingOrganization classCode="ORG"'
-        f' determinerCode="INSTANCE">{_id("id", Ii(domain))}</scopingOrganization></asOtherIDs>'
+        f'<asOtherIDs classCode="ROL">{write_id("id", Ii(domain, value))}<scopingOrganization classCode="ORG"'
+        f' determinerCode="INSTANCE">{write_id("id", Ii(domain))}</scopingOrganization></asOtherIDs>'
         for domain, value in person.other_ids if domain)
     mother = (f'<personalRelationship classCode="PRS"><code code="MTH" codeSystem="2.16.840.1.113883.5.111"/>'
               f'<relationshipHolder1 classCode="PSN" determinerCode="INSTANCE">{_write_name(person.mother)}</relationshipHolder1>'
@@ -402,7 +418,8 @@ def _write_name(name: PersonName) -> str:
     return f"<name{use}>{_elements(parts)}</name>"
 
 
-def _write_address(addr: Address) -> str:
+def write_address(addr: Address) -> str:
+    """Return an address."""
     return "<addr>" + _elements((
         ("streetAddressLine", addr.street), ("city", addr.city), ("state", addr.state), ("postalCode", addr.postcode),
         ("country", addr.country))) + "</addr>"
@@ -421,20 +438,20 @@ def write_pix_query(
         f"<dataSource><value root={q(oid)}/><semanticsText>DataSource.id</semanticsText></dataSource>" for oid in domains)
     value = f"<value root={q(patient.domain)} extension={q(patient.value)}/>"
     query = (
-        f'<queryByParameter>{_id("queryId", Ii(sender, moment.control_id))}<statusCode code="new"/>'
+        f'<queryByParameter>{write_id("queryId", Ii(sender, moment.control_id))}<statusCode code="new"/>'
         '<responsePriorityCode code="I"/>'
         f"<parameterList>{sources}<patientIdentifier>{value}<semanticsText>Patient.id</semanticsText></patientIdentifier>"
         "</parameterList></queryByParameter>")
-    return _message(QUERY, moment, _Transmission(sender, [Ii(receiver)], "AL"), [_control_act(QUERY, query)])
+    return write_message(QUERY, moment, Transmission(sender, [Ii(receiver)], "AL"), [write_control_act(QUERY, query)])
 
 
 def read_ack(message: Element) -> None:
     """Return when the acknowledgement says CA or AA. Raise `Rejected` with its details when it does not."""
-    code = _attribute(message, "h:acknowledgement/h:typeCode", "code")
+    code = attribute(message, "h:acknowledgement/h:typeCode", "code")
     if code in {"CA", "AA"}:
         return
     problems = [
-        Problem(_attribute(detail, "h:code", "code") or Hl7Code.INTERNAL, " ".join(_parts(detail, "text")),
+        Problem(attribute(detail, "h:code", "code") or Hl7Code.INTERNAL, " ".join(_parts(detail, "text")),
                 " ".join(_parts(detail, "location")))
         for detail in message.iterfind("h:acknowledgement/h:acknowledgementDetail", _N)
     ]
