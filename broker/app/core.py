@@ -8,13 +8,13 @@ from functools import cached_property
 from broker import coord
 from broker.audit.spool import AuditLog
 from broker.config.profile import Profile
-from broker.config.settings import Settings
+from broker.config.settings import SecuritySection, Settings
 from broker.coord.base import OwnCoord
 from broker.db import Database
 from broker.security.gate import Gate
 from broker.security.rules import Open, Policy
 
-POLICIES: Mapping[str, Callable[[], Policy]] = {"off": Open}
+POLICIES: Mapping[str, Callable[[SecuritySection], Policy]] = {"off": lambda section: Open(section.open_writes)}
 
 
 class Core:
@@ -43,7 +43,8 @@ class Core:
     @cached_property
     def gate(self) -> Gate:
         """The way to every handler."""
-        return Gate(POLICIES[self.settings.security.mode](), self.audit)
+        section = self.settings.security
+        return Gate(POLICIES[section.mode](section), self.audit)
 
     def close(self) -> None:
         """Release what this process holds open."""

@@ -7,7 +7,7 @@ from broker.imaging.patient_events import PublicationEvents
 from broker.model.ids import PatientId
 from broker.model.ports import Unit
 from broker.model.transaction import AnyTransaction, ServedTransaction
-from broker.patients import iti8_feed, iti9_query, iti21_query, iti44_feed, iti45_query
+from broker.patients import iti8_feed, iti9_query, iti21_query, iti44_feed, iti45_query, iti83_query, iti104_feed
 from broker.patients.actor import PixManager
 from broker.patients.demographics import DemographicsSupplier
 from broker.registry.patient_events import RegistryEvents
@@ -46,3 +46,9 @@ def served_by_soap(core: Core, manager: PixManager) -> tuple[AnyTransaction, ...
     """Return the transactions of HL7 V3."""
     device = core.profile.region.device_oid
     return tuple(ServedTransaction(module.row(device), manager) for module in (iti44_feed, iti45_query))
+
+
+def served_by_fhir(core: Core, manager: PixManager) -> tuple[AnyTransaction, ...]:
+    """Return the transactions of FHIR."""
+    rows = (iti83_query.row(core.profile.region.affinity_domain), iti104_feed.ROW)
+    return tuple(ServedTransaction(row, manager) for row in rows)

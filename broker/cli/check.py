@@ -22,6 +22,7 @@ from broker.files.modes import FILE, too_loose
 from broker.imaging.maker import second_location
 from broker.model.errors import Unavailable
 from broker.security import certificates, tls
+from broker.security.rules import open_writes
 
 _RENEW = timedelta(days=30)    # before its end somebody should know
 
@@ -43,8 +44,8 @@ class Row(NamedTuple):
 def check(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Explain a configuration: region, hospitals, addresses, folders; exit status 1 when something would stop the start."""
     settings, profile = load(config)
-    rows = [*_facts(settings, profile), _security(settings), *_findings(settings), *_loose(settings, config),
-            *_tls(settings)]
+    rows = [*_facts(settings, profile), _security(settings), *_open_writes(settings), *_findings(settings),
+            *_loose(settings, config), *_tls(settings)]
     if as_json:
         typer.echo(json.dumps([row._asdict() for row in rows], ensure_ascii=False))
     else:
@@ -83,6 +84,11 @@ def _security(settings: Settings) -> Row:
         return Row("security", "off: every caller is anonymous")
     text = f"off, and others reach {settings.server.host}: whoever does reads and changes everything"
     return Row("security", text, warning=True)
+
+
+def _open_writes(settings: Settings) -> list[Row]:
+    warning = open_writes(settings)
+    return [Row("security.open_writes", warning, warning=True)] if warning else []
 
 
 def _stays_here(host: str) -> bool:

@@ -4,6 +4,8 @@
 region may decide is here; the code holds no OID, code or address of any region. See `profiles/README.md`.
 """
 
+import ipaddress
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +18,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from broker.config.data import data
 from broker.config.hours import Hours
 from broker.config.settings import ConfigError, first_problem
+from broker.model.caller import ip_of
 from broker.model.charsets import CharacterSets, check_charset
 from broker.model.ids import is_oid, is_uid
+
+URN_OID = "urn:oid:"    # how a URI names an OID (RFC 3061)
 
 
 def _check_oid(text: str) -> str:
@@ -32,7 +37,31 @@ def _check_uid(text: str) -> str:
     return text
 
 
+def _check_network(text: str) -> str:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        raise ValueError(f"not an address or network: {text!r}") from None
+    return text
+
+
+def _check_fingerprint(text: str) -> str:
+    found = text.replace(":", "").lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", found):
+        raise ValueError("not a SHA-256 fingerprint: 64 hexadecimal digits")
+    return found
+
+
+def _check_alias(text: str) -> str:
+    if not re.fullmatch(r"[^\s|,^&~]+", text):
+        raise ValueError(f"not a name of an authority: {text!r}")
+    return text.removeprefix(URN_OID)
+
+
 Oid = Annotated[str, AfterValidator(_check_oid)]
+Network = Annotated[str, AfterValidator(_check_network)]
+Fingerprint = Annotated[str, AfterValidator(_check_fingerprint)]
+Alias = Annotated[str, AfterValidator(_check_alias)]
 Uid = Annotated[str, AfterValidator(_check_uid)]
 Charset = Annotated[str, AfterValidator(check_charset)]
 
@@ -78,11 +107,23 @@ class Codes(_Part):
 
 
 class Feeder(_Part):
-    """Who may feed a domain: MSH-3/MSH-4 of an HL7 v2 sender, or the device OID of a V3 sender."""
+    """Who may feed a domain, by each door it uses: MSH-3/MSH-4 of an HL7 v2 sender, the device OID of a V3 sender, the address or
+    network of a FHIR sender, the SHA-256 fingerprint of the certificate it shows, or both.
+    """
 
     application: str = ""
     facility: str = ""
     device_oid: str = ""
+    address: Network = ""
+    certificate: Fingerprint = ""
+
+    def is_at(self, address: str, certificate: str) -> bool:
+        """Say whether this is the FHIR sender that calls from this address and shows this certificate (empty: none)."""
+        if not (self.address or self.certificate):
+            return False
+        found = ip_of(address)
+        is_near = not self.address or (found is not None and found in ipaddress.ip_network(self.address))
+        return is_near and self.certificate in ("", certificate)
 
 
 class Domain(_Part):
@@ -92,6 +133,7 @@ class Domain(_Part):
     namespace: str = Field(min_length=1, max_length=20)
     title: str = ""
     feeders: tuple[Feeder, ...] = ()
+    aliases: tuple[Alias, ...] = Field((), description="further names of it in messages: URIs of FHIR, OIDs, namespaces")
     hidden: bool = Field(default=False, description="not shown to consumers")
     ordered: bool = Field(
         default=True, description="what a sender recorded earlier (EVN-2) than what it said last changes nothing; false = "
@@ -213,8 +255,17 @@ class Profile(_Part):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with other values; what was looked up in this one is not known there."""
         copy = super().model_copy(update=update, deep=deep)
-        copy.__dict__.pop("_by_ae_title", None)
+        for looked_up in ("_by_ae_title", "_by_alias"):
+            copy.__dict__.pop(looked_up, None)
         return copy
+
+    @cached_property
+    def _by_alias(self) -> dict[str, Domain]:
+        return {alias: domain for domain in self.domains for alias in domain.aliases}
+
+    def domain_by_alias(self, name: str) -> Domain | None:
+        """Return the assigning authority that has this further name."""
+        return self._by_alias.get(name)
 
     @cached_property
     def _by_ae_title(self) -> dict[str, Hospital]:
@@ -297,6 +348,7 @@ def _check(profile: Profile) -> None:
     domains, hospitals = profile.folder / "domains.toml", profile.folder / "hospitals.toml"
     _unique(domains, "oid", [d.oid for d in profile.domains])
     _unique(domains, "namespace", [d.namespace for d in profile.domains])
+    _unique(domains, "aliases", [name for d in profile.domains for name in (d.oid, d.namespace, *d.aliases)])
     _unique(hospitals, "key", [h.key for h in profile.hospitals])
     _unique(hospitals, "ae_title", [t for h in profile.hospitals for t in (h.ae_title, *h.aliases)])
     _unique(hospitals, "source_uid", [h.source_uid for h in profile.hospitals if h.source_uid])

@@ -172,6 +172,8 @@ class SecuritySection(_Section):
     """Who may call."""
 
     mode: Literal["off"] = Field("off", description="off: every caller is anonymous and may do everything")
+    open_writes: bool = Field(
+        default=False, description="while mode is off, take FHIR feeds (ITI-104) from other machines, too")
 
 
 class AuditSection(_Section):

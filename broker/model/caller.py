@@ -1,6 +1,7 @@
 """Who calls, and what an audit record needs to know of one call."""
 
 import hashlib
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -49,6 +50,15 @@ class Caller:
 
 
 ANONYMOUS = Caller()
+
+
+def ip_of(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return a caller's address, one of IPv4 as such however the socket tells it; None for what is no address."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
 
 
 @dataclass(slots=True, kw_only=True)

@@ -85,6 +85,34 @@ class DimseCode(StrEnum):
     CANNOT_UNDERSTAND = "C000"
 
 
+class FhirCode(StrEnum):
+    """Why a FHIR request is refused; HTTP status and issue type of each are in `wire/fhir_outcome.py`.
+
+    The location of such a problem is a FHIRPath or the name of a parameter.
+    """
+
+    STRUCTURE = "structure"
+    REQUIRED = "required"
+    VALUE = "value"
+    CODE_INVALID = "code-invalid"
+    INVALID = "invalid"
+    NOT_SUPPORTED = "not-supported"
+    TOO_LONG = "too-long"
+    BUSINESS_RULE = "business-rule"
+    MULTIPLE_MATCHES = "multiple-matches"
+    NOT_FOUND = "not-found"
+    CONFLICT = "conflict"
+    FORBIDDEN = "forbidden"
+    MEDIA_TYPE = "media-type"
+    TARGET_UNKNOWN = "target-unknown"
+
+
+class AccessCode(StrEnum):
+    """Why rules do not let a call through, on whatever wire."""
+
+    DENIED = "AccessDenied"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong with a request. `context` is for people, never a patient's name; `location` as the wire defines it."""

@@ -44,7 +44,8 @@ class Outcome(StrEnum):
 class Message:
     """One message of a transaction.
 
-    `name` is what dispatch looks at: the Clark name of the SOAP Body child, `ADT^A04`, or `C-STORE`.
+    `name` is what dispatch looks at: the Clark name of the SOAP Body child, `ADT^A04`, `C-STORE`, or method and path below
+    the row's endpoint with what varies in angle brackets, `GET /Patient/<id>`.
     """
 
     name: str
@@ -72,7 +73,11 @@ class AuditEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class TransactionRow:
-    """What every transaction says of itself. A call that this broker begins has no more: its peer handles and answers it."""
+    """What every transaction says of itself. A call that this broker begins has no more: its peer handles and answers it.
+
+    `guarded` marks what changes something for a caller that any machine could be: while security is off, only programs of
+    this machine may call it, unless a setting opens it.
+    """
 
     code: str
     name: str
@@ -81,6 +86,7 @@ class TransactionRow:
     messages: tuple[Message, ...] = ()
     audit: AuditEvent
     packaging: Packaging = Packaging.SIMPLE
+    guarded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

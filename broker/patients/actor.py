@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from broker.config.profile import Profile
+from broker.config.profile import Domain, Profile
 from broker.db import Database, Lock, lock
 from broker.model.caller import Call
 from broker.model.errors import Hl7Code, Rejected
@@ -139,6 +139,20 @@ class PixManager:
         return found.oid if found else ""
 
     # -- queries
+
+    def domain_of(self, given_id: GivenId) -> Domain | None:
+        """Return the domain that a message means, hidden or not, None when it is none of the region's."""
+        return self._authorities.domain(given_id)
+
+    def knows(self, patient: PatientId) -> bool:
+        """Say whether a local id was ever fed, or merged away."""
+        with self._database.read() as unit:
+            return records.find(unit, patient) is not None
+
+    def person_id(self, patient: PatientId) -> PatientId | None:
+        """Return the active affinity-domain id of the person with this id, None while no feed named it."""
+        with self._database.read() as unit:
+            return self.affinity_id(unit, patient)
 
     def subject(self, given_id: GivenId) -> tuple[PatientId, ...]:
         """Return the id that `query` translates; none when it refuses its authority."""

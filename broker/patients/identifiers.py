@@ -15,23 +15,32 @@ _TOLD = 3       # different causes that one refusal tells
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sender:
-    """How a source names itself: MSH-3 and MSH-4, or the OIDs of its device; it is known by any of these."""
+    """How a source is known: by MSH-3 and MSH-4, by the OIDs of its device, of which any will do, or (FHIR) by its address and
+
+    the fingerprint of the certificate it shows, empty where it shows none.
+    """
 
     application: str = ""
     facility: str = ""
     device_oids: tuple[str, ...] = ()
+    address: str = ""
+    certificate: str = ""
 
     def __str__(self) -> str:
+        if self.address:
+            return f"FHIR|{self.certificate or self.address}"
         return self.device_oids[0] if self.device_oids else f"{self.facility}|{self.application}"
 
     @property
     def title(self) -> str:
         """Return how a refusal names this source."""
-        parts = self.device_oids[:_TOLD] or (self.application, self.facility)
+        parts = (self.address,) if self.address else self.device_oids[:_TOLD] or (self.application, self.facility)
         return (" or " if self.device_oids else " at ").join(brief(part) for part in parts if part) or _NAMELESS
 
     def is_feeder(self, feeder: Feeder) -> bool:
         """Say whether the profile's row means this source; what the row leaves empty is not compared."""
+        if self.address:
+            return feeder.is_at(self.address, self.certificate)
         if self.device_oids:
             return feeder.device_oid in self.device_oids
         named = feeder.application or feeder.facility
@@ -42,9 +51,9 @@ class Sender:
 class GivenId:
     """An id with its authority as one place of a message gives it; `at` and `at_authority` are that place in the wire's form.
 
-    `namespace` and `oid` are the parts of the authority that were given; `other` is an authority id that is no OID, which
-    no domain has. A domain that is asked for is a `GivenId` without a value. `at_whole` is the place of id and authority
-    together.
+    `namespace` and `oid` are the parts of the authority that were given; `other` is an authority id that is no OID, such as a
+    URI, which a domain may have as an alias. A domain that is asked for is a `GivenId` without a value. `at_whole` is the place
+    of id and authority together.
     """
 
     value: str
@@ -80,10 +89,13 @@ class Authorities:
 
     def domain(self, given_id: GivenId) -> Domain | None:
         """Return the domain all given parts name, or None when it is unknown or the parts contradict each other."""
-        if not given_id.oid:
-            return self.profile.domain_by_namespace(given_id.namespace) if given_id.namespace else None
-        found = self.profile.domain(given_id.oid)
-        return found if found and given_id.namespace in ("", found.namespace) else None
+        profile, namespace = self.profile, given_id.namespace
+        if given_id.oid:
+            found = profile.domain(given_id.oid) or profile.domain_by_alias(given_id.oid)
+            return found if found and namespace in ("", found.namespace, *found.aliases) else None
+        if namespace:
+            return profile.domain_by_namespace(namespace) or profile.domain_by_alias(namespace)
+        return profile.domain_by_alias(given_id.other)
 
     def for_query(self, given_id: GivenId, asker: str) -> Domain:
         """Return the domain a consumer may ask about; `asker` is how it names itself. Raise `Rejected` (204) for another."""

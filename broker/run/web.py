@@ -1,4 +1,4 @@
-"""The web role: all SOAP endpoints, /healthz, /services."""
+"""The web role: all SOAP and FHIR endpoints, /healthz, /services."""
 
 import threading
 from collections.abc import Callable
@@ -11,7 +11,9 @@ from broker.edge.http.routes import Application, build
 from broker.edge.http.server import serve
 from broker.run.heartbeat import living
 from broker.run.roles import ROLES
-from broker.web import health
+from broker.security.rules import open_writes
+from broker.web import health, rest
+from broker.wire.fhir_capability import ENDPOINT
 
 
 def run(settings: Settings, profile: Profile, _stop: threading.Event) -> None:
@@ -23,9 +25,10 @@ def application(app: App) -> Application:
     """Return everything that is served by HTTP."""
     rows = [*(served.row for served in app.served), *listener.ROWS]
     return build(app.served, app.gate, app.settings, {
-        "/healthz": health.healthz(checks(app), lambda: living(app.settings.run_folder), ROLES),
+        "/healthz": health.healthz(
+            checks(app), lambda: living(app.settings.run_folder), ROLES, [*filter(None, [open_writes(app.settings)])]),
         "/services": health.services(rows, app.settings),
-    })
+    }, {ENDPOINT: rest.build(app.served, app.gate, app.settings)})
 
 
 def checks(app: App) -> dict[str, Callable[[], object]]:

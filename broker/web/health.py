@@ -40,14 +40,21 @@ def probe(checks: Mapping[str, Callable[[], object]]) -> dict[str, str]:
     return states
 
 
-def healthz(checks: Mapping[str, Callable[[], object]], roles: Callable[[], Mapping[str, int]], wanted: Sequence[str]) -> Any:
-    """Return the WSGI application of /healthz: 200 when all is well, 503 with the same body when not."""
+def healthz(
+    checks: Mapping[str, Callable[[], object]], roles: Callable[[], Mapping[str, int]], wanted: Sequence[str],
+    warnings: Sequence[str] = (),
+) -> Any:
+    """Return the WSGI application of /healthz: 200 when all is well, 503 with the same body when not.
+
+    `warnings` are what an operator should know of a broker that is well.
+    """
     def application(_environ: Mapping[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         states, alive = probe(checks), roles()
         states |= {f"role {name}": "ok" if alive.get(name) else "not running" for name in wanted}
         well = all(state == "ok" for state in states.values())
         return _json(start_response, "200 OK" if well else "503 Service Unavailable",
-                     {"status": "ok" if well else "degraded", "dependencies": states})
+                     {"status": "ok" if well else "degraded", "dependencies": states,
+                      **({"warnings": [*warnings]} if warnings else {})})
     return application
 
 

@@ -21,7 +21,7 @@ from broker.model.message_id import MessageId
 from broker.model.people import Demographics, PersonName
 from broker.model.ports import Unit
 from broker.model.transaction import AnyTransaction, ServedTransaction, Transaction
-from broker.patients import iti8_feed, iti9_query, iti21_query, iti44_feed, iti45_query
+from broker.patients import iti8_feed, iti9_query, iti21_query, iti44_feed, iti45_query, iti83_query, iti104_feed
 from broker.patients.actor import PixManager
 from broker.patients.demographics import DemographicsSupplier
 from broker.patients.events import Happened
@@ -33,6 +33,7 @@ from broker.wire.hl7v2 import Header
 from broker.wire.hl7v2_pix import write_adt
 from broker.wire.soap import SoapReply, SoapRequest
 from broker.wire.xml import Element, parse
+from tests.helpers.fhir import Fhir
 
 XAD, HOSPA, HOSPB, HOSPC, CLINIC = "2.999.1.1", "2.999.2.1", "2.999.3.1", "2.999.4.1", "2.999.6.1"
 OURS, DEVICE_B, DEVICE_C = "2.999.1.4", "2.999.3.9", "2.999.4.9"
@@ -101,6 +102,8 @@ class Bench:
             ServedTransaction(iti8_feed.ROW, self.manager), ServedTransaction(iti9_query.ROW, self.manager),
             ServedTransaction(iti21_query.ROW, self.supplier)]
         self.mllp = MllpServer(self.served, self.gate, Settings(), (profile.region.application, profile.region.facility))
+
+        self.fhir = Fhir([ServedTransaction(row, self.manager) for row in (iti83_query.row(XAD), iti104_feed.ROW)], self.gate)
 
     def v2(self, message: str, encoding: str = "utf-8") -> list[list[str]]:
         """Send an HL7 v2 message; return the answer as fields per segment."""

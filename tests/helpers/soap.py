@@ -15,7 +15,6 @@ from typing import Any
 
 from broker.audit.spool import AuditLog
 from broker.config.settings import Server, Settings, TlsSection
-from broker.edge.door.tls import PEER_CERTIFICATE
 from broker.edge.http import routes
 from broker.edge.http.server import serve
 from broker.files.sources import CHUNK, FileSlice, Octets, Spooled
@@ -35,6 +34,7 @@ from broker.security.gate import Gate, reason
 from broker.security.rules import Open
 from broker.wire.envelope import write_request
 from broker.wire.mime import MtomBody, Multipart, content_id, content_type_parameters
+from broker.wire.rest import PEER_CERTIFICATE
 from broker.wire.soap import Part, SoapReply, SoapRequest, SoapTransaction
 from broker.wire.xml import RAD, XDS, Element, parse
 from broker.wire.xop import resolve

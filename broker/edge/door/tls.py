@@ -14,9 +14,6 @@ from broker.security.tls import peer_certificate
 # What a non-blocking call raises when there is nothing to do just now.
 NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
-# Key of the peer's `Certificate` in a WSGI environment; absent where it showed none.
-PEER_CERTIFICATE = "broker.peer_certificate"
-
 _AT_ONCE = 64 << 10         # bytes given to OpenSSL at once
 
 

@@ -1,6 +1,7 @@
 """The web application: routes by path, serves WSDL and schemas."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from broker.config.settings import Settings
@@ -14,10 +15,14 @@ StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
 
-def build(rows: Sequence[AnyTransaction], gate: Gate, settings: Settings, extra: Mapping[str, Application]) -> Application:
-    """Return the web application: one SOAP endpoint per path of the SOAP rows, /schema/*.xsd, and `extra` by path.
+def build(
+    rows: Sequence[AnyTransaction], gate: Gate, settings: Settings, extra: Mapping[str, Application],
+    below: Mapping[str, Application] = MappingProxyType({}),
+) -> Application:
+    """Return the web application: one SOAP endpoint per path of the SOAP rows, /schema/*.xsd, `extra` by path, and `below` by the
 
-    Rows of other wires are left alone. Build it in the process that serves it, never before a fork.
+    first part of the path (`/fhir`). Rows of other wires are left alone. Build it in the process that serves it, never before a
+    fork.
     """
     slots = Slots(settings.server.retrieve_slots)
     endpoints: dict[str, list[AnyTransaction]] = {}
@@ -31,7 +36,9 @@ def build(rows: Sequence[AnyTransaction], gate: Gate, settings: Settings, extra:
     routes |= extra
 
     def route(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        return routes.get(environ["PATH_INFO"], _not_found)(environ, start_response)
+        path = environ["PATH_INFO"]
+        application = routes.get(path) or below.get(f"/{path[1:].partition('/')[0]}", _not_found)
+        return application(environ, start_response)
     return route
 
 

@@ -30,6 +30,7 @@ from broker.edge.door.shares import Held, Lane
 from broker.edge.door.waiting import Tls, WaitingRoom, log_bug
 from broker.edge.http.answer import Answer, HandedOver, SetAside, SlowAnswers
 from broker.edge.http.connection import GATHERED, Connection, Refused
+from broker.wire.rest import PEER_CERTIFICATE
 
 _READ = 64 << 10        # bytes taken from a connection at once
 _LEFTOVER = 64 << 10    # bytes taken from a peer that goes on sending after its answer
@@ -250,7 +251,7 @@ class WebWorker(ThreadWorker):
         if self.port is not None:
             environ["wsgi.url_scheme"] = "https"
         if conn.certificate is not None:
-            environ[tls.PEER_CERTIFICATE] = conn.certificate
+            environ[PEER_CERTIFICATE] = conn.certificate
         if not self.alive:
             answer.force_close()
         try:

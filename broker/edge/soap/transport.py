@@ -10,7 +10,6 @@ from typing import Any
 
 import structlog
 
-from broker.edge.door.tls import PEER_CERTIFICATE
 from broker.edge.soap import faults
 from broker.edge.soap.compat import Application, MethodContext, ServerBase, TransportContext
 from broker.edge.soap.faults import SoapFault
@@ -20,6 +19,7 @@ from broker.model.caller import Certificate
 from broker.model.errors import BrokerError
 from broker.model.transaction import Packaging
 from broker.wire.mime import SOAP_TYPE, MtomBody
+from broker.wire.rest import PEER_CERTIFICATE
 
 log = structlog.get_logger("broker.soap")
 

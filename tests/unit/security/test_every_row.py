@@ -4,6 +4,7 @@ The rows are found in the program, so that one without a case here fails.
 """
 
 import importlib
+import json
 import pkgutil
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -59,17 +60,21 @@ from broker.wire.ebxml_query import write_query_request
 from broker.wire.hl7v2 import Header, parse
 from broker.wire.hl7v2_pdq import write_pdq_cancel, write_pdq_query
 from broker.wire.hl7v2_pix import write_adt, write_pix_query
+from broker.wire.rest import RestReply, RestRequest
 from broker.wire.soap import SoapReply, SoapRequest
 from tests.helpers import manifests, stores
 from tests.helpers.conflicts import DOMAINS, Picture, sop, store
 from tests.helpers.fetch import read
+from tests.helpers.fhir import patient as fhir_patient
 from tests.helpers.registry import bundle, document, folder, link, submission
 
-CALLER = Caller(node="stranger", address="10.9.9.9", local_node="http://broker")
+CALLER = Caller(node="stranger", address="127.0.0.1", local_node="http://broker")
 DEVICE_B, OURS = "2.999.3.9", "2.999.1.4"
 LOCAL, OTHER = PatientId(DOMAINS["a"], "LOCAL-71"), PatientId(DOMAINS["a"], "LOCAL-72")
 B_ONE, B_TWO = PatientId(DOMAINS["b"], "LOCAL-81"), PatientId(DOMAINS["b"], "LOCAL-82")
 PERSON = Demographics(names=(PersonName("欧阳", "静"),), birth_date="19790214", sex="F")
+FHIR_LOCAL = f"urn:oid:{LOCAL.domain}|{LOCAL.value}"
+WHO = {"name": [{"family": "欧阳", "given": ["静"]}], "gender": "female", "birthDate": "1979-02-14"}
 ACCESSION = "ACC-7171^^^^urn:ihe:iti:xds:2013:accession"
 INTERNAL = {"ITI-57", "CONFLICT-ASSIGN", "CONFLICT-REJECT", "CONFLICT-UNDO", "ARCHIVE-DAMAGE", "ARCHIVE-MEND", "ARCHIVE-HOLD",
             "ARCHIVE-PIN", "ARCHIVE-RELEASE", "ARCHIVE-RECALL"}
@@ -189,7 +194,16 @@ def told(reply: Any) -> bytes:
     """Return all that a reply tells, whatever its wire."""
     if isinstance(reply, SoapReply):
         return b"".join(reply.fragments) + b"".join(read(part.source) for part in reply.parts)
+    if isinstance(reply, RestReply):
+        return repr(reply.headers).encode() + reply.body
     return reply if isinstance(reply, bytes) else repr(reply).encode()
+
+
+def spoken(message: Any) -> bytes:
+    """Return all that a request says, whatever its wire."""
+    if isinstance(message, SoapRequest):
+        return etree.tostring(message.body, encoding="UTF-8")
+    return message.line.encode() + message.body if isinstance(message, RestRequest) else bytes(message.raw)
 
 
 def _header() -> Header:
@@ -208,6 +222,13 @@ def _v3(message: bytes) -> SoapRequest:
 def _soap(_world: Any, body: bytes) -> SoapRequest:
     element = xml.parse(body)
     return SoapRequest(body=element, message=Message(name=str(element.tag)))
+
+
+def _rest(method: str, rest: str, body: dict[str, Any] | None = None) -> RestRequest:
+    query = tuple(tuple(pair.split("=", 1)) for pair in rest.partition("?")[2].split("&") if pair)
+    return RestRequest(
+        line=f"{method} /fhir/Patient{rest}", query=query, body=json.dumps(body).encode() if body else b"",  # type: ignore[arg-type]
+        body_format="json" if body else "", answer_format="json")
 
 
 def _provide(world: World) -> SoapRequest:
@@ -318,6 +339,12 @@ CASES: Mapping[tuple[str, str], list[Case]] = {
     ("ITI-44", HL7 + hl7v3.MERGE): [Case(
         lambda _world: _v3(hl7v3.write_merge_patient(B_ONE, B_TWO, PERSON.names, sender=DEVICE_B, receiver=OURS)))],
     ("ITI-45", HL7 + hl7v3.QUERY): [Case(lambda _world: _v3(hl7v3.write_pix_query(LOCAL, sender=DEVICE_B, receiver=OURS)))],
+    ("ITI-83", "GET /Patient/$ihe-pix"): [Case(lambda _world: _rest("GET", f"/$ihe-pix?sourceIdentifier={FHIR_LOCAL}"))],
+    ("ITI-83", "POST /Patient/$ihe-pix"): [Case(lambda _world: _rest("POST", "/$ihe-pix", {
+        "resourceType": "Parameters", "parameter": [{"name": "sourceIdentifier", "valueString": FHIR_LOCAL}]}))],
+    ("ITI-104", "PUT /Patient"): [
+        Case(lambda _world: _rest("PUT", f"?identifier={FHIR_LOCAL}-B", fhir_patient(f"{FHIR_LOCAL}-B", FHIR_LOCAL, **WHO)))],
+    ("ITI-104", "DELETE /Patient"): [Case(lambda _world: _rest("DELETE", f"?identifier={FHIR_LOCAL}"))],
     ("ITI-18", f"{{{xml.QUERY}}}AdhocQueryRequest"): [
         Case(partial(lambda uuid, kind, world: _query(world, uuid, kind), uuid, kind))
         for uuid in QUERIES for kind in ("LeafClass", "ObjectRef") if kind == "LeafClass" or QUERIES[uuid].name == "GetAll"],
@@ -341,7 +368,7 @@ CASES: Mapping[tuple[str, str], list[Case]] = {
 }
 EVERY = [pytest.param(code, case, id=f"{code}-{name.rpartition('}')[2]}-{n}")
          for (code, name), cases in CASES.items() for n, case in enumerate(cases)]
-ENDING = {"ITI-21-QCN^J01-0"}         # of a query: only acknowledged
+ENDING = {"ITI-21-QCN^J01-0", "ITI-104-DELETE /Patient-0"}     # of a query or patient: acknowledged or refused, no more
 READING = [one for one in EVERY if one.values[0] not in TELLS_NOTHING and one.id not in ENDING]
 
 
@@ -386,8 +413,7 @@ def run(world: World, code: str, case: Case) -> tuple[bytes, bytes]:
         assert case.call is not None
         return b"", told(case.call(world))
     raw = case.message(world)
-    said = etree.tostring(raw.body, encoding="UTF-8") if isinstance(raw, SoapRequest) else raw.raw
-    return said, told(world.perform(code, raw))
+    return spoken(raw), told(world.perform(code, raw))
 
 
 def leaks(world: World, said: bytes, reply: bytes) -> set[str]:

@@ -1,0 +1,59 @@
+"""What the FHIR transactions have in common: identifiers and logical ids as given ids, who calls."""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from broker.model.caller import Call
+from broker.model.errors import FhirCode, Rejected
+from broker.patients.identifiers import GivenId, Sender
+from broker.wire.fhir_patient import Identifier
+from broker.wire.rest import RestRequest
+
+PIX_MANAGER: Final = "https://profiles.ihe.net/ITI/PIXm/CapabilityStatement/IHE.PIXm.Manager"
+AUDIT_SYSTEM: Final = "urn:ihe:event-type-code"     # of transactions in the audit profiles of FHIR (BALP)
+_UNESCAPED_BAR: Final = re.compile(r"(?<!\\)\|")
+_UNESCAPED_COMMA: Final = re.compile(r"(?<!\\),")
+_ESCAPED: Final = re.compile(r"\\([\\|,$])")
+
+
+def values(text: str) -> list[str]:
+    """Return the alternatives of a search parameter (FHIR R4 search 3.1.1.4.1.1): a comma divides them, unless it is escaped."""
+    return _UNESCAPED_COMMA.split(text)
+
+
+def plain(text: str) -> str:
+    r"""Return a value without its escapes `\\`, `\|`, `\,`, `\$` (FHIR R4 search 3.1.1.4.1.1)."""
+    return _ESCAPED.sub(r"\1", text)
+
+
+def token(text: str, place: str) -> Identifier:
+    """Return an identifier of the form `system|value`. Raise `Rejected` (value) for one without the bar."""
+    parts = _UNESCAPED_BAR.split(text)
+    if len(parts) != 2:
+        raise Rejected(FhirCode.VALUE, f"{place} must have the form system|value", place)
+    return Identifier(plain(parts[0]).strip(), plain(parts[1]).strip(), place)
+
+
+def given_id(identifier: Identifier) -> GivenId:
+    """Return an identifier as an id and its authority: the OID in its system, or the URI that is there."""
+    oid, place = identifier.oid, identifier.place
+    return GivenId(
+        value=identifier.value, oid=oid, other="" if oid else identifier.system, at=f"{place}.value",
+        at_authority=f"{place}.system", at_whole=place)
+
+
+def sender(call: Call) -> Sender:
+    """Return how the caller of a FHIR transaction is known as a source."""
+    caller = call.caller
+    return Sender(address=caller.address or "unknown", certificate=caller.certificate.fingerprint if caller.certificate else "")
+
+
+def only(request: RestRequest, names: Sequence[str]) -> None:
+    """Return when the address has no parameters but these and those of the result's form (`_format`, `_pretty` …).
+
+    Raise `Rejected` (invalid): a condition that was passed over would let something else happen than was meant.
+    """
+    for name, _ in request.query:
+        if name not in names and not name.startswith("_"):
+            raise Rejected(FhirCode.INVALID, f"the parameter {name[:64]} is not taken here", name[:64])
