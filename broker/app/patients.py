@@ -3,14 +3,29 @@
 from collections.abc import Collection
 
 from broker.app.core import Core
+from broker.config.profile import Consumer
+from broker.config.settings import OutboundSection
+from broker.edge.mllp.call import MllpCall
+from broker.edge.soap_call import CallOptions, SoapCall
 from broker.imaging.patient_events import PublicationEvents
 from broker.model.ids import PatientId
 from broker.model.ports import Unit
 from broker.model.transaction import AnyTransaction, ServedTransaction
-from broker.patients import iti8_feed, iti9_query, iti21_query, iti44_feed, iti45_query, iti83_query, iti104_feed
-from broker.patients.actor import PixManager
+from broker.patients import (
+    iti8_feed,
+    iti9_query,
+    iti21_query,
+    iti44_feed,
+    iti45_query,
+    iti46_notify,
+    iti83_query,
+    iti104_feed,
+)
+from broker.patients.actor import Followers, PixManager
 from broker.patients.demographics import DemographicsSupplier
+from broker.patients.notifier import Exchange, Notifier, Ways
 from broker.registry.patient_events import RegistryEvents
+from broker.wire.xml import canonical
 
 
 def pix_manager(core: Core) -> PixManager:
@@ -27,8 +42,22 @@ def pix_manager(core: Core) -> PixManager:
     def moved(unit: Unit, local: Collection[PatientId], before: PatientId, now: PatientId) -> None:
         publications.moved(unit, registry.moved(unit, local, before, now), now)
 
-    manager = PixManager(core.database, core.profile, arrived, merged, moved)
+    manager = PixManager(core.database, core.profile, core.coord, Followers(arrived=arrived, merged=merged, moved=moved))
     return manager
+
+
+def notifier(core: Core) -> Notifier:
+    """Return what tells the consumers of the profile of changes."""
+    exchanges = {consumer.key: _exchange(consumer, core.settings.outbound) for consumer in core.profile.consumers}
+    ways = Ways(exchanges, core.settings.public_url + "/pix")
+    return Notifier(core.database, core.profile, core.gate, core.coord, ways)
+
+
+def _exchange(consumer: Consumer, settings: OutboundSection) -> Exchange:
+    if not consumer.url:
+        return MllpCall(consumer.host, consumer.port, settings, tls=consumer.tls)
+    call = SoapCall(consumer.url, f"the consumer {consumer.key}", CallOptions.of(settings))
+    return lambda message: canonical(call.exchange(message, iti46_notify.ACTION))
 
 
 def demographics(core: Core) -> DemographicsSupplier:

@@ -3,7 +3,8 @@
 from broker.app.core import Core
 from broker.archive.sdfo import Sdfo
 from broker.config.ports import Mover
-from broker.edge.outbound import CallOptions, SoapOutbound
+from broker.edge.outbound import SoapOutbound
+from broker.edge.soap_call import CallOptions
 from broker.imaging.fetch import Retriever
 from broker.imaging.origin import Origins
 from broker.imaging.publish import Publisher

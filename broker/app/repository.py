@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 
 from broker.app.core import Core
-from broker.edge.outbound import CallOptions, RemoteRegistrar
+from broker.edge.outbound import RemoteRegistrar
+from broker.edge.soap_call import CallOptions
 from broker.model.caller import Call
 from broker.model.errors import Problem
 from broker.model.transaction import AnyTransaction, ServedTransaction

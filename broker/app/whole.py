@@ -18,6 +18,7 @@ from broker.imaging.receiver import Receiver
 from broker.model.ports import Withdraw
 from broker.model.transaction import AnyTransaction
 from broker.patients.actor import PixManager
+from broker.patients.notifier import Notifier
 from broker.registry.actor import Registry
 from broker.registry.approved import approved
 from broker.repository.actor import Repository
@@ -40,6 +41,11 @@ class App(Core):
     def patients(self) -> PixManager:
         """The PIX manager."""
         return patients.pix_manager(self)
+
+    @cached_property
+    def notifier(self) -> Notifier:
+        """Tells consumers of changes of ids."""
+        return patients.notifier(self)
 
     @cached_property
     def registry(self) -> Registry:

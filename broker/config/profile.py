@@ -140,6 +140,33 @@ class Domain(_Part):
         "messages count in their order of arrival")
 
 
+class Consumer(_Part):
+    """consumers.toml: who is told when it changes which ids are one person's."""
+
+    key: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    title: str = ""
+    transaction: Literal["ITI-10", "ITI-46", "ITI-64"] = Field(
+        description="a PIX consumer by HL7 v2 or V3, or a document registry that keeps entries of ours")
+    domains: tuple[Oid, ...] = Field((), description="ids it is told of (ITI-10, ITI-46); empty = of all domains that are shown")
+    host: str = Field("", description="of ITI-10 and ITI-64")
+    port: int = Field(0, ge=0, le=65535)
+    tls: bool = Field(default=False, description="speak TLS there (ITI-10, ITI-64)")
+    application: str = Field("", description="MSH-5")
+    facility: str = Field("", description="MSH-6")
+    charset: str = Field("UNICODE UTF-8", description="MSH-18 (HL7 table 0211)")
+    url: str = Field("", description="endpoint of ITI-46")
+    device_oid: Oid | None = Field(None, description="its application id in HL7 V3 messages")
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> Self:
+        if self.transaction == "ITI-46":
+            if not self.url.startswith(("http://", "https://")) or self.device_oid is None:
+                raise ValueError("ITI-46 needs url (http:// or https://) and device_oid")
+        elif not self.host or not self.port:
+            raise ValueError(f"{self.transaction} needs host and port")
+        return self
+
+
 class Limits(_Part):
     """What a hospital's PACS may be asked for, and how many associations it may hold here."""
 
@@ -242,6 +269,7 @@ class Profile(_Part):
     domains: tuple[Domain, ...]
     hospitals: tuple[Hospital, ...]
     retention: Retention
+    consumers: tuple[Consumer, ...] = ()
     folder: Path
 
     def hospital(self, key: str) -> Hospital | None:
@@ -283,15 +311,21 @@ class Profile(_Part):
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file of a profile, `<name>.toml`, and the part of the profile that it holds: one `kind`, or a `[[row]]` for each."""
+    """One file of a profile, `<name>.toml`, and the part of the profile that it holds: one `kind`, or a `[[row]]` for each.
+
+    An `optional` file may be missing: then there are no rows.
+    """
 
     name: str
     kind: type[_Part]
     row: str = ""
+    optional: bool = False
 
     def read(self, folder: Path) -> Any:
         """Return what the file in `folder` holds, checked by itself. Raise `ConfigError` naming the file and the place in it."""
         file = folder / f"{self.name}.toml"
+        if self.optional and not file.exists():
+            return ()
         values = _toml(file)
         if not self.row:
             return _build(self.kind, values, str(file), "")
@@ -307,6 +341,7 @@ FILES = (
     File("domains", Domain, "domain"),
     File("hospitals", Hospital, "hospital"),
     File("retention", Retention),
+    File("consumers", Consumer, "consumer", optional=True),
 )
 
 
@@ -364,11 +399,23 @@ def _check(profile: Profile) -> None:
             raise ConfigError(f"{where}.domain: {hospital.domain} is not in domains.toml")
         if hospital.kind == "origin" and not (hospital.source_uid and hospital.port):
             raise ConfigError(f"{where}: kind origin needs source_uid and port")
+    _check_consumers(profile)
     named = [("per_hospital", key) for key in profile.retention.per_hospital]
     named += [(f"rule {rule.name}.hospital", rule.hospital) for rule in profile.retention.rule if rule.hospital]
     for where, key in named:
         if profile.hospital(key) is None:
             raise ConfigError(f"{profile.folder / 'retention.toml'}: {where}: {key!r} is not in hospitals.toml")
+
+
+def _check_consumers(profile: Profile) -> None:
+    file = profile.folder / "consumers.toml"
+    _unique(file, "key", [consumer.key for consumer in profile.consumers])
+    for consumer in profile.consumers:
+        for oid in consumer.domains:
+            domain = profile.domain(oid)
+            if domain is None or domain.hidden:
+                why = "is hidden from consumers" if domain else "is not in domains.toml"
+                raise ConfigError(f"{file}: consumer {consumer.key}.domains: {oid} {why}")
 
 
 def _unique(file: Path, key: str, values: list[str]) -> None:

@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from broker.config.profile import Domain, Profile
+from broker.coord.base import Coord
 from broker.db import Database, Lock, lock
 from broker.model.caller import Call
 from broker.model.errors import Hl7Code, Rejected
@@ -14,8 +16,10 @@ from broker.model.transaction import Disclosure, Keep
 from broker.patients.feed import Feed, Kind
 from broker.patients.feeds import FeedWork, Pair
 from broker.patients.identifiers import Authorities, GivenId, check_receiver, checked
+from broker.patients.notices import Notice, notices
+from broker.patients.notifier import CHANNEL
 from broker.patients.resolution import Arrived, Moved, Outcome, Retired
-from broker.patients.store import answers, records
+from broker.patients.store import answers, outbox, records
 from broker.patients.store.neighbourhood import Neighbourhood
 
 Named = tuple[PatientId, str]
@@ -26,18 +30,26 @@ def visible_ids(ids: tuple[Named, ...], keep: Keep) -> tuple[Named, ...]:
     return tuple(one for one in ids if keep(Disclosure(patient=one[0])))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Followers:
+    """The other actors, which are told what became of ids inside the unit of work in which it does."""
+
+    arrived: PatientArrived
+    merged: PatientMerged
+    moved: PatientMoved
+
+
 class PixManager:
     """One cross-reference of patient ids; safe to share between threads. Implements `PatientDirectory`."""
 
     def __init__(
-        self, database: Database, profile: Profile, arrived: PatientArrived, merged: PatientMerged, moved: PatientMoved,
-        clock: Callable[[], float] = time.time,
+        self, database: Database, profile: Profile, coord: Coord, followers: Followers, clock: Callable[[], float] = time.time,
     ) -> None:
         self.profile = profile
-        self._database = database
+        self._database, self._coord = database, coord
         self._affinity = profile.region.affinity_domain
         self._authorities = Authorities(profile)
-        self._told_arrived, self._told_merged, self._told_moved, self._clock = arrived, merged, moved, clock
+        self._followers, self._clock = followers, clock
 
     # -- feeds
 
@@ -67,8 +79,11 @@ class PixManager:
                 work.merge(pairs)
             else:
                 work.feed(own)
+            change = index.change() if self.profile.consumers else None
             index.save(work.log, at)
             self._tell(unit, work.outcomes)
+            if change:
+                self._notify(unit, notices(self.profile, change, work.outcomes), at)
             return self._kept(unit, feed, at)
 
     def subjects(self, feed: Feed) -> tuple[PatientId, ...]:
@@ -101,11 +116,17 @@ class PixManager:
         for outcome in outcomes:
             match outcome:
                 case Retired(retired, survivor):
-                    self._told_merged(unit, retired, survivor)
+                    self._followers.merged(unit, retired, survivor)
                 case Moved(local, before, now):
-                    self._told_moved(unit, local, before, now)
+                    self._followers.moved(unit, local, before, now)
                 case Arrived(local):
-                    self._told_arrived(unit, local)
+                    self._followers.arrived(unit, local)
+
+    def _notify(self, unit: Unit, told: Sequence[Notice], at: float) -> None:
+        """Keep what consumers are to be told, and have it sent once that is durable."""
+        outbox.write(unit, told, at)
+        if told:
+            unit.after_commit(lambda: self._coord.publish(CHANNEL, {}))
 
     def _pairs(self, feed: Feed, own: Sequence[tuple[PatientId, GivenId]]) -> list[Pair]:
         """Return what is to be merged: a pair for each domain of the sender in which the message names both.

@@ -383,6 +383,22 @@ def write_merge_patient(
     return _feed(MERGE, write_subject(role, patient.domain, replaced), sender, receiver, message_id)
 
 
+def write_update(
+    ids: Sequence[tuple[PatientId, str]], *, sender: str, receiver: str, message_id: MessageId | None = None,
+) -> bytes:
+    """Return a 201302 that tells a PIX consumer which ids are one person's, each with its namespace (ITI TF-2 3.46.4.1).
+
+    Those of the first one's domain stand in the role, the others as ids that the person has elsewhere, none twice.
+    """
+    first = ids[0][0].domain
+    role = "".join(
+        f"<id root={q(one.domain)} extension={q(one.value)} assigningAuthorityName={q(namespace)}/>"
+        for one, namespace in ids if one.domain == first)
+    others = Demographics(other_ids=tuple((one.domain, one.value) for one, _ in ids if one.domain != first))
+    subject = write_subject(f'{role}<statusCode code="active"/>{write_person(others)}{_provider(first)}', sender)
+    return _feed(REVISE, subject, sender, receiver, message_id)
+
+
 def _feed(interaction: str, subject: str, sender: str, receiver: str, message_id: MessageId | None) -> bytes:
     act = write_control_act(interaction, subject)
     return write_message(interaction, message_id or MessageId.now(), Transmission(sender, [Ii(receiver)], "AL"), [act])
@@ -445,9 +461,14 @@ def write_pix_query(
     return write_message(QUERY, moment, Transmission(sender, [Ii(receiver)], "AL"), [write_control_act(QUERY, query)])
 
 
+def acknowledged(message: Element) -> str:
+    """Return the type code of an acknowledgement (CA, CE, CR; AA, AE, AR)."""
+    return attribute(message, "h:acknowledgement/h:typeCode", "code")
+
+
 def read_ack(message: Element) -> None:
     """Return when the acknowledgement says CA or AA. Raise `Rejected` with its details when it does not."""
-    code = attribute(message, "h:acknowledgement/h:typeCode", "code")
+    code = acknowledged(message)
     if code in {"CA", "AA"}:
         return
     problems = [

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from broker.db.machine import GONE, NEW, Machine
 from broker.imaging.store.machines import FETCH_JOB, PUBLICATION, RECALL, STUDY
+from broker.patients.store.outbox import NOTIFICATION
 from broker.repository.store import DOCUMENT
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "architecture.md"
@@ -26,7 +27,7 @@ def _state(name: str) -> str:
 
 def page(text: str) -> str:
     """Return the page with the diagrams as they are now."""
-    diagrams = "\n".join(drawn(machine) for machine in (STUDY, PUBLICATION, FETCH_JOB, RECALL, DOCUMENT))
+    diagrams = "\n".join(drawn(machine) for machine in (STUDY, PUBLICATION, FETCH_JOB, RECALL, DOCUMENT, NOTIFICATION))
     return re.sub(f"(?<={_BEGIN}).*(?={_END})", lambda _: f"\n{diagrams}\n", text, flags=re.DOTALL)
 
 

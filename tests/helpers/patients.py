@@ -22,7 +22,7 @@ from broker.model.people import Demographics, PersonName
 from broker.model.ports import Unit
 from broker.model.transaction import AnyTransaction, ServedTransaction, Transaction
 from broker.patients import iti8_feed, iti9_query, iti21_query, iti44_feed, iti45_query, iti83_query, iti104_feed
-from broker.patients.actor import PixManager
+from broker.patients.actor import Followers, PixManager
 from broker.patients.demographics import DemographicsSupplier
 from broker.patients.events import Happened
 from broker.patients.store import log, records
@@ -34,6 +34,7 @@ from broker.wire.hl7v2_pix import write_adt
 from broker.wire.soap import SoapReply, SoapRequest
 from broker.wire.xml import Element, parse
 from tests.helpers.fhir import Fhir
+from tests.helpers.manifests import FakeCoord
 
 XAD, HOSPA, HOSPB, HOSPC, CLINIC = "2.999.1.1", "2.999.2.1", "2.999.3.1", "2.999.4.1", "2.999.6.1"
 OURS, DEVICE_B, DEVICE_C = "2.999.1.4", "2.999.3.9", "2.999.4.9"
@@ -93,8 +94,10 @@ class Bench:
     """The manager, what it told others, and the doors to it without a socket."""
 
     def __init__(self, database: Database, profile: Profile, folder: Path) -> None:
-        self.database, self.ports, self.folder = database, Ports(), folder
-        self.manager = PixManager(database, profile, self.ports.on_arrived, self.ports.on_merged, self.ports.on_moved)
+        self.database, self.ports, self.folder, self.coord = database, Ports(), folder, FakeCoord()
+        followers = Followers(
+            arrived=self.ports.on_arrived, merged=self.ports.on_merged, moved=self.ports.on_moved)
+        self.manager = PixManager(database, profile, self.coord, followers)
         self.gate = Gate(Open(), AuditLog(folder / "audit", "broker", "demo"))
         self.supplier = DemographicsSupplier(database, profile, lambda: self.now)
         self.now = 1_000_000.0

@@ -11,6 +11,7 @@ from broker.matching.block import block_keys
 from broker.model.ids import PatientId
 from broker.model.ports import Unit
 from broker.patients.events import Happened, person_of
+from broker.patients.notices import Change, Person
 from broker.patients.projection import Group, Index, Record
 from broker.patients.store import log
 from broker.patients.store.tables import ACTIVE, RETIRED, group, identity, key, link, term
@@ -132,6 +133,28 @@ class Neighbourhood(Index):
     def _link(self, one: PatientId, other: PatientId, kind: str) -> None:
         self._relinked[_pair(one, other)] = None
         super()._link(one, other, kind)
+
+    def change(self) -> Change:
+        """Return the persons to whom something happened, as SQL has them and as they are now, the oldest first."""
+        now = {one: self._records[one] for one in self._changed}
+        before = {one: self._loaded[one] for one in now if one in self._loaded}
+        moved = [one for one in now if now[one].group != (before[one].group if one in before else "")]
+        retired = tuple(
+            (one, record.survivor) for one, record in now.items()
+            if record.survivor and (one not in before or before[one].active))
+        touched = [*moved, *(self.survivor(self.get(survivor)).patient for _, survivor in retired)]
+        values = {record.group for one in touched for record in (now.get(one), before.get(one), self.get(one)) if record}
+        groups = sorted(values - {""}, key=lambda value: self._groups[value].age)
+        self.members(groups)        # all of them are here now
+        was = list(self._loaded.values())
+        return Change(
+            before=self._persons(groups, was), after=self._persons(groups, self.members(groups)), retired=retired)
+
+    def _persons(self, groups: Iterable[str], records: Iterable[Record]) -> tuple[Person, ...]:
+        members: dict[str, set[PatientId]] = {}
+        for record in records:
+            members.setdefault(record.group, set()).add(record.patient)
+        return tuple(Person(group, frozenset(members[group])) for group in groups if group in members)
 
     # -- writing
 

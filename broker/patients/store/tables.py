@@ -99,3 +99,19 @@ message = sa.Table(
     sa.Column("at", sa.Float, nullable=False),
     sa.UniqueConstraint("sender", "control_id"),
 )
+
+notification = sa.Table(                                        # what consumers are told
+    "patient_notification", metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("consumer", sa.String(64), nullable=False),       # its key in the profile
+    sa.Column("transaction", sa.String(8), nullable=False),     # ITI-8 | ITI-10 | ITI-46 | ITI-64
+    sa.Column("body", sa.JSON, nullable=False),
+    sa.Column("control_id", sa.String(20), nullable=False),
+    sa.Column("state", sa.String(10), nullable=False),          # waiting | delivered | refused
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("next_at", sa.Float, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("done_at", sa.Float),
+    sa.Index("ix_patient_notification_consumer", "consumer", "state", "id"),
+)

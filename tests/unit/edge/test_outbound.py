@@ -12,7 +12,8 @@ import pytest
 
 from broker.audit.spool import AuditLog
 from broker.config.settings import OutboundSection, TlsPort
-from broker.edge.outbound import CallOptions, RemoteRegistrar, SoapOutbound
+from broker.edge.outbound import RemoteRegistrar, SoapOutbound
+from broker.edge.soap_call import CallOptions
 from broker.model.caller import ANONYMOUS, AuditFacts, Call
 from broker.model.errors import BrokerError, Problem, Rejected, Unavailable
 from broker.model.metadata import DocumentEntry, RegistryObjects, SubmissionSet
