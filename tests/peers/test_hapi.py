@@ -69,7 +69,7 @@ def test_hapi_and_the_gazelle_profiles_find_nothing_wrong(judge: list[str]) -> N
 def test_they_find_nothing_wrong_with_what_we_tell_others(judge: list[str]) -> None:
     """Update notifications (ITI-10) and link changes (ITI-64), with letters of China in an id.
 
-    HAPI drops the one space that PID-5 is by the standard, and then misses it: here it is shown a letter in its place.
+    HAPI drops the one space that PID-5 is by the standard, and then misses it: here it is shown a name in its place.
     """
     to = Header(sender=("BROKER", "REGION"), receiver=("HIS-A", "HOSPA"), message_id=MESSAGE_ID)
     one, other, person = ((PatientId(f"2.999.{n}", value), f"NS{n}") for n, value in ((2, "甲1"), (3, "B 1"), (1, "XAD1")))
