@@ -79,7 +79,7 @@ def test_they_find_nothing_wrong_with_what_we_tell_others(judge: list[str]) -> N
         "link": ("ITI_64_ADT_A43", write_link_change(to, person, one, person)),
         "link of a merged id": ("ITI_64_ADT_A43", write_link_change(to, person, one, person, other)),
     }
-    shown = [(profile, data.replace(b"|| \r", b"||X\r")) for profile, data in told.values()]
+    shown = [(profile, data.replace(b"|| \r", b"||X^^^^^^L\r")) for profile, data in told.values()]
     lines = "".join(f"{profile}\t{base64.b64encode(data).decode()}\n" for profile, data in shown)
     done = subprocess.run(judge, input=lines, capture_output=True, check=True, text=True)
     assert {key: said for key, said in zip(told, done.stdout.splitlines(), strict=True) if said} == {}
