@@ -18,8 +18,10 @@ from broker.patients import (
     iti44_feed,
     iti45_query,
     iti46_notify,
+    iti78_search,
     iti83_query,
     iti104_feed,
+    iti119_match,
 )
 from broker.patients.actor import Followers, PixManager
 from broker.patients.demographics import DemographicsSupplier
@@ -79,5 +81,6 @@ def served_by_soap(core: Core, manager: PixManager) -> tuple[AnyTransaction, ...
 
 def served_by_fhir(core: Core, manager: PixManager) -> tuple[AnyTransaction, ...]:
     """Return the transactions of FHIR."""
-    rows = (iti83_query.row(core.profile.region.affinity_domain), iti104_feed.ROW)
-    return tuple(ServedTransaction(row, manager) for row in rows)
+    affinity, supplier = core.profile.region.affinity_domain, demographics(core)
+    return (ServedTransaction(iti83_query.row(affinity), manager), ServedTransaction(iti104_feed.ROW, manager),
+            ServedTransaction(iti78_search.row(affinity), supplier), ServedTransaction(iti119_match.ROW, supplier))

@@ -105,6 +105,7 @@ class FhirCode(StrEnum):
     FORBIDDEN = "forbidden"
     MEDIA_TYPE = "media-type"
     TARGET_UNKNOWN = "target-unknown"
+    WANTED_UNKNOWN = "wanted-unknown"
 
 
 class AccessCode(StrEnum):

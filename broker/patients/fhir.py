@@ -2,14 +2,18 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from broker.model.caller import Call
 from broker.model.errors import FhirCode, Rejected
+from broker.model.transaction import Disclosure, Keep
+from broker.patients.demographics import Found, visible_hits
 from broker.patients.identifiers import GivenId, Sender
-from broker.wire.fhir_patient import Identifier
+from broker.wire.fhir_patient import Identifier, system_of
 from broker.wire.rest import RestRequest
 
+PDQ_SUPPLIER: Final = "https://profiles.ihe.net/ITI/PDQm/CapabilityStatement/IHE.PDQm.Supplier"
 PIX_MANAGER: Final = "https://profiles.ihe.net/ITI/PIXm/CapabilityStatement/IHE.PIXm.Manager"
 AUDIT_SYSTEM: Final = "urn:ihe:event-type-code"     # of transactions in the audit profiles of FHIR (BALP)
 _UNESCAPED_BAR: Final = re.compile(r"(?<!\\)\|")
@@ -41,6 +45,17 @@ def given_id(identifier: Identifier) -> GivenId:
     return GivenId(
         value=identifier.value, oid=oid, other="" if oid else identifier.system, at=f"{place}.value",
         at_authority=f"{place}.system", at_whole=place)
+
+
+def logical_id(affinity_domain: str, value: str, place: str) -> GivenId:
+    """Return the logical id of a Patient as an id: it is that of the affinity domain."""
+    return given_id(Identifier(system_of(affinity_domain), value, place))
+
+
+def visible_persons(found: Found, keep: Keep) -> Found:
+    """Return an answer as if what the caller may not see did not exist; a person is named by the affinity-domain id."""
+    seen = visible_hits(found, keep)
+    return replace(seen, hits=tuple(hit for hit in seen.hits if keep(Disclosure(patient=hit.affinity))))
 
 
 def sender(call: Call) -> Sender:

@@ -8,7 +8,7 @@ from broker.model.caller import AuditFacts, Call
 from broker.model.errors import BrokerError, FhirCode, Hl7Code, Rejected
 from broker.model.transaction import AuditEvent, Keep, Message, Wire
 from broker.patients.actor import Named, PixManager, visible_ids
-from broker.patients.fhir import AUDIT_SYSTEM, PIX_MANAGER, given_id, only, token
+from broker.patients.fhir import AUDIT_SYSTEM, PIX_MANAGER, given_id, logical_id, only, token
 from broker.patients.identifiers import GivenId
 from broker.wire import fhir
 from broker.wire.fhir_capability import FhirTransaction
@@ -80,8 +80,7 @@ def _source(manager: PixManager, request: Request) -> GivenId:
     """Return the id that is asked about; the logical id of a Patient of ours is its affinity-domain id."""
     source = request.source
     if source.system.rstrip("/") == request.base and source.value.startswith("Patient/"):
-        source = Identifier(
-            f"urn:oid:{manager.profile.region.affinity_domain}", source.value.removeprefix("Patient/"), source.place)
+        return logical_id(manager.profile.region.affinity_domain, source.value.removeprefix("Patient/"), source.place)
     return given_id(source)
 
 

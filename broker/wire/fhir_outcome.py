@@ -15,12 +15,14 @@ _ANSWERS: Final[Mapping[str, tuple[int, str]]] = {
     FhirCode.TOO_LONG: (422, "too-long"), FhirCode.BUSINESS_RULE: (422, "business-rule"),
     FhirCode.MULTIPLE_MATCHES: (412, "multiple-matches"), FhirCode.NOT_FOUND: (404, "not-found"),
     FhirCode.CONFLICT: (409, "conflict"), FhirCode.FORBIDDEN: (403, "forbidden"),
-    FhirCode.TARGET_UNKNOWN: (403, "code-invalid"), AccessCode.DENIED: (403, "forbidden"),
+    FhirCode.TARGET_UNKNOWN: (403, "code-invalid"), FhirCode.WANTED_UNKNOWN: (404, "not-found"),
+    AccessCode.DENIED: (403, "forbidden"),
     Hl7Code.REQUIRED_FIELD_MISSING: (400, "required"), Hl7Code.DATA_TYPE: (400, "value"),
     Hl7Code.TABLE_VALUE: (400, "code-invalid"),
     Hl7Code.UNKNOWN_KEY: (422, "not-found"), Hl7Code.DUPLICATE_KEY: (422, "duplicate"),
 }
 _UNKNOWN: Final = (400, "processing")
+_MILD: Final = frozenset((FhirCode.WANTED_UNKNOWN,))        # told as a warning although nothing else is answered (PDQm, case 4)
 
 # Issue types of what HTTP itself refuses.
 _TYPES: Final = {
@@ -61,7 +63,8 @@ def refused(error: BrokerError, form: str) -> RestReply:
     if isinstance(error, TooLarge):
         return refusal(413, str(error), form)
     problems = error.problems if isinstance(error, Rejected) else (Problem("", str(error)),)
-    issues = [_issue(answer_of(problem)[1], problem.context, "error", problem.location) for problem in problems]
+    issues = [
+        _issue(answer_of(one)[1], one.context, "warning" if one.code in _MILD else "error", one.location) for one in problems]
     return reply({"resourceType": "OperationOutcome", "issue": issues}, form, answer_of(problems[0])[0])
 
 

@@ -93,14 +93,12 @@ def _replaced_by(resource: Mapping[str, Any]) -> Iterable[Identifier]:
 
 def _person(resource: Mapping[str, Any]) -> dict[str, Any]:
     gender, birth_date = resource.get("gender", ""), resource.get("birthDate", "").replace("-", "")
-    if gender and gender not in _SEXES:
-        raise Rejected(FhirCode.CODE_INVALID, "Patient.gender is not male, female, other or unknown", "Patient.gender")
     if birth_date and not is_date(birth_date):
         raise Rejected(FhirCode.VALUE, "Patient.birthDate is no date", "Patient.birthDate")
     return {
         "names": tuple(_name(one, f"Patient.name[{n}]") for n, one in enumerate(_some(resource, "name"))),
         "birth_date": birth_date,
-        "sex": _SEXES.get(gender, ""),
+        "sex": sexes_of(gender, "Patient.gender")[0] if gender else "",
         "mother": next(_mothers(resource), None),
         "addresses": tuple(_address(one, f"Patient.address[{n}]") for n, one in enumerate(_some(resource, "address"))),
         "phones": tuple(filter(None, map(_phone, _some(resource, "telecom")))),
@@ -153,6 +151,13 @@ def _fit(text: str, place: str) -> str:
     return text.strip()
 
 
+def sexes_of(gender: str, place: str) -> tuple[str, ...]:
+    """Return the values of table 0001 that are written as this gender. Raise `Rejected` (code-invalid) for another code."""
+    if gender not in _SEXES:
+        raise Rejected(FhirCode.CODE_INVALID, f"{place} is not male, female, other or unknown", place)
+    return tuple(sex for sex, written in _GENDERS.items() if written == gender)
+
+
 def system_of(domain: str) -> str:
     """Return the system of a domain's OID."""
     return f"{OID}{domain}"
@@ -161,6 +166,12 @@ def system_of(domain: str) -> str:
 def write_identifier(patient: PatientId, system: str = "") -> dict[str, str]:
     """Return an Identifier; its system is `urn:oid:` of the domain where no other is given."""
     return {"system": system or system_of(patient.domain), "value": patient.value}
+
+
+def write_retired(logical_id: str, survivor: str) -> dict[str, Any]:
+    """Return the Patient of a person who lives on under another logical id."""
+    link = {"other": {"reference": f"Patient/{survivor}"}, "type": "replaced-by"}
+    return {"resourceType": "Patient", "id": logical_id, "active": False, "link": [link]}
 
 
 def write_patient(

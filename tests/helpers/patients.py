@@ -21,7 +21,17 @@ from broker.model.message_id import MessageId
 from broker.model.people import Demographics, PersonName
 from broker.model.ports import Unit
 from broker.model.transaction import AnyTransaction, ServedTransaction, Transaction
-from broker.patients import iti8_feed, iti9_query, iti21_query, iti44_feed, iti45_query, iti83_query, iti104_feed
+from broker.patients import (
+    iti8_feed,
+    iti9_query,
+    iti21_query,
+    iti44_feed,
+    iti45_query,
+    iti78_search,
+    iti83_query,
+    iti104_feed,
+    iti119_match,
+)
 from broker.patients.actor import Followers, PixManager
 from broker.patients.demographics import DemographicsSupplier
 from broker.patients.events import Happened
@@ -105,8 +115,10 @@ class Bench:
             ServedTransaction(iti8_feed.ROW, self.manager), ServedTransaction(iti9_query.ROW, self.manager),
             ServedTransaction(iti21_query.ROW, self.supplier)]
         self.mllp = MllpServer(self.served, self.gate, Settings(), (profile.region.application, profile.region.facility))
-
-        self.fhir = Fhir([ServedTransaction(row, self.manager) for row in (iti83_query.row(XAD), iti104_feed.ROW)], self.gate)
+        self.fhir = Fhir([
+            ServedTransaction(iti83_query.row(XAD), self.manager), ServedTransaction(iti104_feed.ROW, self.manager),
+            ServedTransaction(iti78_search.row(XAD), self.supplier), ServedTransaction(iti119_match.ROW, self.supplier),
+        ], self.gate)
 
     def v2(self, message: str, encoding: str = "utf-8") -> list[list[str]]:
         """Send an HL7 v2 message; return the answer as fields per segment."""

@@ -8,7 +8,7 @@ import json
 import pkgutil
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -342,6 +342,12 @@ CASES: Mapping[tuple[str, str], list[Case]] = {
     ("ITI-83", "GET /Patient/$ihe-pix"): [Case(lambda _world: _rest("GET", f"/$ihe-pix?sourceIdentifier={FHIR_LOCAL}"))],
     ("ITI-83", "POST /Patient/$ihe-pix"): [Case(lambda _world: _rest("POST", "/$ihe-pix", {
         "resourceType": "Parameters", "parameter": [{"name": "sourceIdentifier", "valueString": FHIR_LOCAL}]}))],
+    ("ITI-78", "GET /Patient"): [
+        Case(lambda _world: _rest("GET", f"?identifier={FHIR_LOCAL}")), Case(lambda _world: _rest("GET", "?birthdate=1979"))],
+    ("ITI-78", "POST /Patient/_search"): [Case(lambda world: _rest("POST", f"/_search?_id={world.affinity.value}"))],
+    ("ITI-78", "GET /Patient/<id>"): [Case(lambda world: replace(
+        _rest("GET", f"/{world.affinity.value}"), arguments={"id": world.affinity.value}))],
+    ("ITI-119", "POST /Patient/$match"): [Case(lambda _world: _rest("POST", "/$match", fhir_patient(FHIR_LOCAL, **WHO)))],
     ("ITI-104", "PUT /Patient"): [
         Case(lambda _world: _rest("PUT", f"?identifier={FHIR_LOCAL}-B", fhir_patient(f"{FHIR_LOCAL}-B", FHIR_LOCAL, **WHO)))],
     ("ITI-104", "DELETE /Patient"): [Case(lambda _world: _rest("DELETE", f"?identifier={FHIR_LOCAL}"))],
