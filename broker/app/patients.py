@@ -18,6 +18,7 @@ from broker.patients import (
     iti44_feed,
     iti45_query,
     iti46_notify,
+    iti47_query,
     iti78_search,
     iti83_query,
     iti104_feed,
@@ -76,7 +77,8 @@ def served_by_mllp(core: Core, manager: PixManager) -> tuple[AnyTransaction, ...
 def served_by_soap(core: Core, manager: PixManager) -> tuple[AnyTransaction, ...]:
     """Return the transactions of HL7 V3."""
     device = core.profile.region.device_oid
-    return tuple(ServedTransaction(module.row(device), manager) for module in (iti44_feed, iti45_query))
+    return (*(ServedTransaction(module.row(device), manager) for module in (iti44_feed, iti45_query)),
+            ServedTransaction(iti47_query.row(device), demographics(core)))
 
 
 def served_by_fhir(core: Core, manager: PixManager) -> tuple[AnyTransaction, ...]:

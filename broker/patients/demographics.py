@@ -78,26 +78,34 @@ class Hit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """Which part of a list is asked for: the hits from number `start` on, at most `quantity` of them (None = all)."""
+    """Which part of a list is asked for: at most `quantity` (None = all) of the hits from number `start` on, `skip` left out.
+
+    `skip` counts what the caller may see, numbers do not depend on that. `skip` None = all that was answered before.
+    """
 
     start: int = 0
+    skip: int | None = 0
     quantity: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asker:
-    """Whose list it is: who asks, as it names itself and by its certificate, and the tag or id of its query."""
+    """Whose list it is: who asks, as it names itself and by its certificate, and the tag or id of its query.
+
+    Where the wire has no pointer, tag or id alone name the list, and the last one asked for under it is meant (`by_tag`).
+    """
 
     wire: str
     node: str
     tag: str
     certificate: str = ""
+    by_tag: bool = False
 
     @classmethod
-    def of(cls, wire: str, caller: Caller, tag: str, node: str = "") -> Self:
+    def of(cls, wire: str, caller: Caller, tag: str, *, node: str = "", by_tag: bool = False) -> Self:
         """Make it of a call; `node` is what the caller calls itself in its message."""
         shown = caller.certificate.fingerprint if caller.certificate else ""
-        return cls(wire=wire, node=node or caller.node, tag=tag, certificate=shown)
+        return cls(wire=wire, node=node or caller.node, tag=tag, certificate=shown, by_tag=by_tag)
 
     @property
     def digest(self) -> str:
@@ -110,13 +118,16 @@ class Asker:
 class Found:
     """Everybody found, and which page of them is answered. `complete` is false where more may be there than were looked at.
 
-    `token` is the name of the list while further pages can be had.
+    `token` is the name of the list while further pages can be had, `echo` what the caller's wire has to repeat of the query,
+    `wanted` the domains that ids were asked of.
     """
 
     hits: tuple[Hit, ...] = ()
     complete: bool = True
     page: Page = field(default_factory=Page)
     token: str = ""
+    echo: str = ""
+    wanted: tuple[str, ...] = ()
 
     @property
     def shown(self) -> tuple[Hit, ...]:
@@ -135,7 +146,7 @@ class Found:
 
     @property
     def _ahead(self) -> tuple[Hit, ...]:
-        return tuple(hit for hit in self.hits if hit.number >= self.page.start)
+        return tuple(hit for hit in self.hits if hit.number >= self.page.start)[self.page.skip or 0:]
 
 
 def visible_hits(found: Found, keep: Keep) -> Found:
@@ -192,8 +203,10 @@ class DemographicsSupplier:
         asked = ((self.authorities.domain(one), one) for alternatives in query.ids for one in alternatives)
         return tuple(PatientId(domain.oid, one.value) for domain, one in asked if domain is not None)
 
-    def search(self, query: Query, asker: Asker, quantity: int | None = None) -> Found:
+    def search(self, query: Query, asker: Asker, quantity: int | None = None, echo: str = "") -> Found:
         """Return the first page of everybody who answers a query, the surest first, then those known longest.
+
+        `echo` comes with every page.
 
         Raise `Rejected`: 204 for an id whose authority contradicts itself or is no namespace of the region, and for unknown
         wanted domains (all of them); 101 when what is asked is not telling enough to search by.
@@ -204,29 +217,42 @@ class DemographicsSupplier:
             persons = self._hits(unit, listed, wanted)
         token = ""
         if quantity is not None and len(persons) > quantity:
-            token = self._keep(asker, {
-                "complete": complete, "wanted": [*wanted], "listed": [listed[hit.number].body() for hit in persons]})
+            token = self._keep(asker, quantity, {
+                "complete": complete, "wanted": [*wanted], "quantity": quantity, "echo": echo,
+                "listed": [listed[hit.number].body() for hit in persons]})
             persons = [replace(hit, number=number) for number, hit in enumerate(persons)]
-        return Found(hits=tuple(persons), complete=complete, page=Page(quantity=quantity), token=token)
+        return Found(hits=tuple(persons), complete=complete, page=Page(quantity=quantity), token=token, echo=echo,
+                     wanted=tuple(wanted))
 
-    def go_on(self, asker: Asker, token: str, page: Page) -> Found | None:
-        """Return a further page of the list that this asker was given under a token; None when it has none, or no longer."""
+    def go_on(self, asker: Asker, page: Page, token: str = "") -> Found | None:
+        """Return a further page of the list that this asker was given under a token; None when it has none, or no longer.
+
+        Its quantity is that of the first page where none is given.
+        """
         with self._database.read() as unit:
-            body = lists.find(unit, asker.digest, token, self._clock())
-            if body is None:
+            kept = lists.find(unit, asker.digest, token, self._clock())
+            if kept is None:
                 return None
+            body = kept.body
             persons = self._hits(unit, [_Listed.read(one) for one in body["listed"]], dict.fromkeys(body["wanted"]))
-        return Found(hits=tuple(persons), complete=body["complete"], page=page, token=token)
+        quantity = page.quantity or body["quantity"]
+        page = replace(page, skip=kept.given if page.skip is None else page.skip, quantity=quantity)
+        if asker.by_tag:
+            with self._database.write() as unit:
+                lists.note_given(unit, asker.digest, token, (page.skip or 0) + quantity)
+        return Found(hits=tuple(persons), complete=body["complete"], page=page, token=token, echo=body["echo"],
+                     wanted=tuple(body["wanted"]))
 
     def cancel(self, asker: Asker) -> None:
         """Forget what is kept for this asker; there may be nothing."""
         with self._database.write() as unit:
             lists.forget(unit, asker.digest)
 
-    def _keep(self, asker: Asker, body: Mapping[str, Any]) -> str:
-        token, now = secrets.token_urlsafe(12), self._clock()
+    def _keep(self, asker: Asker, quantity: int, body: Mapping[str, Any]) -> str:
+        token, now = "" if asker.by_tag else secrets.token_urlsafe(12), self._clock()
         with self._database.write() as unit:
-            lists.keep(unit, asker.digest, token, body, at=now, expires_at=now + KEPT_SECONDS)
+            kept = lists.Kept(body=body, given=quantity)
+            lists.keep(unit, asker.digest, token, kept, at=now, expires_at=now + KEPT_SECONDS)
         return token
 
     # -- finding

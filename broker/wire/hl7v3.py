@@ -272,7 +272,7 @@ def write_pix_answer(
         '<name nullFlavor="NA"/></patientPerson>', manager) if ids else ""
     return write_reply(
         request, ANSWER, message_id, manager, write_acknowledgement(request, "AA" if error is None else "AE", error),
-        write_control_act(ANSWER, f'{subject}<queryAck>{query_id}<statusCode code="{status}"/>'
+        write_control_act(_trigger(ANSWER), f'{subject}<queryAck>{query_id}<statusCode code="{status}"/>'
                              f'<queryResponseCode code="{response}"/></queryAck>{parameters.decode()}'))
 
 
@@ -316,9 +316,10 @@ def write_id(element: str, ii: Ii) -> str:
     return f"<{element} root={q(ii.root)}{f' extension={q(ii.extension)}' if ii.extension else ''}/>"
 
 
-def write_acknowledgement(request: Element, code: str, error: BrokerError | None) -> str:
-    """Return the acknowledgement of a message, with what was wrong with it."""
+def write_acknowledgement(request: Element, code: str, error: BrokerError | None, *, warning: str = "") -> str:
+    """Return the acknowledgement of a message, with what was wrong with it, or what is to be known of an answer."""
     details = "".join(map(_detail, problems_of(error))) if error else ""
+    details += f'<acknowledgementDetail typeCode="W"><text>{escape(warning)}</text></acknowledgementDetail>' if warning else ""
     target = write_id("id", read_wrapper(request).message_id)
     return (f'<acknowledgement><typeCode code="{code}"/><targetMessage>{target}</targetMessage>{details}'
             "</acknowledgement>")
@@ -337,11 +338,14 @@ def _detail(problem: Problem) -> str:
             f"<text>{escape(problem.context)}</text>{where}</acknowledgementDetail>")
 
 
-def write_control_act(interaction: str, content: str) -> str:
-    """Return the control act of an interaction."""
-    trigger = interaction.replace("_IN", "_TE")
+def write_control_act(trigger: str, content: str) -> str:
+    """Return the control act of a trigger event."""
     return (f'<controlActProcess classCode="CACT" moodCode="EVN"><code code="{trigger}" codeSystem="{INTERACTIONS}"/>'
             f"{content}</controlActProcess>")
+
+
+def _trigger(interaction: str) -> str:
+    return interaction.replace("_IN", "_TE")
 
 
 def write_subject(patient: str, custodian: str, more: str = "") -> str:
@@ -400,7 +404,7 @@ def write_update(
 
 
 def _feed(interaction: str, subject: str, sender: str, receiver: str, message_id: MessageId | None) -> bytes:
-    act = write_control_act(interaction, subject)
+    act = write_control_act(_trigger(interaction), subject)
     return write_message(interaction, message_id or MessageId.now(), Transmission(sender, [Ii(receiver)], "AL"), [act])
 
 
@@ -409,13 +413,13 @@ def _provider(domain: str) -> str:
             '<contactParty classCode="CON" nullFlavor="NI"/></providerOrganization>')
 
 
-def write_person(person: Demographics) -> str:
-    """Return the person of a patient role."""
+def write_person(person: Demographics, without: Sequence[str] = ()) -> str:
+    """Return the person of a patient role; `without` are domains in which it is said to have no id."""
     sex = _SEX_CODES.get(person.sex)
     others = "".join(
-        f'<asOtherIDs classCode="ROL">{write_id("id", Ii(domain, value))}<scopingOrganization classCode="ORG"'
+        f'<asOtherIDs classCode="ROL">{write_id("id", ii)}<scopingOrganization classCode="ORG"'
         f' determinerCode="INSTANCE">{write_id("id", Ii(domain))}</scopingOrganization></asOtherIDs>'
-        for domain, value in person.other_ids if domain)
+        for domain, ii in (*((pair[0], Ii(*pair)) for pair in person.other_ids if pair[0]), *((one, Ii()) for one in without)))
     mother = (f'<personalRelationship classCode="PRS"><code code="MTH" codeSystem="2.16.840.1.113883.5.111"/>'
               f'<relationshipHolder1 classCode="PSN" determinerCode="INSTANCE">{_write_name(person.mother)}</relationshipHolder1>'
               "</personalRelationship>") if person.mother else ""
@@ -458,7 +462,7 @@ def write_pix_query(
         '<responsePriorityCode code="I"/>'
         f"<parameterList>{sources}<patientIdentifier>{value}<semanticsText>Patient.id</semanticsText></patientIdentifier>"
         "</parameterList></queryByParameter>")
-    return write_message(QUERY, moment, Transmission(sender, [Ii(receiver)], "AL"), [write_control_act(QUERY, query)])
+    return write_message(QUERY, moment, Transmission(sender, [Ii(receiver)], "AL"), [write_control_act(_trigger(QUERY), query)])
 
 
 def acknowledged(message: Element) -> str:

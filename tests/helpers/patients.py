@@ -27,6 +27,7 @@ from broker.patients import (
     iti21_query,
     iti44_feed,
     iti45_query,
+    iti47_query,
     iti78_search,
     iti83_query,
     iti104_feed,
@@ -52,7 +53,7 @@ NS = {"h": "urn:hl7-org:v3"}
 WEI = Demographics(names=(PersonName("张", "伟"), PersonName("ZHANG", "WEI")), birth_date="19790214", sex="M")
 DOMAINS = {HOSPA: "HOSPA", HOSPB: "HOSPB", HOSPC: "HOSPC"}
 
-V3Row = Transaction[PixManager, SoapRequest, Any, Any, SoapReply]
+V3Row = Transaction[Any, SoapRequest, Any, Any, SoapReply]
 
 
 def region(profile: Profile, **changes: Any) -> Profile:
@@ -137,7 +138,7 @@ class Bench:
     def v3(self, message: bytes) -> Element:
         """Send a V3 message that is valid by its schema; return the answer, valid as well."""
         name = parse(message).tag
-        rows: tuple[V3Row, ...] = (iti44_feed.row(OURS), iti45_query.row(OURS))
+        rows: tuple[V3Row, ...] = (iti44_feed.row(OURS), iti45_query.row(OURS), iti47_query.row(OURS))
         row = next(row for row in rows for m in row.messages if m.name == name)
         return self.perform(row, message)
 
@@ -146,7 +147,8 @@ class Bench:
         schema.check(row.schema, body)
         request = SoapRequest(body=body, message=next(m for m in row.messages if m.name == body.tag))
         caller = Caller(node="http://his.example", address="10.0.0.8", local_node="http://broker/pix")
-        reply = self.gate.perform(ServedTransaction(row, self.manager), request, caller)
+        actor = self.supplier if row.code == "ITI-47" else self.manager
+        reply = self.gate.perform(ServedTransaction(row, actor), request, caller)
         assert isinstance(reply, SoapReply)
         answer = parse(b"".join(reply.fragments))
         schema.check(row.schema, answer)

@@ -13,6 +13,7 @@ _IMPORT = "{http://www.w3.org/2001/XMLSchema}import"
 
 FILES: Mapping[str, str] = {
     "/xds/registry": "registry.wsdl", "/xds/repository": "repository.wsdl", "/xds/imaging": "imaging.wsdl", "/pix": "pix.wsdl",
+    "/pdq": "pdq.wsdl",
 }
 
 

@@ -62,6 +62,7 @@ hits = sa.Table(                                                # persons found,
     sa.Column("asker", sa.String(64), nullable=False),          # digest of who asked, and of the query's tag or id
     sa.Column("token", sa.String(32), nullable=False),
     sa.Column("expires_at", sa.Float, nullable=False),
+    sa.Column("given", sa.Integer, nullable=False),             # how many were answered, the last page included
     sa.Column("body", sa.JSON, nullable=False),
     sa.Index("ix_patient_hits_asker_token", "asker", "token"),
     sa.Index("ix_patient_hits_expires_at", "expires_at"),

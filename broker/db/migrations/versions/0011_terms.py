@@ -29,6 +29,7 @@ def upgrade() -> None:
         sa.Column("asker", sa.String(64), nullable=False),
         sa.Column("token", sa.String(32), nullable=False),
         sa.Column("expires_at", sa.Float, nullable=False),
+        sa.Column("given", sa.Integer, nullable=False),
         sa.Column("body", sa.JSON, nullable=False),
     )
     op.create_index("ix_patient_hits_asker_token", "patient_hits", ["asker", "token"])
