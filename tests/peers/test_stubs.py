@@ -177,7 +177,7 @@ def classes(given: Given, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not list(JARS.glob("jaxws-tools-*.jar")):
         run("mvn", "-q", "-B", "-f", str(JAVA / "pom.xml"), "dependency:copy-dependencies", f"-DoutputDirectory={JARS}")
     sources, made = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("classes")
-    for path in ("/pix", "/xds/registry", "/xds/repository", "/xds/imaging"):
+    for path in ("/pix", "/pdq", "/xds/registry", "/xds/repository", "/xds/imaging"):
         name = path.rpartition("/")[2]
         run("java", "-Xmx512m", "-cp", f"{JARS}/*", "com.sun.tools.ws.WsImport", "-quiet", "-extension", "-Xnocompile", "-keep",
             "-s", str(sources), "-p", f"stubs.{name}", f"{given.url}{path}?wsdl")

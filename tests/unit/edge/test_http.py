@@ -98,6 +98,8 @@ def test_zeep_loads_and_calls(server: Served) -> None:
         "DocumentRepository_RetrieveDocumentSet": "urn:ihe:iti:2007:RetrieveDocumentSet"}),
     ("/xds/imaging", {"ImagingDocumentSource_RetrieveImagingDocumentSet": "urn:ihe:rad:2009:RetrieveImagingDocumentSet"}),
     ("/pix", {f"PIXManager_PRPA_IN20130{n}UV02": f"urn:hl7-org:v3:PRPA_IN20130{n}UV02" for n in (1, 2, 4, 9)}),
+    ("/pdq", {f"PDSupplier_{name}": f"urn:hl7-org:v3:{name}" for name in (
+        "PRPA_IN201305UV02", "QUQI_IN000003UV01_Continue", "QUQI_IN000003UV01_Cancel")}),
 ])
 def test_zeep_loads_every_wsdl(server: Served, path: str, operations: dict[str, str]) -> None:
     transport = Transport(timeout=10)  # type: ignore[no-untyped-call]  # as above

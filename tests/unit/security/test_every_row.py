@@ -55,7 +55,7 @@ from broker.registry import iti42_register
 from broker.registry.queries import QUERIES
 from broker.security.gate import Gate
 from broker.security.rules import Policy
-from broker.wire import ebxml, hl7v3, xml
+from broker.wire import ebxml, hl7v3, hl7v3_pdq, xml
 from broker.wire.ebxml_query import write_query_request
 from broker.wire.hl7v2 import Header, parse
 from broker.wire.hl7v2_pdq import write_pdq_cancel, write_pdq_query
@@ -71,6 +71,9 @@ from tests.helpers.registry import bundle, document, folder, link, submission
 CALLER = Caller(node="stranger", address="127.0.0.1", local_node="http://broker")
 DEVICE_B, OURS = "2.999.3.9", "2.999.1.4"
 LOCAL, OTHER = PatientId(DOMAINS["a"], "LOCAL-71"), PatientId(DOMAINS["a"], "LOCAL-72")
+NAMESAKE = PatientId(DOMAINS["a"], "LOCAL-73")
+FAMILY = ("livingSubjectName", "<value><family>欧阳</family></value>")
+ASKED = MessageId("20260301101500+0800", "of-which-more-is-asked")
 B_ONE, B_TWO = PatientId(DOMAINS["b"], "LOCAL-81"), PatientId(DOMAINS["b"], "LOCAL-82")
 PERSON = Demographics(names=(PersonName("欧阳", "静"),), birth_date="19790214", sex="F")
 FHIR_LOCAL = f"urn:oid:{LOCAL.domain}|{LOCAL.value}"
@@ -157,7 +160,7 @@ class World:
     def secrets(self) -> set[str]:
         """Return what only somebody who may see it may be told: ids of persons, objects and images, and names."""
         ids = {text for pair in self.objects() for text in pair if text}
-        return {*ids, self.affinity.value, LOCAL.value, OTHER.value, B_ONE.value, B_TWO.value, "欧阳", "Li^Ming",
+        return {*ids, self.affinity.value, LOCAL.value, OTHER.value, NAMESAKE.value, B_ONE.value, B_TWO.value, "欧阳", "Li^Ming",
                 "1.2.3", sop(1), sop(2), "A-1", "A-2", "A-3"}
 
     def fill(self) -> None:
@@ -166,6 +169,8 @@ class World:
         for patient in (B_ONE, B_TWO):
             assert b'code="CA"' in told(self.perform("ITI-44", _v3(hl7v3.write_add_patient(
                 patient, PERSON, sender=DEVICE_B, receiver=OURS))))
+        assert b"MSA|AA" in self.perform("ITI-8", _adt("A04", NAMESAKE, person=replace(PERSON, birth_date="19850612")))
+        assert b'resultRemainingQuantity value="1"' in told(self.perform("ITI-47", _pdq(*FAMILY, quantity=1)))
         who = self.affinity
         first = bundle([document("Doc1", who, reference_id_list=(ACCESSION,))], [folder("Fol1", who)],
                        [link("Fol1", "Doc1")], patient=who)
@@ -211,8 +216,8 @@ def _header() -> Header:
                   message_id=MessageId.now())
 
 
-def _adt(event: str, patient: PatientId, retired: PatientId | None = None) -> Any:
-    return parse(write_adt(_header(), event, patient, PERSON, namespace="HOSPA", retired=retired))
+def _adt(event: str, patient: PatientId, retired: PatientId | None = None, person: Demographics = PERSON) -> Any:
+    return parse(write_adt(_header(), event, patient, person, namespace="HOSPA", retired=retired))
 
 
 def _v3(message: bytes) -> SoapRequest:
@@ -229,6 +234,11 @@ def _rest(method: str, rest: str, body: dict[str, Any] | None = None) -> RestReq
     return RestRequest(
         line=f"{method} /fhir/Patient{rest}", query=query, body=json.dumps(body).encode() if body else b"",  # type: ignore[arg-type]
         body_format="json" if body else "", answer_format="json")
+
+
+def _pdq(name: str, value: str, quantity: int | None = None) -> SoapRequest:
+    return _v3(hl7v3_pdq.write_pdq_query(
+        [(name, value)], sender=DEVICE_B, receiver=OURS, quantity=quantity, message_id=ASKED if quantity else None))
 
 
 def _provide(world: World) -> SoapRequest:
@@ -351,6 +361,13 @@ CASES: Mapping[tuple[str, str], list[Case]] = {
     ("ITI-104", "PUT /Patient"): [
         Case(lambda _world: _rest("PUT", f"?identifier={FHIR_LOCAL}-B", fhir_patient(f"{FHIR_LOCAL}-B", FHIR_LOCAL, **WHO)))],
     ("ITI-104", "DELETE /Patient"): [Case(lambda _world: _rest("DELETE", f"?identifier={FHIR_LOCAL}"))],
+    ("ITI-47", HL7 + hl7v3_pdq.QUERY): [
+        Case(partial(lambda asked, _world: _pdq(*asked), asked))
+        for asked in (("livingSubjectId", f'<value root="{LOCAL.domain}" extension="{LOCAL.value}"/>'), FAMILY)],
+    ("ITI-47", HL7 + hl7v3_pdq.CONTINUE): [Case(lambda _world: _v3(hl7v3_pdq.write_continuation(
+        hl7v3.Ii(DEVICE_B, ASKED.control_id), sender=DEVICE_B, receiver=OURS)))],
+    ("ITI-47", HL7 + hl7v3_pdq.CANCEL): [Case(lambda _world: _v3(hl7v3_pdq.write_continuation(
+        hl7v3.Ii(DEVICE_B, ASKED.control_id), sender=DEVICE_B, receiver=OURS, end=True)))],
     ("ITI-18", f"{{{xml.QUERY}}}AdhocQueryRequest"): [
         Case(partial(lambda uuid, kind, world: _query(world, uuid, kind), uuid, kind))
         for uuid in QUERIES for kind in ("LeafClass", "ObjectRef") if kind == "LeafClass" or QUERIES[uuid].name == "GetAll"],
@@ -374,7 +391,8 @@ CASES: Mapping[tuple[str, str], list[Case]] = {
 }
 EVERY = [pytest.param(code, case, id=f"{code}-{name.rpartition('}')[2]}-{n}")
          for (code, name), cases in CASES.items() for n, case in enumerate(cases)]
-ENDING = {"ITI-21-QCN^J01-0", "ITI-104-DELETE /Patient-0"}     # of a query or patient: acknowledged or refused, no more
+# Ends of a query or patient: acknowledged or refused, no more.
+ENDING = {"ITI-21-QCN^J01-0", "ITI-47-QUQI_IN000003UV01_Cancel-0", "ITI-104-DELETE /Patient-0"}
 READING = [one for one in EVERY if one.values[0] not in TELLS_NOTHING and one.id not in ENDING]
 
 
