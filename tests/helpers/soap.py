@@ -174,7 +174,8 @@ KEEP_CHECKED: Row = Transaction(
     schema="xds.xsd", packaging=Packaging.MTOM)
 
 ROWS: tuple[Row, ...] = (
-    ASK, ASK_AGAIN, KEEP, GIVE, CHECKED, KEEP_CHECKED, replace(ASK, endpoint="/xds/registry"), replace(ASK, endpoint="/pix"))
+    ASK, ASK_AGAIN, KEEP, GIVE, CHECKED, KEEP_CHECKED,
+    *(replace(ASK, endpoint=path) for path in ("/xds/registry", "/pix", "/pdq")))
 
 
 @dataclass
