@@ -116,7 +116,8 @@ class Account:
 
     def score(self, account: tuple[str, str]) -> int:
         """Return how well (authority, account number) answers."""
-        return CERTAIN if self.value == account[1] and (not self.authorities or account[0] in self.authorities) else 0
+        named = not self.authorities or account[0] in self.authorities
+        return CERTAIN if self.value and self.value == account[1] and named else 0
 
 
 @dataclass(frozen=True, slots=True)

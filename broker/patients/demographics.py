@@ -102,7 +102,7 @@ class Asker:
     by_tag: bool = False
 
     @classmethod
-    def of(cls, wire: str, caller: Caller, tag: str, *, node: str = "", by_tag: bool = False) -> Self:
+    def of(cls, wire: str, caller: Caller, tag: str, node: str = "", *, by_tag: bool = False) -> Self:
         """Make it of a call; `node` is what the caller calls itself in its message."""
         shown = caller.certificate.fingerprint if caller.certificate else ""
         return cls(wire=wire, node=node or caller.node, tag=tag, certificate=shown, by_tag=by_tag)
@@ -224,7 +224,7 @@ class DemographicsSupplier:
         return Found(hits=tuple(persons), complete=complete, page=Page(quantity=quantity), token=token, echo=echo,
                      wanted=tuple(wanted))
 
-    def go_on(self, asker: Asker, page: Page, token: str = "") -> Found | None:
+    def go_on(self, asker: Asker, token: str, page: Page) -> Found | None:
         """Return a further page of the list that this asker was given under a token; None when it has none, or no longer.
 
         Its quantity is that of the first page where none is given.

@@ -133,7 +133,7 @@ def handle(supplier: DemographicsSupplier, request: Request, call: Call) -> Foun
         return supplier.search(request.query, asker, request.asked.quantity)
     start, _, token = request.asked.pointer.partition(".")
     page = Page(start=int(start), quantity=request.asked.quantity) if start.isdecimal() and len(start) < 10 else None
-    found = supplier.go_on(asker, page, token) if page and token else None
+    found = supplier.go_on(asker, token, page) if page and token else None
     if found is None:
         raise Rejected(Hl7Code.UNKNOWN_KEY, "the pointer is not of this query of this sender, or has expired", "DSC^1^1")
     return found

@@ -91,7 +91,7 @@ def handle(supplier: DemographicsSupplier, request: Request, call: Call) -> Foun
         supplier.cancel(asker)
         return Found()
     page = Page(skip=None if asked.start is None else asked.start - 1, quantity=asked.quantity)
-    found = supplier.go_on(asker, page)
+    found = supplier.go_on(asker, "", page)
     if found is None:
         raise Rejected(Hl7Code.UNKNOWN_KEY, "no query of this id and sender is kept here, or it has expired", asked.place)
     return found
