@@ -35,6 +35,7 @@ def http(region: Region) -> Iterator[httpx.Client]:
 def example(name: str) -> bytes:
     """Return an example as it goes over the wire, closing its connection."""
     head, _, body = (EXAMPLES / f"{name}.http").read_bytes().partition(b"\n\n")
+    body = body.rstrip(b"\n")       # the last line's end is the file's
     lines = [*head.split(b"\n"), b"Host: broker.example", b"Connection: close", f"Content-Length: {len(body)}".encode()]
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
@@ -61,10 +62,17 @@ def test_the_examples_work_and_all_doors_agree(region: Region) -> None:
     for name in ("iti83", "iti83-parameters"):
         status, resource = exchange(region, example(name))
         assert (status, identifiers(resource)) == (200, [("urn:oid:2.999.3.1", "H2-555")])
+    status, found = exchange(region, example("iti78"))
+    assert (status, [one["resource"]["identifier"] for one in found["entry"]]) == (
+        200, [[{"system": "urn:oid:2.999.2.1", "value": "H1-1001"}]])
+    for name in ("iti78-search", "iti119"):
+        status, found = exchange(region, example(name))
+        assert (status, found["total"], found["entry"][0]["search"]["score"]) == (200, 1, 1.0), name
     header = Header(sender=("VIEW", "CONS"), receiver=("BROKER", "REGION"), message_id=MessageId.now())
     reply = feed_v2("127.0.0.1", region.mllp_port, write_pix_query(header, PatientId("2.999.2.1", "H1-1001"), ["2.999.3.1"]))
     assert read_pix_answer(parse(reply)) == (PatientId("2.999.3.1", "H2-555"),)
     assert {("ITI-83", "E", "0"), ("ITI-104", "C", "0"), ("ITI-104", "U", "0"), ("ITI-104", "D", "0")} <= region.audited()
+    assert {("ITI-78", "E", "0"), ("ITI-119", "E", "0")} <= region.audited()
 
 
 def test_the_endpoint_is_listed(http: httpx.Client, region: Region) -> None:
