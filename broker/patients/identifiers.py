@@ -42,7 +42,7 @@ class Sender:
         if self.address:
             return feeder.is_at(self.address, self.certificate)
         if self.device_oids:
-            return feeder.device_oid in self.device_oids
+            return bool(feeder.device_oid) and feeder.device_oid in self.device_oids
         named = feeder.application or feeder.facility
         return bool(named) and feeder.application in ("", self.application) and feeder.facility in ("", self.facility)
 

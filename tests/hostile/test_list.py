@@ -41,6 +41,7 @@ READERS = {
     "ebXML": ("tests/property/test_ebxml.py", {"ebxml", "query", "retrieve", "answers"}),
     "HL7 v2": ("tests/property/test_hl7v2.py", {"hl7v2", "mllp"}),
     "HL7 V3": ("tests/property/test_hl7v3.py", {"hl7v3"}),
+    "FHIR": ("tests/property/test_fhir.py", {"fhir"}),
     "KOS": ("tests/unit/wire/test_kos.py", {"kos"}),
     "DICOM objects": ("tests/property/test_tags.py", {"tags", "identify", "receiver"}),
     "SequenceFile": ("tests/property/test_sequencefile.py", {"sequencefile", "container", "index", "header", "attributes"}),

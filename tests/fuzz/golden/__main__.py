@@ -7,7 +7,7 @@ origin is told in its folder's origin.toml; all content is synthetic.
 import json
 import tomllib
 
-from tests.fuzz.golden import dicom, hl7, soap
+from tests.fuzz.golden import dicom, fhir, hl7, soap
 from tests.fuzz.golden.origin import Files
 from tests.fuzz.harness import GOLDEN
 
@@ -28,7 +28,7 @@ def write(folder: str, files: Files) -> None:
 
 def main() -> None:
     """Make all folders."""
-    for maker in (hl7.FOLDERS, soap.FOLDERS, dicom.FOLDERS):
+    for maker in (hl7.FOLDERS, fhir.FOLDERS, soap.FOLDERS, dicom.FOLDERS):
         for folder, make in maker.items():
             write(folder, make())
 

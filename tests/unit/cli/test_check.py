@@ -65,6 +65,12 @@ def test_an_address_that_others_reach_is_warned_of_while_security_is_off(tmp_pat
     assert not open_ or host in found["security"]
 
 
+def test_feeds_that_anybody_may_send_are_warned_of(tmp_path: Path) -> None:
+    assert "security.open_writes" not in warnings(run(tmp_path, ""))
+    found = warnings(run(tmp_path, "[security]\nopen_writes = true\n"))
+    assert "whoever reaches the HTTP port" in found["security.open_writes"]
+
+
 def test_a_configuration_with_a_password_that_others_may_read_is_warned_of(tmp_path: Path) -> None:
     text = '[redis]\nurl = "redis://:secret@127.0.0.1:1/0"\n'
     before = os.umask(0o022)

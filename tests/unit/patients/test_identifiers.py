@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.config.profile import Profile
+from broker.config.profile import Feeder, Profile
 from broker.model.errors import Rejected
 from broker.patients.identifiers import Authorities, GivenId, Sender
 
@@ -69,3 +69,50 @@ def test_a_question_about_what_is_not_shown_says_why(profile: Profile, wanted: G
     with pytest.raises(Rejected) as caught:
         Authorities(profile).for_query(wanted, "WARD|VIEW")
     assert caught.value.problems[0].context == f"VIEW at WARD: {text}"
+
+
+SHOWN, OTHER = "9f" * 32, "00" * 32
+
+
+@pytest.mark.parametrize(("feeder", "address", "certificate", "is_feeder"), [
+    ({"address": "10.1.2.3"}, "10.1.2.3", "", True),
+    ({"address": "10.1.2.3"}, "10.1.2.4", "", False),
+    ({"address": "10.1.0.0/16"}, "10.1.9.9", SHOWN, True),
+    ({"address": "10.1.0.0/16"}, "::ffff:10.1.9.9", "", True),
+    ({"address": "10.1.0.0/16"}, "fe80::1", "", False),
+    ({"address": "fd00::/8"}, "fd00::1", "", True),
+    ({"address": "10.1.0.0/16"}, "unknown", "", False),
+    ({"certificate": SHOWN}, "10.1.2.3", SHOWN, True),
+    ({"certificate": SHOWN.upper()}, "10.1.2.3", SHOWN, True),
+    ({"certificate": SHOWN}, "10.1.2.3", OTHER, False),
+    ({"certificate": SHOWN}, "10.1.2.3", "", False),
+    ({"address": "10.1.2.3", "certificate": SHOWN}, "10.1.2.3", SHOWN, True),
+    ({"address": "10.1.2.3", "certificate": SHOWN}, "10.1.2.4", SHOWN, False),
+    ({"application": "HIS-A", "facility": "HOSPA"}, "10.1.2.3", SHOWN, False),
+    ({"device_oid": "2.999.3.9"}, "10.1.2.3", "", False),
+])
+def test_a_fhir_sender_is_known_by_address_and_certificate(
+    feeder: dict[str, str], address: str, certificate: str, is_feeder: bool,
+) -> None:
+    sender = Sender(address=address, certificate=certificate)
+    assert sender.is_feeder(Feeder(**feeder)) is is_feeder
+    assert str(sender) == f"FHIR|{certificate or address}"
+
+
+def test_a_feeder_by_address_alone_is_nobody_of_the_other_doors() -> None:
+    feeder = Feeder(address="10.1.2.3")
+    assert not any(sender.is_feeder(feeder) for sender in (HIS, Sender(), Sender(device_oids=("", "2.999.3.9"))))
+
+
+@pytest.mark.parametrize(("given", "found"), [
+    (given_id(other="http://hospital-a.example/mrn"), True), (given_id(oid="2.999.2.99"), True),
+    (given_id(namespace="OLD-A"), True),
+    (given_id(namespace="OLD-A", oid="2.999.2.1"), True), (given_id(namespace="OLD-A", oid="2.999.3.1"), False),
+    (given_id(other="OLD-B"), False), (given_id(), False),
+])
+def test_a_domain_has_further_names(given: GivenId, found: bool, profile: Profile) -> None:
+    aliases = ("http://hospital-a.example/mrn", "2.999.2.99", "OLD-A")
+    domains = [domain.model_copy(update={"aliases": aliases}) if domain.oid == "2.999.2.1" else domain
+               for domain in profile.domains]
+    domain = Authorities(profile.model_copy(update={"domains": tuple(domains)})).domain(given)
+    assert (domain.oid if domain else "") == ("2.999.2.1" if found else "")

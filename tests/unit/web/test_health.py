@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from broker.config.settings import Settings
+from broker.config.settings import SecuritySection, Settings
 from broker.model.errors import Unavailable
 from broker.model.transaction import AuditEvent, Message, Packaging, TransactionRow, Wire
+from broker.security.rules import open_writes
 from broker.web import health
 
 
@@ -24,6 +25,13 @@ def test_healthz_is_200_when_everything_answers() -> None:
     status, body = get(health.healthz({"database": lambda: None, "coordination": lambda: "ok"}, lambda: {"web": 1}, ["web"]))
     assert status == "200 OK"
     assert body == {"status": "ok", "dependencies": {"database": "ok", "coordination": "ok", "role web": "ok"}}
+
+
+def test_healthz_warns_of_what_is_open() -> None:
+    warning = open_writes(Settings(security=SecuritySection(open_writes=True)))
+    status, body = get(health.healthz({}, lambda: {"web": 1}, ["web"], [warning]))
+    assert (status, body["status"], body["warnings"]) == ("200 OK", "ok", [warning])
+    assert open_writes(Settings()) == ""
 
 
 def test_healthz_names_what_is_wrong() -> None:
