@@ -13,7 +13,7 @@ from broker.run.heartbeat import living
 from broker.run.roles import ROLES
 from broker.security.rules import open_writes
 from broker.web import health, rest
-from broker.wire.fhir_capability import ENDPOINT
+from broker.web.fhir import FhirDoor
 
 
 def run(settings: Settings, profile: Profile, _stop: threading.Event) -> None:
@@ -28,7 +28,7 @@ def application(app: App) -> Application:
         "/healthz": health.healthz(
             checks(app), lambda: living(app.settings.run_folder), ROLES, [*filter(None, [open_writes(app.settings)])]),
         "/services": health.services(rows, app.settings),
-    }, {ENDPOINT: rest.build(app.served, app.gate, app.settings)})
+    }, rest.build(app.served, app.gate, app.settings, [FhirDoor(app.served, app.settings.public_url)]))
 
 
 def checks(app: App) -> dict[str, Callable[[], object]]:

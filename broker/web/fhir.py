@@ -43,9 +43,10 @@ class FhirDoor:
         """Return the OperationOutcome of what HTTP itself refuses, in the format that is asked for where it is one."""
         return refusal(status, text, _answer_format(request))
 
-    def metadata(self, request: flask.Request) -> RestReply:
-        """Return the CapabilityStatement. Raise the HTTP error 406."""
-        return reply(self._capabilities, _wanted(request))
+    @property
+    def pages(self) -> Mapping[str, Callable[[flask.Request], RestReply]]:
+        """The CapabilityStatement."""
+        return {"/metadata": lambda request: reply(self._capabilities, _wanted(request))}
 
 
 def _answer_format(request: flask.Request) -> str:

@@ -1,8 +1,9 @@
 """The REST endpoints: each row of the wire HTTP as a rule of one Flask application, through the one gate."""
 
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol, cast
 
 import flask
 import structlog
@@ -12,39 +13,66 @@ from broker.config.settings import Settings
 from broker.model.caller import Caller
 from broker.model.transaction import AnyTransaction, Wire
 from broker.security.gate import Gate
-from broker.web.fhir import FhirDoor
-from broker.wire.rest import PEER_CERTIFICATE, RestReply, method_and_path
+from broker.wire.rest import PEER_CERTIFICATE, RestReply, RestRequest, method_and_path
 
 log = structlog.get_logger("broker.web")
 
 Application = Callable[[dict[str, Any], Callable[[str, list[tuple[str, str]]], Any]], Iterable[bytes]]
 
 
-def build(rows: Sequence[AnyTransaction], gate: Gate, settings: Settings) -> Application:
-    """Return the WSGI application of the HTTP rows. What HTTP itself refuses is told in the endpoint's own form."""
-    rest = [served for served in rows if served.row.wire is Wire.HTTP]
-    door = FhirDoor(rest, settings.public_url)
+class Door(Protocol):
+    """What the rows of one endpoint have in common beside the gate; `base` is the endpoint's public address."""
+
+    endpoint: str
+    base: str
+
+    def request(
+        self, request: flask.Request, arguments: Mapping[str, str], body: Callable[[flask.Request], bytes],
+    ) -> RestRequest:
+        """Return the request, its body read by `body`. Raise an HTTP error for what this endpoint does not take."""
+        ...
+
+    def refusal(self, request: flask.Request, status: int, text: str) -> RestReply:
+        """Return, in the endpoint's own form, what HTTP itself refuses."""
+        ...
+
+    @property
+    def pages(self) -> Mapping[str, Callable[[flask.Request], RestReply]]:
+        """What is served beside transactions, by path below the endpoint: it tells of no patient and is not audited."""
+        ...
+
+
+def build(rows: Sequence[AnyTransaction], gate: Gate, settings: Settings, doors: Sequence[Door]) -> dict[str, Application]:
+    """Return the application of the HTTP rows, under the first part of the path of each door."""
     app = flask.Flask("broker", static_folder=None)
     app.url_map.strict_slashes = app.url_map.merge_slashes = False
-    app.config["MAX_CONTENT_LENGTH"] = app.config["MAX_FORM_MEMORY_SIZE"] = settings.server.max_request
-    for served in rest:
-        for message in served.row.messages:
-            method, path = method_and_path(message)
-            app.add_url_rule(
-                served.row.endpoint + path, f"{served.row.code} {message.name}", _view(served, gate, door), methods=[method])
-    app.add_url_rule(f"{door.endpoint}/metadata", "metadata", lambda: _response(door.metadata(flask.request)), methods=["GET"])
+    app.config["MAX_CONTENT_LENGTH"] = settings.server.max_request
+    for door in doors:
+        for served in (one for one in rows if one.row.wire is Wire.HTTP and one.row.endpoint == door.endpoint):
+            for message in served.row.messages:
+                method, path = method_and_path(message)
+                name = f"{served.row.code} {message.name}"
+                app.add_url_rule(door.endpoint + path, name, _view(served, gate, door), methods=[method])
+        for path, page in door.pages.items():
+            app.add_url_rule(door.endpoint + path, door.endpoint + path, partial(_page, page), methods=["GET"])
 
     @app.errorhandler(Exception)
     def refused(error: Exception) -> flask.Response:
-        return _refusal(error, door)
+        path = flask.request.path
+        return _refusal(error, next(door for door in doors if path.startswith(door.endpoint)))
 
-    return cast("Application", app.wsgi_app)    # it calls `start_response` with a third argument only after an error of its own
+    application = cast("Application", app.wsgi_app)     # start_response gets a third argument after errors of Flask's own only
+    return {door.endpoint: application for door in doors}
 
 
-def _view(served: AnyTransaction, gate: Gate, door: FhirDoor) -> Callable[..., flask.Response]:
+def _view(served: AnyTransaction, gate: Gate, door: Door) -> Callable[..., flask.Response]:
     def view(**arguments: str) -> flask.Response:
         return _response(gate.perform(served, door.request(flask.request, arguments, _body), _caller(door)))
     return view
+
+
+def _page(page: Callable[[flask.Request], RestReply]) -> flask.Response:
+    return _response(page(flask.request))
 
 
 def _body(request: flask.Request) -> bytes:
@@ -57,19 +85,19 @@ def _body(request: flask.Request) -> bytes:
         raise ClientDisconnected("the request body was cut short") from error
 
 
-def _caller(door: FhirDoor) -> Caller:
+def _caller(door: Door) -> Caller:
     environ = flask.request.environ
     return Caller(address=environ.get("REMOTE_ADDR", ""), local_node=door.base, certificate=environ.get(PEER_CERTIFICATE))
 
 
 def _response(reply: RestReply) -> flask.Response:
-    response = flask.Response(reply.body, status=reply.status, headers=[*reply.headers])
+    response = flask.Response(reply.body, status=reply.status, headers=[*reply.headers, ("Cache-Control", "no-store")])
     if reply.media_type:
         response.headers["Content-Type"] = reply.media_type
     return response
 
 
-def _refusal(error: Exception, door: FhirDoor) -> flask.Response:
+def _refusal(error: Exception, door: Door) -> flask.Response:
     """Return what HTTP itself refuses; anything but an HTTP error is a bug, logged once, here, without the peer's words."""
     if not isinstance(error, HTTPException):
         frames = "".join(traceback.format_tb(error.__traceback__))

@@ -11,10 +11,13 @@ from lxml import etree
 from werkzeug.test import Client, TestResponse
 
 from broker.config.settings import Settings
+from broker.model.caller import Certificate
 from broker.model.transaction import AnyTransaction
 from broker.security.gate import Gate
 from broker.web import rest
+from broker.web.fhir import FhirDoor
 from broker.wire import fhir
+from broker.wire.rest import PEER_CERTIFICATE
 
 BASE = "http://127.0.0.1:8080/fhir"
 TYPES = {"json": "application/fhir+json", "xml": "application/fhir+xml"}
@@ -56,16 +59,18 @@ class Fhir:
     """A client of these rows, which calls from an address."""
 
     def __init__(self, rows: Sequence[AnyTransaction], gate: Gate, settings: Settings | None = None) -> None:
-        self.client = Client(rest.build(rows, gate, settings or Settings()))
+        settings = settings or Settings()
+        self.client = Client(rest.build(rows, gate, settings, [FhirDoor(rows, settings.public_url)])["/fhir"])
 
     def send(
         self, method: str, path: str, body: bytes | None = None, form: str = "json", *, address: str = "127.0.0.1",
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None, certificate: Certificate | None = None,
     ) -> TestResponse:
         """Send a request below the endpoint; media types of body and answer are those of `form` where `headers` say nothing."""
         said = {"Accept": TYPES[form], **({"Content-Type": TYPES[form]} if body is not None else {}), **(headers or {})}
         return self.client.open(
-            f"/fhir{path}", method=method, data=body, headers=said, environ_overrides={"REMOTE_ADDR": address})
+            f"/fhir{path}", method=method, data=body, headers=said,
+            environ_overrides={"REMOTE_ADDR": address, **({PEER_CERTIFICATE: certificate} if certificate else {})})
 
     def ask(self, method: str, path: str, body: bytes | None = None, form: str = "json", **more: Any) -> Answer:
         """Send a request as `send` does; return its answer, which is a good resource."""

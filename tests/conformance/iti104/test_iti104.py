@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from broker.config.profile import Profile
+from broker.config.profile import Feeder, Profile
 from broker.config.settings import SecuritySection, Settings
 from broker.db import Database
+from broker.model.caller import Certificate
 from broker.model.ids import PatientId
 from broker.model.people import Address, Demographics, PersonName
 from broker.model.transaction import ServedTransaction
@@ -159,6 +160,19 @@ def test_a_setting_opens_feeds_to_the_addresses_of_the_profile(
     assert client.put(A7, patient(A7), address="10.1.2.3").status == 201
     answer = client.put(A7, patient(A7), address="10.2.2.3")
     assert (answer.status, answer.issue[2]) == (403, "10.2.2.3: unknown sender, it may feed no domain")
+
+
+def test_a_sender_is_known_by_its_certificate(bench: Bench, database: Database, profile: Profile, tmp_path: Path) -> None:
+    shown = Certificate("CN=his-a", (), "9f" * 32)
+    described = region(profile)
+    feeder = Feeder(certificate=shown.fingerprint)
+    domains = [one.model_copy(update={"feeders": (feeder,)}) if one.oid == HOSPA else one for one in described.domains]
+    built = Bench(database, described.model_copy(update={"domains": tuple(domains)}), tmp_path / "certificate")
+    assert built.fhir.put(A7, patient(A7)).status == 403
+    assert built.fhir.put(A7, patient(A7), certificate=replace(shown, fingerprint="00" * 32)).status == 403
+    assert built.fhir.put(A7, patient(A7), certificate=shown).status == 201
+    with database.read() as unit:
+        assert events(unit, PatientId(HOSPA, "A7"))[0].sender == f"FHIR|{shown.fingerprint}"
 
 
 # --- one index behind all doors

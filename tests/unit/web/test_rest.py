@@ -60,6 +60,7 @@ def test_what_is_not_served(
 def test_head_has_the_head_of_get_and_no_body(fhir: Fhir) -> None:
     got, head = fhir.send("GET", "/metadata"), fhir.send("HEAD", "/metadata")
     assert (head.status_code, head.data, head.headers["Content-Length"]) == (200, b"", str(len(got.data)))
+    assert got.headers["Cache-Control"] == "no-store"
 
 
 def test_options_tells_the_methods(fhir: Fhir) -> None:
