@@ -149,7 +149,7 @@ def _begins(kind: str, text: Text) -> Range:
 
 
 def _only(kind: str, text: str) -> Range:
-    return Range(kind, text, text + "\0")
+    return Range(kind, text, text + "\x01")       # PostgreSQL knows no NUL
 
 
 def _birth(born: Interval) -> Range:
