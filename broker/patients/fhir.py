@@ -13,17 +13,21 @@ from broker.patients.identifiers import GivenId, Sender
 from broker.wire.fhir_patient import Identifier, system_of
 from broker.wire.rest import RestRequest
 
-PDQ_SUPPLIER: Final = "https://profiles.ihe.net/ITI/PDQm/CapabilityStatement/IHE.PDQm.Supplier"
+PDQ_SUPPLIER: Final = "https://profiles.ihe.net/ITI/PDQm/CapabilityStatement/IHE.PDQm.PatientDemographicsSupplier"
 PIX_MANAGER: Final = "https://profiles.ihe.net/ITI/PIXm/CapabilityStatement/IHE.PIXm.Manager"
 AUDIT_SYSTEM: Final = "urn:ihe:event-type-code"     # of transactions in the audit profiles of FHIR (BALP)
-_UNESCAPED_BAR: Final = re.compile(r"(?<!\\)\|")
-_UNESCAPED_COMMA: Final = re.compile(r"(?<!\\),")
 _ESCAPED: Final = re.compile(r"\\([\\|,$])")
 
 
 def values(text: str) -> list[str]:
     """Return the alternatives of a search parameter (FHIR R4 search 3.1.1.4.1.1): a comma divides them, unless it is escaped."""
-    return _UNESCAPED_COMMA.split(text)
+    return _split(text, ",")
+
+
+def _split(text: str, mark: str) -> list[str]:
+    """Return the parts between marks that are not escaped; the parts keep their escapes."""
+    parts = re.split(rf"(?<!\\){re.escape(mark)}", text.replace(r"\\", "\0"))      # an escaped backslash escapes nothing
+    return [part.replace("\0", r"\\") for part in parts]
 
 
 def plain(text: str) -> str:
@@ -33,7 +37,7 @@ def plain(text: str) -> str:
 
 def token(text: str, place: str) -> Identifier:
     """Return an identifier of the form `system|value`. Raise `Rejected` (value) for one without the bar."""
-    parts = _UNESCAPED_BAR.split(text)
+    parts = _split(text, "|")
     if len(parts) != 2:
         raise Rejected(FhirCode.VALUE, f"{place} must have the form system|value", place)
     return Identifier(plain(parts[0]).strip(), plain(parts[1]).strip(), place)

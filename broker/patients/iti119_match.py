@@ -184,6 +184,7 @@ ROW: Final = FhirTransaction(
     disclosed=_disclosed,
     write=write,
     refuse=refuse,
-    declares={"operation": [{"name": "match", "definition": "http://hl7.org/fhir/OperationDefinition/Patient-match"}]},
-    actor=PDQ_SUPPLIER,
+    declares={"operation": [{
+        "name": "match", "definition": "https://profiles.ihe.net/ITI/PDQm/OperationDefinition/PDQmMatch"}]},
+    actor=f"{PDQ_SUPPLIER}Match",
 )

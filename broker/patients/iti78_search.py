@@ -105,9 +105,9 @@ def write(request: Request, found: Found) -> RestReply:
 
 
 def _patient(wanted: str, found: Found) -> dict[str, object]:
-    hit = next(iter(found.hits), None)
-    if hit is None:
-        raise Rejected(FhirCode.NOT_FOUND, "there is no Patient with this id", "")
+    hit = next((one for one in found.hits if any(one.affinity in by for by in one.found_by)), None)
+    if hit is None:         # or somebody is found who was once said to have it
+        raise Rejected(FhirCode.NOT_FOUND, "there is no Patient with this id")
     return resource(hit) if hit.affinity.value == wanted else write_retired(wanted, hit.affinity.value)
 
 

@@ -1,5 +1,6 @@
 """The FHIR endpoint: what is asked of media types before a transaction is called, its refusals, its CapabilityStatement."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 from urllib.parse import parse_qsl
@@ -14,6 +15,7 @@ from broker.wire.fhir_outcome import refusal, reply
 from broker.wire.rest import RestReply, RestRequest
 
 _TAKEN: Final = " and ".join(fhir.MEDIA_TYPES.values())
+_UNFIT: Final = re.compile("[\x00-\x1f\x7f]")
 _MOST_FIELDS: Final = 1000      # of a form
 
 
@@ -34,6 +36,8 @@ class FhirDoor:
         body_format = _body_format(request)
         data = body(request) if body_format else b""
         query = [*request.args.items(multi=True), *(_form(data) if body_format == fhir.FORM else ())]
+        if any(_UNFIT.search(text) for text in (*arguments.values(), *(text for pair in query for text in pair))):
+            raise BadRequest("a parameter holds control characters")
         return RestRequest(
             line=f"{request.method} {request.environ['RAW_URI']}", base=self.base, arguments=arguments, query=tuple(query),
             headers={name.lower(): value for name, value in request.headers}, body=data, body_format=body_format,

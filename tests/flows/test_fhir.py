@@ -1,4 +1,4 @@
-"""The FHIR endpoint of the whole broker, as a client on the network meets it; the requests are those of docs/examples/fhir."""
+"""The FHIR endpoint of the whole broker, as a client on the network meets it; the requests are those of docs/examples."""
 
 import json
 import socket
@@ -17,7 +17,7 @@ from broker.wire.hl7v2_pix import read_pix_answer, write_pix_query
 from tests.helpers.fhir import checked
 from tests.helpers.region import Region
 
-EXAMPLES = Path(__file__).parents[2] / "docs/examples/fhir"
+EXAMPLES = Path(__file__).parents[2] / "docs/examples"
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from broker.db import Database
 from broker.model.people import PersonName
 from broker.patients import demographics
 from tests.helpers.demographics import JING, LEI, fill
-from tests.helpers.fhir import BASE, Answer
+from tests.helpers.fhir import BASE, Answer, patient
 from tests.helpers.patients import HOSPA, WEI, Bench, region
 
 CASES: list[dict[str, Any]] = tomllib.loads((Path(__file__).parent / "cases.toml").read_text("utf-8"))["case"]
@@ -165,6 +165,7 @@ def test_what_is_known_of_a_person(form: str, bench: Bench) -> None:
 
 
 def test_no_such_patient(bench: Bench) -> None:
+    bench.fhir.put("urn:oid:2.999.2.1|A5", patient("urn:oid:2.999.2.1|A5", "urn:oid:2.999.1.1|NOBODY"))
     for path in ("/Patient/NOBODY", "/Patient/A1", "/Patient/_search"):
         answer = bench.fhir.get(path)
         assert (answer.status, answer.issue) == (404, ["error", "not-found", "there is no Patient with this id"])

@@ -111,6 +111,13 @@ def test_a_form_is_read_or_refused(body: bytes, fhir: Fhir) -> None:
     assert fhir.ask("POST", "/Patient/$ihe-pix", body, headers=headers).status == 400
 
 
+@pytest.mark.parametrize("path", [
+    "/Patient/$ihe-pix?sourceIdentifier=urn:oid:2.999.2.1|A%00", "/Patient/$ihe-pix?a%0Ab=1", "/Test/%00", "/Test/%7F"])
+def test_control_characters_of_an_address_are_refused(path: str, fhir: Fhir) -> None:
+    answer = fhir.get(path)
+    assert (answer.status, answer.issue) == (400, ["error", "invalid", "a parameter holds control characters"])
+
+
 def test_a_body_over_the_limit_is_refused(fhir: Fhir) -> None:
     answer = fhir.ask("PUT", "/Patient?identifier=urn:oid:2.999.2.1|A1", b" " * 1025)
     assert (answer.status, answer.issue[1], answer.headers["Connection"]) == (413, "too-long", "close")
