@@ -46,6 +46,8 @@ def read_person(pid: Segment) -> dict[str, Any]:
         text = pid.value(number).short()
         if text or pid.deleted(number):
             found[key] = check(text) if text else ""
+    if "accounts" in found:
+        found["accounts"] = tuple(account for account in found["accounts"] if account[1])
     phones = [values for values in (_read(pid, 13, _read_phone), _read(pid, 14, _read_phone)) if values is not None]
     if phones:
         found["phones"] = tuple(phone for values in phones for phone in values if phone)

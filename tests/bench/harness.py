@@ -24,7 +24,10 @@ Round = Callable[[], Pair]
 
 @dataclass(frozen=True)
 class Figure:
-    """One benchmark: `<work>.<peer>`; a name never changes peer or size. Where `lower` values are better, the peer is a bound."""
+    """One benchmark: `<work>.<peer>`; a name never changes peer or size. Where `lower` values are better, the peer is a bound.
+
+    A `large` one, whose data take minutes to make, is measured only when a pattern asks for it.
+    """
 
     name: str
     peer_name: str
@@ -34,6 +37,7 @@ class Figure:
     setup: Callable[["Notes"], AbstractContextManager[Round]]
     runs: int = 5
     lower: bool = False
+    large: bool = False
 
 
 @dataclass
@@ -78,7 +82,8 @@ def measure(figure: Figure) -> Result:
 
 def run(figures: list[Figure], only: str, target: Path) -> int:
     """Measure the figures that match `only`; return the number that stayed below their floor."""
-    chosen = [figure for figure in figures if fnmatch.fnmatch(figure.name, only)]
+    chosen = [figure for figure in figures if fnmatch.fnmatch(figure.name, only) and not (only == "*" and figure.large)]
+    large = {figure.name for figure in figures if figure.large}
     console = Console(width=150)
     results = []
     for figure in chosen:
@@ -87,7 +92,8 @@ def run(figures: list[Figure], only: str, target: Path) -> int:
         last = results[-1]
         console.print(f"{last.name}: {last.ratio:.2f} (floor {last.floor}, aim {last.aim}) in {time.monotonic() - started:.0f} s")
     target.parent.mkdir(parents=True, exist_ok=True)
-    kept = {row["name"]: row for row in json.loads(target.read_text())} if target.exists() and only != "*" else {}
+    before = json.loads(target.read_text()) if target.exists() else []
+    kept = {row["name"]: row for row in before if only != "*" or row["name"] in large}
     kept |= {result.name: asdict(result) for result in results}
     target.write_text(json.dumps(list(kept.values()), indent=1) + "\n")
     console.print(table(results))

@@ -20,6 +20,7 @@ from broker.patients.terms import terms
 Pair = tuple[PatientId, PatientId]
 
 _ADD_TERMS = Prepared(sa.insert(term))
+_REMOVED = 200      # terms of one DELETE: SQLite takes no deeper condition than 1 000
 _mine, _into = identity.alias("mine"), identity.alias("into")
 _ROWS = sa.select(
     identity, group.c.value.label("affinity"), _into.c.domain.label("into_domain"), _into.c.value.label("into_value"),
@@ -207,8 +208,8 @@ class Neighbourhood(Index):
             before, now = _terms(self._loaded.get(patient)), _terms(self._records[patient])
             for rows, some in ((gone, before - now), (new, now - before)):
                 rows += [{"kind": kind, "value": value, "identity_id": self._numbers[patient]} for kind, value in sorted(some)]
-        if gone:
-            either = (sa.and_(*(term.c[name] == value for name, value in row.items())) for row in gone)
+        for start in range(0, len(gone), _REMOVED):
+            either = (sa.and_(*(term.c[name] == value for name, value in row.items())) for row in gone[start:start + _REMOVED])
             sql(self._unit).execute(sa.delete(term).where(sa.or_(*either)))
         _ADD_TERMS.insert(self._unit, new)
 

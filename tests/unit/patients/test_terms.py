@@ -170,3 +170,13 @@ def test_the_revision_makes_the_terms_of_the_records_that_there_are(tmp_path: Pa
     database.close()
     wanted = {(*term, number) for number, one in enumerate(people[:3], 1) for term in terms(one) if term[0] != "account"}
     assert rows == wanted
+
+
+def test_a_person_of_very_many_names_is_kept_and_forgotten(bench: Bench) -> None:
+    many = Demographics(names=tuple(PersonName(f"名{number}", "一") for number in range(900)), birth_date="19790214", sex="M")
+    assert bench.add("B1", many) == "CA"
+    query = Query(names=((asked("名899"),),))
+    assert found_ids(bench.supplier.search(query, ASKER)) == [{"B1"}]
+    assert bench.add("B1", JING, revise=True) == "CA"
+    assert bench.supplier.search(query, ASKER).hits == ()
+    assert found_ids(bench.supplier.search(Query(names=((asked("欧阳"),),)), ASKER)) == [{"B1"}]
