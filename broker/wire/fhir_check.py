@@ -9,6 +9,7 @@ from broker.model.errors import FhirCode, Rejected
 from broker.wire.fhir_types import ELEMENT, RESOURCE, RESOURCES, TYPES, Field
 
 DEEPEST: Final = 64             # objects and lists inside each other; a feed of ours has a dozen
+LONGEST_LIST: Final = 1_000     # values of one element
 _SHOWN: Final = 64
 # What no text may hold (FHIR R4, string): control characters, and halves of characters, which have no form in UTF-8.
 _UNFIT: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
@@ -66,6 +67,8 @@ def _check_field(content: Any, field: Field, path: str, *, beside: bool) -> None
     """Check an element, a list of it where R4 has a list. `beside`: it holds what belongs to a primitive beside its value."""
     if field.is_list != isinstance(content, list):
         raise Rejected(FhirCode.STRUCTURE, f"{path} must {'be' if field.is_list else 'not be'} a list", path)
+    if field.is_list and len(content) > LONGEST_LIST:
+        raise Rejected(FhirCode.TOO_LONG, f"{path} is there more than {LONGEST_LIST} times", path)
     values = enumerate(content) if field.is_list else [(None, content)]
     for number, value in values:
         place = path if number is None else f"{path}[{number}]"

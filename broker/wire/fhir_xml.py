@@ -9,7 +9,7 @@ from xml.sax.saxutils import quoteattr
 from lxml import etree
 
 from broker.model.errors import FhirCode, Rejected
-from broker.wire.fhir_check import DEEPEST, brief, check
+from broker.wire.fhir_check import DEEPEST, LONGEST_LIST, brief, check
 from broker.wire.fhir_types import ELEMENT, RESOURCE, RESOURCES, TYPES, XHTML, Field
 from broker.wire.xml import Element, NotXml, local_name, parse
 
@@ -51,6 +51,8 @@ def _object(element: Element, kind: str, depth: int) -> dict[str, Any]:
         number = repeated[name] = repeated.get(name, 0) + 1
         if number > 1 and not field.is_list:
             raise Rejected(FhirCode.STRUCTURE, f"{kind}.{name} is there more than once", f"{kind}.{name}")
+        if number > LONGEST_LIST:
+            raise Rejected(FhirCode.TOO_LONG, f"{kind}.{name} is there more than {LONGEST_LIST} times", f"{kind}.{name}")
         _add(found, field, child, depth, number)
     return found
 

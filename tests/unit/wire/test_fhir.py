@@ -105,6 +105,15 @@ def test_an_attribute_that_fhir_does_not_have() -> None:
     assert refusal(data, fhir.XML) == "structure: Patient.name[0].lang is no element of HumanName in R4"
 
 
+@pytest.mark.parametrize(("data", "form"), [
+    (b'{"resourceType":"Patient","photo":[' + b",".join([b"{}"] * 1001) + b"]}", fhir.JSON),
+    (f"<Patient {NS}>{'<photo/>' * 1001}</Patient>".encode(), fhir.XML)])
+def test_a_list_longer_than_anybodys_is_refused(data: bytes, form: str) -> None:
+    with pytest.raises(Rejected, match=r"Patient\.photo is there more than 1000 times") as caught:
+        fhir.read(data, form, ["Patient"])
+    assert answer_of(caught.value.problems[0]) == (422, "too-long")
+
+
 def test_a_refusal_repeats_names_of_elements_no_longer_than_people_need() -> None:
     text = refusal(json.dumps({"resourceType": "Patient", "x" * 1000: 1}).encode(), fhir.JSON)
     assert text == f"structure: Patient.{'x' * 64}... is no element of Patient in R4"
