@@ -15,6 +15,7 @@ from broker.wire.rest import RestRequest
 
 PDQ_SUPPLIER: Final = "https://profiles.ihe.net/ITI/PDQm/CapabilityStatement/IHE.PDQm.PatientDemographicsSupplier"
 PIX_MANAGER: Final = "https://profiles.ihe.net/ITI/PIXm/CapabilityStatement/IHE.PIXm.Manager"
+MORE: Final = "more persons answer than were looked at: ask for more of the person to see them"
 AUDIT_SYSTEM: Final = "urn:ihe:event-type-code"     # of transactions in the audit profiles of FHIR (BALP)
 _ESCAPED: Final = re.compile(r"\\([\\|,$])")
 

@@ -17,7 +17,7 @@ from broker.model.people import Demographics
 from broker.model.transaction import AuditEvent, Keep, Message, Wire
 from broker.patients.asked import AskedName, Interval, Query, Text
 from broker.patients.demographics import Asker, DemographicsSupplier, Found, Hit, note_persons
-from broker.patients.fhir import AUDIT_SYSTEM, PDQ_SUPPLIER, given_id, only, visible_persons
+from broker.patients.fhir import AUDIT_SYSTEM, MORE, PDQ_SUPPLIER, given_id, only, visible_persons
 from broker.patients.iti78_search import resource
 from broker.wire import fhir
 from broker.wire.fhir_bundle import Match, searchset
@@ -111,11 +111,11 @@ def handle(supplier: DemographicsSupplier, request: Request, call: Call) -> Resu
     queries = [*_queries(supplier, request)]
     if not queries:
         raise Rejected(FhirCode.REQUIRED, "too little to match by: give an identifier, a name or a birth date", "Patient")
+    found = [supplier.search(query, asker) for query in queries]
     hits: dict[PatientId, Hit] = {}
-    for query in queries:           # those by ids before others
-        for hit in supplier.search(query, asker).hits:
-            hits.setdefault(hit.affinity, hit)
-    return Result(request, Found(hits=tuple(hits.values())))
+    for hit in (hit for some in found for hit in some.hits):        # those by ids before others
+        hits.setdefault(hit.affinity, hit)
+    return Result(request, Found(hits=tuple(hits.values()), complete=all(some.complete for some in found)))
 
 
 def _queries(supplier: DemographicsSupplier, request: Request) -> Iterator[Query]:
@@ -157,7 +157,8 @@ def write(request: Request, result: Result) -> RestReply:
     told = [
         Match(url=f"{request.base}/Patient/{hit.affinity.value}", resource=resource(hit), score=_SCORES[grade], grade=grade.value)
         for grade, hit in result.told]
-    return reply(searchset(told, total=len(told)), request.answer_format)
+    bundle = searchset(told, total=len(told), warning="" if result.found.complete else MORE)
+    return reply(bundle, request.answer_format)
 
 
 def refuse(raw: RestRequest, error: BrokerError) -> RestReply:

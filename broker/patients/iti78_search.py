@@ -12,8 +12,9 @@ from broker.model.ids import PatientId
 from broker.model.transaction import AuditEvent, Message, Wire
 from broker.patients.asked import Query
 from broker.patients.demographics import Asker, DemographicsSupplier, Found, Hit, Page, note_persons
-from broker.patients.fhir import AUDIT_SYSTEM, PDQ_SUPPLIER, logical_id, visible_persons
+from broker.patients.fhir import AUDIT_SYSTEM, MORE, PDQ_SUPPLIER, logical_id, visible_persons
 from broker.patients.fhir_search import DECLARED, WANTED, Search, read_search
+from broker.wire import fhir
 from broker.wire.fhir_bundle import Match, searchset
 from broker.wire.fhir_capability import FhirTransaction
 from broker.wire.fhir_outcome import refused, reply, translated
@@ -21,7 +22,6 @@ from broker.wire.fhir_patient import write_patient, write_retired
 from broker.wire.rest import RestReply, RestRequest
 
 _USUAL, _LARGEST = 50, 500      # Patients of a page
-_MORE: Final = "more persons answer than were looked at: ask for more of the person to see them"
 _MEANINGS: Final = {(Hl7Code.UNKNOWN_KEY.value, WANTED): (FhirCode.WANTED_UNKNOWN, "targetSystem not found")}
 
 
@@ -45,6 +45,8 @@ def read(affinity_domain: str, raw: RestRequest, facts: AuditFacts) -> Request:
     facts.query, facts.query_id = raw.line.encode(), raw.headers.get("x-request-id", "")
     if raw.body:
         facts.query += b"\n" + raw.body
+    if raw.body_format not in {"", fhir.FORM}:
+        raise Rejected(FhirCode.MEDIA_TYPE, "the body of a search must be application/x-www-form-urlencoded")
     wanted = raw.arguments.get("id", "")
     if wanted:
         query = Query(ids=((logical_id(affinity_domain, wanted, "_id"),),))
@@ -83,7 +85,8 @@ def handle(supplier: DemographicsSupplier, request: Request, call: Call) -> Foun
     query = _with_known_ids(supplier, request.search.query)
     if query is None or request.search.nobody:
         return Found()
-    return supplier.search(query, asker, request.count or None)
+    found = supplier.search(query, asker, request.count or None)
+    return found if request.count else replace(found, page=Page(quantity=0))
 
 
 def _with_known_ids(supplier: DemographicsSupplier, query: Query) -> Query | None:
@@ -97,10 +100,9 @@ def write(request: Request, found: Found) -> RestReply:
     """Return the Bundle, or the Patient. Raise `Rejected` (not-found) when there is no such Patient."""
     if request.logical_id:
         return reply(_patient(request.logical_id, found), request.answer_format)
-    shown = found.shown if request.count else ()
     bundle = searchset(
-        [_match(request.base, hit) for hit in shown], total=len(found.hits), links=[*_links(request, found)],
-        warning="" if found.complete else _MORE)
+        [_match(request.base, hit) for hit in found.shown], total=len(found.hits), links=[*_links(request, found)],
+        warning="" if found.complete else MORE)
     return reply(bundle, request.answer_format)
 
 

@@ -9,6 +9,7 @@ import flask
 from werkzeug.exceptions import BadRequest, NotAcceptable, UnsupportedMediaType
 
 from broker.model.transaction import AnyTransaction
+from broker.web.bodies import has_body, read_body
 from broker.wire import fhir
 from broker.wire.fhir_capability import ENDPOINT, FhirTransaction, capabilities
 from broker.wire.fhir_outcome import refusal, reply
@@ -28,13 +29,11 @@ class FhirDoor:
         self.base = f"{public_url}{ENDPOINT}"
         self._capabilities = capabilities([served.row for served in rows if isinstance(served.row, FhirTransaction)], self.base)
 
-    def request(
-        self, request: flask.Request, arguments: Mapping[str, str], body: Callable[[flask.Request], bytes],
-    ) -> RestRequest:
+    def request(self, request: flask.Request, arguments: Mapping[str, str]) -> RestRequest:
         """Return the request with its body. Raise the HTTP errors 406 and 415 for media types that are not served."""
         answer_format = _wanted(request)
         body_format = _body_format(request)
-        data = body(request) if body_format else b""
+        data = read_body(request) if body_format else b""
         query = [*request.args.items(multi=True), *(_form(data) if body_format == fhir.FORM else ())]
         if any(_UNFIT.search(text) for text in (*arguments.values(), *(text for pair in query for text in pair))):
             raise BadRequest("a parameter holds control characters")
@@ -65,11 +64,11 @@ def _wanted(request: flask.Request) -> str:
 
 
 def _body_format(request: flask.Request) -> str:
-    """Return the format of the body, empty where there is none."""
-    if not request.mimetype:
-        if request.content_length:
-            raise UnsupportedMediaType(f"a body needs its Content-Type: {_TAKEN} are taken")
+    """Return the format of the body, empty where there is none, whatever its type would be."""
+    if not has_body(request):
         return ""
+    if not request.mimetype:
+        raise UnsupportedMediaType(f"a body needs its Content-Type: {_TAKEN} are taken")
     found = fhir.body_format(request.mimetype)
     charset = request.mimetype_params.get("charset", "utf-8").lower()
     if not found or charset not in {"utf-8", "utf8"}:

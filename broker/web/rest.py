@@ -7,12 +7,13 @@ from typing import Any, Protocol, cast
 
 import flask
 import structlog
-from werkzeug.exceptions import BadRequest, ClientDisconnected, HTTPException, InternalServerError, RequestTimeout
+from werkzeug.exceptions import BadRequest, HTTPException, InternalServerError
 
 from broker.config.settings import Settings
 from broker.model.caller import Caller
 from broker.model.transaction import AnyTransaction, Wire
 from broker.security.gate import Gate
+from broker.web.bodies import has_body
 from broker.wire.rest import PEER_CERTIFICATE, RestReply, RestRequest, method_and_path
 
 log = structlog.get_logger("broker.web")
@@ -26,10 +27,8 @@ class Door(Protocol):
     endpoint: str
     base: str
 
-    def request(
-        self, request: flask.Request, arguments: Mapping[str, str], body: Callable[[flask.Request], bytes],
-    ) -> RestRequest:
-        """Return the request, its body read by `body`. Raise an HTTP error for what this endpoint does not take."""
+    def request(self, request: flask.Request, arguments: Mapping[str, str]) -> RestRequest:
+        """Return the request with its body. Raise an HTTP error for what this endpoint does not take."""
         ...
 
     def refusal(self, request: flask.Request, status: int, text: str) -> RestReply:
@@ -58,8 +57,8 @@ def build(rows: Sequence[AnyTransaction], gate: Gate, settings: Settings, doors:
 
     @app.errorhandler(Exception)
     def refused(error: Exception) -> flask.Response:
-        path = flask.request.path
-        return _refusal(error, next(door for door in doors if path.startswith(door.endpoint)))
+        first = flask.request.path.split("/", 2)[1]
+        return _refusal(error, next(door for door in doors if door.endpoint == f"/{first}"))
 
     application = cast("Application", app.wsgi_app)     # start_response gets a third argument after errors of Flask's own only
     return {door.endpoint: application for door in doors}
@@ -67,22 +66,12 @@ def build(rows: Sequence[AnyTransaction], gate: Gate, settings: Settings, doors:
 
 def _view(served: AnyTransaction, gate: Gate, door: Door) -> Callable[..., flask.Response]:
     def view(**arguments: str) -> flask.Response:
-        return _response(gate.perform(served, door.request(flask.request, arguments, _body), _caller(door)))
+        return _response(gate.perform(served, door.request(flask.request, arguments), _caller(door)))
     return view
 
 
 def _page(page: Callable[[flask.Request], RestReply]) -> flask.Response:
     return _response(page(flask.request))
-
-
-def _body(request: flask.Request) -> bytes:
-    """Return the whole body. Raise the HTTP error of one that is too long, comes too slowly or is cut."""
-    try:
-        return request.get_data()
-    except ClientDisconnected as error:
-        if isinstance(error.__context__, TimeoutError):
-            raise RequestTimeout("the request body did not go on in time") from error
-        raise ClientDisconnected("the request body was cut short") from error
 
 
 def _caller(door: Door) -> Caller:
@@ -108,6 +97,6 @@ def _refusal(error: Exception, door: Door) -> flask.Response:
     for name, value in error.get_headers():
         if name not in {"Content-Type", "Content-Length"}:
             response.headers[name] = value
-    if flask.request.method not in {"GET", "HEAD"}:
+    if has_body(flask.request):
         response.headers["Connection"] = "close"    # what is left of the body was not read
     return response

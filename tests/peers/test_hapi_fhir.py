@@ -1,4 +1,4 @@
-"""HAPI's FHIR client as source and consumer of the whole broker: ITI-104, 83, 78, 119, as it reads the CapabilityStatement first."""
+"""HAPI's FHIR client as source and consumer of the whole broker (ITI-104, 83, 78, 119); it reads the CapabilityStatement first."""
 
 import subprocess
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ def region(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Region]:
 @pytest.mark.parametrize("form", ["json", "xml"])
 def test_hapi_feeds_asks_searches_and_matches(region: Region, form: str) -> None:
     done = subprocess.run(
-        ["java", "-Xmx256m", "-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-cp", f"{JARS}/*", str(JAVA / "FhirClient.java"),
-         f"{region.url}/fhir", form, form[0].upper()],
+        ["java", "-Xmx256m", "-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-cp", f"{JARS}/*",
+         str(JAVA / "FhirClient.java"), f"{region.url}/fhir", form, form[0].upper()],
         capture_output=True, check=False, encoding="utf-8")
     assert (done.stdout, done.returncode) == (TOLD.format(form[0].upper()), 0), done.stderr[-3000:]

@@ -130,6 +130,12 @@ def test_count_is_how_many_there_are_when_it_is_nought(bench: Bench) -> None:
     many(bench, 3)
     answer = bench.fhir.get("/Patient?family=王&_count=0")
     assert (answer.resource["total"], entries(answer), link(answer, "next")) == (3, [], "")
+    assert bench.audited()[-1]["patient"] == ""
+
+
+def test_a_search_by_another_body_is_refused(bench: Bench) -> None:
+    answer = bench.fhir.ask("POST", "/Patient/_search", b'{"resourceType": "Parameters"}')
+    assert (answer.status, answer.issue[2]) == (415, "the body of a search must be application/x-www-form-urlencoded")
 
 
 @pytest.mark.parametrize("count", ["x", "-1", "1.5", "99999999999", "٣"])

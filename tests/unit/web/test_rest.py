@@ -100,6 +100,18 @@ def test_bodies_of_other_types_are_refused(headers: Mapping[str, str], status: i
     assert (answer.status, answer.issue) == (status, ["error", "not-supported", text])
 
 
+def test_the_type_of_a_body_that_is_not_there_says_nothing(fhir: Fhir) -> None:
+    for kind in ("application/fhir+json", "text/plain"):
+        assert fhir.get("/metadata", headers={"Content-Type": kind}).status == 200
+        assert fhir.get("/Patient/$ihe-pix", headers={"Content-Type": kind}).issue[1] == "required"
+
+
+def test_a_refused_body_ends_the_connection_whatever_the_method(fhir: Fhir) -> None:
+    for method, path in (("GET", "/Patient/$ihe-pix"), ("GET", "/none"), ("DELETE", "/none")):
+        assert fhir.ask(method, path, b"x", headers={"Content-Type": "text/plain"}).headers["Connection"] == "close"
+        assert "Connection" not in fhir.ask(method, path).headers
+
+
 def test_a_feed_without_a_body_is_refused(fhir: Fhir) -> None:
     answer = fhir.ask("PUT", "/Patient?identifier=urn:oid:2.999.2.1|A1")
     assert (answer.status, answer.issue[1]) == (415, "not-supported")
