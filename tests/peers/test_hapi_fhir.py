@@ -1,4 +1,4 @@
-"""HAPI's FHIR client as source and consumer of the whole broker (ITI-104, 83, 78, 119); it reads the CapabilityStatement first."""
+"""HAPI's FHIR client as source and consumer of the broker (ITI-104, 83, 78, 119); it reads the CapabilityStatement first."""
 
 import subprocess
 from collections.abc import Iterator
