@@ -12,6 +12,8 @@ from broker.model.transaction import AuditEvent, Outcome, TransactionRow
 SUBMISSION_SET = "urn:uuid:a54d6aa5-d40d-43f9-88c5-b4633d873bdd"
 _SPECIAL = re.compile('[&<>"\n\r\t]')
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\n": "&#10;", "\r": "&#13;", "\t": "&#9;"})
+# What a message's id is called (ITI TF-2 3.8.5.1 and its like; BALP for FHIR); in HL7 V3 it is an II.
+_MESSAGE_IDS = {**dict.fromkeys(("ITI-8", "ITI-9", "ITI-10", "ITI-21", "ITI-64"), "MSH-10"), "ITI-104": "X-Request-Id"}
 _ROLES = {"source": ("110153", "Source Role ID"), "destination": ("110152", "Destination Role ID")}
 
 
@@ -79,7 +81,7 @@ def _participant(user: str, role: str, *, requestor: bool, address: str = "", sh
 def _objects(event: AuditEvent, code: str, facts: AuditFacts, patient: PatientId | None) -> str:
     found: list[str] = []
     if patient is not None:
-        detail = _detail("MSH-10" if code in {"ITI-8", "ITI-9", "ITI-21"} else "II", facts.message_id) if facts.message_id else ""
+        detail = _detail(_MESSAGE_IDS.get(code, "II"), facts.message_id) if facts.message_id else ""
         found.append(_object(str(patient), "1", "1", ("2", "RFC-3881", "Patient Number"), detail))
     if facts.submission_set:
         kind = (SUBMISSION_SET, "IHE XDS Metadata", "submission set classificationNode")

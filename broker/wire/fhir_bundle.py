@@ -26,12 +26,11 @@ class Match:
 
 
 def searchset(
-    matches: Sequence[Match], *, total: int | None = None, links: Sequence[tuple[str, str]] = (), warning: str = "",
+    matches: Sequence[Match], *, total: int, links: Sequence[tuple[str, str]] = (), warning: str = "",
 ) -> dict[str, Any]:
     """Return the searchset. `links` are (relation, address); a `warning` for people is told by an OperationOutcome behind all."""
     entries = [match.entry() for match in matches]
     if warning:
         entries.append({"resource": outcome("incomplete", warning, severity="warning"), "search": {"mode": "outcome"}})
-    found = {"total": total, "link": [{"relation": relation, "url": url} for relation, url in links], "entry": entries}
-    told = {key: value for key, value in found.items() if value not in (None, [])}
-    return {"resourceType": "Bundle", "type": "searchset", **told}
+    found = {"link": [{"relation": relation, "url": url} for relation, url in links], "entry": entries}
+    return {"resourceType": "Bundle", "type": "searchset", "total": total, **{key: some for key, some in found.items() if some}}

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from broker.model.transaction import Message, ServedTransaction
+from broker.model.transaction import Message
 
 # Key of the peer's `Certificate` in a WSGI environment; absent where it showed none.
 PEER_CERTIFICATE = "broker.peer_certificate"
@@ -42,9 +41,6 @@ class RestReply:
     media_type: str = ""
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
-
-
-RestTransaction = ServedTransaction[Any, RestRequest, Any, Any, RestReply]      # of whatever actor
 
 
 def method_and_path(message: Message) -> tuple[str, str]:

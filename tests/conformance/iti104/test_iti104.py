@@ -125,6 +125,7 @@ def test_remove_patient_is_not_supported(bench: Bench) -> None:
 def test_the_message_is_known_by_its_request_id(bench: Bench) -> None:
     bench.fhir.put(A7, patient(A7), headers={"X-Request-Id": "request-1", "Content-Type": TYPES["json"]})
     assert bench.audited()[-1]["message"] == "request-1"
+    assert b'ParticipantObjectDetail type="X-Request-Id"' in b"".join(file.read_bytes() for file in bench.folder.glob("audit/*"))
     with bench.database.read() as unit:
         fed = events(unit, PatientId(HOSPA, "A7"))[0]
     assert (fed.sender, fed.message_id) == ("FHIR|127.0.0.1", "request-1")
