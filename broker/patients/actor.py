@@ -210,18 +210,19 @@ class PixManager:
                 return []
             group = records.group_survivor(unit, group)
             own.add(PatientId(self._affinity, group.value))
+            affinity, local = group.value, [member.patient for member in records.members(unit, [group.id])]
         else:
+            affinity, local = records.together(unit, patient)
+        if not affinity:
             found = records.find(unit, patient)
             if found is None:
                 return []
-            found = records.survivor(unit, found)
-            own.add(found.patient)
-            if found.group is None:
-                return [patient]
-            group = records.get_group(unit, found.group)
-        everyone = {PatientId(self._affinity, group.value), *(m.patient for m in records.members(unit, [group.id]))}
+            survivor = records.survivor(unit, found).patient
+            own.add(survivor)
+            affinity, local = records.together(unit, survivor)
         order = {domain.oid: number for number, domain in enumerate(self.profile.domains)}
-        return [patient, *sorted(everyone - own, key=lambda i: (order.get(i.domain, len(order)), i))]
+        others = {PatientId(self._affinity, affinity), *local} - own if affinity else set()
+        return [patient, *sorted(others, key=lambda one: (order.get(one.domain, len(order)), one))]
 
     def affinity_id(self, unit: Unit, local: PatientId) -> PatientId | None:
         """Return the active affinity-domain id of the person with this id, or None while no feed named it.

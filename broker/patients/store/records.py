@@ -56,6 +56,20 @@ def members(unit: Unit, groups: Iterable[int]) -> list[Identity]:
     return [_identity(row) for row in sql(unit).execute(query.order_by(identity.c.id))]
 
 
+_mine = identity.alias("mine")
+_TOGETHER = Prepared(
+    sa.select(group.c.value, identity.c.domain, identity.c.value).join(_mine, _mine.c.group_id == group.c.id)
+    .join(identity, identity.c.group_id == group.c.id).where(
+        _mine.c.domain == sa.bindparam("domain", type_=sa.String()), _mine.c.value == sa.bindparam("value", type_=sa.String()),
+        identity.c.state == ACTIVE))
+
+
+def together(unit: Unit, patient: PatientId) -> tuple[str, list[PatientId]]:
+    """Return the affinity-domain id of the person with an active local id, and all active local ids; nothing for another id."""
+    rows = _TOGETHER.rows(unit, {"domain": patient.domain, "value": patient.value})
+    return (rows[0][0] if rows else ""), [PatientId(domain, value) for _, domain, value in rows]
+
+
 _FIND_GROUP = Prepared(sa.select(group.c.id, group.c.value, group.c.state, group.c.survivor_id).where(
     group.c.value == sa.bindparam("value", type_=sa.String())))
 

@@ -1,12 +1,12 @@
 """Reads of records by what is known of people: a bounded number of statements and of rows, however many people there are."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
-from broker.db import batches, sql
+from broker.db import Prepared, batches
 from broker.model.ids import PatientId
 from broker.model.people import Demographics
 from broker.model.ports import Unit
@@ -26,35 +26,41 @@ class Candidate:
     at: float
 
 
+# JSON as text: prepared statements give values as the driver has them.
 _CANDIDATES = sa.select(
-    identity.c.domain, identity.c.value, identity.c.group_id, group.c.value.label("affinity"), identity.c.demographics,
+    identity.c.domain, identity.c.value, identity.c.group_id, group.c.value, sa.cast(identity.c.demographics, sa.Text),
     identity.c.updated_at,
 ).join(group, group.c.id == identity.c.group_id).where(identity.c.state == ACTIVE)
+_RECORDS = Prepared(_CANDIDATES.where(identity.c.id.in_(sa.bindparam("numbers", expanding=True, type_=sa.Integer()))))
+_MEMBERS = Prepared(_CANDIDATES.where(identity.c.group_id.in_(sa.bindparam("numbers", expanding=True, type_=sa.Integer()))))
+_NUMBERS = Prepared(sa.select(term.c.identity_id).distinct().where(
+    term.c.kind == sa.bindparam("kind", type_=sa.String()), term.c.value >= sa.bindparam("low", type_=sa.String()),
+    term.c.value < sa.bindparam("high", type_=sa.String())).limit(sa.bindparam("most", type_=sa.Integer())))
 
 
 def numbers(unit: Unit, ranges: Sequence[Range], most: int) -> list[int]:
     """Return the records that have a term in one of the ranges, at most so many of them, in no certain order."""
-    found = [
-        sa.select(term.c.identity_id).where(term.c.kind == one.kind, term.c.value >= one.low, term.c.value < one.high)
-        for one in ranges]
-    every = sa.union(*found).limit(most) if len(found) > 1 else found[0].distinct().limit(most)
-    return [*sql(unit).execute(every).scalars()]
+    found: dict[int, None] = {}
+    for one in ranges:
+        values = {"kind": one.kind, "low": one.low, "high": one.high, "most": most}
+        found |= dict.fromkeys(number for (number,) in _NUMBERS.rows(unit, values))
+        if len(found) >= most:
+            break
+    return [*found][:most]
 
 
 def records(unit: Unit, wanted: Iterable[int]) -> Iterator[Candidate]:
     """Return the active records with these numbers."""
-    for some in batches(wanted):
-        yield from _read(unit, _CANDIDATES.where(identity.c.id.in_(some)))
+    return _read(unit, _RECORDS, wanted)
 
 
 def members(unit: Unit, groups: Iterable[int]) -> Iterator[Candidate]:
     """Return the active records of these persons."""
-    for some in batches(groups):
-        yield from _read(unit, _CANDIDATES.where(identity.c.group_id.in_(some)))
+    return _read(unit, _MEMBERS, groups)
 
 
-def _read(unit: Unit, query: sa.Select[Any]) -> Iterator[Candidate]:
-    for row in sql(unit).execute(query):
-        yield Candidate(
-            patient=PatientId(row.domain, row.value), group=row.group_id, affinity=row.affinity,
-            person=person_of(row.demographics), at=row.updated_at)
+def _read(unit: Unit, query: Prepared, wanted: Iterable[int]) -> Iterator[Candidate]:
+    for some in batches(wanted):
+        for domain, value, number, affinity, person, at in query.rows(unit, {"numbers": some}):
+            yield Candidate(
+                patient=PatientId(domain, value), group=number, affinity=affinity, person=person_of(json.loads(person)), at=at)

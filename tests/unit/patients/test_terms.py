@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.db import Database, schema, sql
+from broker.db import Database, SqlUnit, schema, sql
 from broker.model.errors import Hl7Code, Rejected
 from broker.model.people import Address, Demographics, PersonName
 from broker.patients.asked import Account, AskedAddress, AskedName, Compare, Interval, Phone, Query, Text, score
@@ -73,24 +73,28 @@ def test_points(query: Query, points: int) -> None:
     assert score(query, JING) == points
 
 
+class Explaining:
+    """A driver's connection that says how it would answer what it is asked."""
+
+    def __init__(self, driver: Any, explain: str) -> None:
+        self._driver, self._explain = driver, explain
+        self.told: list[str] = []
+
+    def execute(self, statement: str, parameters: Any) -> Any:
+        self.told += map(str, self._driver.execute(f"{self._explain} {statement}", parameters).fetchall())
+        return self._driver.execute(statement, parameters)
+
+
 def plan(bench: Bench, way: Sequence[Range]) -> str:
     """Return how the store answers a search by these ranges."""
-    told: list[str] = []
-
-    def explain(connection: sa.Connection, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
-        if "patient_term" in statement and not statement.startswith("EXPLAIN"):
-            how = "EXPLAIN" if connection.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
-            told.extend(str(row) for row in connection.exec_driver_sql(f"{how} {statement}", parameters))
-
-    sa.event.listen(sa.engine.Engine, "before_cursor_execute", explain)
-    try:
-        with bench.database.read() as unit:
-            if unit.dialect.name == "postgresql":
-                unit.connection.exec_driver_sql("SET enable_seqscan = off")     # which it prefers on few rows
-            search.numbers(unit, way, 10)
-    finally:
-        sa.event.remove(sa.engine.Engine, "before_cursor_execute", explain)
-    return "\n".join(told)
+    with bench.database.read() as unit:
+        assert isinstance(unit, SqlUnit)
+        on_postgresql = unit.dialect.name == "postgresql"
+        if on_postgresql:
+            unit.driver.execute("SET enable_seqscan = off")     # which it prefers on few rows
+        driver = Explaining(unit.driver, "EXPLAIN" if on_postgresql else "EXPLAIN QUERY PLAN")
+        search.numbers(SqlUnit(unit.connection, driver), way, 10)
+        return "\n".join(driver.told)
 
 
 @pytest.mark.parametrize("query", [
