@@ -87,10 +87,11 @@ def _make(file: Path, count: int) -> None:
     with contextlib.closing(sqlite3.connect(file)) as connection:
         connection.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-1000000;"
                                  "PRAGMA temp_store=MEMORY; PRAGMA foreign_keys=OFF;")
-        connection.execute("CREATE TEMP TABLE face (n INTEGER PRIMARY KEY, family, given, birth, phone, affinity, person)")
-        connection.executemany("INSERT INTO face VALUES (?, ?, ?, ?, ?, ?, ?)", (
+        connection.execute("CREATE TEMP TABLE face (n INTEGER PRIMARY KEY, family, given, birth, phone, affinity, person, key)")
+        connection.executemany("INSERT INTO face VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (
             (one.number, one.person.names[0].family, one.person.names[0].given, one.person.birth_date, one.person.phones[0],
-             one.affinity, json.dumps(asdict(one.person))) for one in map(face, range(1, count + 1))))
+             one.affinity, json.dumps(asdict(one.person)), min(block_keys(one.person))[1])
+            for one in map(face, range(1, count + 1))))
         _fill(connection, count)
         connection.commit()
         connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
@@ -114,7 +115,7 @@ def _fill(connection: sqlite3.Connection, count: int) -> None:
             "INSERT INTO patient_identity (id, domain, value, state, group_id, demographics, message_id, said_by, created_at,"
             f" updated_at) SELECT n + {first}, ?, {value}, 'active', n, person, 'bench', 'bench', ?, ? FROM face ORDER BY n",
             [domain, at, at])
-        connection.execute(f"INSERT INTO patient_key SELECT n + {first}, 'birth', birth FROM face ORDER BY n")
+        connection.execute(f"INSERT INTO patient_key SELECT n + {first}, 'name', key FROM face ORDER BY n")
         for other in range(place):
             connection.execute(
                 f"INSERT INTO patient_link SELECT n + {other * count}, n + {first}, '{AUTOMATIC}', ? FROM face ORDER BY n", [at])

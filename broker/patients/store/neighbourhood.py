@@ -68,7 +68,8 @@ class Neighbourhood(Index):
         wanted = set(keys)
         if new := wanted - self._asked:
             self._asked |= new
-            either = sa.or_(*((key.c.kind == kind) & (key.c.value == value) for kind, value in sorted(new)))
+            by_kind = {kind: sorted(value for other, value in new if other == kind) for kind, _ in sorted(new)}
+            either = sa.or_(*((key.c.kind == kind) & key.c.value.in_(values) for kind, values in by_kind.items()))
             ids = sa.select(key.c.identity_id).where(either)
             self._take(_ROWS.where(identity.c.id.in_(ids), identity.c.state == ACTIVE))
         return super().candidates(wanted)

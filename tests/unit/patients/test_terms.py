@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.db import Database, SqlUnit, schema, sql
+from broker.matching.block import block_keys
+from broker.matching.normalise import own_numbers, telling_date
 from broker.model.errors import Hl7Code, Rejected
 from broker.model.people import Address, Demographics, PersonName
 from broker.patients.asked import Account, AskedAddress, AskedName, Compare, Interval, Phone, Query, Text, score
@@ -168,10 +170,16 @@ def test_the_revision_makes_the_terms_of_the_records_that_there_are(tmp_path: Pa
             {"id": number, "domain": "2.999.2.1", "value": f"A{number}", "state": "retired" if number == 4 else "active",
              "demographics": body, "message_id": "", "created_at": 0.0, "updated_at": 0.0}
             for number, body in enumerate(without_accounts, 1)])
+        sql(unit).execute(sa.insert(tables.key), [
+            {"identity_id": number, "kind": kind, "value": value} for number, one in enumerate(people[:3], 1)
+            for kind, value in (("birth", telling_date(one)), *(("number", found) for found in own_numbers(one))) if value])
     schema.upgrade(database)
     with database.read() as unit:
         rows = {tuple(row) for row in sql(unit).execute(sa.select(tables.term))}
+        kept = tables.key.c
+        keys = {tuple(row) for row in sql(unit).execute(sa.select(kept.kind, kept.value, kept.identity_id))}
     database.close()
+    assert keys == {(*key, number) for number, one in enumerate(people[:3], 1) for key in block_keys(one)}
     wanted = {(*term, number) for number, one in enumerate(people[:3], 1) for term in terms(one) if term[0] != "account"}
     assert rows == wanted
 

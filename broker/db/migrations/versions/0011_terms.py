@@ -1,5 +1,10 @@
-"""Search terms of patients' records, and lists of persons of which further pages may be asked for."""
+"""Search terms of patients' records, and lists of persons of which further pages may be asked for.
 
+Blocking keys: a birth date stands with a name, no longer alone.
+"""
+
+import hashlib
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,6 +17,8 @@ down_revision = "0010"
 
 _ROWS = 500
 _PART, _LONGEST, _TAIL = "\x1f", 40, 7
+_HAN = re.compile("[\u2e80-\u2fdf\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_DROPPED = re.compile(r"[\s·•・‧∙⋅'’`,.()-]+")
 
 
 def upgrade() -> None:
@@ -35,6 +42,7 @@ def upgrade() -> None:
     op.create_index("ix_patient_hits_asker_token", "patient_hits", ["asker", "token"])
     op.create_index("ix_patient_hits_expires_at", "patient_hits", ["expires_at"])
     _fill()
+    _name_keys()
 
 
 def _fill() -> None:
@@ -49,6 +57,29 @@ def _fill() -> None:
         if found:
             connection.execute(sa.insert(term), found)
         last = rows[-1].id
+
+
+def _name_keys() -> None:
+    """Put keys of name and birth date in place of those of a birth date: a record has one where its date tells people apart."""
+    identity = sa.table("patient_identity", sa.column("id", sa.Integer), sa.column("demographics", sa.JSON))
+    key = sa.table("patient_key", *(sa.column(name) for name in ("kind", "value", "identity_id")))
+    connection, last = op.get_bind(), -1
+    page = sa.select(identity.c.id, identity.c.demographics, key.c.value.label("born")).join(
+        key, (key.c.identity_id == identity.c.id) & (key.c.kind == "birth")).order_by(identity.c.id).limit(_ROWS)
+    while rows := connection.execute(page.where(identity.c.id > last)).all():
+        found = [{"kind": "name", "value": row.born + digest, "identity_id": row.id}
+                 for row in rows for digest in sorted(_digests(row.demographics))]
+        if found:
+            connection.execute(sa.insert(key), found)
+        last = rows[-1].id
+    connection.execute(sa.delete(key).where(key.c.kind == "birth"))
+
+
+def _digests(person: Mapping[str, Any]) -> set[str]:
+    """Return the digests of names as `broker.matching.block` made them at this revision."""
+    texts = {_DROPPED.sub("", _folded(name["family"] + name["given"] + name["middle"])) for name in person.get("names", ())}
+    keys = (f"{'han' if _HAN.search(text) else 'letters'}:{text}" for text in texts if text)
+    return {hashlib.blake2b(key.encode(), digest_size=12).hexdigest() for key in keys}
 
 
 def _terms(person: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -82,7 +113,11 @@ def _names(name: Mapping[str, str], born: str) -> Iterator[tuple[str, str]]:
 
 
 def _plain(text: str) -> str:
-    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return "".join(_folded(text).split())
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
 
 
 def _cut(text: str) -> str:
