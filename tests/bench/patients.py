@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlencode
 
 from broker.config.settings import Settings
 from broker.model.ids import PatientId
@@ -137,6 +138,15 @@ def _iti45(face: Face) -> bytes:
     return hl7v3.write_pix_query(patient, DOMAINS[1:2], sender="2.999.5.9", receiver=_OURS)
 
 
+def _iti83(face: Face) -> dict[str, str]:
+    return {"sourceIdentifier": f"urn:oid:{DOMAINS[0]}|{face.value(DOMAINS[0])}", "targetSystem": f"urn:oid:{DOMAINS[1]}"}
+
+
+def _iti78(face: Face) -> dict[str, str]:
+    born = face.person.birth_date
+    return {"family": face.person.names[0].family, "birthdate": f"{born[:4]}-{born[4:6]}-{born[6:]}"}
+
+
 def _soap(path: str, interaction: str, body: bytes) -> bytes:
     return scene.post(path, write_request(
         body, action=f"{HL7}:{interaction}", to=f"http://127.0.0.1{path}", message_id="urn:uuid:bench"))
@@ -207,6 +217,13 @@ def _v3_queries(path: str, interaction: str, write: Callable[[Face], bytes]) -> 
     return lambda notes: _compared(notes, scene.web, side)
 
 
+def _fhir_queries(path: str, asked: Callable[[Face], dict[str, str]], expect: bytes) -> Setup:
+    def side(made: Settings, count: int) -> Side:
+        heads = (f"GET {path}?{urlencode(asked(face))} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" for face in _asked(count))
+        return Side(Http(made.server.http_port), itertools.cycle([head.encode() for head in heads]), expect)
+    return lambda notes: _compared(notes, scene.web, side)
+
+
 def _inserts(notes: Notes) -> contextlib.AbstractContextManager[Round]:
     def side(made: Settings, count: int) -> Side:
         return Side(Mllp(made.server.mllp_port), map(frame, _feeds(f"N{count}")), b"MSA|AA")
@@ -221,7 +238,9 @@ def _figure(name: str, unit: str, setup: Setup) -> Figure:
 FIGURES = [
     _figure("iti21", "queries/s", _v2_queries(_iti21, b"|OK|")),
     _figure("iti47", "queries/s", _v3_queries("/pdq", hl7v3_pdq.QUERY, _iti47)),
+    _figure("iti78", "queries/s", _fhir_queries("/fhir/Patient", _iti78, b'"mode":"match"')),
     _figure("iti9", "queries/s", _v2_queries(_iti9, b"|OK\r")),
     _figure("iti45", "queries/s", _v3_queries("/pix", hl7v3.QUERY, _iti45)),
+    _figure("iti83", "queries/s", _fhir_queries("/fhir/Patient/$ihe-pix", _iti83, b'"targetIdentifier"')),
     _figure("iti8.insert", "feeds/s", _inserts),
 ]

@@ -9,9 +9,10 @@ from broker.run.roles import ROLES
 
 pytestmark = pytest.mark.outside
 
-PARTS = {"alembic", "gunicorn", "hdfs_native", "httpx", "lxml", "pydicom", "pynetdicom", "redis", "spyne", "typer", "zeep"}
+PARTS = {
+    "alembic", "flask", "gunicorn", "hdfs_native", "httpx", "lxml", "pydicom", "pynetdicom", "redis", "spyne", "typer", "zeep"}
 NEEDED = {
-    "web": {"gunicorn", "httpx", "lxml", "pydicom", "pynetdicom", "spyne"},
+    "web": {"flask", "gunicorn", "httpx", "lxml", "pydicom", "pynetdicom", "spyne"},
     "receiver": {"lxml", "pydicom", "pynetdicom"},
     "mllp": {"lxml"},
     "fetch": {"lxml", "pydicom", "pynetdicom"},
