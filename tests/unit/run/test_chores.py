@@ -48,5 +48,5 @@ def test_the_worker_publishes_corrects_packs_verifies_and_clears_up(tmp_path: Pa
         rows = worker.chores(app, wake)
     assert {row.name: (row.period, row.wake is wake) for row in rows} == {
         "publish": (1.0, True), "correct": (5.0, False), "pack": (60.0, False), "recall": (60.0, False),
-        "recover documents": (3600.0, False), "sweep": (3600.0, False),
+        "recover documents": (3600.0, False), "forget notifications": (3600.0, False), "sweep": (3600.0, False),
         "verify": (1.0, False), "mend": (300.0, False)}
