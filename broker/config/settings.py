@@ -43,7 +43,7 @@ class Server(_Section):
     max_associations: int = Field(64, ge=1, le=4096, description="DICOM associations of a receiver process")
     max_request: int = Field(16 << 20, ge=1024, description="bytes of one SOAP root part")
     max_body: int = Field(8 << 30, ge=1024, description="bytes of one HTTP request body")
-    mllp_connections: int = Field(64, ge=1, le=4096, description="MLLP connections at once")
+    mllp_connections: int = Field(64, ge=1, le=16384, description="MLLP connections at once")
     max_parts: int = Field(10_000, ge=2, description="parts of one multipart request")
     max_listed: int = Field(
         10_000, ge=1, description="instances, documents or registry objects that one request lists (RAD-69, ITI-41, 42, 43)")

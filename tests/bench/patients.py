@@ -1,4 +1,4 @@
-"""Figures of the patient index: questions and feeds among a million people against the same among ten thousand."""
+"""Figures of the patient index: among a million people against ten thousand, against a bare loop, beside idle connections."""
 
 import contextlib
 import itertools
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
 
+from broker.app.whole import App
 from broker.config.settings import Settings
+from broker.edge.mllp.server import MllpServer
 from broker.model.ids import PatientId
 from broker.model.message_id import MessageId
 from broker.wire import hl7v3, hl7v3_pdq
@@ -20,7 +22,7 @@ from broker.wire.hl7v2 import Deframer, Header, frame
 from broker.wire.hl7v2_pdq import write_pdq_query
 from broker.wire.hl7v2_pix import write_adt, write_pix_query
 from broker.wire.xml import HL7
-from tests.bench import people, scene
+from tests.bench import bare_index, people, scene
 from tests.bench.harness import Figure, Notes, Round
 from tests.bench.people import DOMAINS, Face
 
@@ -28,6 +30,7 @@ SMALL, LARGE = 10_000, 1_000_000
 _ASKED = 2_000          # different questions
 _SLICE = 20             # of them in turn
 _SECONDS = 4.0
+_IDLE = 5_000
 _OURS = "2.999.1.4"
 _NOTE = "SQLite, three ids each; a name and a birth date mean about one person on both sides"
 
@@ -172,11 +175,13 @@ def mllp(made: Settings) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _broker(where: Path, count: int, role: "Role") -> Iterator[Settings]:
-    """Run a role of a broker with so many people."""
+def _broker(where: Path, count: int, role: "Role", server: str = "") -> Iterator[Settings]:
+    """Run a role of a broker with so many people; `server` is a line of that section of its settings."""
     folder = where / str(count)
     folder.mkdir()
     made = scene.settings(folder)
+    config = folder / "broker.toml"
+    config.write_text(config.read_text("utf-8").replace("[server]\n", f"[server]\n{server}\n"), "utf-8")
     people.copy(count, made.data / "broker.db")
     with role(made):
         yield made
@@ -224,6 +229,74 @@ def _fhir_queries(path: str, asked: Callable[[Face], dict[str, str]], expect: by
     return lambda notes: _compared(notes, scene.web, side)
 
 
+def _bare_query(app: App) -> bare_index.Statements:
+    """Return what a query runs, its domain and id marked."""
+    face = people.face(7)
+    with bare_index.recording(app.database.engine) as seen:
+        _door(app).answer(_iti9(face), "127.0.0.1")
+    return bare_index.marked(seen, "SELECT", [DOMAINS[0], face.value(DOMAINS[0])])
+
+
+def _bare_feed(app: App) -> bare_index.Statements:
+    """Return what a registration inserts: id, control id, affinity-domain id, and the keys of person and record marked."""
+    door = _door(app)
+    message = next(_feeds("RECORDED"))
+    with bare_index.recording(app.database.engine) as seen:
+        assert b"MSA|AA" in door.answer(message, "127.0.0.1")
+    with app.database.read() as unit:
+        newest = "SELECT value, id, (SELECT max(id) FROM patient_identity) FROM patient_group ORDER BY id DESC LIMIT 1"
+        affinity, group, record = unit.connection.exec_driver_sql(newest).one()
+    return bare_index.marked(seen, "INSERT", ["RECORDED-00000001", "RECORDED1", affinity, group, record])
+
+
+def _door(app: App) -> MllpServer:
+    rows = [one for one in app.served if one.row.code in {"ITI-8", "ITI-9"}]
+    return MllpServer(rows, app.gate, app.settings, ("BROKER", "REGION"))
+
+
+def _against_bare(
+    record: Callable[[App], bare_index.Statements], messages: Callable[[str], Iterator[bytes]], expect: bytes,
+) -> Setup:
+    """Compare the broker with a bare loop that runs the same SQL, each with ten thousand people of its own."""
+    @contextlib.contextmanager
+    def setup(notes: Notes) -> Iterator[Round]:
+        notes.add("SQLite, 10 000 people, one connection each")
+        with scene.folder() as where, contextlib.ExitStack() as stack:
+            made = stack.enter_context(_broker(where, SMALL, mllp))
+            folder = where / "bare"
+            folder.mkdir()
+            bare = scene.settings(folder)
+            people.copy(SMALL, bare.data / "broker.db")
+            with scene.parts(bare) as app:
+                bare_index.write(bare_index.Recorded(str(bare.data / "broker.db"), record(app)), folder / "bare.json")
+            command = [sys.executable, "-m", "tests.bench.bare_index", str(bare.server.mllp_port), str(folder / "bare.json")]
+            stack.enter_context(scene.process(command, bare.server.mllp_port, folder / "bare.log"))
+            sides = [Side(Mllp(one.server.mllp_port), messages(name), expect) for name, one in (("U", made), ("V", bare))]
+            for one in sides:
+                stack.callback(one.peer.close)
+            yield lambda: in_turn(*sides)
+    return setup
+
+
+def _idle(notes: Notes) -> contextlib.AbstractContextManager[Round]:
+    """Queries/s of a broker that holds many idle connections against those of one that holds none."""
+    @contextlib.contextmanager
+    def setup() -> Iterator[Round]:
+        notes.add(f"{_IDLE} connections, SQLite, 10 000 people")
+        with scene.folder() as where, contextlib.ExitStack() as stack:
+            sides = []
+            for number, idle in enumerate((_IDLE, 0)):
+                (where / str(number)).mkdir()
+                made = stack.enter_context(_broker(where / str(number), SMALL, mllp, f"mllp_connections = {_IDLE + 16}"))
+                for _ in range(idle):
+                    stack.callback(socket.create_connection(("127.0.0.1", made.server.mllp_port), 60).close)
+                messages = itertools.cycle([frame(_iti9(face)) for face in _asked(SMALL)])
+                sides.append(Side(Mllp(made.server.mllp_port), messages, b"|OK\r"))
+                stack.callback(sides[-1].peer.close)
+            yield lambda: in_turn(*sides)
+    return setup()
+
+
 def _inserts(notes: Notes) -> contextlib.AbstractContextManager[Round]:
     def side(made: Settings, count: int) -> Side:
         return Side(Mllp(made.server.mllp_port), map(frame, _feeds(f"N{count}")), b"MSA|AA")
@@ -243,4 +316,9 @@ FIGURES = [
     _figure("iti45", "queries/s", _v3_queries("/pix", hl7v3.QUERY, _iti45)),
     _figure("iti83", "queries/s", _fhir_queries("/fhir/Patient/$ihe-pix", _iti83, b'"targetIdentifier"')),
     _figure("iti8.insert", "feeds/s", _inserts),
+    Figure("iti9.sqlite3-floor", "bare loop", "queries/s", 0.4, 0.7, _against_bare(
+        _bare_query, lambda _name: itertools.cycle([frame(_iti9(face)) for face in _asked(SMALL)]), b"|OK\r")),
+    Figure("iti8.insert.fsync", "bare loop", "feeds/s", 0.3, 0.6, _against_bare(
+        _bare_feed, lambda name: map(frame, _feeds(name)), b"MSA|AA")),
+    Figure("mllp.idle", "none idle", "queries/s", 0.8, 1.0, _idle),
 ]

@@ -196,7 +196,7 @@ class Neighbourhood(Index):
         for patient in self._changed:
             before, now = _keys(self._loaded.get(patient)), _keys(self._records[patient])
             if before != now:
-                gone.append(self._numbers[patient])
+                gone += [self._numbers[patient]] if before else []
                 rows += [{"identity_id": self._numbers[patient], "kind": kind, "value": value} for kind, value in sorted(now)]
         if gone:
             sql(self._unit).execute(sa.delete(key).where(key.c.identity_id.in_(gone)))
