@@ -4,7 +4,7 @@ The form in which an event is stored (`kind` and `body`) never changes: a log of
 has to say one day that it does not say today comes as a further key, or as a further kind.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol, Self
 
@@ -65,7 +65,7 @@ class _Tied:
 
     def body(self) -> dict[str, Any]:
         """Return the other ids."""
-        return {"to": [[other.domain, other.value] for other in self.to]}
+        return {"to": _pairs(self.to)}
 
     @classmethod
     def read(cls, patient: PatientId, body: Mapping[str, Any]) -> Self:
@@ -110,6 +110,70 @@ class Merged(_Replaced):
 
 
 @dataclass(frozen=True, slots=True)
+class Decided:
+    """Somebody said for good whether `patient` and `other` are one person; `OPEN` takes that back. Feeds do not change it."""
+
+    kind: ClassVar[str] = "decided"
+    SAME: ClassVar[str] = "same"
+    APART: ClassVar[str] = "apart"
+    OPEN: ClassVar[str] = ""
+    patient: PatientId
+    other: PatientId
+    verdict: str
+    reason: str = ""
+
+    def body(self) -> dict[str, Any]:
+        """Return the other id, the verdict and why."""
+        return {"other": [self.other.domain, self.other.value], "verdict": self.verdict, "reason": self.reason}
+
+    @classmethod
+    def read(cls, patient: PatientId, body: Mapping[str, Any]) -> Self:
+        """Read the stored form."""
+        return cls(patient, PatientId(*body["other"]), body["verdict"], body["reason"])
+
+
+@dataclass(frozen=True, slots=True)
+class Unmerged:
+    """`patient` is no longer retired in favour of `survivor`: it was a mistake.
+
+    `back` are the explicit links and `verdicts` the decisions that it has again; `left` and `dropped` are the ids to which the
+    one it lives on in loses an explicit link or a decision that were not its own. `home` is that one, at the end of the merges.
+    """
+
+    kind: ClassVar[str] = "unmerged"
+    patient: PatientId
+    survivor: PatientId
+    home: PatientId
+    reason: str = ""
+    back: tuple[PatientId, ...] = ()
+    left: tuple[PatientId, ...] = ()
+    verdicts: tuple[tuple[PatientId, str], ...] = ()
+    dropped: tuple[PatientId, ...] = ()
+
+    def body(self) -> dict[str, Any]:
+        """Return everything but the id itself."""
+        return {
+            "survivor": self.survivor.value, "home": self.home.value, "reason": self.reason, "back": _pairs(self.back),
+            "left": _pairs(self.left), "dropped": _pairs(self.dropped),
+            "verdicts": [[other.domain, other.value, verdict] for other, verdict in self.verdicts]}
+
+    @classmethod
+    def read(cls, patient: PatientId, body: Mapping[str, Any]) -> Self:
+        """Read the stored form."""
+        survivor, home = (PatientId(patient.domain, body[key]) for key in ("survivor", "home"))
+        back, left, dropped = (tuple(PatientId(*one) for one in body[key]) for key in ("back", "left", "dropped"))
+        verdicts = tuple((PatientId(domain, value), verdict) for domain, value, verdict in body["verdicts"])
+        return cls(patient, survivor, home, body["reason"], back, left, verdicts, dropped)
+
+
+@dataclass(frozen=True, slots=True)
+class Revived(_Replaced):
+    """`patient`, an id of the affinity domain that lived on as `survivor`, is a person's own id again."""
+
+    kind: ClassVar[str] = "revived"
+
+
+@dataclass(frozen=True, slots=True)
 class Joined(_Replaced):
     """`patient`, an id of the affinity domain, lives on as another one."""
 
@@ -145,12 +209,41 @@ class Happened:
 
 
 _READERS: Mapping[str, Callable[[PatientId, Mapping[str, Any]], Event]] = {
-    one.kind: one.read for one in (Fed, Late, Linked, Stated, Merged, Grouped, Joined)}
+    one.kind: one.read for one in (Fed, Late, Linked, Stated, Decided, Merged, Unmerged, Grouped, Joined, Revived)}
 
 
 def read(kind: str, patient: PatientId, body: Mapping[str, Any]) -> Event:
     """Return a stored event. Raise `KeyError` for a kind that this version does not know."""
     return _READERS[kind](patient, body)
+
+
+def about(event: Event) -> str | None:
+    """Return the name of another id by which an event is found, too: the person it makes the id one of, or the other id."""
+    match event:
+        case Grouped(_, affinity):
+            return affinity
+        case Joined(_, survivor) | Revived(_, survivor):
+            return survivor.value
+        case Merged(_, survivor) | Unmerged(_, survivor):
+            return name_of(survivor)
+        case Decided(_, other):
+            return name_of(other)
+    return None
+
+
+def name_of(local: PatientId) -> str:
+    """Return how a local id is named there; one of the affinity domain is named by its value."""
+    return f"{local.domain} {local.value}"
+
+
+def named_by(name: str, affinity_domain: str) -> PatientId:
+    """Return the id of this name."""
+    domain, blank, value = name.partition(" ")
+    return PatientId(domain, value) if blank else PatientId(affinity_domain, name)
+
+
+def _pairs(patients: Iterable[PatientId]) -> list[list[str]]:
+    return [[one.domain, one.value] for one in patients]
 
 
 def person_of(body: Mapping[str, Any]) -> Demographics:

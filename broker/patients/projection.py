@@ -1,13 +1,14 @@
 """Who is who now, as the events say: the same lines take an event in when it happens and when a log is replayed."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from broker.matching.block import block_keys
 from broker.model.ids import PatientId
 from broker.model.people import Demographics
-from broker.patients.events import Fed, Grouped, Happened, Joined, Late, Linked, Merged, Stated
+from broker.patients.events import Decided, Fed, Grouped, Happened, Joined, Late, Linked, Merged, Revived, Stated, Unmerged
 
 AUTOMATIC, EXPLICIT = "automatic", "explicit"
 NOBODY = Demographics()     # of whom nothing is known
@@ -48,13 +49,14 @@ class Group:
 
 
 class Index:
-    """Records, links and groups in memory."""
+    """Records, links, decisions and groups in memory."""
 
     def __init__(self) -> None:
         self._records: dict[PatientId, Record] = {}
         self._groups: dict[str, Group] = {}
         self._members: dict[str, set[PatientId]] = {}
         self._links: dict[PatientId, dict[PatientId, str]] = {}
+        self._decisions: dict[PatientId, dict[PatientId, str]] = {}
         self._keys: dict[tuple[str, str], set[PatientId]] = {}
         self._ages = itertools.count(_NEW)
 
@@ -100,10 +102,33 @@ class Index:
         """Return the records to which this one is linked, explicitly or by comparison."""
         return {other for other, found in self._links.get(patient, {}).items() if found == kind}
 
-    def links_between(self, patients: Iterable[PatientId]) -> Iterator[tuple[PatientId, PatientId]]:
-        """Return the links whose both ends are among these records."""
+    def decisions(self, patient: PatientId) -> dict[PatientId, str]:
+        """Return what was decided of a record and others: `Decided.SAME` or `Decided.APART`."""
+        return dict(self._decisions.get(patient, {}))
+
+    def tied(self, patient: PatientId) -> set[PatientId]:
+        """Return the records to which this one is linked by more than comparison: explicitly, or by decision."""
+        decided = {other for other, verdict in self._decisions.get(patient, {}).items() if verdict == Decided.SAME}
+        return self.linked(patient, EXPLICIT) | decided
+
+    def apart(self, one: PatientId, other: PatientId) -> bool:
+        """Say whether it was decided that two records are not one person's."""
+        return self._decisions.get(one, {}).get(other) == Decided.APART
+
+    def links_between(self, patients: Iterable[PatientId]) -> Iterator[tuple[PatientId, PatientId, int]]:
+        """Return the links whose both ends are among these records, each with its weakness.
+
+        That is 0 for a decision, 1 for an explicit link, 2 for one found by comparison.
+        """
         some = set(patients)
-        return ((one, other) for one in some for other in self._links.get(one, ()) if other in some and one < other)
+        for one in some:
+            decided = self._decisions.get(one, {})
+            for other, verdict in decided.items():
+                if verdict == Decided.SAME and other in some and one < other:
+                    yield one, other, 0
+            for other, kind in self._links.get(one, {}).items():
+                if other in some and one < other:
+                    yield one, other, 1 if kind == EXPLICIT else 2
 
     def all_records(self) -> list[Record]:
         """Return the records, oldest first."""
@@ -117,25 +142,66 @@ class Index:
 
     def apply(self, happened: Happened) -> None:
         """Take an event in."""
-        match happened.event:
-            case Late():
-                """It came too late."""
-            case Fed(patient, person, _, said_at):
-                self._put(replace(
-                    self._known(patient), person=person, message_id=happened.message_id, said_at=said_at,
-                    said_by=happened.sender, at=happened.at))
-            case Linked(patient, to):
-                self._tie(patient, to, AUTOMATIC)
-            case Stated(patient, to):
-                self._tie(patient, to, EXPLICIT)
-            case Merged(patient, survivor):
-                self._retire(patient, survivor, happened)
-            case Grouped(patient, affinity):
-                if affinity not in self._groups:
-                    self._put_group(Group(affinity, next(self._ages)))
-                self._put(replace(self._known(patient), group=affinity))
-            case Joined(patient, survivor):
-                self._put_group(replace(self._groups[patient.value], survivor=survivor.value))
+        self._taken_in[type(happened.event)](self, happened.event, happened)
+
+    def _late(self, event: Late, happened: Happened) -> None:
+        """It came too late."""
+
+    def _fed(self, event: Fed, happened: Happened) -> None:
+        self._put(replace(
+            self._known(event.patient), person=event.person, message_id=happened.message_id, said_at=event.said_at,
+            said_by=happened.sender, at=happened.at))
+
+    def _linked(self, event: Linked, _: Happened) -> None:
+        self._tie(event.patient, event.to, AUTOMATIC)
+
+    def _stated(self, event: Stated, _: Happened) -> None:
+        self._tie(event.patient, event.to, EXPLICIT)
+
+    def _decided(self, event: Decided, _: Happened) -> None:
+        self._decide(event.patient, event.other, event.verdict)
+
+    def _grouped(self, event: Grouped, _: Happened) -> None:
+        if event.affinity not in self._groups:
+            self._put_group(Group(event.affinity, next(self._ages)))
+        self._put(replace(self._known(event.patient), group=event.affinity))
+
+    def _joined(self, event: Joined, _: Happened) -> None:
+        self._put_group(replace(self.group(event.patient.value), survivor=event.survivor.value))
+
+    def _revived(self, event: Revived, _: Happened) -> None:
+        self._put_group(replace(self.group(event.patient.value), survivor=""))
+
+    def _merged(self, event: Merged, happened: Happened) -> None:
+        """What comparison found of a retired record is no evidence about its survivor, whose own record is compared."""
+        patient, survivor = event.patient, event.survivor
+        inherited, verdicts = self.linked(patient, EXPLICIT) - {survivor}, self.decisions(patient)
+        for other in list(self._links.get(patient, ())):
+            self._link(patient, other, "")
+        for other in inherited:
+            self._link(survivor, other, EXPLICIT)
+        for other, verdict in verdicts.items():
+            self._decide(patient, other, Decided.OPEN)
+            if other != survivor and other not in self._decisions.get(survivor, {}):
+                self._decide(survivor, other, verdict)
+        message_id = self._known(patient).message_id or happened.message_id
+        self._put(replace(self._known(patient), survivor=survivor, group="", message_id=message_id, at=happened.at))
+
+    def _unmerged(self, event: Unmerged, happened: Happened) -> None:
+        """Make a retired record active, with what it had; the record it lived on in loses what was not its own."""
+        for other in event.left:
+            self._link(event.home, other, "")
+        for other in event.dropped:
+            self._decide(event.home, other, Decided.OPEN)
+        for other in event.back:
+            self._link(event.patient, other, EXPLICIT)
+        for other, verdict in event.verdicts:
+            self._decide(event.patient, other, verdict)
+        self._put(replace(self.get(event.patient), survivor=None, at=happened.at))
+
+    _taken_in: ClassVar[Mapping[type, Callable[[Any, Any, Happened], None]]] = {
+        Fed: _fed, Late: _late, Linked: _linked, Stated: _stated, Decided: _decided, Merged: _merged, Unmerged: _unmerged,
+        Grouped: _grouped, Joined: _joined, Revived: _revived}
 
     def _known(self, patient: PatientId) -> Record:
         return self.find(patient) or Record(patient=patient, age=next(self._ages))
@@ -146,16 +212,6 @@ class Index:
             self._link(patient, other, "")
         for other in wanted:
             self._link(patient, other, kind)
-
-    def _retire(self, patient: PatientId, survivor: PatientId, happened: Happened) -> None:
-        """What comparison found of a retired record is no evidence about its survivor, whose own record is compared."""
-        inherited = self.linked(patient, EXPLICIT) - {survivor}
-        for other in list(self._links.get(patient, ())):
-            self._link(patient, other, "")
-        for other in inherited:
-            self._link(survivor, other, EXPLICIT)
-        message_id = self._known(patient).message_id or happened.message_id
-        self._put(replace(self._known(patient), survivor=survivor, group="", message_id=message_id, at=happened.at))
 
     def _put(self, record: Record) -> None:
         """Let this be the state of a record."""
@@ -184,6 +240,14 @@ class Index:
                 self._links.setdefault(a, {})[b] = kind
             else:
                 self._links.get(a, {}).pop(b, None)
+
+    def _decide(self, one: PatientId, other: PatientId, verdict: str) -> None:
+        """Let this be what was decided of two records; empty: nothing."""
+        for a, b in ((one, other), (other, one)):
+            if verdict:
+                self._decisions.setdefault(a, {})[b] = verdict
+            else:
+                self._decisions.get(a, {}).pop(b, None)
 
 
 def replay(log: Iterable[Happened]) -> Index:

@@ -3,8 +3,9 @@
 A group is a connected component of positive links over active records. Joining keeps the older id and retires the
 younger; where a record leaves, those who stay keep the id.
 
-A link is automatic (found by comparison, and compared again whenever one of its ends is fed) or explicit (a source named both
-ids in one feed; taken back when it names one of them otherwise, without the other).
+A link is automatic (found by comparison, and compared again whenever one of its ends is fed), explicit (a source named both
+ids in one feed; taken back when it names one of them otherwise, without the other), or decided by somebody: then only another
+decision changes it. It may also be decided that two records are never one person's; that is stronger than any link.
 """
 
 import secrets
@@ -16,11 +17,12 @@ import structlog
 from broker.matching.block import block_keys
 from broker.matching.decide import Verdict, disagree, same_person
 from broker.model.ids import PatientId
-from broker.patients.events import Event, Grouped, Joined, Linked, Stated
+from broker.patients.events import Event, Grouped, Joined, Linked, Revived, Stated
 from broker.patients.projection import AUTOMATIC, EXPLICIT, Index, Record
 
 log = structlog.get_logger("broker.patients")
 
+_COMPARED = 2   # weakness of a link found by comparison
 LARGEST = 64    # records of one person; one bad identity number must not draw strangers together without end
 _LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"   # Crockford's base 32: nothing that is read as something else
 
@@ -49,7 +51,16 @@ class Moved:
     now: PatientId
 
 
-Outcome = Arrived | Retired | Moved
+@dataclass(frozen=True, slots=True)
+class Parted:
+    """An id of the affinity domain that lived on as `before` is a person's own again, and has these local ids."""
+
+    local: tuple[PatientId, ...]
+    before: PatientId
+    now: PatientId
+
+
+Outcome = Arrived | Retired | Moved | Parted
 """What the other actors are to be told."""
 
 
@@ -67,21 +78,28 @@ class Resolver:
 
         Several are ids of one person, because their source named them together.
         """
-        ties = [self._state(patient, named) for patient in named]
-        for patient, tied in zip(named, ties, strict=True):
-            self._place(self.index.get(patient), tied, ())
+        for patient in named:
+            self._state(patient, named)
+        for patient in named:
+            self._place(self.index.get(patient), self.index.tied(patient), ())
 
     def place_survivor(self, survivor: PatientId, retired: Record) -> None:
         """Find the group of a record anew into which another one, given as it was before, was merged."""
-        self._place(self.index.get(survivor), self.index.linked(survivor, EXPLICIT), (retired,))
+        self._place(self.index.get(survivor), self.index.tied(survivor), (retired,))
 
-    def _state(self, patient: PatientId, named: Sequence[PatientId]) -> set[PatientId]:
-        """Link a record explicitly to those named with it, take back what its source has gone away from, return what is left.
+    def place_anew(self, patients: Iterable[PatientId]) -> None:
+        """Find the groups of records, and of all who are in a group with one of them, anew after a decision."""
+        groups = {self.index.get(patient).group for patient in patients} - {""}
+        for record in [*map(self.index.get, patients), *self.index.members(groups)]:
+            self._place(self.index.get(record.patient), self.index.tied(record.patient), ())
+
+    def _state(self, patient: PatientId, named: Sequence[PatientId]) -> None:
+        """Link a record explicitly to those named with it, and take back what its source has gone away from.
 
         Taken back are links to another id of a domain it now names another one of, and to a record that the feed did not name and
         that speaks against being the same person.
         """
-        together = set(named) - {patient}
+        together = {other for other in named if other != patient and not self.index.apart(patient, other)}
         domains = {other.domain for other in named}
         person = self.index.get(patient).person
         before = self.index.linked(patient, EXPLICIT)
@@ -90,7 +108,6 @@ class Resolver:
         after = (before - gone) | together
         if after != before:
             self.happen(Stated(patient, tuple(self._by_age(after))))
-        return after
 
     def _by_age(self, patients: Iterable[PatientId]) -> list[PatientId]:
         return sorted(patients, key=lambda patient: self.index.get(patient).age)
@@ -118,7 +135,7 @@ class Resolver:
             people = [other for other in self.index.members([group]) if other.patient not in kept]
             if len(together) + len(people) > LARGEST:
                 log.warning("person has too many records, not linked further", records=len(together) + len(people))
-            elif not any(_contradict(one, other) for one in together for other in people):
+            elif not any(self._contradict(one, other) for one in together for other in people):
                 allowed.add(group)
                 together += people
         return allowed
@@ -126,9 +143,7 @@ class Resolver:
     def _tied_to(self, moved: Record, groups: set[str]) -> list[Record]:
         """Return the record and those of its groups it hangs together with by explicit links."""
         people = {moved.patient: moved, **{person.patient: person for person in self.index.members(groups)}}
-        links = [(one, other) for one, other in self.index.links_between(people)
-                 if moved.patient not in {one, other} or other in self.index.linked(one, EXPLICIT)]
-        parts = _components(list(people.values()), links)
+        parts = self._components(list(people.values()), without=moved.patient)
         return [people[patient] for patient in next(part for part in parts if moved.patient in part)]
 
     def _regroup(
@@ -141,7 +156,7 @@ class Resolver:
         """
         named = [self.index.get(patient) for patient in (moved, *ties)]
         people = {person.patient: person for person in (*named, *self.index.members(groups))}
-        parts = _components(list(people.values()), self.index.links_between(people))
+        parts = self._components(list(people.values()))
         claims: dict[int, list[str]] = {}
         for group in sorted(groups, key=lambda group: self.index.group(group).age):
             claims.setdefault(_claimant(group, parts, people, moved), []).append(group)
@@ -168,6 +183,69 @@ class Resolver:
         self.happen(Joined(retired, survivor))
         self.outcomes.append(Retired(retired, survivor))
 
+    def part(self, one: PatientId, other: PatientId, past: Index) -> None:
+        """Give two persons that are apart again the ids they had in the past, with all that belongs to these; compare anew."""
+        now = self.index.get(other).group
+        people = {person.patient: person for person in (self.index.get(one), *self.index.members([now]))}
+        parts = self._components(list(people.values()))
+        mine, theirs = (next(part for part in parts if patient in part) for patient in (one, other))
+        former = [(part, self._former(past, patient)) for part, patient in ((mine, one), (theirs, other))]
+        if mine is not theirs and former[0][1] != former[1][1]:
+            for part, value in former:
+                self._give_back(part, value, now)
+        if not self.index.get(one).group:
+            self.happen(Grouped(one, now if mine is theirs else new_value()))
+        self.place_anew((one, other))
+
+    def _former(self, past: Index, patient: PatientId) -> str:
+        """Return the group that a record was in; none where it was not known then."""
+        record = past.find(patient)
+        return record.group if record else ""
+
+    def _give_back(self, part: Sequence[PatientId], value: str, now: str) -> None:
+        """Let records have an id of the affinity domain again, with all kept for it, unless it is another person's now."""
+        if not value or value == now or not self._is_free(value, now):
+            return
+        revived = bool(self.index.group(value).survivor)
+        if revived:
+            self.happen(Revived(self._affinity(value), self._affinity(now)))
+        local = tuple(one for patient in part for one in (patient, *self.index.retired_into(patient)))
+        for patient in part:
+            if self.index.get(patient).group != value:
+                self.happen(Grouped(patient, value))
+        outcome = Parted if revived else Moved
+        self.outcomes.append(outcome(local, self._affinity(now), self._affinity(value)))
+        self.outcomes += map(Arrived, part)
+
+    def _is_free(self, value: str, now: str) -> bool:
+        """Say whether an id is still a person's own, or lives on as `now`."""
+        group = self.index.group(value)
+        while group.survivor and group.survivor != now:
+            group = self.index.group(group.survivor)
+        return group.survivor == now or group.value == value
+
+    def _contradict(self, one: Record, other: Record) -> bool:
+        return self.index.apart(one.patient, other.patient) or same_person(one.person, other.person) is Verdict.DIFFERENT
+
+    def _components(self, people: Sequence[Record], *, without: PatientId | None = None) -> list[list[PatientId]]:
+        """Return the connected components, each by age, the one with the oldest record first.
+
+        Links found by comparison of the record `without` are left out. What was decided to be apart is not connected by anything:
+        the weakest link gives way, among equals the youngest.
+        """
+        ages = {person.patient: person.age for person in people}
+        part = {patient: [patient] for patient in ages}
+        links = sorted(
+            ((weakness, *sorted((ages[a], ages[b]))), a, b) for a, b, weakness in self.index.links_between(ages)
+            if weakness < _COMPARED or without not in {a, b})
+        for _, a, b in links:
+            if part[a] is not part[b] and not any(self.index.apart(one, two) for one in part[a] for two in part[b]):
+                part[a].extend(part[b])
+                for moved in part[b]:
+                    part[moved] = part[a]
+        whole = {id(members): sorted(members, key=ages.__getitem__) for members in part.values()}
+        return sorted(whole.values(), key=lambda members: ages[members[0]])
+
     def _affinity(self, value: str) -> PatientId:
         return PatientId(self.affinity_domain, value)
 
@@ -179,23 +257,6 @@ def new_value() -> str:
 
 def _same(one: Record, other: Record) -> bool:
     return same_person(one.person, other.person) is Verdict.SAME
-
-
-def _contradict(one: Record, other: Record) -> bool:
-    return same_person(one.person, other.person) is Verdict.DIFFERENT
-
-
-def _components(people: Sequence[Record], links: Iterable[tuple[PatientId, PatientId]]) -> list[list[PatientId]]:
-    """Return the connected components, each by age, the one with the oldest record first."""
-    ages = {person.patient: person.age for person in people}
-    part = {patient: [patient] for patient in ages}
-    for a, b in links:
-        if part[a] is not part[b]:
-            part[a].extend(part[b])
-            for moved in part[b]:
-                part[moved] = part[a]
-    whole = {id(members): sorted(members, key=ages.__getitem__) for members in part.values()}
-    return sorted(whole.values(), key=lambda members: ages[members[0]])
 
 
 def _claimant(group: str, parts: Sequence[Sequence[PatientId]], people: dict[PatientId, Record], moved: PatientId) -> int:

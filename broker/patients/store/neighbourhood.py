@@ -1,6 +1,6 @@
 """The part of the index that one feed is about: loaded from SQL in few statements, changed in memory, written back in few."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,13 +10,14 @@ from broker.db import Prepared, sql
 from broker.matching.block import block_keys
 from broker.model.ids import PatientId
 from broker.model.ports import Unit
-from broker.patients.events import Happened, person_of
+from broker.patients.events import Decided, Happened, person_of
 from broker.patients.notices import Change, Person
 from broker.patients.projection import Group, Index, Record
 from broker.patients.store import log
-from broker.patients.store.tables import ACTIVE, RETIRED, group, identity, key, link, term
+from broker.patients.store.tables import ACTIVE, RETIRED, decision, group, identity, key, link, term
 from broker.patients.terms import terms
 
+_VERDICTS = frozenset((Decided.SAME, Decided.APART))
 Pair = tuple[PatientId, PatientId]
 
 _ADD_TERMS = Prepared(sa.insert(term))
@@ -24,6 +25,7 @@ _REMOVED = 200      # terms of one DELETE: SQLite takes no deeper condition than
 _mine, _into = identity.alias("mine"), identity.alias("into")
 _ROWS = sa.select(
     identity, group.c.value.label("affinity"), _into.c.domain.label("into_domain"), _into.c.value.label("into_value"),
+    sa.or_(*(sa.exists().where(end == identity.c.id) for end in (decision.c.a_id, decision.c.b_id))).label("is_decided"),
 ).outerjoin(group, group.c.id == identity.c.group_id).outerjoin(
     _into, _into.c.id == identity.c.survivor_id).order_by(identity.c.id)
 
@@ -41,11 +43,14 @@ class Neighbourhood(Index):
         self._numbers: dict[PatientId, int] = {}        # row ids
         self._group_numbers: dict[str, int] = {}
         self._looked: set[PatientId] = set()
+        self._is_decided: set[int] = set()              # row ids of records with decisions
         self._whole: set[str] = set()                   # groups of which all records and links are here
         self._asked: set[tuple[str, str]] = set()       # blocking keys
         self._before: dict[Pair, str] = {}              # links as they were
         self._changed: dict[PatientId, None] = {}
         self._relinked: dict[Pair, None] = {}
+        self._verdicts: dict[Pair, str] = {}            # decisions as they were
+        self._redecided: dict[Pair, None] = {}
         self._regrouped: dict[str, None] = {}
         self._look(named)
 
@@ -74,6 +79,16 @@ class Neighbourhood(Index):
             self._take(_ROWS.where(identity.c.id.in_(ids), identity.c.state == ACTIVE))
         return super().candidates(wanted)
 
+    def group(self, value: str) -> Group:
+        """Return a group that is known, retired or not."""
+        if value not in self._groups:
+            heir = group.alias("heir")
+            found = sql(self._unit).execute(sa.select(group.c.id, heir.c.value).outerjoin(
+                heir, heir.c.id == group.c.survivor_id).where(group.c.value == value)).one()
+            self._group_numbers[value] = found.id
+            super()._put_group(Group(value, found.id, found.value or ""))
+        return super().group(value)
+
     def retired_into(self, patient: PatientId) -> list[PatientId]:
         """Return the ids merged into a record, one after the other and through each other."""
         if patient in self._numbers:
@@ -97,16 +112,30 @@ class Neighbourhood(Index):
             self._link_up(groups)
 
     def _link_up(self, groups: set[str]) -> None:
-        """Load the links of groups whose records are here: a link never leaves its group."""
+        """Load links and decisions of groups whose records are here."""
         self._whole |= groups
-        by_number = {self._numbers[one]: one for one, record in self._loaded.items() if record.group in groups}
-        if len(by_number) > 1:
-            found = sa.select(link.c.a_id, link.c.b_id, link.c.kind).where(link.c.a_id.in_(list(by_number)))
-            for row in sql(self._unit).execute(found):
-                one, other = by_number[row.a_id], by_number[row.b_id]
-                self._before[_pair(one, other)] = row.kind
-                if _pair(one, other) not in self._relinked:
-                    super()._link(one, other, row.kind)
+        numbers = [self._numbers[one] for one, record in self._loaded.items() if record.group in groups]
+        if len(numbers) < 2 and not self._is_decided & set(numbers):    # one alone has no links inside
+            return
+        rows = sql(self._unit).execute(sa.union_all(*(_of_any(table, numbers) for table in (link, decision)))).all()
+        ends = self._by_number({number for row in rows for number in (row.a_id, row.b_id)})
+        for row in rows:
+            pair = _pair(ends[row.a_id], ends[row.b_id])
+            if row.kind in _VERDICTS:
+                self._verdicts[pair] = row.kind
+                if pair not in self._redecided:
+                    super()._decide(*pair, row.kind)
+            else:
+                self._before[pair] = row.kind
+                if pair not in self._relinked:
+                    super()._link(*pair, row.kind)
+
+    def _by_number(self, numbers: set[int]) -> dict[int, PatientId]:
+        """Return records by the numbers of their rows; what was decided, or is linked in spite of it, may lie in other groups."""
+        missing = numbers - set(self._numbers.values())
+        if missing:
+            self._take(_ROWS.where(identity.c.id.in_(missing)))
+        return {number: one for one, number in self._numbers.items() if number in numbers}
 
     def _take(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
         """Load the rows of a query that are not here yet; return all of them."""
@@ -115,6 +144,8 @@ class Neighbourhood(Index):
             patient = PatientId(row.domain, row.value)
             if patient not in self._numbers:
                 self._numbers[patient] = row.id
+                if row.is_decided:
+                    self._is_decided.add(row.id)
                 if row.affinity:
                     self._group_numbers[row.affinity] = row.group_id
                     super()._put_group(Group(row.affinity, row.group_id))
@@ -158,21 +189,29 @@ class Neighbourhood(Index):
             members.setdefault(record.group, set()).add(record.patient)
         return tuple(Person(group, frozenset(members[group])) for group in groups if group in members)
 
+    def _decide(self, one: PatientId, other: PatientId, verdict: str) -> None:
+        self._redecided[_pair(one, other)] = None
+        super()._decide(one, other, verdict)
+
     # -- writing
 
     def save(self, happened: Sequence[Happened], at: float) -> None:
         """Write what has changed, and what happened."""
         connection = sql(self._unit)
-        for value in (value for value in self._regrouped if value not in self._group_numbers):
+        new = [value for value in self._regrouped if value not in self._group_numbers]
+        for value in new:
             row = {"value": value, "state": ACTIVE, "created_at": at}
             self._group_numbers[value] = connection.execute(sa.insert(group).values(row).returning(group.c.id)).scalar_one()
-        for joined in (self._groups[value] for value in self._regrouped if self._groups[value].survivor):
-            connection.execute(sa.update(group).where(group.c.id == self._group_numbers[joined.value]).values(
-                state=RETIRED, survivor_id=self._group_numbers[joined.survivor]))
+        for changed in (self._groups[value] for value in self._regrouped if value not in new or self._groups[value].survivor):
+            connection.execute(sa.update(group).where(group.c.id == self._group_numbers[changed.value]).values(
+                state=RETIRED if changed.survivor else ACTIVE,
+                survivor_id=self._group_numbers[changed.survivor] if changed.survivor else None))
         self._save_records(at)
         self._save_keys()
         self._save_terms()
-        self._save_links(at)
+        self._save_pairs(link, at, self._before, {pair: self._links.get(pair[0], {}).get(pair[1], "") for pair in self._relinked})
+        self._save_pairs(decision, at, self._verdicts, {
+            pair: self._decisions.get(pair[0], {}).get(pair[1], "") for pair in self._redecided})
         log.append(self._unit, happened)
 
     def _save_records(self, at: float) -> None:
@@ -214,16 +253,17 @@ class Neighbourhood(Index):
             sql(self._unit).execute(sa.delete(term).where(sa.or_(*either)))
         _ADD_TERMS.insert(self._unit, new)
 
-    def _save_links(self, at: float) -> None:
-        now = {(one, other): self._links.get(one, {}).get(other, "") for one, other in self._relinked}
-        changed = {pair: kind for pair, kind in now.items() if kind != self._before.get(pair, "")}
-        gone = [self._ends(pair) for pair in changed if pair in self._before]
+    def _save_pairs(self, table: sa.Table, at: float, before: Mapping[Pair, str], now: Mapping[Pair, str]) -> None:
+        """Bring the rows of pairs of records from what they were to what they are; empty: there is none."""
+        changed = {pair: kind for pair, kind in now.items() if kind != before.get(pair, "")}
+        gone = [self._ends(pair) for pair in changed if pair in before]
         rows = [{"a_id": a, "b_id": b, "kind": kind, "at": at} for pair, kind in changed.items() if kind
                 for a, b in (self._ends(pair),)]
         if gone:
-            sql(self._unit).execute(sa.delete(link).where(sa.or_(*((link.c.a_id == a) & (link.c.b_id == b) for a, b in gone))))
+            either = sa.or_(*((table.c.a_id == a) & (table.c.b_id == b) for a, b in gone))
+            sql(self._unit).execute(sa.delete(table).where(either))
         if rows:
-            sql(self._unit).execute(sa.insert(link), rows)
+            sql(self._unit).execute(sa.insert(table), rows)
 
     def _ends(self, pair: Pair) -> tuple[int, int]:
         one, other = (self._numbers[patient] for patient in pair)
@@ -232,6 +272,11 @@ class Neighbourhood(Index):
 
 def _pair(one: PatientId, other: PatientId) -> Pair:
     return (one, other) if one < other else (other, one)
+
+
+def _of_any(table: sa.Table, numbers: Sequence[int]) -> sa.Select[Any]:
+    columns = sa.select(table.c.a_id, table.c.b_id, table.c.kind)
+    return columns.where(table.c.a_id.in_(numbers) | table.c.b_id.in_(numbers))
 
 
 def _keys(record: Record | None) -> frozenset[tuple[str, str]]:

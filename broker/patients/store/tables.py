@@ -77,17 +77,28 @@ link = sa.Table(                                                # positive links
     sa.Index("ix_patient_link_b_id", "b_id"),
 )
 
+decision = sa.Table(                                            # what somebody decided for good; a_id < b_id
+    "patient_decision", metadata,
+    sa.Column("a_id", sa.Integer, sa.ForeignKey("patient_identity.id"), primary_key=True),
+    sa.Column("b_id", sa.Integer, sa.ForeignKey("patient_identity.id"), primary_key=True),
+    sa.Column("kind", sa.String(5), nullable=False),            # same | apart
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Index("ix_patient_decision_b_id", "b_id"),
+)
+
 event = sa.Table(
     "patient_event", metadata,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("at", sa.Float, nullable=False),
-    sa.Column("kind", sa.String(12), nullable=False),           # fed | linked | stated | merged | grouped | joined
+    sa.Column("kind", sa.String(12), nullable=False),           # `patients.events`
     sa.Column("domain", sa.String(64), nullable=False),
     sa.Column("value", sa.String(250), nullable=False),
     sa.Column("sender", sa.Text, nullable=False),
     sa.Column("message_id", sa.Text, nullable=False),
     sa.Column("body", sa.JSON, nullable=False),
+    sa.Column("about", sa.String(250)),                         # another id it tells of, by which it is found, too
     sa.Index("ix_patient_event_domain_value", "domain", "value"),
+    sa.Index("ix_patient_event_about", "about"),
 )
 
 message = sa.Table(
