@@ -1,6 +1,7 @@
 """The PIX manager, and who follows what it decides: publications and the registry, inside the feed's unit of work."""
 
-from collections.abc import Collection
+import socket
+from collections.abc import Collection, Sequence
 
 from broker.app.core import Core
 from broker.config.profile import Consumer
@@ -8,9 +9,11 @@ from broker.config.settings import OutboundSection
 from broker.edge.mllp.call import MllpCall
 from broker.edge.soap_call import CallOptions, SoapCall
 from broker.imaging.patient_events import PublicationEvents
+from broker.model.caller import Caller
 from broker.model.ids import PatientId
 from broker.model.ports import Unit
 from broker.model.transaction import AnyTransaction, ServedTransaction
+from broker.patients import desk as desk_rows
 from broker.patients import (
     iti8_feed,
     iti9_query,
@@ -24,9 +27,12 @@ from broker.patients import (
     iti104_feed,
     iti119_match,
 )
-from broker.patients.actor import Followers, PixManager
+from broker.patients.actor import PixManager
 from broker.patients.demographics import DemographicsSupplier
+from broker.patients.desk import Desk, Settled, Wish
 from broker.patients.notifier import Exchange, Notifier, Ways
+from broker.patients.resolution import Moved, Outcome, Parted, Retired
+from broker.patients.settle import Followers, Settler
 from broker.registry.patient_events import RegistryEvents
 from broker.wire.xml import canonical
 
@@ -45,8 +51,36 @@ def pix_manager(core: Core) -> PixManager:
     def moved(unit: Unit, local: Collection[PatientId], before: PatientId, now: PatientId) -> None:
         publications.moved(unit, registry.moved(unit, local, before, now), now)
 
-    manager = PixManager(core.database, core.profile, core.coord, Followers(arrived=arrived, merged=merged, moved=moved))
+    def parted(
+        unit: Unit, local: Collection[PatientId], before: PatientId, now: PatientId, kept: Collection[PatientId],
+    ) -> Sequence[str]:
+        given = registry.parted(unit, local, before, now, kept)
+        publications.moved(unit, given.back, now)
+        return given.staying
+
+    followers = Followers(arrived=arrived, merged=merged, moved=moved, parted=parted)
+    manager = PixManager(core.database, Settler(core.profile, core.coord, followers))
     return manager
+
+
+def desk(core: Core, manager: PixManager) -> Desk:
+    """Return where a steward decides."""
+    return Desk(core.database, manager.settler, _effects)
+
+
+def decide(core: Core, actor: Desk, name: str, wish: Wish, user: str) -> Settled:
+    """Carry out one of `desk.ROWS` for a user of this machine, through the gate like every other call."""
+    caller = Caller(node=socket.gethostname(), user=user, local_node=core.settings.public_url)
+    return core.gate.inside(desk_rows.ROWS[name], actor, wish, caller)
+
+
+def _effects(unit: Unit, outcome: Outcome) -> tuple[int, int]:
+    match outcome:
+        case Retired(retired, _):
+            return RegistryEvents.documents(unit, retired), 0
+        case Moved(local, before, _) | Parted(local, before, _, _):
+            return RegistryEvents.documents(unit, before, local), PublicationEvents.studies(unit, local)
+    return 0, 0
 
 
 def notifier(core: Core) -> Notifier:

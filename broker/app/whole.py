@@ -18,6 +18,7 @@ from broker.imaging.receiver import Receiver
 from broker.model.ports import Withdraw
 from broker.model.transaction import AnyTransaction
 from broker.patients.actor import PixManager
+from broker.patients.desk import Desk
 from broker.patients.notifier import Notifier
 from broker.registry.actor import Registry
 from broker.registry.approved import approved
@@ -41,6 +42,11 @@ class App(Core):
     def patients(self) -> PixManager:
         """The PIX manager."""
         return patients.pix_manager(self)
+
+    @cached_property
+    def desk(self) -> Desk:
+        """Where a steward decides who is who."""
+        return patients.desk(self, self.patients)
 
     @cached_property
     def notifier(self) -> Notifier:

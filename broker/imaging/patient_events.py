@@ -26,6 +26,11 @@ class PublicationEvents:
             unit.after_commit(lambda: self._coord.publish("publish", {}))
 
     @staticmethod
+    def studies(unit: Unit, local: Collection[PatientId]) -> int:
+        """Return how many studies there are of these patients."""
+        return sum(publications.studies_of(unit, one) for one in local)
+
+    @staticmethod
     def merged(unit: Unit, retired: PatientId, survivor: PatientId) -> None:
         """Remember whose the registry's entries are now."""
         publications.merged(unit, retired, survivor)

@@ -6,7 +6,8 @@ part or a contradiction never links.
 
 from enum import StrEnum
 
-from broker.matching.normalise import dates_agree, is_placeholder, name_keys, own_numbers, telling_date
+from broker.matching.contradictions import contradictions
+from broker.matching.normalise import is_placeholder, name_keys, own_numbers, telling_date
 from broker.model.people import Demographics
 
 _KNOWN = frozenset("MF")
@@ -28,7 +29,7 @@ def same_person(a: Demographics, b: Demographics) -> Verdict:
     spelling. DIFFERENT: sex (F, M), birth date or resident number contradict. Birth dates of unequal precision are compared
     as far as both go.
     """
-    if _contradict(a, b):
+    if contradictions(a, b):
         return Verdict.DIFFERENT
     if any(is_placeholder(name) for person in (a, b) for name in person.names):
         return Verdict.UNKNOWN
@@ -40,15 +41,7 @@ def same_person(a: Demographics, b: Demographics) -> Verdict:
 
 def disagree(a: Demographics, b: Demographics) -> bool:
     """Say whether two records speak against being one person: they contradict each other, or bear other names."""
-    return _contradict(a, b) or bool(name_keys(a) and name_keys(b) and not _names_agree(a, b))
-
-
-def _contradict(a: Demographics, b: Demographics) -> bool:
-    if a.sex in _KNOWN and b.sex in _KNOWN and a.sex != b.sex:
-        return True
-    if not dates_agree(a.birth_date, b.birth_date):
-        return True
-    return bool(own_numbers(a) and own_numbers(b) and not own_numbers(a) & own_numbers(b))
+    return bool(contradictions(a, b)) or bool(name_keys(a) and name_keys(b) and not _names_agree(a, b))
 
 
 def _names_agree(a: Demographics, b: Demographics) -> bool:

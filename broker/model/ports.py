@@ -3,7 +3,7 @@
 Protocols that carry a type of a higher floor stand beside it: `config.ports`, `wire.ports`.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -49,6 +49,22 @@ class PatientMoved(Protocol):
     """Told inside the feed's unit of work that these local ids are another person's: what `before` has of them is `now`'s."""
 
     def __call__(self, unit: Unit, local: Collection[PatientId], before: PatientId, now: PatientId) -> None: ...
+
+
+class PatientParted(Protocol):
+    """Told inside the unit of work that `now`, which lived on as `before`, is a person's own id again, with these local ids.
+
+    `kept` are the local ids of the person who has `before`.
+    """
+
+    def __call__(
+        self, unit: Unit, local: Collection[PatientId], before: PatientId, now: PatientId, kept: Collection[PatientId],
+    ) -> Sequence[str]:
+        """Give back what was kept for it, and what was registered for its local ids since.
+
+        Return the entryUUIDs of documents registered since that stay with `before` although their source patient is of neither.
+        """
+        ...
 
 
 class Withdraw(Protocol):

@@ -1,25 +1,21 @@
 """The PIX manager: takes patient identity feeds, answers which ids belong to one person (ITI TF-1 5)."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
-from broker.config.profile import Domain, Profile
-from broker.coord.base import Coord
+from broker.config.profile import Domain
 from broker.db import Database, Lock, lock
 from broker.model.caller import Call
 from broker.model.errors import Hl7Code, Rejected
 from broker.model.ids import PatientId
 from broker.model.people import Demographics
-from broker.model.ports import PatientArrived, PatientMerged, PatientMoved, Unit
+from broker.model.ports import Unit
 from broker.model.transaction import Disclosure, Keep
 from broker.patients.feed import Feed, Kind
 from broker.patients.feeds import FeedWork, Pair
 from broker.patients.identifiers import Authorities, GivenId, check_receiver, checked
-from broker.patients.notices import Notice, notices
-from broker.patients.notifier import CHANNEL
-from broker.patients.resolution import Arrived, Moved, Outcome, Retired
-from broker.patients.store import answers, outbox, records
+from broker.patients.settle import Settler
+from broker.patients.store import answers, records
 from broker.patients.store.neighbourhood import Neighbourhood
 
 Named = tuple[PatientId, str]
@@ -30,26 +26,14 @@ def visible_ids(ids: tuple[Named, ...], keep: Keep) -> tuple[Named, ...]:
     return tuple(one for one in ids if keep(Disclosure(patient=one[0])))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Followers:
-    """The other actors, which are told what became of ids inside the unit of work in which it does."""
-
-    arrived: PatientArrived
-    merged: PatientMerged
-    moved: PatientMoved
-
-
 class PixManager:
     """One cross-reference of patient ids; safe to share between threads. Implements `PatientDirectory`."""
 
-    def __init__(
-        self, database: Database, profile: Profile, coord: Coord, followers: Followers, clock: Callable[[], float] = time.time,
-    ) -> None:
-        self.profile = profile
-        self._database, self._coord = database, coord
-        self._affinity = profile.region.affinity_domain
-        self._authorities = Authorities(profile)
-        self._followers, self._clock = followers, clock
+    def __init__(self, database: Database, settler: Settler, clock: Callable[[], float] = time.time) -> None:
+        self.profile = settler.profile
+        self._database, self.settler, self._clock = database, settler, clock
+        self._affinity = self.profile.region.affinity_domain
+        self._authorities = Authorities(self.profile)
 
     # -- feeds
 
@@ -79,11 +63,7 @@ class PixManager:
                 work.merge(pairs)
             else:
                 work.feed(own)
-            change = index.change() if self.profile.consumers else None
-            index.save(work.log, at)
-            self._tell(unit, work.outcomes)
-            if change:
-                self._notify(unit, notices(self.profile, change, work.outcomes), at)
+            self.settler.settle(unit, index, work, at)
             return self._kept(unit, feed, at)
 
     def subjects(self, feed: Feed) -> tuple[PatientId, ...]:
@@ -110,23 +90,6 @@ class PixManager:
             return b""
         answers.keep(unit, str(feed.sender), receipt.control_id, (receipt.digest, receipt.reply), at)
         return receipt.reply
-
-    def _tell(self, unit: Unit, outcomes: Iterable[Outcome]) -> None:
-        """Tell the other actors what became of ids, in order."""
-        for outcome in outcomes:
-            match outcome:
-                case Retired(retired, survivor):
-                    self._followers.merged(unit, retired, survivor)
-                case Moved(local, before, now):
-                    self._followers.moved(unit, local, before, now)
-                case Arrived(local):
-                    self._followers.arrived(unit, local)
-
-    def _notify(self, unit: Unit, told: Sequence[Notice], at: float) -> None:
-        """Keep what consumers are to be told, and have it sent once that is durable."""
-        outbox.write(unit, told, at)
-        if told:
-            unit.after_commit(lambda: self._coord.publish(CHANNEL, {}))
 
     def _pairs(self, feed: Feed, own: Sequence[tuple[PatientId, GivenId]]) -> list[Pair]:
         """Return what is to be merged: a pair for each domain of the sender in which the message names both.

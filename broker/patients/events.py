@@ -104,9 +104,19 @@ class _Replaced:
 
 @dataclass(frozen=True, slots=True)
 class Merged(_Replaced):
-    """`patient` is retired in favour of `survivor`, an id of the same domain; its explicit links move on."""
+    """`patient` is retired in favour of `survivor`, an id of the same domain; its explicit links and decisions move on."""
 
     kind: ClassVar[str] = "merged"
+    reason: str = ""
+
+    def body(self) -> dict[str, Any]:
+        """Return the value of the surviving id, and why where somebody said."""
+        return {"survivor": self.survivor.value, **({"reason": self.reason} if self.reason else {})}
+
+    @classmethod
+    def read(cls, patient: PatientId, body: Mapping[str, Any]) -> Self:
+        """Read the stored form."""
+        return cls(patient, PatientId(patient.domain, body["survivor"]), body.get("reason", ""))
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,10 @@ class Index:
         """Return a group that is known."""
         return self._groups[value]
 
+    def knows_group(self, value: str) -> bool:
+        """Say whether an id of the affinity domain is known here."""
+        return value in self._groups
+
     def members(self, groups: Iterable[str]) -> list[Record]:
         """Return the active records of these groups, oldest first."""
         found = (self._records[patient] for group in groups for patient in self._members.get(group, ()))

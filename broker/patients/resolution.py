@@ -53,11 +53,15 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class Parted:
-    """An id of the affinity domain that lived on as `before` is a person's own again, and has these local ids."""
+    """An id of the affinity domain that lived on as `before` is a person's own again, and has these local ids.
+
+    `kept` are the local ids that stay with the other person.
+    """
 
     local: tuple[PatientId, ...]
     before: PatientId
     now: PatientId
+    kept: tuple[PatientId, ...]
 
 
 Outcome = Arrived | Retired | Moved | Parted
@@ -189,40 +193,38 @@ class Resolver:
         people = {person.patient: person for person in (self.index.get(one), *self.index.members([now]))}
         parts = self._components(list(people.values()))
         mine, theirs = (next(part for part in parts if patient in part) for patient in (one, other))
-        former = [(part, self._former(past, patient)) for part, patient in ((mine, one), (theirs, other))]
-        if mine is not theirs and former[0][1] != former[1][1]:
-            for part, value in former:
-                self._give_back(part, value, now)
-        if not self.index.get(one).group:
-            self.happen(Grouped(one, now if mine is theirs else new_value()))
+        if mine is theirs:
+            self._move(mine, now, now, ())
+        else:
+            former = [(part, self._former(past, patient, now)) for part, patient in ((mine, one), (theirs, other))]
+            if former[0][1] == former[1][1]:        # they were one person then already, or their ids are others' now
+                former = [(mine, ""), (theirs, now)]
+            others = {id(mine): theirs, id(theirs): mine}
+            for part, value in sorted(former, key=lambda one: one[1] == now):      # who keeps the present id does so last
+                self._move(part, now, value or new_value(), others[id(part)])
         self.place_anew((one, other))
 
-    def _former(self, past: Index, patient: PatientId) -> str:
-        """Return the group that a record was in; none where it was not known then."""
+    def _former(self, past: Index, patient: PatientId, now: str) -> str:
+        """Return the group a record was in, if that is the present one or lives on as it; nothing when it is another's now."""
         record = past.find(patient)
-        return record.group if record else ""
+        value = record.group if record else ""
+        while value and value != now:
+            value = self.index.group(value).survivor
+        return record.group if record and value else ""
 
-    def _give_back(self, part: Sequence[PatientId], value: str, now: str) -> None:
-        """Let records have an id of the affinity domain again, with all kept for it, unless it is another person's now."""
-        if not value or value == now or not self._is_free(value, now):
-            return
-        revived = bool(self.index.group(value).survivor)
-        if revived:
+    def _move(self, part: Sequence[PatientId], now: str, value: str, others: Sequence[PatientId]) -> None:
+        """Let records have this id of the affinity domain, with all that is kept for it or belongs to them."""
+        local, kept = (
+            tuple(one for patient in some for one in (patient, *self.index.retired_into(patient))) for some in (part, others))
+        if value != now and self.index.knows_group(value):
             self.happen(Revived(self._affinity(value), self._affinity(now)))
-        local = tuple(one for patient in part for one in (patient, *self.index.retired_into(patient)))
-        for patient in part:
-            if self.index.get(patient).group != value:
-                self.happen(Grouped(patient, value))
-        outcome = Parted if revived else Moved
-        self.outcomes.append(outcome(local, self._affinity(now), self._affinity(value)))
-        self.outcomes += map(Arrived, part)
-
-    def _is_free(self, value: str, now: str) -> bool:
-        """Say whether an id is still a person's own, or lives on as `now`."""
-        group = self.index.group(value)
-        while group.survivor and group.survivor != now:
-            group = self.index.group(group.survivor)
-        return group.survivor == now or group.value == value
+            self.outcomes.append(Parted(local, self._affinity(now), self._affinity(value), kept))
+        elif value != now:
+            self.outcomes.append(Moved(local, self._affinity(now), self._affinity(value)))
+        arrived = [patient for patient in part if self.index.get(patient).group != value]
+        for patient in arrived:
+            self.happen(Grouped(patient, value))
+        self.outcomes += map(Arrived, arrived)
 
     def _contradict(self, one: Record, other: Record) -> bool:
         return self.index.apart(one.patient, other.patient) or same_person(one.person, other.person) is Verdict.DIFFERENT

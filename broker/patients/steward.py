@@ -5,18 +5,22 @@ from dataclasses import dataclass
 
 from broker.db import Database
 from broker.model.ids import PatientId
-from broker.patients.events import Happened
-from broker.patients.projection import AUTOMATIC, EXPLICIT, Index, Record
+from broker.model.ports import Unit
+from broker.patients.events import Decided, Happened
+from broker.patients.projection import AUTOMATIC, EXPLICIT, Index, Record, replay
 from broker.patients.store import log, records
 from broker.patients.store.neighbourhood import Neighbourhood
+
+DECIDED = "decided"
 
 
 @dataclass(frozen=True, slots=True)
 class Tie:
-    """An id of the same person. `to` are the ids of that person that it is linked to, and how."""
+    """An id of the same person. `to` are the ids that it is linked to, and how, `apart` those it is never to be one with."""
 
     record: Record
     to: tuple[tuple[PatientId, str], ...]
+    apart: tuple[PatientId, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +40,43 @@ class Steward:
     def __init__(self, database: Database, affinity_domain: str) -> None:
         self._database, self._affinity = database, affinity_domain
 
-    def person(self, patient: PatientId) -> Person | None:
-        """Return the person with a local id, or None when it was never seen; of an affinity-domain id the oldest record's."""
+    def person(self, patient: PatientId, at: float | None = None) -> Person | None:
+        """Return the person with a local id, or None when it was never seen; of an affinity-domain id the oldest record's.
+
+        `at` (seconds since the epoch) asks for the person as it was then.
+        """
         with self._database.read() as unit:
-            if patient.domain == self._affinity:
-                group = records.find_group(unit, patient.value)
-                found = records.members(unit, [records.group_survivor(unit, group).id]) if group else []
-                if not found:
-                    return None
-                patient = found[0].patient
-            index = Neighbourhood(unit, [patient])
-            asked = index.find(patient)
-            if asked is None:
+            if at is None:
+                return self._present(unit, patient)
+            index = replay(one for _, one in log.around(unit, patient, self._affinity) if one.at <= at)
+        if patient.domain == self._affinity:
+            return self._of_group(index, patient.value) if index.knows_group(patient.value) else None
+        return self._person(index, patient)
+
+    def _present(self, unit: Unit, patient: PatientId) -> Person | None:
+        if patient.domain == self._affinity:
+            found = records.find_group(unit, patient.value)
+            people = records.members(unit, [records.group_survivor(unit, found).id]) if found else []
+            if not people:
                 return None
-            survivor = index.survivor(asked)
-            people = index.members([survivor.group])
-            ties = tuple(Tie(one, tuple(_linked(index, one.patient))) for one in people)
-            retired = tuple(gone for one in people for gone in index.retired_into(one.patient))
-            return Person(asked, survivor, PatientId(self._affinity, survivor.group), ties, retired)
+            patient = people[0].patient
+        return self._person(Neighbourhood(unit, [patient]), patient)
+
+    def _of_group(self, index: Index, value: str) -> Person | None:
+        while index.group(value).survivor:
+            value = index.group(value).survivor
+        people = index.members([value])
+        return self._person(index, people[0].patient) if people else None
+
+    def _person(self, index: Index, patient: PatientId) -> Person | None:
+        asked = index.find(patient)
+        if asked is None:
+            return None
+        survivor = index.survivor(asked)
+        people = index.members([survivor.group])
+        ties = tuple(Tie(one, tuple(_linked(index, one.patient)), _apart(index, one.patient)) for one in people)
+        retired = tuple(gone for one in people for gone in index.retired_into(one.patient))
+        return Person(asked, survivor, PatientId(self._affinity, survivor.group), ties, retired)
 
     def history(self, patient: PatientId) -> list[Happened]:
         """Return what happened to an id, a local one or one of the affinity domain, oldest first."""
@@ -62,5 +85,10 @@ class Steward:
 
 
 def _linked(index: Index, patient: PatientId) -> Iterator[tuple[PatientId, str]]:
+    yield from ((other, DECIDED) for other, verdict in sorted(index.decisions(patient).items()) if verdict == Decided.SAME)
     for kind in (EXPLICIT, AUTOMATIC):
         yield from ((other, kind) for other in sorted(index.linked(patient, kind)))
+
+
+def _apart(index: Index, patient: PatientId) -> tuple[PatientId, ...]:
+    return tuple(sorted(other for other, verdict in index.decisions(patient).items() if verdict == Decided.APART))

@@ -6,7 +6,7 @@ the locks of the patient and of the uniqueIds and entryUUIDs they bring (`broker
 """
 
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -103,6 +103,14 @@ patient_alias = sa.Table(                                   # ids merged away, e
     "patient_alias", metadata,
     sa.Column("retired", sa.Text, primary_key=True),
     sa.Column("survivor", sa.Text, nullable=False),
+    sa.Column("last_object", sa.Integer),                   # newest registry_object at that time; null = not known
+)
+
+registry_moved = sa.Table(                                  # what was registered for an id when it was merged away
+    "registry_moved", metadata,
+    sa.Column("object_id", sa.Integer, sa.ForeignKey("registry_object.id"), primary_key=True),
+    sa.Column("retired", sa.Text, primary_key=True),
+    sa.Index("ix_registry_moved_retired", "retired"),
 )
 
 
@@ -191,7 +199,8 @@ def retired(unit: Unit, patient: PatientId) -> bool:
 def retire(unit: Unit, patient: PatientId, survivor: PatientId) -> None:
     """Remember that `patient` lives on as `survivor`."""
     sql(unit).execute(sa.delete(patient_alias).where(patient_alias.c.retired == str(patient)))
-    sql(unit).execute(sa.insert(patient_alias).values(retired=str(patient), survivor=str(survivor)))
+    sql(unit).execute(sa.insert(patient_alias).values(
+        retired=str(patient), survivor=str(survivor), last_object=sa.select(sa.func.max(_object.id)).scalar_subquery()))
 
 
 def change(unit: Unit, uuids: Iterable[str], *, status: str = "", last_update_time: str = "") -> None:
@@ -210,11 +219,40 @@ def change(unit: Unit, uuids: Iterable[str], *, status: str = "", last_update_ti
 def move(unit: Unit, patient: PatientId, survivor: PatientId) -> None:
     """Return everything of `patient` to `survivor`, who is then shown in every patientId (ITI TF-2 3.18.4.1.3)."""
     table = registry_object
+    sql(unit).execute(sa.delete(registry_moved).where(registry_moved.c.retired == str(patient)))
+    sql(unit).execute(sa.insert(registry_moved).from_select(
+        ["object_id", "retired"], sa.select(table.c.id, sa.literal(str(patient))).where(table.c.patient == str(patient))))
     columns = sa.select(table.c.id, table.c.body).where(table.c.patient == str(patient))
     for row in sql(unit).execute(columns.where(table.c.kind != ASSOCIATION)).all():
         body = ebxml_stored.with_attributes(row.body, patient_id=str(survivor))
         sql(unit).execute(sa.update(table).where(table.c.id == row.id).values(body=body))
     sql(unit).execute(sa.update(table).where(table.c.patient == str(patient)).values(patient=str(survivor)))
+
+
+def move_back(unit: Unit, patient: PatientId, survivor: PatientId) -> set[str]:
+    """Return to an id what was registered for it when it was merged away and is `survivor`'s now; the entryUUIDs of documents."""
+    its = sa.select(registry_moved.c.object_id).where(registry_moved.c.retired == str(patient))
+    rows = sql(unit).execute(sa.select(_object.id, _object.uuid, _object.kind).where(
+        _object.id.in_(its), _object.patient == str(survivor))).all()
+    give(unit, [row.uuid for row in rows], patient)
+    for batch in batches(row.id for row in rows):
+        sql(unit).execute(sa.delete(registry_moved).where(registry_moved.c.object_id.in_(batch)))
+    return {row.uuid for row in rows if row.kind == DOCUMENT}
+
+
+def revive(unit: Unit, patient: PatientId) -> int:
+    """Forget that an id lives on as another one; return the number of the newest object when that began, 0 when unknown."""
+    number = sql(unit).scalar(sa.select(patient_alias.c.last_object).where(patient_alias.c.retired == str(patient)))
+    sql(unit).execute(sa.delete(patient_alias).where(patient_alias.c.retired == str(patient)))
+    return number or 0
+
+
+def unsourced(unit: Unit, patient: PatientId, since: int, sources: Collection[PatientId]) -> tuple[str, ...]:
+    """Return the entryUUIDs of a patient's documents that are newer than object `since` and of none of these source patients."""
+    known = set(map(str, sources))
+    wanted = sa.select(_object.body).where(_object.patient == str(patient), _object.kind == DOCUMENT, _object.id > since)
+    entries = map(ebxml_stored.read_entry, sql(unit).scalars(wanted))
+    return tuple(entry.id for entry in entries if entry.source_patient_id not in known)
 
 
 def documents_of(unit: Unit, patient: PatientId) -> list[DocumentEntry]:
@@ -254,6 +292,7 @@ def remove_links(unit: Unit, uuids: Iterable[str]) -> None:
     for batch in batches(uuids):
         keys = sa.select(_object.id).where(_object.uuid.in_(batch), _object.kind == ASSOCIATION)
         sql(unit).execute(sa.delete(registry_association).where(_link.object_id.in_(keys)))
+        sql(unit).execute(sa.delete(registry_moved).where(registry_moved.c.object_id.in_(keys)))
         sql(unit).execute(sa.delete(registry_object).where(_object.uuid.in_(batch), _object.kind == ASSOCIATION))
 
 

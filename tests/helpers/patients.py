@@ -33,9 +33,10 @@ from broker.patients import (
     iti104_feed,
     iti119_match,
 )
-from broker.patients.actor import Followers, PixManager
+from broker.patients.actor import PixManager
 from broker.patients.demographics import DemographicsSupplier
 from broker.patients.events import Happened
+from broker.patients.settle import Followers, Settler
 from broker.patients.store import log, records
 from broker.security.gate import Gate
 from broker.security.rules import Open
@@ -75,7 +76,14 @@ class Ports:
     arrived: list[PatientId] = field(default_factory=list)
     merged: list[tuple[PatientId, PatientId]] = field(default_factory=list)
     moved: list[tuple[set[PatientId], PatientId, PatientId]] = field(default_factory=list)
+    parted: list[tuple[set[PatientId], PatientId, PatientId]] = field(default_factory=list)
     failing: bool = False
+
+    def on_parted(
+        self, unit: Unit, local: Collection[PatientId], before: PatientId, now: PatientId, kept: Collection[PatientId],
+    ) -> list[str]:
+        self.parted.append((set(local), before, now))
+        return []
 
     def on_moved(self, unit: Unit, local: Collection[PatientId], before: PatientId, now: PatientId) -> None:
         self.moved.append((set(local), before, now))
@@ -107,8 +115,9 @@ class Bench:
     def __init__(self, database: Database, profile: Profile, folder: Path) -> None:
         self.database, self.ports, self.folder, self.coord = database, Ports(), folder, FakeCoord()
         followers = Followers(
-            arrived=self.ports.on_arrived, merged=self.ports.on_merged, moved=self.ports.on_moved)
-        self.manager = PixManager(database, profile, self.coord, followers)
+            arrived=self.ports.on_arrived, merged=self.ports.on_merged, moved=self.ports.on_moved, parted=self.ports.on_parted)
+        self.settler = Settler(profile, self.coord, followers)
+        self.manager = PixManager(database, self.settler)
         self.gate = Gate(Open(), AuditLog(folder / "audit", "broker", "demo"))
         self.supplier = DemographicsSupplier(database, profile, lambda: self.now)
         self.now = 1_000_000.0

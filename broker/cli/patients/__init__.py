@@ -2,6 +2,8 @@
 
 import typer
 
+from broker.cli.patients.decide import link, merge, split, unlink, unmerge
+from broker.cli.patients.diff import diff
 from broker.cli.patients.history import history
 from broker.cli.patients.load import load
 from broker.cli.patients.notifications import notifications
@@ -10,6 +12,6 @@ from broker.cli.patients.show import show
 cli = typer.Typer(
     help="Who is who: a person with all ids and why they are one; what happened to an id; feeds from a file; who is told.",
     no_args_is_help=True)
-for command in (show, history, load):
+for command in (show, history, diff, merge, unmerge, link, unlink, split, load):
     cli.command()(command)
 cli.add_typer(notifications, name="notifications")

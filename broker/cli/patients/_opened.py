@@ -1,8 +1,10 @@
 """What the commands of `broker patients` share."""
 
+import datetime as dt
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -14,6 +16,10 @@ from broker.model.errors import BrokerError
 from broker.model.ids import PatientId
 from broker.model.people import Demographics
 from broker.patients.steward import Steward
+
+FORMATS = ["%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d"]
+At = Annotated[dt.datetime | None, typer.Option(
+    "--at", formats=FORMATS, help="a moment of the past, in this machine's time: 2026-05-03T12:00")]
 
 
 @contextmanager
@@ -29,6 +35,11 @@ def opened(config: Path | None) -> Iterator[tuple[Steward, Profile]]:
         raise typer.Exit(1) from error
     finally:
         core.close()
+
+
+def moment(at: dt.datetime | None) -> float | None:
+    """Return a moment in seconds since the epoch; one without a zone is of this machine's."""
+    return None if at is None else at.astimezone().timestamp()
 
 
 def named(patient: PatientId, profile: Profile) -> str:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import typer
@@ -11,7 +12,24 @@ from broker.cli._consult import Patient, patient_id
 from broker.cli.patients._opened import named, names, opened, unknown
 from broker.config.profile import Profile
 from broker.model.ids import PatientId
-from broker.patients.events import Event, Fed, Grouped, Happened, Joined, Late, Linked, Merged, Stated
+from broker.patients.events import (
+    Decided,
+    Event,
+    Fed,
+    Grouped,
+    Happened,
+    Joined,
+    Late,
+    Linked,
+    Merged,
+    Revived,
+    Stated,
+    Unmerged,
+)
+
+_VERDICTS = {
+    Decided.SAME: "decided to be one person with", Decided.APART: "decided never to be one person with",
+    Decided.OPEN: "decision taken back about"}
 
 
 def history(patient: Patient, config: ConfigFile = None, as_json: AsJson = False) -> None:
@@ -40,20 +58,40 @@ def _line(one: Happened, profile: Profile) -> str:
 
 
 def _words(event: Event, profile: Profile) -> str:
-    match event:
-        case Fed(_, person, trigger):
-            late = ", too late: something newer was known" if isinstance(event, Late) else ""
-            return f"{trigger}: {names(person)}, born {person.birth_date or '?'}, sex {person.sex or '?'}{late}"
-        case Linked(_, to):
-            return f"linked by comparison to {_all(to, profile)}"
-        case Stated(_, to):
-            return f"named by its source together with {_all(to, profile)}"
-        case Merged(_, survivor) | Joined(_, survivor):
-            return f"lives on as {named(survivor, profile)}"
-        case Grouped(_, affinity):
-            return f"belongs to {PatientId(profile.region.affinity_domain, affinity)}"
-    return event.kind
+    return _WORDS[type(event)](event, profile)
+
+
+def _fed(event: Fed, _: Profile) -> str:
+    late = ", too late: something newer was known" if isinstance(event, Late) else ""
+    person = event.person
+    return f"{event.trigger}: {names(person)}, born {person.birth_date or '?'}, sex {person.sex or '?'}{late}"
+
+
+def _decided(event: Decided, profile: Profile) -> str:
+    return f"{_VERDICTS[event.verdict]} {named(event.other, profile)}{_because(event.reason)}"
+
+
+def _merged(event: Merged, profile: Profile) -> str:
+    return f"lives on as {named(event.survivor, profile)}{_because(event.reason)}"
+
+
+def _unmerged(event: Unmerged, profile: Profile) -> str:
+    return f"is an id of its own again, and lives on as {named(event.survivor, profile)} no more{_because(event.reason)}"
+
+
+def _because(reason: str) -> str:
+    return f" ({reason})" if reason else ""
 
 
 def _all(patients: tuple[PatientId, ...], profile: Profile) -> str:
     return ", ".join(named(patient, profile) for patient in patients) or "nobody any more"
+
+
+_WORDS: Mapping[type, Callable[[Any, Profile], str]] = {
+    Fed: _fed, Late: _fed, Decided: _decided, Merged: _merged, Unmerged: _unmerged,
+    Linked: lambda event, profile: f"linked by comparison to {_all(event.to, profile)}",
+    Stated: lambda event, profile: f"named by its source together with {_all(event.to, profile)}",
+    Joined: lambda event, _: f"lives on as {event.survivor}",
+    Revived: lambda event, _: f"is a person's own again, and lives on as {event.survivor} no more",
+    Grouped: lambda event, profile: f"belongs to {PatientId(profile.region.affinity_domain, event.affinity)}",
+}

@@ -10,22 +10,22 @@ from rich.table import Table
 
 from broker.cli._config import AsJson, ConfigFile
 from broker.cli._consult import Patient, patient_id
-from broker.cli.patients._opened import named, names, opened, unknown
+from broker.cli.patients._opened import At, moment, named, names, opened, unknown
 from broker.config.profile import Profile
 from broker.patients.projection import AUTOMATIC, EXPLICIT
-from broker.patients.steward import Person, Tie
+from broker.patients.steward import DECIDED, Person, Tie
 
-_WHY = {EXPLICIT: "named together by a source", AUTOMATIC: "found by comparison"}
+_WHY = {DECIDED: "decided", EXPLICIT: "named together by a source", AUTOMATIC: "found by comparison"}
 
 
-def show(patient: Patient, config: ConfigFile = None, as_json: AsJson = False) -> None:
+def show(patient: Patient, at: At = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Show who has an id: what each hospital says of that person, which ids are its own, and what links them.
 
-    Exit status 1 when no feed has named the id.
+    With --at the person as it was then. Exit status 1 when no feed had named the id.
     """
     with opened(config) as (steward, profile):
         asked = patient_id(patient, profile)
-        person = steward.person(asked)
+        person = steward.person(asked, moment(at))
         if person is None:
             raise unknown(asked)
         if as_json:
@@ -40,7 +40,8 @@ def _told(person: Person) -> dict[str, Any]:
         "affinity": str(person.affinity), "retired": [str(one) for one in person.retired],
         "ids": [{
             "id": str(one.record.patient), "demographics": asdict(one.record.person), "message": one.record.message_id,
-            "links": [{"to": str(other), "kind": kind} for other, kind in one.to]} for one in person.ties]}
+            "links": [{"to": str(other), "kind": kind} for other, kind in one.to],
+            "apart": [str(other) for other in one.apart]} for one in person.ties]}
 
 
 def _print(person: Person, profile: Profile) -> None:
@@ -58,6 +59,7 @@ def _print(person: Person, profile: Profile) -> None:
 
 
 def _row(tie: Tie, profile: Profile) -> tuple[str, ...]:
-    links = "\n".join(f"{named(other, profile)}: {_WHY[kind]}" for other, kind in tie.to)
+    told = [f"{named(other, profile)}: {_WHY[kind]}" for other, kind in tie.to]
+    links = "\n".join((*told, *(f"never {named(other, profile)}: decided" for other in tie.apart)))
     person = tie.record.person
     return named(tie.record.patient, profile), names(person), person.birth_date, person.sex, links

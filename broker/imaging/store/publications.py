@@ -210,6 +210,12 @@ def withdraw(unit: Unit, study_id: int) -> None:
     _move(unit, study_id, "without images", attempts=0, reason="", **_NO_DRAFT)
 
 
+def studies_of(unit: Unit, patient: PatientId) -> int:
+    """Return how many studies there are of a patient, published or not."""
+    its = (study.c.patient_domain == patient.domain) & (study.c.patient_value == patient.value)
+    return sql(unit).scalar(sa.select(sa.func.count()).select_from(study).where(its)) or 0
+
+
 def strayed(unit: Unit, patient: PatientId, affinity: PatientId) -> int:
     """Make due what is registered for another person than this patient now is; return how many studies that are."""
     return PUBLICATION.move(

@@ -79,14 +79,20 @@ class Neighbourhood(Index):
             self._take(_ROWS.where(identity.c.id.in_(ids), identity.c.state == ACTIVE))
         return super().candidates(wanted)
 
-    def group(self, value: str) -> Group:
-        """Return a group that is known, retired or not."""
-        if value not in self._groups:
+    def knows_group(self, value: str) -> bool:
+        """Say whether an id of the affinity domain is known, retired or not."""
+        if not super().knows_group(value):
             heir = group.alias("heir")
             found = sql(self._unit).execute(sa.select(group.c.id, heir.c.value).outerjoin(
-                heir, heir.c.id == group.c.survivor_id).where(group.c.value == value)).one()
-            self._group_numbers[value] = found.id
-            super()._put_group(Group(value, found.id, found.value or ""))
+                heir, heir.c.id == group.c.survivor_id).where(group.c.value == value)).first()
+            if found is not None:
+                self._group_numbers[value] = found.id
+                super()._put_group(Group(value, found.id, found.value or ""))
+        return super().knows_group(value)
+
+    def group(self, value: str) -> Group:
+        """Return a group that is known, retired or not."""
+        self.knows_group(value)
         return super().group(value)
 
     def retired_into(self, patient: PatientId) -> list[PatientId]:
@@ -167,15 +173,18 @@ class Neighbourhood(Index):
         self._relinked[_pair(one, other)] = None
         super()._link(one, other, kind)
 
-    def change(self) -> Change:
-        """Return the persons to whom something happened, as SQL has them and as they are now, the oldest first."""
+    def change(self, named: Iterable[PatientId] = ()) -> Change:
+        """Return the persons to whom something happened, as SQL has them and as they are now, the oldest first.
+
+        Those with the ids `named` are among them in any case.
+        """
         now = {one: self._records[one] for one in self._changed}
         before = {one: self._loaded[one] for one in now if one in self._loaded}
         moved = [one for one in now if now[one].group != (before[one].group if one in before else "")]
         retired = tuple(
             (one, record.survivor) for one, record in now.items()
             if record.survivor and (one not in before or before[one].active))
-        touched = [*moved, *(self.survivor(self.get(survivor)).patient for _, survivor in retired)]
+        touched = [*named, *moved, *(self.survivor(self.get(survivor)).patient for _, survivor in retired)]
         values = {record.group for one in touched for record in (now.get(one), before.get(one), self.get(one)) if record}
         groups = sorted(values - {""}, key=lambda value: self._groups[value].age)
         self.members(groups)        # all of them are here now

@@ -14,6 +14,8 @@ from broker.cli.main import cli
 from broker.config import profile as profiles
 from broker.db import Database, schema
 from broker.model.people import PersonName
+from broker.patients.notices import Notice
+from broker.patients.store import outbox
 from tests.helpers.patients import HOSPA, HOSPB, WEI, XAD, Bench
 
 Asked = Callable[..., Any]
@@ -122,3 +124,57 @@ def test_a_file_without_feeds_is_wrong_use(ask: Asked, tmp_path: Path) -> None:
     done = ask("load", str(file))
     assert (done.exit_code, "holds no HL7 v2 message" in done.output) == (2, True)
     assert ask("load", str(tmp_path / "none")).exit_code == 2
+
+
+def test_a_steward_decides_looks_first_and_undoes(bench: Bench, ask: Asked) -> None:
+    before = ask("show", "HOSPA:A1", "--json").output
+    shown = ask("unmerge", "HOSPA:A9", "--preview")
+    assert shown.exit_code == 0, shown.output
+    assert "is the person with HOSPA:A9\n" in shown.output
+    assert ask("show", "HOSPA:A1", "--json").output == before
+    assert ask("unmerge", "HOSPA:A9", "--reason", "区 is somebody else").exit_code == 0
+    assert json.loads(ask("show", "HOSPA:A9", "--json").output)["active"]
+    assert "no more (区 is somebody else)" in ask("history", "HOSPA:A9").output
+    assert ask("merge", "HOSPA:A1", "HOSPA:A9").exit_code == 0
+    assert json.loads(ask("show", "HOSPA:A1", "--json").output)["retired"] == [f"A9^^^&{HOSPA}&ISO"]
+
+
+def test_what_is_decided_is_shown_and_undone(bench: Bench, ask: Asked) -> None:
+    told = json.loads(ask("unlink", "HOSPA:A1", "HOSPB:B1", "--json").output)
+    assert sorted(one["ids"] for one in told["after"]) == [[f"A1^^^&{HOSPA}&ISO"], [f"B1^^^&{HOSPB}&ISO"]]
+    assert json.loads(ask("show", "HOSPA:A1", "--json").output)["ids"][0]["apart"] == [f"B1^^^&{HOSPB}&ISO"]
+    assert "never HOSPB:B1: decided" in ask("show", "HOSPA:A1").output
+    assert ask("unlink", "HOSPA:A1", "HOSPB:B1", "--undo").exit_code == 0
+    assert ask("link", "HOSPA:A1", "HOSPB:B1").exit_code == 0
+    assert {"to": f"B1^^^&{HOSPB}&ISO", "kind": "decided"} in json.loads(
+        ask("show", "HOSPA:A1", "--json").output)["ids"][0]["links"]
+
+
+def test_what_cannot_be_decided_ends_with_status_1(ask: Asked) -> None:
+    refused = ask("unmerge", "HOSPA:A1")
+    assert (refused.exit_code, "was not merged away" in refused.output) == (1, True)
+
+
+def test_the_past_is_shown_and_compared(ask: Asked) -> None:
+    assert ask("show", "HOSPA:A1", "--at", "2001-01-01").exit_code == 1
+    assert json.loads(ask("show", "HOSPA:A1", "--at", "2999-01-01T00:00", "--json").output)["retired"]
+    changed = ask("diff", "HOSPA:A1", "2001-01-01").output.splitlines()
+    assert f"+ merged into it: A9^^^&{HOSPA}&ISO" in changed
+    assert all(line.startswith("+ ") for line in changed)
+    assert ask("diff", "HOSPA:A1", "2998-01-01", "2999-01-01").output == ""
+    assert ask("diff", "HOSPA:X", "2001-01-01").exit_code == 1
+
+
+def test_notifications_are_listed_sent_again_and_dropped(bench: Bench, ask: Asked) -> None:
+    with bench.database.write() as unit:
+        outbox.write(unit, [Notice("viewer", "ITI-10", {"ids": [[HOSPA, "甲[1]"]]})] * 2, 1000.0)
+    told = json.loads(ask("notifications", "--json").output)
+    assert [(one["consumer"], one["state"], one["number"]) for one in told["queues"]] == [("viewer", "waiting", 2)]
+    assert [one["body"] for one in told["notifications"]] == [{"ids": [[HOSPA, "甲[1]"]]}] * 2
+    assert "viewer: 2 waiting" in ask("notifications").output
+    assert ask("notifications", "drop", "1").exit_code == 0
+    assert ask("notifications", "drop", "1").exit_code == 1
+    assert json.loads(ask("notifications", "--state", "refused", "--json").output)["notifications"][0]["reason"] == (
+        "dropped by an operator")
+    assert ask("notifications", "retry", "1", "2").exit_code == 0
+    assert ask("notifications", "retry", "99").exit_code == 1

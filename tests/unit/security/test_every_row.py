@@ -51,6 +51,8 @@ from broker.model.transaction import (
     Transaction,
     TransactionRow,
 )
+from broker.patients.desk import ROWS
+from broker.patients.desk import Wish as Decided
 from broker.registry import iti42_register
 from broker.registry.queries import QUERIES
 from broker.security.gate import Gate
@@ -70,8 +72,7 @@ from tests.helpers.registry import bundle, document, folder, link, submission
 
 CALLER = Caller(node="stranger", address="127.0.0.1", local_node="http://broker")
 DEVICE_B, OURS = "2.999.3.9", "2.999.1.4"
-LOCAL, OTHER = PatientId(DOMAINS["a"], "LOCAL-71"), PatientId(DOMAINS["a"], "LOCAL-72")
-NAMESAKE = PatientId(DOMAINS["a"], "LOCAL-73")
+LOCAL, OTHER, NAMESAKE, GONE = (PatientId(DOMAINS["a"], f"LOCAL-7{n}") for n in range(1, 5))
 FAMILY = ("livingSubjectName", "<value><family>欧阳</family></value>")
 ASKED = MessageId("20260301101500+0800", "of-which-more-is-asked")
 B_ONE, B_TWO = PatientId(DOMAINS["b"], "LOCAL-81"), PatientId(DOMAINS["b"], "LOCAL-82")
@@ -80,7 +81,8 @@ FHIR_LOCAL = f"urn:oid:{LOCAL.domain}|{LOCAL.value}"
 WHO = {"name": [{"family": "欧阳", "given": ["静"]}], "gender": "female", "birthDate": "1979-02-14"}
 ACCESSION = "ACC-7171^^^^urn:ihe:iti:xds:2013:accession"
 INTERNAL = {"ITI-57", "CONFLICT-ASSIGN", "CONFLICT-REJECT", "CONFLICT-UNDO", "ARCHIVE-DAMAGE", "ARCHIVE-MEND", "ARCHIVE-HOLD",
-            "ARCHIVE-PIN", "ARCHIVE-RELEASE", "ARCHIVE-RECALL"}
+            "ARCHIVE-PIN", "ARCHIVE-RELEASE", "ARCHIVE-RECALL", "PATIENT-MERGE", "PATIENT-UNMERGE", "PATIENT-LINK",
+            "PATIENT-UNLINK", "PATIENT-SPLIT"}
 
 # Rows that cannot say whom a call is about before they look, and why.
 NAMES_NOBODY = {
@@ -164,8 +166,9 @@ class World:
                 "1.2.3", sop(1), sop(2), "A-1", "A-2", "A-3"}
 
     def fill(self) -> None:
-        for event, patient in (("A04", LOCAL), ("A04", OTHER)):
+        for event, patient in (("A04", LOCAL), ("A04", OTHER), ("A04", GONE)):
             assert b"MSA|AA" in self.perform("ITI-8", _adt(event, patient))
+        assert b"MSA|AA" in self.perform("ITI-8", _adt("A40", OTHER, GONE))
         for patient in (B_ONE, B_TWO):
             assert b'code="CA"' in told(self.perform("ITI-44", _v3(hl7v3.write_add_patient(
                 patient, PERSON, sender=DEVICE_B, receiver=OURS))))
@@ -332,6 +335,13 @@ class Case:
 
 
 HL7, XDS, RAD = (f"{{{name}}}" for name in (xml.HL7, xml.XDS, xml.RAD))
+def _steward(name: str, world: World) -> object:
+    """A steward decides something of two ids of hospital A that can be decided."""
+    two = OTHER if name in {"merge", "link", "unlink"} else None
+    wish = Decided(patient=GONE if name == "unmerge" else LOCAL, other=two, force=True)
+    return world.app.gate.inside(ROWS[name], world.app.desk, wish, CALLER)
+
+
 CASES: Mapping[tuple[str, str], list[Case]] = {
     **{("ITI-8", f"ADT^{event}"): [Case(partial(lambda event, _world: _adt(event, LOCAL), event))]
        for event in ("A01", "A04", "A05", "A28", "A08", "A31")},
@@ -388,6 +398,7 @@ CASES: Mapping[tuple[str, str], list[Case]] = {
     ("ARCHIVE-PIN", ""): [Case(call=lambda world: _wish(world, PIN_ROW))],
     ("ARCHIVE-RELEASE", ""): [Case(call=lambda world: _wish(world, RELEASE_ROW))],
     ("ARCHIVE-RECALL", ""): [Case(call=_recall)],
+    **{(ROWS[name].code, ""): [Case(call=partial(_steward, name))] for name in ROWS},
 }
 EVERY = [pytest.param(code, case, id=f"{code}-{name.rpartition('}')[2]}-{n}")
          for (code, name), cases in CASES.items() for n, case in enumerate(cases)]

@@ -1,4 +1,4 @@
-"""What was decided of two ids for good, and events found by every id they tell of: the past of a person can be looked at."""
+"""What was decided of two ids for good, events found by every id they tell of, and what a merge moved: it can be taken back."""
 
 import json
 
@@ -24,6 +24,13 @@ def upgrade() -> None:
         sa.Column("at", sa.Float, nullable=False),
     )
     op.create_index("ix_patient_decision_b_id", "patient_decision", ["b_id"])
+    op.create_table(
+        "registry_moved",
+        sa.Column("object_id", sa.Integer, sa.ForeignKey("registry_object.id"), primary_key=True),
+        sa.Column("retired", sa.Text, primary_key=True),
+    )
+    op.create_index("ix_registry_moved_retired", "registry_moved", ["retired"])
+    op.add_column("patient_alias", sa.Column("last_object", sa.Integer))
     op.add_column("patient_event", sa.Column("about", sa.String(250)))
     _fill(op.get_bind())
     op.create_index("ix_patient_event_about", "patient_event", ["about"])
