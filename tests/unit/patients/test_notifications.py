@@ -158,6 +158,7 @@ def test_without_domains_a_consumer_hears_of_all_that_are_shown(make: Make, prof
     hidden = Domain(oid=CLINIC, namespace="CLINIC", feeders=world.profile.domain(CLINIC).feeders, hidden=True)  # type: ignore[union-attr]
     domains = tuple(hidden if one.oid == CLINIC else one for one in world.profile.domains)
     world.bench.manager.profile = world.profile.model_copy(update={"domains": domains})
+    world.bench.manager.settler = replace(world.bench.settler, profile=world.profile)
     world.bench.feed("A04", "A1", replace(WEI, other_ids=((CLINIC, "K1"),)))
     assert world.told("viewer") == ["XAD A1"]
 
