@@ -4,10 +4,6 @@ import socket
 from collections.abc import Collection, Sequence
 
 from broker.app.core import Core
-from broker.config.profile import Consumer
-from broker.config.settings import OutboundSection
-from broker.edge.mllp.call import MllpCall
-from broker.edge.soap_call import CallOptions, SoapCall
 from broker.imaging.patient_events import PublicationEvents
 from broker.model.caller import Caller
 from broker.model.ids import PatientId
@@ -20,7 +16,6 @@ from broker.patients import (
     iti21_query,
     iti44_feed,
     iti45_query,
-    iti46_notify,
     iti47_query,
     iti78_search,
     iti83_query,
@@ -30,11 +25,9 @@ from broker.patients import (
 from broker.patients.actor import PixManager
 from broker.patients.demographics import DemographicsSupplier
 from broker.patients.desk import Desk, Settled, Wish
-from broker.patients.notifier import Exchange, Notifier, Ways
 from broker.patients.resolution import Moved, Outcome, Parted, Retired
 from broker.patients.settle import Followers, Settler
 from broker.registry.patient_events import RegistryEvents
-from broker.wire.xml import canonical
 
 
 def pix_manager(core: Core) -> PixManager:
@@ -81,20 +74,6 @@ def _effects(unit: Unit, outcome: Outcome) -> tuple[int, int]:
         case Moved(local, before, _) | Parted(local, before, _, _):
             return RegistryEvents.documents(unit, before, local), PublicationEvents.studies(unit, local)
     return 0, 0
-
-
-def notifier(core: Core) -> Notifier:
-    """Return what tells the consumers of the profile of changes."""
-    exchanges = {consumer.key: _exchange(consumer, core.settings.outbound) for consumer in core.profile.consumers}
-    ways = Ways(exchanges, core.settings.public_url + "/pix")
-    return Notifier(core.database, core.profile, core.gate, core.coord, ways)
-
-
-def _exchange(consumer: Consumer, settings: OutboundSection) -> Exchange:
-    if not consumer.url:
-        return MllpCall(consumer.host, consumer.port, settings, tls=consumer.tls)
-    call = SoapCall(consumer.url, f"the consumer {consumer.key}", CallOptions.of(settings))
-    return lambda message: canonical(call.exchange(message, iti46_notify.ACTION))
 
 
 def demographics(core: Core) -> DemographicsSupplier:

@@ -2,7 +2,7 @@
 
 from functools import cached_property
 
-from broker.app import imaging, patients, publishing, registry, repository
+from broker.app import imaging, notifications, patients, publishing, registry, repository
 from broker.app.core import Core
 from broker.archive.sdfo import Sdfo
 from broker.archive.tiers.online import OnlineStore
@@ -51,7 +51,7 @@ class App(Core):
     @cached_property
     def notifier(self) -> Notifier:
         """Tells consumers of changes of ids."""
-        return patients.notifier(self)
+        return notifications.notifier(self)
 
     @cached_property
     def registry(self) -> Registry:
