@@ -8,7 +8,7 @@ Of the escapes `\F\ \S\ \T\ \R\ \E\`, `\H\`, `\N\` and `\Xhh..\` (bytes of the m
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
@@ -21,6 +21,7 @@ LONGEST = 250               # characters of one value of a person (XPN, XAD, XTN
 NOBODY = ("", "")
 UTF8 = "UNICODE UTF-8"
 _MAX_REPETITIONS = 1_000
+_SPLIT = 32                 # fields of a segment that are split at once
 _VERSION = re.compile(r"2\.[0-9](\.[0-9])?")
 
 
@@ -90,6 +91,8 @@ class Value:
 
     def short(self, component: int = 1, subcomponent: int = 1) -> str:
         """Return what `get` does. Raise `Rejected` (102) when it has more than `LONGEST` characters."""
+        if self.text.isalnum() and len(self.text) <= LONGEST:
+            return self.text if component == subcomponent == 1 else ""
         written = self._written(component, subcomponent)
         # One character takes at most ten as it is escaped; what is longer is not worth resolving.
         text = self._meant(written) if len(written) <= 10 * LONGEST else written
@@ -122,6 +125,7 @@ class Segment:
     raw: bytes
     text: str
     form: Form
+    _split: list[str] = field(default_factory=list, init=False, repr=False, compare=False)      # fields, once one was asked for
 
     @property
     def name(self) -> str:
@@ -131,7 +135,11 @@ class Segment:
     def field(self, number: int) -> str:
         """Return a field as it is written."""
         index = number - 1 if self.name == "MSH" else number
-        parts = self.text.split(self.form.field, index + 1)
+        parts = self._split
+        if index >= _SPLIT:
+            parts = self.text.split(self.form.field, index + 1)
+        elif not parts:
+            parts += self.text.split(self.form.field, _SPLIT)       # the last one is the rest
         return parts[index] if index < len(parts) else ""
 
     def values(self, number: int) -> tuple[Value, ...]:
@@ -159,8 +167,8 @@ class Segment:
     def get(self, number: int, component: int = 1, subcomponent: int = 1) -> str:
         """Return a sub-component of the first repetition that says something, without escapes; empty for null."""
         text = self.field(number)
-        if not text:
-            return ""
+        if not text or text.isalnum():      # nothing is in it that has a meaning
+            return text if component == subcomponent == 1 else ""
         first = Value(text.partition(self.form.repetition)[0], self.form)
         return (self.value(number) if first.is_void else first).get(component, subcomponent)
 
