@@ -51,13 +51,14 @@ def terms(person: Demographics) -> frozenset[Term]:
 
 def _terms(person: Demographics) -> Iterator[Term]:
     born = person.birth_date
+    for family in {plain(name.family) for name in person.names} or {""}:
+        yield "birth", born + _PART + _cut(family) if born else ""
     for name in person.names:
         yield "family", _cut(plain(name.family)) + _PART + born if name.family else ""
         for whole in whole_names(name):
             yield "whole", _cut(whole) + _PART + born if whole else ""
         for given in given_names(name):
             yield "given", _cut(plain(given)) + _PART + born
-    yield "birth", born
     if person.mother:
         yield "mother", _mother(person.mother)
     for address in person.addresses:
@@ -105,7 +106,8 @@ def _rank(way: list[Range]) -> int:
     """Return how telling a way is: those by a whole birth date before those by a name alone."""
     kind = way[0].kind
     dated = all(one.high == one.low + "~" and len(one.low.rpartition(_PART)[2]) == len("YYYYMMDD") for one in way)
-    by_kind = {"family": 3 if dated else 7, "birth": 4 if dated else 10, "given": 3 if dated else 8}
+    named = all(_PART in one.low for one in way)
+    by_kind = {"family": 3 if dated else 7, "birth": 3 if named else 4 if dated else 10, "given": 3 if dated else 8}
     return by_kind.get(kind, _RANKS.get(kind, 10))
 
 
@@ -134,13 +136,24 @@ def _name(asked: AskedName, births: tuple[Interval, ...]) -> list[Range]:
     if not text:
         return []
     if text.compare is Compare.STARTS:
-        return [_begins(kind, text)]
+        on_days = kind == "family" and all(map(_is_day, births))
+        return [_born_as(born, text) for born in births] if on_days else [_begins(kind, text)]
     return [_dated(kind, plain(text.value), born) for born in births]
 
 
 def _dated(kind: str, text: str, born: Interval) -> Range:
     start = _cut(text) + _PART
     return Range(kind, start + born.low, start + born.beyond)
+
+
+def _is_day(born: Interval) -> bool:
+    return born.low == born.high and len(born.low) == len("YYYYMMDD")
+
+
+def _born_as(born: Interval, family: Text) -> Range:
+    """Return those born on a day whose family name begins with a text."""
+    start = born.low + _PART + _cut(plain(family.value))
+    return Range("birth", start, start + _LAST)
 
 
 def _begins(kind: str, text: Text) -> Range:

@@ -128,7 +128,7 @@ def _fill(connection: sqlite3.Connection, count: int) -> None:
                 f" SELECT ?, '{kind}', ?, {value}, 'bench', 'bench', {body} FROM face ORDER BY n", [at, domain])
     ends = f"char(31) || birth, n + k * {count} FROM face, (SELECT 0 AS k UNION SELECT 1 UNION SELECT 2)"
     for kind, text in (
-            ("birth", f"birth, n + k * {count} FROM face, (SELECT 0 AS k UNION SELECT 1 UNION SELECT 2)"),
+            ("birth", f"birth || char(31) || family, {ends.partition(', ')[2]}"),
             ("family", f"family || {ends}"), ("given", f"given || {ends}"),
             ("phone", f"substr(phone, -7), {ends.partition(', ')[2]}"), ("whole", f"family || given || {ends}")):
         connection.execute(f"INSERT INTO patient_term SELECT '{kind}', {text} ORDER BY 2, 3")

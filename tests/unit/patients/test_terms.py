@@ -102,6 +102,7 @@ def plan(bench: Bench, way: Sequence[Range]) -> str:
 @pytest.mark.parametrize("query", [
     Query(names=((asked("张", "伟"),),), births=((Interval("19790214", "19790214"),),)),
     Query(names=((asked("张"), asked("李")),), births=((Interval("1979", "1979"), Interval("1985", "1985")),)),
+    Query(names=((asked("zh", compare=Compare.STARTS),),), births=((Interval("19790214", "19790214"),),)),
     Query(names=((asked("zh", compare=Compare.STARTS),),)), Query(births=((Interval("1979", "1979"),),))])
 def test_a_search_reads_ranges_of_the_index_alone(bench: Bench, query: Query) -> None:
     fill(bench)
@@ -117,8 +118,9 @@ def test_what_is_asked_is_as_much_work_however_many_are_unlike(bench: Bench) -> 
         bench.feed("A04", f"D{day}", Demographics(names=(PersonName("王", "伟"),), birth_date=f"197003{day:02}", sex="M"))
         bench.feed("A04", f"E{day}", Demographics(names=(PersonName(f"孙{day}", "伟"),), birth_date="19700301", sex="M"))
     (way, *_) = ranges(Query(names=((asked("王"),),), births=((Interval("19700301", "19700301"),),)))
+    (begins, *_) = ranges(Query(names=((asked("王", compare=Compare.STARTS),),), births=((Interval("19700301", "19700301"),),)))
     with bench.database.read() as unit:
-        assert len(search.numbers(unit, way, 100)) == 1
+        assert len(search.numbers(unit, way, 100)) == len(search.numbers(unit, begins, 100)) == 1
 
 
 def found_ids(found: Found) -> list[set[str]]:

@@ -87,7 +87,8 @@ def _terms(person: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     born = person.get("birth_date", "")
     for name in person.get("names", ()):
         yield from _names(name, born)
-    yield "birth", born
+    for family in {_plain(name["family"]) for name in person.get("names", ())} or {""}:
+        yield "birth", born + _PART + _cut(family) if born else ""
     if person.get("mother"):
         yield "mother", f"{_cut(_plain(person['mother']['family']))}{_PART}"
     for address in person.get("addresses", ()):
