@@ -14,6 +14,7 @@ from broker.patients import (
     iti8_feed,
     iti9_query,
     iti21_query,
+    iti30_link,
     iti44_feed,
     iti45_query,
     iti47_query,
@@ -83,7 +84,7 @@ def demographics(core: Core) -> DemographicsSupplier:
 
 def served_by_mllp(core: Core, manager: PixManager) -> tuple[AnyTransaction, ...]:
     """Return the transactions of HL7 v2."""
-    return (*(ServedTransaction(module.ROW, manager) for module in (iti8_feed, iti9_query)),
+    return (*(ServedTransaction(module.ROW, manager) for module in (iti8_feed, iti9_query, iti30_link)),
             ServedTransaction(iti21_query.ROW, demographics(core)))
 
 

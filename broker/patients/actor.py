@@ -11,12 +11,14 @@ from broker.model.ids import PatientId
 from broker.model.people import Demographics
 from broker.model.ports import Unit
 from broker.model.transaction import Disclosure, Keep
-from broker.patients.feed import Feed, Kind
+from broker.patients.decisions import DecisionWork
+from broker.patients.feed import Feed, Kind, Receipt
 from broker.patients.feeds import FeedWork, Pair
-from broker.patients.identifiers import Authorities, GivenId, check_receiver, checked
+from broker.patients.identifiers import Authorities, GivenId, Sender, check_receiver, checked
 from broker.patients.settle import Settler
 from broker.patients.store import answers, records
 from broker.patients.store.neighbourhood import Neighbourhood
+from broker.patients.tie import Tie
 
 Named = tuple[PatientId, str]
 
@@ -52,7 +54,7 @@ class PixManager:
             call.facts.actions[pair.retired] = "D"
         with self._database.write() as unit:
             lock(unit, Lock.PATIENT_INDEX)      # one feed at a time decides who is who
-            again = self._answered(unit, feed)
+            again = self._answered(unit, feed.sender, feed.receipt)
             if again is not None:
                 return again
             at = self._clock()
@@ -64,7 +66,34 @@ class PixManager:
             else:
                 work.feed(own)
             self.settler.settle(unit, index, work, at)
-            return self._kept(unit, feed, at)
+            return self._kept(unit, feed.sender, feed.receipt, at)
+
+    def tie(self, tie: Tie, receipt: Receipt, call: Call) -> bytes:
+        """Carry out durably what a source says of two ids; return the answer of its receipt, or the one it got before.
+
+        Raise `Rejected` (101, 204, 205, 206) and leave nothing changed.
+        """
+        call.facts.message_id = receipt.control_id
+        pair = tie.named(self._authorities)
+        ids = [patient for patient, _ in pair]
+        call.facts.patients += ids
+        with self._database.write() as unit:
+            lock(unit, Lock.PATIENT_INDEX)
+            again = self._answered(unit, tie.sender, receipt)
+            if again is not None:
+                return again
+            index = Neighbourhood(unit, ids)
+            work = DecisionWork(index, self._affinity, self._clock(), str(tie.sender), receipt.control_id)
+            tie.carry_out(work, pair)
+            self.settler.settle(unit, index, work, work.at)
+            return self._kept(unit, tie.sender, receipt, work.at)
+
+    def tied(self, tie: Tie) -> tuple[PatientId, ...]:
+        """Return the ids that `tie` is about; none when it refuses what they are."""
+        try:
+            return tuple(patient for patient, _ in tie.named(self._authorities))
+        except Rejected:
+            return ()
 
     def subjects(self, feed: Feed) -> tuple[PatientId, ...]:
         """Return every id that `feed` writes: those it feeds, or those it merges; none when it refuses what the ids are."""
@@ -80,15 +109,13 @@ class PixManager:
         patient, key = self._authorities.for_feed(feed.given_ids, feed.sender, feed.places.ids)
         return [(patient, key), *self._authorities.beside(feed.named, feed.sender, patient.domain)]
 
-    def _answered(self, unit: Unit, feed: Feed) -> bytes | None:
-        receipt = feed.receipt
-        return answers.answered(unit, str(feed.sender), receipt.control_id, receipt.digest) if receipt else None
+    def _answered(self, unit: Unit, sender: Sender, receipt: Receipt | None) -> bytes | None:
+        return answers.answered(unit, str(sender), receipt.control_id, receipt.digest) if receipt else None
 
-    def _kept(self, unit: Unit, feed: Feed, at: float) -> bytes:
-        receipt = feed.receipt
+    def _kept(self, unit: Unit, sender: Sender, receipt: Receipt | None, at: float) -> bytes:
         if receipt is None:
             return b""
-        answers.keep(unit, str(feed.sender), receipt.control_id, (receipt.digest, receipt.reply), at)
+        answers.keep(unit, str(sender), receipt.control_id, (receipt.digest, receipt.reply), at)
         return receipt.reply
 
     def _pairs(self, feed: Feed, own: Sequence[tuple[PatientId, GivenId]]) -> list[Pair]:

@@ -25,6 +25,7 @@ from broker.patients import (
     iti8_feed,
     iti9_query,
     iti21_query,
+    iti30_link,
     iti44_feed,
     iti45_query,
     iti47_query,
@@ -122,7 +123,7 @@ class Bench:
         self.supplier = DemographicsSupplier(database, profile, lambda: self.now)
         self.now = 1_000_000.0
         self.served: list[AnyTransaction] = [
-            ServedTransaction(iti8_feed.ROW, self.manager), ServedTransaction(iti9_query.ROW, self.manager),
+            *(ServedTransaction(row, self.manager) for row in (iti8_feed.ROW, iti9_query.ROW, iti30_link.ROW)),
             ServedTransaction(iti21_query.ROW, self.supplier)]
         self.mllp = MllpServer(self.served, self.gate, Settings(), (profile.region.application, profile.region.facility))
         self.fhir = Fhir([

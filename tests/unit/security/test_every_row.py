@@ -92,7 +92,7 @@ NAMES_NOBODY = {
     "RAD-69": "the request names images; each is asked about when it is found",
 }
 # Rows whose results say how it went and nothing of what is kept here.
-TELLS_NOTHING = {"C-ECHO", "C-STORE", "ITI-8", "ITI-41", "ITI-42", "ITI-44", "ITI-57", "ARCHIVE-DAMAGE", "ARCHIVE-MEND",
+TELLS_NOTHING = {"C-ECHO", "C-STORE", "ITI-8", "ITI-30", "ITI-41", "ITI-42", "ITI-44", "ITI-57", "ARCHIVE-DAMAGE", "ARCHIVE-MEND",
                  "ARCHIVE-RECALL"}
 
 
@@ -335,6 +335,13 @@ class Case:
 
 
 HL7, XDS, RAD = (f"{{{name}}}" for name in (xml.HL7, xml.XDS, xml.RAD))
+def _two(event: str) -> Any:
+    """A message of hospital A about two of its patients."""
+    head = f"MSH|^~\\&|HIS-A|HOSPA|BROKER|REGION|20260301101500||ADT^{event}|m-{event}|P|2.5\r"
+    return parse((head + "EVN||20260301101500\r" + "".join(
+        f"PID|||{one.value}^^^&{one.domain}&ISO||X^Y\r" for one in (LOCAL, OTHER))).encode())
+
+
 def _steward(name: str, world: World) -> object:
     """A steward decides something of two ids of hospital A that can be decided."""
     two = OTHER if name in {"merge", "link", "unlink"} else None
@@ -347,6 +354,7 @@ CASES: Mapping[tuple[str, str], list[Case]] = {
        for event in ("A01", "A04", "A05", "A28", "A08", "A31")},
     ("ITI-8", "ADT^A40"): [Case(lambda _world: _adt("A40", LOCAL, OTHER))],
     ("ITI-8", "ADT^A47"): [Case(lambda _world: _adt("A47", LOCAL, OTHER))],
+    **{("ITI-30", f"ADT^{event}"): [Case(partial(lambda event, _world: _two(event), event))] for event in ("A24", "A37")},
     ("ITI-9", "QBP^Q23"): [Case(lambda _world: parse(write_pix_query(_header(), LOCAL)))],
     ("ITI-21", "QBP^Q22"): [
         Case(partial(lambda asked, _world: parse(write_pdq_query(_header(), asked)), asked))
