@@ -222,9 +222,10 @@ class PixManager:
         if local.domain == self._affinity:
             group = records.find_group(unit, local.value)
             return PatientId(self._affinity, records.group_survivor(unit, group).value) if group else None
-        found = records.find(unit, local)
-        number = records.survivor(unit, found).group if found else None
-        return PatientId(self._affinity, records.get_group(unit, number).value) if number is not None else None
+        value, _ = records.together(unit, local)
+        if not value and (found := records.find(unit, local)) is not None:
+            value, _ = records.together(unit, records.survivor(unit, found).patient)
+        return PatientId(self._affinity, value) if value else None
 
     def is_active(self, unit: Unit, patient: PatientId) -> bool:
         """Say whether this affinity-domain id is known and not merged away."""

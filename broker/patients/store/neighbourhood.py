@@ -1,5 +1,6 @@
 """The part of the index that one feed is about: loaded from SQL in few statements, changed in memory, written back in few."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -20,7 +21,9 @@ from broker.patients.terms import terms
 _VERDICTS = frozenset((Decided.SAME, Decided.APART))
 Pair = tuple[PatientId, PatientId]
 
-_ADD_TERMS = Prepared(sa.insert(term))
+_ADD_TERMS, _ADD_KEYS = Prepared(sa.insert(term)), Prepared(sa.insert(key))
+_ADD_GROUP = Prepared(sa.insert(group).returning(group.c.id))
+_ADD_IDENTITY = Prepared(sa.insert(identity).returning(identity.c.id))
 _REMOVED = 200      # terms of one DELETE: SQLite takes no deeper condition than 1 000
 _mine, _into = identity.alias("mine"), identity.alias("into")
 _ROWS = sa.select(
@@ -210,7 +213,7 @@ class Neighbourhood(Index):
         new = [value for value in self._regrouped if value not in self._group_numbers]
         for value in new:
             row = {"value": value, "state": ACTIVE, "created_at": at}
-            self._group_numbers[value] = connection.execute(sa.insert(group).values(row).returning(group.c.id)).scalar_one()
+            ((self._group_numbers[value],),) = _ADD_GROUP.returned(self._unit, [row])
         for changed in (self._groups[value] for value in self._regrouped if value not in new or self._groups[value].survivor):
             connection.execute(sa.update(group).where(group.c.id == self._group_numbers[changed.value]).values(
                 state=RETIRED if changed.survivor else ACTIVE,
@@ -236,8 +239,8 @@ class Neighbourhood(Index):
                 connection.execute(sa.update(identity).where(identity.c.id == number).values(values))
             else:
                 new = {"domain": record.patient.domain, "value": record.patient.value, "created_at": at, **values}
-                self._numbers[record.patient] = connection.execute(
-                    sa.insert(identity).values(new).returning(identity.c.id)).scalar_one()
+                new["demographics"] = json.dumps(values["demographics"])       # as text: prepared
+                ((self._numbers[record.patient],),) = _ADD_IDENTITY.returned(self._unit, [new])
 
     def _save_keys(self) -> None:
         gone, rows = list[int](), list[dict[str, Any]]()
@@ -248,8 +251,7 @@ class Neighbourhood(Index):
                 rows += [{"identity_id": self._numbers[patient], "kind": kind, "value": value} for kind, value in sorted(now)]
         if gone:
             sql(self._unit).execute(sa.delete(key).where(key.c.identity_id.in_(gone)))
-        if rows:
-            sql(self._unit).execute(sa.insert(key), rows)
+        _ADD_KEYS.insert(self._unit, rows)
 
     def _save_terms(self) -> None:
         gone, new = list[dict[str, Any]](), list[dict[str, Any]]()
