@@ -138,6 +138,9 @@ class Domain(_Part):
     ordered: bool = Field(
         default=True, description="what a sender recorded earlier (EVN-2) than what it said last changes nothing; false = "
         "messages count in their order of arrival")
+    link_duplicates: bool = Field(
+        default=True, description="two of its ids may be found to be one person's by comparison; false = only a merge or a "
+        "decision makes them so")
 
 
 class Consumer(_Part):
@@ -283,7 +286,7 @@ class Profile(_Part):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with other values; what was looked up in this one is not known there."""
         copy = super().model_copy(update=update, deep=deep)
-        for looked_up in ("_by_ae_title", "_by_alias"):
+        for looked_up in ("_by_ae_title", "_by_alias", "distinct_domains"):
             copy.__dict__.pop(looked_up, None)
         return copy
 
@@ -303,6 +306,11 @@ class Profile(_Part):
     def domain(self, oid: str) -> Domain | None:
         """Return the assigning authority with this OID; the affinity domain is one of them."""
         return next((d for d in self.domains if d.oid == oid), None)
+
+    @cached_property
+    def distinct_domains(self) -> frozenset[str]:
+        """The domains of which comparison never makes two ids one person's."""
+        return frozenset(domain.oid for domain in self.domains if not domain.link_duplicates)
 
     def domain_by_namespace(self, namespace: str) -> Domain | None:
         """Return the assigning authority with this namespace."""

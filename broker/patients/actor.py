@@ -83,7 +83,8 @@ class PixManager:
             if again is not None:
                 return again
             index = Neighbourhood(unit, ids)
-            work = DecisionWork(index, self._affinity, self._clock(), str(tie.sender), receipt.control_id)
+            distinct = self.profile.distinct_domains
+            work = DecisionWork(index, self._affinity, self._clock(), str(tie.sender), receipt.control_id, distinct=distinct)
             tie.carry_out(work, pair)
             self.settler.settle(unit, index, work, work.at)
             return self._kept(unit, tie.sender, receipt, work.at)

@@ -3,7 +3,7 @@
 Each raises `Rejected` when it cannot be done, with `Hl7Code` codes, and leaves its log unfinished then: nothing of it is written.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from broker.matching.contradictions import contradictions
@@ -19,18 +19,22 @@ History = Callable[[PatientId], Sequence[Happened]]
 
 @dataclass
 class DecisionWork:
-    """One decision at work on an index. `sender` and `message_id` say who decided, and by which message, if any."""
+    """One decision at work on an index. `sender` and `message_id` say who decided, and by which message, if any.
+
+    Of the `distinct` domains comparison joins no two ids.
+    """
 
     index: Index
     affinity_domain: str
     at: float
     sender: str
     message_id: str = ""
+    distinct: Collection[str] = field(kw_only=True)
     log: list[Happened] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Begin with nothing decided."""
-        self._resolver = Resolver(self.index, self.affinity_domain, self.happen)
+        self._resolver = Resolver(self.index, self.affinity_domain, self.happen, self.distinct)
 
     @property
     def outcomes(self) -> Sequence[Outcome]:

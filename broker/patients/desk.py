@@ -126,7 +126,8 @@ class Desk:
 
     def _worked(self, unit: Unit, name: str, wish: Wish, who: str) -> tuple[Neighbourhood, DecisionWork]:
         index = Neighbourhood(unit, wish.ids)
-        work = DecisionWork(index, self._affinity, self._clock(), f"steward {who}")
+        distinct = self._settler.profile.distinct_domains
+        work = DecisionWork(index, self._affinity, self._clock(), f"steward {who}", distinct=distinct)
 
         def history(patient: PatientId) -> list[Happened]:
             return [one for _, one in log.around(unit, patient, self._affinity)]

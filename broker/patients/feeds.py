@@ -30,7 +30,7 @@ class FeedWork:
     def __init__(self, feed: Feed, index: Index, authorities: Authorities, affinity_domain: str, at: float) -> None:
         self._feed, self._index, self._authorities, self._at = feed, index, authorities, at
         self._said = interval(feed.said, authorities.profile.region.timezone)
-        self._resolver = Resolver(index, affinity_domain, self._happen)
+        self._resolver = Resolver(index, affinity_domain, self._happen, authorities.profile.distinct_domains)
         self.log: list[Happened] = []
 
     @property

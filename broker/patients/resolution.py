@@ -70,11 +70,15 @@ Outcome = Arrived | Retired | Moved | Parted
 
 @dataclass
 class Resolver:
-    """Places the records of one feed. `happen` takes what happens into the index; `outcomes` gathers what others must know."""
+    """Places the records of one feed. `happen` takes what happens into the index; `outcomes` gathers what others must know.
+
+    Of the `distinct` domains two ids are never joined by comparison, neither directly nor by way of an id of another domain.
+    """
 
     index: Index
     affinity_domain: str
     happen: Callable[[Event], None]
+    distinct: Collection[str]
     outcomes: list[Outcome] = field(default_factory=list)
 
     def place(self, named: Sequence[PatientId]) -> None:
@@ -122,7 +126,7 @@ class Resolver:
         before = self.index.linked(moved.patient, AUTOMATIC)
         explicit = self.index.linked(moved.patient, EXPLICIT)
         found = self.index.candidates(block_keys(moved.person))
-        matches = [other for other in found if other.patient != moved.patient and _same(moved, other)]
+        matches = [other for other in found if other.patient != moved.patient and self._same(moved, other)]
         allowed = self._compatible(moved, groups, matches)
         linked = [other.patient for other in matches if other.group in allowed and other.patient not in explicit]
         if before != set(linked):
@@ -226,8 +230,15 @@ class Resolver:
             self.happen(Grouped(patient, value))
         self.outcomes += map(Arrived, arrived)
 
+    def _same(self, one: Record, other: Record) -> bool:
+        return not self._distinct(one, other) and same_person(one.person, other.person) is Verdict.SAME
+
     def _contradict(self, one: Record, other: Record) -> bool:
-        return self.index.apart(one.patient, other.patient) or same_person(one.person, other.person) is Verdict.DIFFERENT
+        return (self._distinct(one, other) or self.index.apart(one.patient, other.patient)
+                or same_person(one.person, other.person) is Verdict.DIFFERENT)
+
+    def _distinct(self, one: Record, other: Record) -> bool:
+        return one.patient.domain in self.distinct and one.patient.domain == other.patient.domain
 
     def _components(self, people: Sequence[Record], *, without: PatientId | None = None) -> list[list[PatientId]]:
         """Return the connected components, each by age, the one with the oldest record first.
@@ -255,10 +266,6 @@ class Resolver:
 def new_value() -> str:
     """Return a new id of the affinity domain: 75 random bits in 15 characters, as many as a v2.5 CX.1 holds."""
     return "".join(secrets.choice(_LETTERS) for _ in range(15))
-
-
-def _same(one: Record, other: Record) -> bool:
-    return same_person(one.person, other.person) is Verdict.SAME
 
 
 def _claimant(group: str, parts: Sequence[Sequence[PatientId]], people: dict[PatientId, Record], moved: PatientId) -> int:

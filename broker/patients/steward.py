@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from broker.db import Database
+from broker.db import Database, batches
 from broker.model.ids import PatientId
 from broker.model.ports import Unit
 from broker.patients.events import Decided, Happened
 from broker.patients.projection import AUTOMATIC, EXPLICIT, Index, Record, replay
-from broker.patients.store import log, records
+from broker.patients.store import listing, log, records
+from broker.patients.store.listing import Listed
 from broker.patients.store.neighbourhood import Neighbourhood
 
 DECIDED = "decided"
@@ -32,6 +33,14 @@ class Person:
     affinity: PatientId
     ties: tuple[Tie, ...]
     retired: tuple[PatientId, ...]      # into one of these
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """A person, named by the affinity-domain id, with several active ids of one domain, the one known longest first."""
+
+    affinity: str
+    records: tuple[Listed, ...]
 
 
 class Steward:
@@ -77,6 +86,17 @@ class Steward:
         ties = tuple(Tie(one, tuple(_linked(index, one.patient)), _apart(index, one.patient)) for one in people)
         retired = tuple(gone for one in people for gone in index.retired_into(one.patient))
         return Person(asked, survivor, PatientId(self._affinity, survivor.group), ties, retired)
+
+    def duplicates(self, domain: str) -> Iterator[Duplicate]:
+        """Return the persons with two or more active ids of one domain, the one whose first of them is known longest first."""
+        with self._database.read() as unit:
+            groups = listing.duplicates(unit, domain)
+        for some in batches(groups):
+            with self._database.read() as unit:
+                found = listing.members(unit, domain, some)
+            for group in some:
+                if len(people := found.get(group, [])) > 1:      # nobody has mended it meanwhile
+                    yield Duplicate(people[0].affinity, tuple(people))
 
     def history(self, patient: PatientId) -> list[Happened]:
         """Return what happened to an id, a local one or one of the affinity domain, oldest first."""

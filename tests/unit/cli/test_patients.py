@@ -126,6 +126,33 @@ def test_a_file_without_feeds_is_wrong_use(ask: Asked, tmp_path: Path) -> None:
     assert ask("load", str(tmp_path / "none")).exit_code == 2
 
 
+def test_who_is_there_twice_is_listed_per_domain_the_one_known_longest_first(bench: Bench, ask: Asked) -> None:
+    li = replace(WEI, names=(PersonName("李", "雷"),), birth_date="19550607")
+    for value, person in (("A2", li), ("A3", WEI), ("A4", li)):
+        bench.feed("A04", value, person)
+    for value in ("B2", "B3"):
+        bench.add(value, li)
+    told = [json.loads(line) for line in ask("duplicates", "--json").output.splitlines()]
+    assert [(one["namespace"], [each["id"] for each in one["ids"]]) for one in told] == [
+        ("HOSPA", ["A1", "A3"]), ("HOSPA", ["A2", "A4"]), ("HOSPB", ["B2", "B3"])]
+    assert (told[1]["affinity"], told[1]["ids"][0]["demographics"]["birth_date"]) == (bench.affinity("A2"), "19550607")
+    shown = ask("duplicates", "--hospital", "b").output.splitlines()
+    assert shown[0] == bench.affinity("B2", HOSPB)
+    assert shown[1].startswith("  HOSPB:B2  李 雷, born 19550607, known since 20")
+    assert shown[3] == "1 persons with several ids of one domain"
+    assert [ask("duplicates", "--domain", name).output.splitlines()[-1][0] for name in ("HOSPA", HOSPB)] == ["2", "1"]
+    bench.feed("A40", "A1", retired="A3")
+    assert ask("duplicates", "--domain", HOSPA).output.splitlines()[-1][0] == "1"
+
+
+@pytest.mark.parametrize(("words", "known"), [
+    (("--hospital", "z"), "known: a, b"), (("--domain", "REGION"), "known: HOSPA, HOSPB"),
+    (("--hospital", "a", "--domain", "HOSPB"), "known: HOSPA")])
+def test_a_worklist_of_nobodys_domain_is_wrong_use(ask: Asked, words: tuple[str, ...], known: str) -> None:
+    done = ask("duplicates", *words)
+    assert (done.exit_code, known in done.output) == (2, True)
+
+
 def test_a_steward_decides_looks_first_and_undoes(bench: Bench, ask: Asked) -> None:
     before = ask("show", "HOSPA:A1", "--json").output
     shown = ask("unmerge", "HOSPA:A9", "--preview")
