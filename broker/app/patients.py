@@ -9,7 +9,6 @@ from broker.model.caller import Caller
 from broker.model.ids import PatientId
 from broker.model.ports import Unit
 from broker.model.transaction import AnyTransaction, ServedTransaction
-from broker.patients import desk as desk_rows
 from broker.patients import (
     iti8_feed,
     iti9_query,
@@ -22,13 +21,17 @@ from broker.patients import (
     iti83_query,
     iti104_feed,
     iti119_match,
+    steward_rest,
 )
 from broker.patients.actor import PixManager
 from broker.patients.demographics import DemographicsSupplier
 from broker.patients.desk import Desk, Settled, Wish
 from broker.patients.resolution import Moved, Outcome, Parted, Retired
 from broker.patients.settle import Followers, Settler
+from broker.patients.steward import Steward
 from broker.registry.patient_events import RegistryEvents
+
+_HERE = "127.0.0.1"     # where commands are given
 
 
 def pix_manager(core: Core) -> PixManager:
@@ -63,9 +66,16 @@ def desk(core: Core, manager: PixManager) -> Desk:
 
 
 def decide(core: Core, actor: Desk, name: str, wish: Wish, user: str) -> Settled:
-    """Carry out one of `desk.ROWS` for a user of this machine, through the gate like every other call."""
-    caller = Caller(node=socket.gethostname(), user=user, local_node=core.settings.public_url)
-    return core.gate.inside(desk_rows.ROWS[name], actor, wish, caller)
+    """Carry out one of `steward_rest.DECISIONS` for a user of this machine, through the gate like every other call."""
+    caller = Caller(node=socket.gethostname(), user=user, address=_HERE, local_node=core.settings.public_url)
+    return core.gate.inside(steward_rest.DECISIONS[name], actor, wish, caller)
+
+
+def served_by_steward(core: Core, actor: Desk) -> tuple[AnyTransaction, ...]:
+    """Return what a steward asks and decides by REST."""
+    steward = Steward(core.database, core.profile.region.affinity_domain)
+    looks = (ServedTransaction(row, steward) for row in (steward_rest.SHOW_ROW, steward_rest.HISTORY_ROW))
+    return (*looks, *(ServedTransaction(row, actor) for row in steward_rest.DECISIONS.values()))
 
 
 def _effects(unit: Unit, outcome: Outcome) -> tuple[int, int]:

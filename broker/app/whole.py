@@ -127,5 +127,5 @@ class App(Core):
         """Every transaction we serve, with its actor."""
         return (
             *patients.served_by_mllp(self, self.patients), *patients.served_by_soap(self, self.patients),
-            *patients.served_by_fhir(self, self.patients),
+            *patients.served_by_fhir(self, self.patients), *patients.served_by_steward(self, self.desk),
             *registry.served(self.registry), *repository.served(self.repository), imaging.served(self, self.fetch))

@@ -9,7 +9,6 @@ from broker.model.caller import Call
 from broker.model.errors import Hl7Code, Rejected
 from broker.model.ids import PatientId
 from broker.model.ports import Unit
-from broker.model.transaction import AuditEvent, Disclosure, InternalTransaction, Keep, Wire
 from broker.patients.decisions import DecisionWork, History, contradicting
 from broker.patients.events import Happened
 from broker.patients.notices import Change, Notice, notices
@@ -24,13 +23,17 @@ Effects = Callable[[Unit, Outcome], tuple[int, int]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """What is wanted of an id, or of two: `undo` takes an earlier decision back, `force` passes over what contradicts."""
+    """What is wanted of an id, or of two.
+
+    `undo` takes an earlier decision back, `force` passes over what contradicts, `preview` asks only what would become.
+    """
 
     patient: PatientId
     other: PatientId | None = None
     reason: str = ""
     undo: bool = False
     force: bool = False
+    preview: bool = False
 
     @property
     def second(self) -> PatientId:
@@ -112,8 +115,10 @@ class Desk:
             staying = self._settler.settle(unit, index, work, work.at)
         return Settled(change=change, outcomes=work.outcomes, staying=staying)
 
-    def preview(self, name: str, wish: Wish) -> Settled:
+    def preview(self, name: str, wish: Wish, call: Call) -> Settled:
         """Return what would become of the persons. Nothing is changed; what contradicts is told, and stops nothing."""
+        call.facts.patients += wish.ids
+        call.facts.action = "R"
         with self._database.read() as unit:
             index = Neighbourhood(unit, wish.ids)
             against = () if wish.other is None or name not in {"merge", "link"} else self._against(index, name, wish)
@@ -141,33 +146,3 @@ class Desk:
         sides = [[] if one is None or not one.active else [one] if name == "merge" else index.members([one.group])
                  for one in records]
         return tuple(f"{what} of {one.patient} and {other.patient}" for one, other, what in contradicting(*sides))
-
-
-DeskRow = InternalTransaction[Desk, Wish, Settled]
-
-
-def _filtered(settled: Settled, keep: Keep) -> Settled:
-    """Return nothing where one of the ids may not be seen: the decision stands, and tells nothing."""
-    ids = {one for person in (*settled.change.before, *settled.change.after) for one in person.local}
-    return settled if all(keep(Disclosure(patient=one)) for one in ids) else Settled(change=Change(), outcomes=())
-
-
-def _row(name: str, title: str) -> DeskRow:
-    def handle(desk: Desk, wish: Wish, call: Call) -> Settled:
-        return desk.decide(name, wish, call)
-
-    code = f"PATIENT-{name.upper()}"
-    event = AuditEvent(
-        event_code="110110", event_text="Patient Record", action="U", type_code=code, type_text=title, type_system="BROKER")
-    return InternalTransaction(
-        code=code, name=title, wire=Wire.HTTP, audit=event, subject=lambda _, wish: wish.ids, handle=handle,
-        filtered=_filtered)
-
-
-MERGE_ROW = _row("merge", "Patients Merged")
-UNMERGE_ROW = _row("unmerge", "Patients Unmerged")
-LINK_ROW = _row("link", "Patients Linked")
-UNLINK_ROW = _row("unlink", "Patients Unlinked")
-SPLIT_ROW = _row("split", "Patient Split")
-ROWS: Mapping[str, DeskRow] = {
-    "merge": MERGE_ROW, "unmerge": UNMERGE_ROW, "link": LINK_ROW, "unlink": UNLINK_ROW, "split": SPLIT_ROW}

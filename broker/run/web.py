@@ -14,6 +14,7 @@ from broker.run.roles import ROLES
 from broker.security.rules import open_writes
 from broker.web import health, rest
 from broker.web.fhir import FhirDoor
+from broker.web.steward import StewardDoor
 
 
 def run(settings: Settings, profile: Profile, _stop: threading.Event) -> None:
@@ -28,7 +29,8 @@ def application(app: App) -> Application:
         "/healthz": health.healthz(
             checks(app), lambda: living(app.settings.run_folder), ROLES, [*filter(None, [open_writes(app.settings)])]),
         "/services": health.services(rows, app.settings),
-    }, rest.build(app.served, app.gate, app.settings, [FhirDoor(app.served, app.settings.public_url)]))
+    }, rest.build(app.served, app.gate, app.settings, [
+        FhirDoor(app.served, app.settings.public_url), StewardDoor(app.settings.public_url)]))
 
 
 def checks(app: App) -> dict[str, Callable[[], object]]:

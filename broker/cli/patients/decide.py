@@ -3,9 +3,8 @@
 import getpass
 import json
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -17,8 +16,8 @@ from broker.cli._consult import Patient, patient_id
 from broker.cli.patients._opened import named
 from broker.config.profile import Profile
 from broker.model.errors import BrokerError
+from broker.patients import telling
 from broker.patients.desk import Settled, Wish
-from broker.patients.notices import Change
 from broker.patients.resolution import Moved, Outcome, Parted, Retired
 
 Reason = Annotated[str, typer.Option("--reason", help="why, for the history and the audit")]
@@ -76,38 +75,18 @@ class _Decision:
     def of(self, name: str, *ids: str, reason: str, undo: bool = False, force: bool = False) -> None:
         _log.configure("patients")
         one, *others = (patient_id(text, self._profile) for text in ids)
-        wish = Wish(patient=one, other=others[0] if others else None, reason=reason, undo=undo, force=force)
+        wish = Wish(
+            patient=one, other=others[0] if others else None, reason=reason, undo=undo, force=force, preview=self._preview)
         with closing(App(self._settings, self._profile)) as app:
             try:
-                if self._preview:
-                    settled = app.desk.preview(name, wish)
-                else:
-                    settled = patients.decide(app, app.desk, name, wish, getpass.getuser())
+                settled = patients.decide(app, app.desk, name, wish, getpass.getuser())
             except BrokerError as error:
                 typer.echo(f"broker: {error}", err=True)
                 raise typer.Exit(1) from error
         if self._as_json:
-            typer.echo(json.dumps(_told(settled), ensure_ascii=False))
+            typer.echo(json.dumps(telling.settled(settled), ensure_ascii=False))
         else:
             _print(settled, self._profile)
-
-
-def _told(settled: Settled) -> dict[str, Any]:
-    return {
-        "before": _persons(settled.change, "before"), "after": _persons(settled.change, "after"),
-        "outcomes": [{"what": type(one).__name__.lower(), **{
-            key: [str(patient) for patient in value] if isinstance(value, tuple) else str(value)
-            for key, value in _ids(one).items()}} for one in settled.outcomes],
-        "moved": [{"documents": documents, "studies": studies} for documents, studies in settled.moved],
-        "notices": [asdict(one) for one in settled.notices], "against": list(settled.against), "staying": list(settled.staying)}
-
-
-def _persons(change: Change, when: str) -> list[dict[str, Any]]:
-    return [{"affinity": person.affinity, "ids": sorted(map(str, person.local))} for person in getattr(change, when)]
-
-
-def _ids(outcome: Outcome) -> dict[str, Any]:
-    return {key: getattr(outcome, key) for key in outcome.__slots__}
 
 
 def _print(settled: Settled, profile: Profile) -> None:

@@ -12,6 +12,7 @@ from broker.cli._consult import Patient, patient_id
 from broker.cli.patients._opened import named, names, opened, unknown
 from broker.config.profile import Profile
 from broker.model.ids import PatientId
+from broker.patients import telling
 from broker.patients.events import (
     Decided,
     Event,
@@ -43,12 +44,7 @@ def history(patient: Patient, config: ConfigFile = None, as_json: AsJson = False
         if not found:
             raise unknown(asked)
         for one in found:
-            typer.echo(json.dumps(_told(one), ensure_ascii=False) if as_json else _line(one, profile))
-
-
-def _told(one: Happened) -> dict[str, Any]:
-    return {"at": one.at, "kind": one.event.kind, "patient": str(one.event.patient), "sender": one.sender,
-            "message": one.message_id, **one.event.body()}
+            typer.echo(json.dumps(telling.event(one), ensure_ascii=False) if as_json else _line(one, profile))
 
 
 def _line(one: Happened, profile: Profile) -> str:

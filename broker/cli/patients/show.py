@@ -1,8 +1,6 @@
 """`broker patients show`: a person with all ids, and why they are one."""
 
 import json
-from dataclasses import asdict
-from typing import Any
 
 import typer
 from rich.console import Console
@@ -12,6 +10,7 @@ from broker.cli._config import AsJson, ConfigFile
 from broker.cli._consult import Patient, patient_id
 from broker.cli.patients._opened import At, moment, named, names, opened, unknown
 from broker.config.profile import Profile
+from broker.patients import telling
 from broker.patients.projection import AUTOMATIC, EXPLICIT
 from broker.patients.steward import DECIDED, Person, Tie
 
@@ -29,19 +28,9 @@ def show(patient: Patient, at: At = None, config: ConfigFile = None, as_json: As
         if person is None:
             raise unknown(asked)
         if as_json:
-            typer.echo(json.dumps(_told(person), ensure_ascii=False))
+            typer.echo(json.dumps(telling.person(person), ensure_ascii=False))
         else:
             _print(person, profile)
-
-
-def _told(person: Person) -> dict[str, Any]:
-    return {
-        "asked": str(person.asked.patient), "active": person.asked.active, "survivor": str(person.survivor.patient),
-        "affinity": str(person.affinity), "retired": [str(one) for one in person.retired],
-        "ids": [{
-            "id": str(one.record.patient), "demographics": asdict(one.record.person), "message": one.record.message_id,
-            "links": [{"to": str(other), "kind": kind} for other, kind in one.to],
-            "apart": [str(other) for other in one.apart]} for one in person.ties]}
 
 
 def _print(person: Person, profile: Profile) -> None:

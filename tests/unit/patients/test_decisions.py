@@ -13,10 +13,11 @@ from broker.model.caller import AuditFacts, Call, Caller
 from broker.model.errors import Rejected
 from broker.model.ids import PatientId
 from broker.model.people import PersonName
-from broker.patients.desk import ROWS, Desk, Settled, Wish
+from broker.patients.desk import Desk, Settled, Wish
 from broker.patients.events import Decided, Happened
 from broker.patients.projection import replay
 from broker.patients.steward import Steward
+from broker.patients.steward_rest import DECISIONS
 from broker.patients.store import log
 from broker.patients.store.neighbourhood import Neighbourhood
 from tests.helpers.patients import CLINIC, HOSPA, HOSPB, HOSPC, WEI, XAD, Bench, events
@@ -36,7 +37,7 @@ def desk(bench: Bench) -> Desk:
 def decide(bench: Bench, desk: Desk) -> Decide:
     def decided(name: str, patient: PatientId, other: PatientId | None = None, **said: object) -> Settled:
         wish = Wish(patient=patient, other=other, **said)  # type: ignore[arg-type]
-        return bench.gate.inside(ROWS[name], desk, wish, Caller(node="here", user="ward"))
+        return bench.gate.inside(DECISIONS[name], desk, wish, Caller(node="here", user="ward", address="127.0.0.1"))
     return decided
 
 
@@ -272,12 +273,12 @@ def test_what_cannot_be_decided_says_why_and_changes_nothing(
         assert list(log.read(unit)) == before
 
 
-def test_a_preview_tells_what_would_become_and_changes_nothing(bench: Bench, desk: Desk, decide: Decide) -> None:
+def test_a_preview_tells_what_would_become_and_changes_nothing(bench: Bench, decide: Decide) -> None:
     bench.feed("A04", "A1")
     bench.add("B1", replace(OTHER, sex="F"))
     with bench.database.read() as unit:
         before = list(log.read(unit))
-    shown = desk.preview("link", Wish(patient=A1, other=B1))
+    shown = decide("link", A1, B1, preview=True)
     assert [text.split(" of ")[0] for text in shown.against] == ["sex", "birth date"]
     assert [sorted(one.value for one in person.local) for person in shown.change.after] == [["A1", "B1"]]
     assert (1, 2) in shown.moved

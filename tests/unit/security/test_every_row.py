@@ -51,8 +51,6 @@ from broker.model.transaction import (
     Transaction,
     TransactionRow,
 )
-from broker.patients.desk import ROWS
-from broker.patients.desk import Wish as Decided
 from broker.registry import iti42_register
 from broker.registry.queries import QUERIES
 from broker.security.gate import Gate
@@ -81,8 +79,7 @@ FHIR_LOCAL = f"urn:oid:{LOCAL.domain}|{LOCAL.value}"
 WHO = {"name": [{"family": "欧阳", "given": ["静"]}], "gender": "female", "birthDate": "1979-02-14"}
 ACCESSION = "ACC-7171^^^^urn:ihe:iti:xds:2013:accession"
 INTERNAL = {"ITI-57", "CONFLICT-ASSIGN", "CONFLICT-REJECT", "CONFLICT-UNDO", "ARCHIVE-DAMAGE", "ARCHIVE-MEND", "ARCHIVE-HOLD",
-            "ARCHIVE-PIN", "ARCHIVE-RELEASE", "ARCHIVE-RECALL", "PATIENT-MERGE", "PATIENT-UNMERGE", "PATIENT-LINK",
-            "PATIENT-UNLINK", "PATIENT-SPLIT"}
+            "ARCHIVE-PIN", "ARCHIVE-RELEASE", "ARCHIVE-RECALL"}
 
 # Rows that cannot say whom a call is about before they look, and why.
 NAMES_NOBODY = {
@@ -342,11 +339,16 @@ def _two(event: str) -> Any:
         f"PID|||{one.value}^^^&{one.domain}&ISO||X^Y\r" for one in (LOCAL, OTHER))).encode())
 
 
-def _steward(name: str, world: World) -> object:
-    """A steward decides something of two ids of hospital A that can be decided."""
-    two = OTHER if name in {"merge", "link", "unlink"} else None
-    wish = Decided(patient=GONE if name == "unmerge" else LOCAL, other=two, force=True)
-    return world.app.gate.inside(ROWS[name], world.app.desk, wish, CALLER)
+def _steward(name: str) -> RestRequest:
+    """A steward decides something of ids of hospital A that can be decided."""
+    ids = {"patient": str(GONE if name == "unmerge" else LOCAL)}
+    if name in {"merge", "link", "unlink"}:
+        ids["other"] = str(OTHER)
+    return RestRequest(line=f"POST /patients/{name}", body=json.dumps({**ids, "force": True}).encode(), body_format="json")
+
+
+def _looked(more: str = "") -> RestRequest:
+    return RestRequest(line=f"GET /patients/{LOCAL}{more}", arguments={"id": str(LOCAL)})
 
 
 CASES: Mapping[tuple[str, str], list[Case]] = {
@@ -406,7 +408,10 @@ CASES: Mapping[tuple[str, str], list[Case]] = {
     ("ARCHIVE-PIN", ""): [Case(call=lambda world: _wish(world, PIN_ROW))],
     ("ARCHIVE-RELEASE", ""): [Case(call=lambda world: _wish(world, RELEASE_ROW))],
     ("ARCHIVE-RECALL", ""): [Case(call=_recall)],
-    **{(ROWS[name].code, ""): [Case(call=partial(_steward, name))] for name in ROWS},
+    **{(f"PATIENT-{name.upper()}", f"POST /{name}"): [Case(partial(lambda name, _world: _steward(name), name))]
+       for name in ("merge", "unmerge", "link", "unlink", "split")},
+    ("PATIENT-SHOW", "GET /<id>"): [Case(lambda _world: _looked())],
+    ("PATIENT-HISTORY", "GET /<id>/history"): [Case(lambda _world: _looked("/history"))],
 }
 EVERY = [pytest.param(code, case, id=f"{code}-{name.rpartition('}')[2]}-{n}")
          for (code, name), cases in CASES.items() for n, case in enumerate(cases)]
@@ -501,7 +506,7 @@ def test_rules_that_allow_nothing_are_asked_first_and_let_nothing_out_or_in(ente
     else:
         said, reply = run(world, code, case)
     ((asked, subjects),) = rules.asked
-    ids = (LOCAL, B_ONE, world.affinity)
+    ids = (LOCAL, B_ONE, GONE, world.affinity)
     assert asked == code
     assert bool(subjects) is (any(patient.value.encode() in said for patient in ids) or code in INTERNAL)
     assert leaks(world, said, reply) == set()
