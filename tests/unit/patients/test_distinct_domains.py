@@ -9,8 +9,9 @@ from broker.config.profile import Profile
 from broker.db import Database
 from broker.model.caller import Caller
 from broker.model.ids import PatientId
-from broker.patients.desk import ROWS, Desk, Wish
+from broker.patients.desk import Desk, Wish
 from broker.patients.projection import replay
+from broker.patients.steward_rest import DECISIONS
 from broker.patients.store import log
 from tests.helpers.patients import HOSPA, HOSPB, HOSPC, WEI, Bench, region
 
@@ -29,7 +30,8 @@ def apart(database: Database, profile: Profile, tmp_path: Path) -> Bench:
 
 def decide(bench: Bench, name: str, one: PatientId, other: PatientId, *, undo: bool = False) -> None:
     desk = Desk(bench.database, bench.settler, lambda _unit, _outcome: (0, 0))
-    bench.gate.inside(ROWS[name], desk, Wish(patient=one, other=other, undo=undo), Caller(node="here", user="ward"))
+    caller = Caller(node="here", user="ward", address="127.0.0.1")
+    bench.gate.inside(DECISIONS[name], desk, Wish(patient=one, other=other, undo=undo), caller)
 
 
 def replayed(bench: Bench) -> dict[str, str]:
