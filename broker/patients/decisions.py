@@ -127,7 +127,7 @@ class DecisionWork:
         back = self._now(past.linked(patient, EXPLICIT), {patient, home})
         kept = self._now(past.linked(survivor, EXPLICIT), set()) | said
         verdicts = [(now, verdict) for other, verdict in past.decisions(patient).items()
-                    for now in self._now({other}, {patient, home})]
+                    for now in self._now({other}, {patient})]
         own = self._now(past.decisions(survivor), set()) | decided
         return Unmerged(
             patient, survivor, home, reason, tuple(sorted(back)), tuple(sorted(back & self.index.linked(home, EXPLICIT) - kept)),

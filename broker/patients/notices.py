@@ -6,7 +6,7 @@ from typing import Any
 
 from broker.config.profile import Consumer, Profile
 from broker.model.ids import PatientId
-from broker.patients.resolution import Moved, Outcome, Retired
+from broker.patients.resolution import Moved, Outcome, Parted, Retired
 
 FEED, LINKS = "ITI-8", "ITI-64"
 
@@ -71,23 +71,42 @@ def _of_consumer(profile: Profile, consumer: Consumer, change: Change, outcomes:
 
 
 def _of_registry(consumer: Consumer, change: Change, outcomes: Sequence[Outcome]) -> Iterator[Notice]:
-    """New ids of the affinity domain, those that became one, then the local ids whose documents are another person's now."""
-    known = {person.affinity for person in change.before} | {
-        one.retired.value for one in outcomes if isinstance(one, Retired)}
+    """New ids of the affinity domain, those that became one, then the local ids whose documents are another person's now.
+
+    It hears of no id that is new and retired in one change, and of a local id that went on and on only where it is at last.
+    """
+    joined = {one.retired.value: one.survivor.value for one in outcomes if isinstance(one, Retired)}
+    known = {person.affinity for person in change.before}
     for person in change.after:
         if person.affinity not in known:
             yield Notice(consumer.key, FEED, {"event": "A04", "id": person.affinity})
-    for one in outcomes:
-        match one:
-            case Retired(retired, survivor):
-                yield Notice(consumer.key, FEED, {"event": "A40", "id": survivor.value, "retired": retired.value})
-            case Moved(local, before, now):
-                for patient in local:
-                    yield _moved(consumer, patient, before.value, now.value, patient)
+    for retired in (one for one in joined if one in known):
+        yield Notice(consumer.key, FEED, {"event": "A40", "id": _end(retired, joined), "retired": retired})
+    for patient, (before, now) in _ways(outcomes).items():
+        if _end(before, joined) != _end(now, joined):
+            yield _moved(consumer, patient, _end(before, joined), _end(now, joined), patient)
     homes = {patient: person.affinity for person in change.after for patient in person.local}
-    for retired, survivor in change.retired:
+    for retired_id, survivor in change.retired:
         if survivor in homes:
-            yield _moved(consumer, survivor, homes[survivor], homes[survivor], retired)
+            yield _moved(consumer, survivor, homes[survivor], homes[survivor], retired_id)
+
+
+def _ways(outcomes: Sequence[Outcome]) -> dict[PatientId, tuple[str, str]]:
+    """Return from where to where, by ids of the affinity domain, the documents of each local id went."""
+    ways: dict[PatientId, tuple[str, str]] = {}
+    for one in outcomes:
+        if isinstance(one, Moved | Parted):
+            for patient in one.local:
+                first, _ = ways.get(patient, (one.before.value, ""))
+                ways[patient] = first, one.now.value
+    return ways
+
+
+def _end(value: str, joined: Mapping[str, str]) -> str:
+    """Return as what an id of the affinity domain lives on after all joins of a change."""
+    while value in joined:
+        value = joined[value]
+    return value
 
 
 def _moved(consumer: Consumer, local: PatientId, before: str, now: str, subsumed: PatientId) -> Notice:

@@ -123,6 +123,10 @@ class Resolver:
     def _place(self, moved: Record, ties: Collection[PatientId], retired: Sequence[Record]) -> None:
         tied = [self.index.get(patient) for patient in ties]
         groups = {record.group for record in (moved, *tied, *retired) if record.group}
+        self._regroup(self._compare(moved, groups) | groups, moved.patient, ties, retired)
+
+    def _compare(self, moved: Record, groups: set[str]) -> set[str]:
+        """Link a record to those that comparison finds, its own groups first; return their groups."""
         before = self.index.linked(moved.patient, AUTOMATIC)
         explicit = self.index.linked(moved.patient, EXPLICIT)
         found = self.index.candidates(block_keys(moved.person))
@@ -131,7 +135,7 @@ class Resolver:
         linked = [other.patient for other in matches if other.group in allowed and other.patient not in explicit]
         if before != set(linked):
             self.happen(Linked(moved.patient, tuple(linked)))
-        self._regroup(allowed | groups, moved.patient, ties, retired)
+        return allowed
 
     def _compatible(self, moved: Record, own: set[str], matches: Sequence[Record]) -> set[str]:
         """Return the groups of the matches in which nobody contradicts the record or a group taken before; its own first."""
@@ -194,6 +198,7 @@ class Resolver:
     def part(self, one: PatientId, other: PatientId, past: Index) -> None:
         """Give two persons that are apart again the ids they had in the past, with all that belongs to these; compare anew."""
         now = self.index.get(other).group
+        self._compare(self.index.get(one), {now})      # before they are parted: who stays together loses nothing
         people = {person.patient: person for person in (self.index.get(one), *self.index.members([now]))}
         parts = self._components(list(people.values()))
         mine, theirs = (next(part for part in parts if patient in part) for patient in (one, other))

@@ -188,6 +188,32 @@ def test_whichever_id_of_the_affinity_domain_was_kept_both_have_theirs_again(
     check(bench)
 
 
+def test_what_was_decided_of_both_ids_holds_again_after_their_merge_is_undone(bench: Bench, decide: Decide) -> None:
+    """They would be one person by comparison; the steward had said that they are not, and a hospital merged them all the same."""
+    bench.feed("A04", "A1")
+    bench.feed("A04", "A9")
+    decide("unlink", A9, A1)
+    before = bench.affinity("A1"), bench.affinity("A9")
+    bench.feed("A40", "A1", retired="A9")
+    decide("unmerge", A9)
+    assert (bench.affinity("A1"), bench.affinity("A9")) == before
+    for _ in range(2):
+        bench.feed("A08", "A9")
+        assert (bench.who("A1"), bench.who("A9")) == ({"A1"}, {"A9"})
+    check(bench)
+
+
+def test_ids_of_one_person_before_and_after_a_merge_were_never_parted(bench: Bench, decide: Decide) -> None:
+    """Else the registry would divide submission sets and end memberships that nothing brings back."""
+    bench.feed("A04", "A1")
+    bench.feed("A04", "A9")
+    bench.feed("A40", "A1", retired="A9")
+    decide("unmerge", A9)
+    assert bench.who("A1") == {"A1", "A9"}
+    assert (bench.ports.moved, bench.ports.parted, bench.ports.merged) == ([], [], [])
+    check(bench)
+
+
 def test_what_the_survivor_got_since_stays_its_own(bench: Bench, decide: Decide) -> None:
     bench.feed("A04", "A1", replace(WEI, other_ids=((CLINIC, "K1"),)))
     bench.feed("A04", "A9", OTHER)

@@ -9,9 +9,12 @@ import pytest
 from broker.config.profile import Consumer, Domain, Profile
 from broker.db import Database
 from broker.edge.soap import schema
+from broker.model.caller import AuditFacts, Call, Caller
 from broker.model.errors import Unavailable
+from broker.model.ids import PatientId
 from broker.model.people import PersonName
 from broker.patients import iti44_feed
+from broker.patients.desk import Desk, Wish
 from broker.patients.notifier import KEPT_SECONDS, Notifier, Ways
 from broker.patients.outbox import Outbox
 from broker.wire.xml import parse
@@ -301,6 +304,45 @@ def test_a_registry_elsewhere_learns_ids_joins_and_links(make: Make) -> None:
     assert world.told("archive") == ["A04 XAD", "A43 XAD B1 | XAD"]
     bench.feed("A40", "A1", retired="A2")
     assert world.told("archive") == ["A43 XAD A1 | XAD A2"]
+
+
+def test_a_registry_elsewhere_hears_of_a_merge_that_is_taken_back(make: Make) -> None:
+    """The revived id is fed, and what followed the merge goes back."""
+    world = make(ARCHIVE)
+    bench = world.bench
+    bench.feed("A04", "A1")
+    bench.feed("A04", "A9", OTHER)
+    bench.feed("A40", "A1", retired="A9")
+    assert world.told("archive") == ["A04 XAD", "A04 XAD", "A40 XAD | XAD", "A43 XAD A1 | XAD A9"]
+    unmerge(bench)
+    world.run()
+    fed, link = world.consumers.got["archive"]
+    mine, theirs = bench.affinity("A9"), bench.affinity("A1")
+    assert f"PID|||{mine}^^^" in fed.decode()
+    assert f"PID|||{mine}^^^REGION&{XAD}&ISO~A9^^^" in link.decode()
+    assert f"MRG|{theirs}^^^REGION&{XAD}&ISO" in link.decode()
+
+
+def test_a_registry_elsewhere_hears_nothing_of_an_id_that_was_there_for_a_moment(make: Make) -> None:
+    """A9 gets an id, as it is an own person again, and the one of B1 with it."""
+    world = make(ARCHIVE)
+    bench = world.bench
+    bench.feed("A04", "A9", OTHER)
+    bench.add("B1", OTHER)
+    bench.feed("A04", "A1")
+    bench.feed("A40", "A1", retired="A9")       # B1 stays with the id it had
+    world.told("archive")
+    unmerge(bench)
+    assert bench.who("A9") == {"A9", "B1"}
+    world.run()
+    [link] = world.consumers.got["archive"]
+    assert f"PID|||{bench.affinity('A9')}^^^REGION&{XAD}&ISO~A9^^^" in link.decode()
+    assert f"MRG|{bench.affinity('A1')}^^^REGION&{XAD}&ISO" in link.decode()
+
+
+def unmerge(bench: Bench) -> None:
+    desk = Desk(bench.database, bench.settler, lambda _unit, _outcome: (0, 0), lambda: 1000.0)
+    desk.decide("unmerge", Wish(patient=PatientId(HOSPA, "A9")), Call(caller=Caller(node="here"), facts=AuditFacts()))
 
 
 def test_a_link_change_is_that_of_the_standard(make: Make) -> None:
