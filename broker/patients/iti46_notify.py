@@ -17,13 +17,16 @@ def write(letter: Letter) -> bytes:
         receiver=str(letter.consumer.device_oid), message_id=letter.message_id)
 
 
-def read(answer: bytes) -> None:
-    """Read the acknowledgement (MCCI_IN000002UV01): CR says that it was not processed and may be sent again."""
+def read(answer: bytes, _control_id: str) -> None:
+    """Read the acknowledgement (MCCI_IN000002UV01), the one of this exchange: all but CA, AA, CE and AE say that it may be sent
+
+    again, an answer that is none as well.
+    """
     message = parse(answer)
     try:
         hl7v3.read_ack(message)
     except Rejected as error:
-        if hl7v3.acknowledged(message) in {"CR", "AR"}:
+        if hl7v3.acknowledged(message) not in {"CE", "AE"}:
             raise Unavailable(f"the consumer, which does not process it now ({error})") from error
         raise
 

@@ -98,7 +98,7 @@ class Notifier:
             message_id=MessageId(MessageId.now().time, one.control_id))
         sending.note(letter, facts)
         with self._gate.outgoing(sending.row, self._caller(consumer), facts):
-            sending.read(self._ways.exchanges[consumer.key](sending.write(letter)))
+            sending.read(self._ways.exchanges[consumer.key](sending.write(letter)), one.control_id)
 
     def _person(self, one: Notification) -> Demographics:
         """Return what a message to a registry says of a person: what the oldest record of it does."""

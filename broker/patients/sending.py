@@ -15,6 +15,7 @@ from broker.wire.hl7v2 import Header, parse
 from broker.wire.hl7v2_pix import read_ack
 
 NamedId = tuple[PatientId, str]
+_REFUSALS = frozenset({"AE", "CE"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,14 +53,14 @@ class Letter:
 class Sending:
     """A transaction that tells a consumer something. `note` tells the audit whom it is about.
 
-    `read` returns when the consumer has acknowledged. It raises `Rejected` when the same message must not be sent again, and
-    `Unavailable` when it may.
+    `read` returns when the answer acknowledges the message with this control id. It raises `Rejected` when the same message must
+    not be sent again, and `Unavailable` when it may.
     """
 
     row: TransactionRow
     note: Callable[[Letter, AuditFacts], None]
     write: Callable[[Letter], bytes]
-    read: Callable[[bytes], None]
+    read: Callable[[bytes, str], None]
 
 
 def row(code: str, name: str, wire: Wire, action: str) -> TransactionRow:
@@ -70,12 +71,22 @@ def row(code: str, name: str, wire: Wire, action: str) -> TransactionRow:
     return TransactionRow(code=code, name=name, wire=wire, audit=event)
 
 
-def read_v2(answer: bytes) -> None:
-    """Read an acknowledgement of HL7 v2: AR says that it was not processed and may be sent again (HL7 v2.5 2.9.2.2)."""
-    message = parse(answer)
+def read_v2(answer: bytes, control_id: str) -> None:
+    """Read an acknowledgement of HL7 v2: all but AA and AE say that it was not processed and may be sent again (HL7 v2.5 2.9.2.2).
+
+    So does an answer that is none, or that acknowledges another message: nobody knows what became of ours.
+    """
+    try:
+        message = parse(answer)
+        msa = message.need("MSA")
+    except Rejected as error:
+        raise Unavailable(f"the consumer, whose answer is no acknowledgement ({error})") from error
+    code, about = msa.get(1), msa.get(2)
+    if about != control_id and (about or code not in _REFUSALS):
+        raise Unavailable("the consumer, which answered another message than ours")
     try:
         read_ack(message)
     except Rejected as error:
-        if message.need("MSA").get(1) in {"AR", "CR"}:
-            raise Unavailable(f"the consumer, which does not process it now ({error})") from error
-        raise
+        if code in _REFUSALS:
+            raise
+        raise Unavailable(f"the consumer, which does not process it now ({error})") from error

@@ -1,6 +1,6 @@
 """What a steward asks of the index: who a person is and why, and what ever happened to an id."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from broker.db import Database, batches
@@ -57,7 +57,7 @@ class Steward:
         with self._database.read() as unit:
             if at is None:
                 return self._present(unit, patient)
-            index = replay(one for _, one in log.around(unit, patient, self._affinity) if one.at <= at)
+            index = replay(_until([one for _, one in log.around(unit, patient, self._affinity)], at))
         if patient.domain == self._affinity:
             return self._of_group(index, patient.value) if index.knows_group(patient.value) else None
         return self._person(index, patient)
@@ -102,6 +102,11 @@ class Steward:
         """Return what happened to an id, a local one or one of the affinity domain, oldest first."""
         with self._database.read() as unit:
             return log.of(unit, patient)
+
+
+def _until(happened: Sequence[Happened], at: float) -> Sequence[Happened]:
+    """Return everything up to the last event that is not later than a moment: a clock that was set back tears nothing apart."""
+    return happened[:max((place for place, one in enumerate(happened, 1) if one.at <= at), default=0)]
 
 
 def _linked(index: Index, patient: PatientId) -> Iterator[tuple[PatientId, str]]:

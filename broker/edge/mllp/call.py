@@ -3,6 +3,7 @@
 import socket
 import ssl
 import threading
+import time
 
 from broker.config.settings import OutboundSection
 from broker.model.errors import TooLarge, Unavailable
@@ -31,7 +32,7 @@ class MllpCall:
         """
         with self._guard:
             try:
-                return self._again(message) if self._connection else self._first(message)
+                return self._again(message) if self._in_step() else self._first(message)
             except (OSError, TooLarge) as error:
                 self.close()
                 raise Unavailable(f"the HL7 v2 receiver at {self._where} ({_cause(error)})") from error
@@ -45,6 +46,16 @@ class MllpCall:
     @property
     def _where(self) -> str:
         return ":".join(map(str, self._address))
+
+    def _in_step(self) -> bool:
+        """Say whether there is a connection on which nothing has come since the last answer; close any other.
+
+        A second answer to the message before would be taken for the one to the next.
+        """
+        if self._connection is None or _quiet(self._connection):
+            return self._connection is not None
+        self.close()
+        return False
 
     def _again(self, message: bytes) -> bytes:
         """Use the connection that is there. Where it ended before any byte of an answer, the message goes on a new one."""
@@ -69,7 +80,9 @@ class MllpCall:
         connection.sendall(frame(message))          # one send: some receivers take two packets for two messages
         frames = Deframer(self._settings.max_answer)
         begun = False
+        until = time.monotonic() + self._settings.silence       # for the whole of it: it may come byte by byte
         while (answer := frames.take()) is None:
+            connection.settimeout(max(until - time.monotonic(), 0.001))
             try:
                 data = connection.recv(_PIECE)
             except ConnectionError:
@@ -79,6 +92,16 @@ class MllpCall:
             begun = True
             frames.feed(data)
         return answer
+
+
+def _quiet(connection: socket.socket) -> bool:
+    """Say whether neither bytes nor the end of a connection wait to be read."""
+    connection.settimeout(0)
+    try:
+        connection.recv(1)
+    except OSError as error:
+        return isinstance(error, (BlockingIOError, ssl.SSLWantReadError))
+    return False
 
 
 class _Ended(OSError):

@@ -45,12 +45,15 @@ def around(unit: Unit, patient: PatientId, affinity_domain: str) -> list[tuple[i
     found = dict[int, sa.Row[Any]]()
     ids, fresh = {patient}, {patient}
     while fresh:
-        rows = [row for some in _portions(fresh) for row in sql(unit).execute(_telling_of(some, affinity_domain))]
-        found |= {row.id: row for row in rows}
-        if len(found) > _MOST:
-            raise Rejected("TooMuchHistory", f"more than {_MOST} events have to do with {patient}")
-        joined = (row for row in rows if row.kind != Decided.kind)     # what was decided may tell of another person
-        fresh = {one for row in joined for one in _told_of(row, affinity_domain)} - ids
+        joined = set[PatientId]()
+        for some in _portions(fresh):
+            rows = sql(unit).execute(_telling_of(some, affinity_domain).limit(_MOST + 1)).all()
+            found |= {row.id: row for row in rows}
+            if len(found) > _MOST:
+                raise Rejected("TooMuchHistory", f"more than {_MOST} events have to do with {patient}")
+            told = (row for row in rows if row.kind != Decided.kind)    # what was decided may tell of another person
+            joined |= {one for row in told for one in _told_of(row, affinity_domain)}
+        fresh = joined - ids
         ids |= fresh
     return [(number, _happened(found[number])) for number in sorted(found)]
 

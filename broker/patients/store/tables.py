@@ -96,7 +96,7 @@ event = sa.Table(
     sa.Column("sender", sa.Text, nullable=False),
     sa.Column("message_id", sa.Text, nullable=False),
     sa.Column("body", sa.JSON, nullable=False),
-    sa.Column("about", sa.String(250)),                         # another id it tells of, by which it is found, too
+    sa.Column("about", sa.String(320)),                         # another id it tells of, by which it is found, too
     sa.Index("ix_patient_event_domain_value", "domain", "value"),
     sa.Index("ix_patient_event_about", "about"),
 )

@@ -1,7 +1,9 @@
 """The initiating side of MLLP: one connection, kept; what is sent again and what is not."""
 
+import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -19,6 +21,7 @@ class Peer:
     """Answers each message of its n-th connection as the script says, and closes it behind None or a part of an answer."""
 
     def __init__(self, script: Script) -> None:
+        self.pause = 0.0        # seconds between two bytes of an answer
         self.heard: list[bytes] = []
         self.connections = 0
         self._script = script
@@ -34,7 +37,7 @@ class Peer:
             except OSError:
                 return
             self.connections += 1
-            with connection:
+            with connection, contextlib.suppress(ConnectionError):
                 connection.settimeout(PATIENCE)
                 self._converse(connection, answers)
 
@@ -49,7 +52,9 @@ class Peer:
             self.heard.append(data)
             if answer is None:
                 return
-            connection.sendall(answer)
+            for piece in [bytes([one]) for one in answer] if self.pause else [answer]:
+                connection.sendall(piece)
+                time.sleep(self.pause)
             if not answer.endswith(b"\x1c\r"):
                 return
         connection.recv(1)      # until the other side ends
@@ -103,6 +108,20 @@ def test_a_message_whose_answer_has_begun_is_not_sent_twice(call: Make) -> None:
     with pytest.raises(Unavailable, match="in the middle of its answer"):
         send(b"two\r")
     assert peer.heard == [b"\x0bone\r\x1c\r", b"\x0btwo\r\x1c\r"]
+
+
+def test_a_second_answer_is_not_taken_for_that_to_the_next_message(call: Make) -> None:
+    """What lies between the two makes the first read end before the second."""
+    peer, send = call([ANSWER + b"-" * 100_000 + b"\x0bSTALE\r\x1c\r"], [ANSWER])
+    assert send(b"one\r") == send(b"two\r") == ANSWER[1:-2]
+    assert (peer.heard, peer.connections) == ([b"\x0bone\r\x1c\r", b"\x0btwo\r\x1c\r"], 2)
+
+
+def test_an_answer_that_comes_byte_by_byte_has_no_more_time_than_any(call: Make) -> None:
+    peer, send = call([ANSWER], silence=0.5)
+    peer.pause = 0.1
+    with pytest.raises(Unavailable, match="TimeoutError"):
+        send(b"one\r")
 
 
 def test_who_is_not_there_or_answers_without_end_is_unavailable(call: Make) -> None:

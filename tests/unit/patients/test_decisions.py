@@ -349,6 +349,50 @@ def test_the_past_is_shown_as_it_was(bench: Bench, desk: Desk) -> None:
     assert ids(gone, None) == ({"A1"}, ["A9"])
 
 
+def test_a_clock_that_was_set_back_tears_the_past_not_apart(bench: Bench, decide: Decide) -> None:
+    moments = iter([1_000_000_100.0, 1_000_000_110.0, 1_000_000_010.0, 1_000_000_020.0])
+    bench.manager._clock = lambda: next(moments)    # noqa: SLF001 - each feed at a moment that the test knows
+    bench.feed("A04", "A1")
+    bench.feed("A04", "A9", OTHER)
+    bench.feed("A40", "A1", retired="A9")           # by the clock before both were there
+    bench.add("B1")
+    steward = Steward(bench.database, XAD)
+
+    def ids(at: float) -> tuple[list[str], list[str]] | None:
+        found = steward.person(A1, at)
+        return ([tie.record.patient.value for tie in found.ties], [one.value for one in found.retired]) if found else None
+    assert [ids(1_000_000_000.0 + at) for at in (5, 15, 20, 105, 200)] == [
+        None, (["A1"], ["A9"]), (["A1", "B1"], ["A9"]), (["A1", "B1"], ["A9"]), (["A1", "B1"], ["A9"])]
+
+
+@pytest.mark.parametrize("value", ["号" * 250, "a b", "x^y&z~|\\", "2.999.2.1 A1", "A1^^^&2.999.2.1&ISO"])
+def test_ids_of_any_form_are_merged_found_in_the_past_and_parted_again(bench: Bench, decide: Decide, value: str) -> None:
+    gone = PatientId(HOSPA, value)
+    assert bench.feed("A04", "A1") == "AA"
+    assert bench.feed("A04", value, OTHER) == "AA"
+    before = bench.affinity("A1"), bench.affinity(value)
+    assert bench.feed("A40", "A1", retired=value) == "AA"
+    was = Steward(bench.database, XAD).person(gone, 3e9)
+    assert was is not None and (was.survivor.patient, was.retired) == (A1, (gone,))
+    decide("unmerge", gone)
+    assert (bench.affinity("A1"), bench.affinity(value)) == before
+    check(bench)
+
+
+def test_a_history_too_long_to_be_looked_through_is_refused(
+    bench: Bench, decide: Decide, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(log, "_MOST", 12)
+    bench.feed("A04", "A1")
+    bench.feed("A04", "A9", OTHER)
+    bench.feed("A40", "A1", retired="A9")
+    for _ in range(10):
+        bench.feed("A08", "A1")
+    with pytest.raises(Rejected, match="more than 12 events"):
+        decide("unmerge", A9)
+    assert bench.who("A9") == {"A1"}
+
+
 KINDS = ["feed", "feed", "both", "merge", "unmerge", "link", "unlink", "split", "undo link", "undo unlink", "undo split"]
 FACES = ["张伟", "ZHANG WEI", "张伟|ZHANG WEI", "李雷"]
 STEPS = st.lists(

@@ -31,10 +31,10 @@ OTHER = replace(WEI, names=(PersonName("李", "雷"),))
 
 @dataclass
 class Consumers:
-    """What each of them got, and how it answers (MSA-1, or an error that its connection raises)."""
+    """What each of them got, and how it answers (MSA-1, the answer itself, or an error that its connection raises)."""
 
     got: dict[str, list[bytes]] = field(default_factory=dict)
-    answers: dict[str, list[str | Exception]] = field(default_factory=dict)
+    answers: dict[str, list[str | bytes | Exception]] = field(default_factory=dict)
 
     def way(self, key: str) -> Callable[[bytes], bytes]:
         def exchange(message: bytes) -> bytes:
@@ -43,7 +43,9 @@ class Consumers:
             answer = waiting.pop(0)
             if isinstance(answer, Exception):
                 raise answer
-            return _v3(answer) if message.startswith(b"<") else _v2(answer)
+            if not isinstance(answer, str):
+                return answer
+            return _v3(answer) if message.startswith(b"<") else _v2(answer, message.split(b"|")[9])
         return exchange
 
     def told(self, key: str) -> list[str]:
@@ -51,9 +53,9 @@ class Consumers:
         return [_ids(message) for message in self.got.get(key, [])]
 
 
-def _v2(code: str) -> bytes:
+def _v2(code: str, about: bytes) -> bytes:
     error = b"" if code == "AA" else b"ERR||PID^1^3|204^Unknown key identifier^HL70357|E\r"
-    return b"MSH|^~\\&|VIEW|CONS|BROKER|REGION|20260301||ACK^A31|a1|P|2.5\rMSA|" + code.encode() + b"|x\r" + error
+    return b"MSH|^~\\&|VIEW|CONS|BROKER|REGION|20260301||ACK^A31|a1|P|2.5\rMSA|" + code.encode() + b"|" + about + b"\r" + error
 
 
 def _v3(code: str) -> bytes:
@@ -253,6 +255,39 @@ def test_not_processed_is_no_refusal(make: Make) -> None:
     world.now += 2.0
     world.run()
     assert {one.state for one in world.outbox.queues()} == {"delivered"}
+
+
+@pytest.mark.parametrize("answer", [
+    _v2("AA", b"another"), _v2("AE", b"another"), _v2("AA", b""), _v2("CA", b""), _v2("AA", b"x").partition(b"\r")[0],
+    b"", b"HTTP/1.1 400 Bad Request\r\n", b"\x00\xff" * 50,
+], ids=["AA of another", "AE of another", "AA of none", "CA of none", "no MSA", "nothing", "HTTP", "noise"])
+def test_what_acknowledges_another_message_or_none_is_no_answer(make: Make, answer: bytes) -> None:
+    """Nobody knows what became of the message: it is sent again, and nothing goes before it."""
+    world = make(VIEWER)
+    world.consumers.answers["viewer"] = [answer]
+    world.bench.feed("A04", "A1")
+    world.bench.add("B1")
+    world.run()
+    assert [one.state for one in world.outbox.listed("", "", 10)] == ["waiting", "waiting"]
+    world.now += 2.0
+    assert world.told("viewer") == ["A1", "A1", "A1 B1"]
+
+
+def test_a_refusal_need_not_say_of_what_it_is(make: Make) -> None:
+    """Who could not read MSH has no MSH-10 to tell."""
+    world = make(VIEWER)
+    world.consumers.answers["viewer"] = [_v2("AE", b"")]
+    world.bench.feed("A04", "A1")
+    world.run()
+    assert [one.state for one in world.outbox.listed("", "", 10)] == ["refused"]
+
+
+def test_an_answer_of_v3_without_a_code_is_none(make: Make) -> None:
+    world = make(PORTAL)
+    world.consumers.answers["portal"] = [b'<MCCI_IN000002UV01 xmlns="urn:hl7-org:v3"/>']
+    world.bench.feed("A04", "A1")
+    world.run()
+    assert [one.state for one in world.outbox.listed("", "", 10)] == ["waiting"]
 
 
 def test_an_operator_gives_up_one_so_that_the_others_go_on(make: Make) -> None:

@@ -31,7 +31,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_registry_moved_retired", "registry_moved", ["retired"])
     op.add_column("patient_alias", sa.Column("last_object", sa.Integer))
-    op.add_column("patient_event", sa.Column("about", sa.String(250)))
+    op.add_column("patient_event", sa.Column("about", sa.String(320)))
     _fill(op.get_bind())
     op.create_index("ix_patient_event_about", "patient_event", ["about"])
 
