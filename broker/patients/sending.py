@@ -72,7 +72,7 @@ def row(code: str, name: str, wire: Wire, action: str) -> TransactionRow:
 
 
 def read_v2(answer: bytes, control_id: str) -> None:
-    """Read an acknowledgement of HL7 v2: all but AA and AE say that it was not processed and may be sent again (HL7 v2.5 2.9.2.2).
+    """Read an acknowledgement of HL7 v2: all but AA and AE say that it was not processed, may be sent again (HL7 v2.5 2.9.2.2).
 
     So does an answer that is none, or that acknowledges another message: nobody knows what became of ours.
     """

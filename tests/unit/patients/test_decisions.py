@@ -373,7 +373,8 @@ def test_ids_of_any_form_are_merged_found_in_the_past_and_parted_again(bench: Be
     before = bench.affinity("A1"), bench.affinity(value)
     assert bench.feed("A40", "A1", retired=value) == "AA"
     was = Steward(bench.database, XAD).person(gone, 3e9)
-    assert was is not None and (was.survivor.patient, was.retired) == (A1, (gone,))
+    assert was is not None
+    assert (was.survivor.patient, was.retired) == (A1, (gone,))
     decide("unmerge", gone)
     assert (bench.affinity("A1"), bench.affinity(value)) == before
     check(bench)
