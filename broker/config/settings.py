@@ -144,6 +144,8 @@ class OutboundSection(_Section):
     connect: float = Field(5.0, gt=0, description="seconds the registry or repository of others may take to accept a connection")
     silence: float = Field(60.0, gt=0, description="seconds such a peer may be silent")
     max_answer: int = Field(16 << 20, ge=1024, description="bytes of such a peer's answer")
+    reply_to: tuple[str, ...] = Field(
+        (), description="beginnings of addresses to which answers of SOAP are sent where wsa:ReplyTo asks for it; empty = none")
     ca: Path | None = Field(None, description="PEM file of the authorities of servers we call; empty = the system's")
     certificate: Path | None = Field(None, description="PEM file with the certificate that we show to servers we call")
     key: Path | None = Field(None, description="PEM file with its private key; empty = the certificate's file")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from broker.audit.spool import AuditLog
-from broker.config.settings import Server, Settings, TlsSection
+from broker.config.settings import OutboundSection, Server, Settings, TlsSection
 from broker.edge.http import routes
 from broker.edge.http.server import serve
 from broker.files.sources import CHUNK, FileSlice, Octets, Spooled
@@ -200,8 +200,8 @@ class Bench:
         return self.post("/ask", envelope(ask(text), "urn:test:Ask", **headers))
 
 
-def bench(folder: Path, **server: Any) -> Bench:
-    settings = Settings(data=folder, server=Server(**server))
+def bench(folder: Path, *, outbound: OutboundSection | None = None, **server: Any) -> Bench:
+    settings = Settings(data=folder, server=Server(**server), outbound=outbound or OutboundSection())
     actor = Actor(settings.documents_folder / ".spool")
     gate = Gate(Open(), AuditLog(settings.audit_folder, "test", "test"))
     served: list[SoapTransaction] = [ServedTransaction(row, actor) for row in ROWS]

@@ -6,7 +6,8 @@ from typing import Any
 
 from broker.config.settings import Settings
 from broker.edge.door.shares import Slots
-from broker.edge.soap.application import SoapApplication
+from broker.edge.soap.application import Shared, SoapApplication
+from broker.edge.soap.later import Later
 from broker.edge.soap.wsdl import schemas, wsdl
 from broker.model.transaction import AnyTransaction, Wire
 from broker.security.gate import Gate
@@ -24,14 +25,14 @@ def build(
     first part of the path (`/fhir`). Rows of other wires are left alone. Build it in the process that serves it, never before a
     fork.
     """
-    slots = Slots(settings.server.retrieve_slots)
+    shared = Shared(Slots(settings.server.retrieve_slots), Later(settings.outbound))
     endpoints: dict[str, list[AnyTransaction]] = {}
     for served in rows:
         if served.row.wire is Wire.SOAP:
             endpoints.setdefault(served.row.endpoint, []).append(served)
     routes: dict[str, Application] = {path: _document(body) for path, body in schemas().items()}
     routes |= {
-        path: SoapApplication(of_path, gate, settings, wsdl(path, settings.public_url), slots)
+        path: SoapApplication(of_path, gate, settings, wsdl(path, settings.public_url), shared)
         for path, of_path in endpoints.items()}
     routes |= extra
 

@@ -11,6 +11,7 @@ from broker.edge.soap import faults, schema
 from broker.edge.soap.compat import AnyXml, Application, Service, ServiceMeta, rpc
 from broker.edge.soap.faults import SoapFault
 from broker.edge.soap.intake import Limits
+from broker.edge.soap.later import Later
 from broker.edge.soap.protocol import BrokerSoap12, Operation, operation_of
 from broker.edge.soap.spool import SPOOL, sweep
 from broker.edge.soap.transport import SoapTransport, StartResponse, internal_error
@@ -23,17 +24,24 @@ from broker.security.gate import Gate
 from broker.wire.soap import SoapReply, SoapRequest, SoapTransaction
 
 
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """What the endpoints of a process have together: the retrieves it runs at once, and what posts answers."""
+
+    slots: Slots
+    later: Later
+
+
 class SoapApplication:
     """The WSGI application of one endpoint.
 
-    `rows` are its SOAP rows with their actors, `wsdl` the document served at ?wsdl (empty: none), `slots` the
-    retrieves this process runs at once.
+    `rows` are its SOAP rows with their actors, `wsdl` the document served at ?wsdl (empty: none).
     """
 
     def __init__(
-        self, rows: Sequence[SoapTransaction], gate: Gate, settings: Settings, wsdl: bytes, slots: Slots,
+        self, rows: Sequence[SoapTransaction], gate: Gate, settings: Settings, wsdl: bytes, shared: Shared,
     ) -> None:
-        self._gate, self._slots = gate, slots
+        self._gate, self._slots = gate, shared.slots
         server = settings.server
         self._local_node = settings.public_url + rows[0].row.endpoint
         operations = [
@@ -45,9 +53,10 @@ class SoapApplication:
             sweep(spool)
         application = Application(
             [_service(operations, self._perform)], tns=f"urn:broker{rows[0].row.endpoint}", out_protocol=BrokerSoap12(),
-            in_protocol=BrokerSoap12(plain_retrieve=server.plain_retrieve), documents_container=documents(wsdl))
+            in_protocol=BrokerSoap12(plain_retrieve=server.plain_retrieve, allows=shared.later.allows),
+            documents_container=documents(wsdl))
         self._transport = SoapTransport(
-            application, Limits(server.max_request, server.max_body, server.max_parts), spool, self._broken)
+            application, Limits(server.max_request, server.max_body, server.max_parts), spool, self._broken, shared.later)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""

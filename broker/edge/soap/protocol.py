@@ -7,7 +7,7 @@ Body child); the HTTP SOAPAction is never looked at (ITI TF-2 Appendix V.3.2).
 import functools
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import escape
@@ -62,15 +62,20 @@ _MTOM_HINT = (
 _PLAIN_HINT = "; or the broker's operator sets server.plain_retrieve"
 
 
+def _nowhere(_address: str) -> bool:
+    return False
+
+
 class BrokerSoap12(Soap12):
     """Takes `context.transport.root` apart and puts a `SoapReply` or a fault together.
 
-    `plain_retrieve`: requests that carry nothing may come as plain SOAP where their row says so; answers stay MTOM.
+    `plain_retrieve`: requests that carry nothing may come as plain SOAP where their row says so; answers stay MTOM. `allows` says
+    of an address whether answers may be sent there (`later.Later`).
     """
 
-    def __init__(self, *, plain_retrieve: bool = False) -> None:
+    def __init__(self, *, plain_retrieve: bool = False, allows: Callable[[str], bool] = _nowhere) -> None:
         self._operations: dict[str, list[Any]] = {}
-        self._plain_retrieve = plain_retrieve
+        self._plain_retrieve, self._allows = plain_retrieve, allows
         super().__init__()
 
     def set_app(self, value: Any) -> None:
@@ -106,7 +111,9 @@ class BrokerSoap12(Soap12):
             incoming.check_security(envelope, blocks)
         ctx.transport.node = reply_address(found)
         if ctx.transport.node not in {"", _ANONYMOUS}:
-            raise _bad_addressing("OnlyAnonymousAddressSupported", "replies go back on the connection: ReplyTo must be anonymous")
+            if not self._allows(ctx.transport.node):
+                raise _only_anonymous("replies go back on the connection: ReplyTo must be anonymous, or in outbound.reply_to")
+            ctx.transport.reply_to = ctx.transport.node
         incoming.check_understood(blocks)
         ctx.in_body_doc = child
         ctx.method_request_string = child.tag
@@ -127,6 +134,9 @@ class BrokerSoap12(Soap12):
             operation = operation_of(descriptor)
             if wanted is None or wanted == operation.message.action:
                 self._check_packaging(operation, ctx.transport.is_mtom)
+                if ctx.transport.reply_to and operation.served.row.packaging is Packaging.MTOM:
+                    ctx.transport.reply_to = ""
+                    raise _only_anonymous("answers of MTOM go back on the connection: ReplyTo must be anonymous")
                 return [descriptor]
         raise SoapFault(
             "Sender", f"{wanted or 'no action'} with {ctx.method_request_string} is not served here",
@@ -173,6 +183,8 @@ def _head(ctx: Any, action: str, more: str = "") -> bytes:
         text = asked.text or ""
         told = escape(text, {"\r": "&#13;"}) if _SPECIAL.search(text) else text
         more = f"<wsa:RelatesTo>{told}</wsa:RelatesTo>{more}"
+    if ctx.transport.reply_to:
+        more = f"<wsa:To>{escape(ctx.transport.reply_to)}</wsa:To>{more}"
     return f"{_opening(action)}{new_uuid_urn()}</wsa:MessageID>{more}{_HEAD_END}".encode()
 
 
@@ -186,6 +198,10 @@ def _check_repeated(blocks: Iterable[Element]) -> None:
     for tag, count in Counter(str(block.tag) for block in blocks).items():
         if count > 1 and tag in _SINGLE:
             raise _bad_addressing("InvalidCardinality", f"header {tag} is repeated")
+
+
+def _only_anonymous(reason: str) -> SoapFault:
+    return _bad_addressing("OnlyAnonymousAddressSupported", reason)
 
 
 def _bad_addressing(local: str, reason: str) -> SoapFault:

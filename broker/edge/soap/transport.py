@@ -14,6 +14,7 @@ from broker.edge.soap import faults
 from broker.edge.soap.compat import Application, MethodContext, ServerBase, TransportContext
 from broker.edge.soap.faults import SoapFault
 from broker.edge.soap.intake import Intake, Limits
+from broker.edge.soap.later import Later
 from broker.edge.soap.protocol import operation_of
 from broker.model.caller import Certificate
 from broker.model.errors import BrokerError
@@ -38,6 +39,7 @@ class SoapTransportContext(TransportContext):
         self.intake = Intake()
         self.address = ""
         self.node = ""
+        self.reply_to = ""      # where the answer goes, if not back
         self.certificate: Certificate | None = None
         self.release: Callable[[], None] | None = None
 
@@ -70,14 +72,14 @@ class SoapContext(MethodContext):
 class SoapTransport(ServerBase):
     """A WSGI application. `broken(context)` is told when a successful answer was not taken whole.
 
-    `spool` is the folder of incoming attachments, None where no transaction takes any.
+    `spool` is the folder of incoming attachments, None where no transaction takes any; `later` posts answers.
     """
 
     transport = "http://schemas.xmlsoap.org/soap/http"
 
-    def __init__(self, app: Application, limits: Limits, spool: Path | None, broken: Broken) -> None:
+    def __init__(self, app: Application, limits: Limits, spool: Path | None, broken: Broken, later: Later) -> None:
         super().__init__(app)
-        self._limits, self._spool, self.broken = limits, spool, broken
+        self._limits, self._spool, self.broken, self._later = limits, spool, broken, later
         self._wsdl: bytes = self.doc.wsdl11.get_interface_document()
 
     def __call__(self, environ: Mapping[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -138,8 +140,19 @@ class SoapTransport(ServerBase):
             body = mtom
         if refused:
             headers.append(("Connection", "close"))  # what is left of the body was not read
+        if context.transport.reply_to:
+            return self._answer_later(context, start_response, root)
         answer = _Answer(self, context, body)
         start_response(faults.OK if fault is None else fault.status, headers)
+        return answer
+
+    def _answer_later(self, context: Any, start_response: StartResponse, root: bytes) -> Iterable[bytes]:
+        """Say that the answer comes by itself; where too many wait, it is given here and now."""
+        sent = self._later.send(context.transport.reply_to, root)
+        body = b"" if sent else root
+        answer = _Answer(self, context, (body,))
+        start_response("202 Accepted" if sent else faults.OK, [
+            ("Content-Type", f"{SOAP_TYPE}; charset=utf-8"), ("Content-Length", str(len(body)))])
         return answer
 
 
