@@ -1,7 +1,7 @@
 """The PIX manager, and who follows what it decides: publications and the registry, inside the feed's unit of work."""
 
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from broker.app.core import Core
 from broker.imaging.patient_events import PublicationEvents
@@ -10,6 +10,7 @@ from broker.model.ids import PatientId
 from broker.model.ports import Unit
 from broker.model.transaction import AnyTransaction, ServedTransaction
 from broker.patients import (
+    files,
     iti8_feed,
     iti9_query,
     iti21_query,
@@ -26,6 +27,8 @@ from broker.patients import (
 from broker.patients.actor import PixManager
 from broker.patients.demographics import DemographicsSupplier
 from broker.patients.desk import Desk, Settled, Wish
+from broker.patients.files import Entry
+from broker.patients.listed import Listed
 from broker.patients.resolution import Moved, Outcome, Parted, Retired
 from broker.patients.settle import Followers, Settler
 from broker.patients.steward import Steward
@@ -67,8 +70,7 @@ def desk(core: Core, manager: PixManager) -> Desk:
 
 def decide(core: Core, actor: Desk, name: str, wish: Wish, user: str) -> Settled:
     """Carry out one of `steward_rest.DECISIONS` for a user of this machine, through the gate like every other call."""
-    caller = Caller(node=socket.gethostname(), user=user, address=_HERE, local_node=core.settings.public_url)
-    return core.gate.inside(steward_rest.DECISIONS[name], actor, wish, caller)
+    return core.gate.inside(steward_rest.DECISIONS[name], actor, wish, _here(core, user))
 
 
 def served_by_steward(core: Core, actor: Desk) -> tuple[AnyTransaction, ...]:
@@ -76,6 +78,20 @@ def served_by_steward(core: Core, actor: Desk) -> tuple[AnyTransaction, ...]:
     steward = Steward(core.database, core.profile.region.affinity_domain)
     looks = (ServedTransaction(row, steward) for row in (steward_rest.SHOW_ROW, steward_rest.HISTORY_ROW))
     return (*looks, *(ServedTransaction(row, actor) for row in steward_rest.DECISIONS.values()))
+
+
+def load(core: Core, manager: PixManager, entry: Entry, user: str) -> None:
+    """Feed a record of a file for a user of this machine, through the gate. Raise `BrokerError` for one that is refused."""
+    core.gate.inside(files.LOAD_ROW, manager, entry, _here(core, user))
+
+
+def export(core: Core, steward: Steward, user: str) -> Iterator[Listed]:
+    """Return every active record for a user of this machine, through the gate."""
+    return core.gate.inside(files.EXPORT_ROW, steward, None, _here(core, user)).records
+
+
+def _here(core: Core, user: str) -> Caller:
+    return Caller(node=socket.gethostname(), user=user, address=_HERE, local_node=core.settings.public_url)
 
 
 def _effects(unit: Unit, outcome: Outcome) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from broker.config.profile import Domain
 from broker.db import Database, Lock, lock
@@ -155,6 +156,11 @@ class PixManager:
     def domain_of(self, given_id: GivenId) -> Domain | None:
         """Return the domain that a message means, hidden or not, None when it is none of the region's."""
         return self._authorities.domain(given_id)
+
+    def as_addition(self, feed: Feed) -> Feed:
+        """Return an update of a wire that does not tell additions from updates: as an addition where its id is not known."""
+        subjects = self.subjects(feed) if feed.kind is Kind.UPDATE else ()
+        return replace(feed, kind=Kind.ADD) if subjects and not self.knows(subjects[0]) else feed
 
     def knows(self, patient: PatientId) -> bool:
         """Say whether a local id was ever fed, or merged away."""

@@ -10,7 +10,7 @@ from broker.model.errors import FhirCode, Rejected
 from broker.model.transaction import Disclosure, Keep
 from broker.patients.demographics import Found, visible_hits
 from broker.patients.identifiers import GivenId, Sender
-from broker.wire.fhir_patient import Identifier, system_of
+from broker.wire.fhir_patient import Identifier, Patient, system_of
 from broker.wire.rest import RestRequest
 
 PDQ_SUPPLIER: Final = "https://profiles.ihe.net/ITI/PDQm/CapabilityStatement/IHE.PDQm.PatientDemographicsSupplier"
@@ -50,6 +50,15 @@ def given_id(identifier: Identifier) -> GivenId:
     return GivenId(
         value=identifier.value, oid=oid, other="" if oid else identifier.system, at=f"{place}.value",
         at_authority=f"{place}.system", at_whole=place)
+
+
+def check_retired(patient: Patient) -> None:
+    """Return when a Patient is active, or is replaced by one other. Raise `Rejected` (business-rule) otherwise."""
+    if (patient.active is False) != bool(patient.replaced_by):
+        text = "active=false and a link of type replaced-by go together: a patient is retired by a merge only"
+        raise Rejected(FhirCode.BUSINESS_RULE, text, "Patient.active")
+    if len(patient.replaced_by) > 1:
+        raise Rejected(FhirCode.BUSINESS_RULE, "a patient is replaced by one other", "Patient.link")
 
 
 def logical_id(affinity_domain: str, value: str, place: str) -> GivenId:

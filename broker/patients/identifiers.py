@@ -149,6 +149,10 @@ class Authorities:
         first = next(given_id for given_id in given_ids if given_id.value)
         raise Rejected(Hl7Code.UNKNOWN_KEY, self.not_fed(given_ids, sender), first.at_authority)
 
+    def is_feeder(self, sender: Sender) -> bool:
+        """Say whether a source may feed any domain."""
+        return bool(self._owned(sender))
+
     def not_fed(self, given_ids: Sequence[GivenId], sender: Sender) -> str:
         """Return for people why none of the ids is this sender's to feed: what was given, by whom, and the cause."""
         if not self._owned(sender):

@@ -10,7 +10,7 @@ from broker.model.message_id import MessageId
 from broker.model.transaction import AuditEvent, Disclosure, Keep, Message, Wire
 from broker.patients.actor import PixManager
 from broker.patients.feed import Feed, Kind, Places
-from broker.patients.fhir import AUDIT_SYSTEM, PIX_MANAGER, given_id, only, sender, token, values
+from broker.patients.fhir import AUDIT_SYSTEM, PIX_MANAGER, check_retired, given_id, only, sender, token, values
 from broker.patients.identifiers import Sender
 from broker.wire import fhir
 from broker.wire.fhir_capability import FhirTransaction
@@ -71,11 +71,7 @@ def read(raw: RestRequest, facts: AuditFacts) -> Request:
 def _check(key: Identifier, patient: Patient) -> None:
     if (key.system, key.value) not in {(one.system, one.value) for one in patient.identifiers}:
         raise Rejected(FhirCode.BUSINESS_RULE, "the Patient does not have the identifier it is put under", "Patient.identifier")
-    if (patient.active is False) != bool(patient.replaced_by):
-        text = "active=false and a link of type replaced-by go together: a patient is retired by a merge only"
-        raise Rejected(FhirCode.BUSINESS_RULE, text, "Patient.active")
-    if len(patient.replaced_by) > 1:
-        raise Rejected(FhirCode.BUSINESS_RULE, "a patient is replaced by one other", "Patient.link")
+    check_retired(patient)
 
 
 def _condition(raw: RestRequest) -> Identifier:
@@ -116,8 +112,7 @@ def handle(manager: PixManager, request: Request, call: Call) -> Fed:
         raise Rejected(FhirCode.CODE_INVALID, "the system of identifier is no domain of this region", _KEY)
     feed = _feed(manager, request, request.patient, sender(call))
     subjects = manager.subjects(feed)
-    if feed.kind is Kind.UPDATE and subjects and not manager.knows(subjects[0]):
-        feed = replace(feed, kind=Kind.ADD)
+    feed = manager.as_addition(feed)
     manager.feed(feed, call)
     return Fed(feed.kind, manager.person_id(subjects[0]))
 

@@ -7,12 +7,13 @@ from broker.db import Database, batches
 from broker.model.ids import PatientId
 from broker.model.ports import Unit
 from broker.patients.events import Decided, Happened
+from broker.patients.listed import Listed
 from broker.patients.projection import AUTOMATIC, EXPLICIT, Index, Record, replay
 from broker.patients.store import listing, log, records
-from broker.patients.store.listing import Listed
 from broker.patients.store.neighbourhood import Neighbourhood
 
 DECIDED = "decided"
+_PORTION = 1000     # records read at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Steward:
     """Reads of the patient index for people. Safe to share between threads."""
 
     def __init__(self, database: Database, affinity_domain: str) -> None:
-        self._database, self._affinity = database, affinity_domain
+        self._database, self.affinity_domain = database, affinity_domain
 
     def person(self, patient: PatientId, at: float | None = None) -> Person | None:
         """Return the person with a local id, or None when it was never seen; of an affinity-domain id the oldest record's.
@@ -57,13 +58,13 @@ class Steward:
         with self._database.read() as unit:
             if at is None:
                 return self._present(unit, patient)
-            index = replay(_until([one for _, one in log.around(unit, patient, self._affinity)], at))
-        if patient.domain == self._affinity:
+            index = replay(_until([one for _, one in log.around(unit, patient, self.affinity_domain)], at))
+        if patient.domain == self.affinity_domain:
             return self._of_group(index, patient.value) if index.knows_group(patient.value) else None
         return self._person(index, patient)
 
     def _present(self, unit: Unit, patient: PatientId) -> Person | None:
-        if patient.domain == self._affinity:
+        if patient.domain == self.affinity_domain:
             found = records.find_group(unit, patient.value)
             people = records.members(unit, [records.group_survivor(unit, found).id]) if found else []
             if not people:
@@ -85,7 +86,7 @@ class Steward:
         people = index.members([survivor.group])
         ties = tuple(Tie(one, tuple(_linked(index, one.patient)), _apart(index, one.patient)) for one in people)
         retired = tuple(gone for one in people for gone in index.retired_into(one.patient))
-        return Person(asked, survivor, PatientId(self._affinity, survivor.group), ties, retired)
+        return Person(asked, survivor, PatientId(self.affinity_domain, survivor.group), ties, retired)
 
     def duplicates(self, domain: str) -> Iterator[Duplicate]:
         """Return the persons with two or more active ids of one domain, the one whose first of them is known longest first."""
@@ -97,6 +98,22 @@ class Steward:
             for group in some:
                 if len(people := found.get(group, [])) > 1:      # nobody has mended it meanwhile
                     yield Duplicate(people[0].affinity, tuple(people))
+
+    def every(self) -> Iterator[Listed]:
+        """Return every active record, the one known longest first. Memory does not grow with the index."""
+        number = 0
+        while True:
+            with self._database.read() as unit:
+                some = listing.portion(unit, number, _PORTION)
+            if not some:
+                return
+            yield from some
+            number = some[-1].number
+
+    def last(self) -> int:
+        """Return the highest number of a record."""
+        with self._database.read() as unit:
+            return listing.last(unit)
 
     def history(self, patient: PatientId) -> list[Happened]:
         """Return what happened to an id, a local one or one of the affinity domain, oldest first."""

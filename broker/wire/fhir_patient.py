@@ -168,6 +168,11 @@ def write_identifier(patient: PatientId, system: str = "") -> dict[str, str]:
     return {"system": system or system_of(patient.domain), "value": patient.value}
 
 
+def write_national(value: str) -> dict[str, Any]:
+    """Return a national number as an Identifier, by its type: nobody says whose it is."""
+    return {"type": {"coding": [{"system": _NATIONAL, "code": "NI"}]}, "value": value}
+
+
 def write_retired(logical_id: str, survivor: str) -> dict[str, Any]:
     """Return the Patient of a person who lives on under another logical id."""
     link = {"other": {"reference": f"Patient/{survivor}"}, "type": "replaced-by"}

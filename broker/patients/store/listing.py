@@ -2,32 +2,16 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from broker.db import Prepared, sql
 from broker.model.ids import PatientId
-from broker.model.people import Demographics
 from broker.model.ports import Unit
 from broker.patients.events import person_of
+from broker.patients.listed import Listed
 from broker.patients.store.tables import ACTIVE, group, identity
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
-    """An active record: its number, the affinity-domain id of its person, what its source last said, and since when the id is
-
-    known (seconds since the epoch).
-    """
-
-    number: int
-    patient: PatientId
-    affinity: str
-    person: Demographics
-    since: float
-
 
 # JSON as text: prepared statements give values as the driver has them.
 _LISTED = sa.select(

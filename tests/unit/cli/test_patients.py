@@ -119,7 +119,7 @@ def test_a_file_of_feeds_is_loaded_and_what_is_refused_is_named(bench: Bench, as
 
 
 def test_a_file_without_feeds_is_wrong_use(ask: Asked, tmp_path: Path) -> None:
-    file = tmp_path / "other.csv"
+    file = tmp_path / "other.hl7"
     file.write_text("id;name\n1;Wei\n", "utf-8")
     done = ask("load", str(file))
     assert (done.exit_code, "holds no HL7 v2 message" in done.output) == (2, True)

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from lxml import etree
 
 import broker
-from broker.app import imaging
+from broker.app import imaging, patients
 from broker.app.whole import App
 from broker.audit.spool import AuditLog
 from broker.client.messages import retrieve_images
@@ -51,6 +51,8 @@ from broker.model.transaction import (
     Transaction,
     TransactionRow,
 )
+from broker.patients.files import Entry, of_row, sender
+from broker.patients.steward import Steward
 from broker.registry import iti42_register
 from broker.registry.queries import QUERIES
 from broker.security.gate import Gate
@@ -79,7 +81,7 @@ FHIR_LOCAL = f"urn:oid:{LOCAL.domain}|{LOCAL.value}"
 WHO = {"name": [{"family": "欧阳", "given": ["静"]}], "gender": "female", "birthDate": "1979-02-14"}
 ACCESSION = "ACC-7171^^^^urn:ihe:iti:xds:2013:accession"
 INTERNAL = {"ITI-57", "CONFLICT-ASSIGN", "CONFLICT-REJECT", "CONFLICT-UNDO", "ARCHIVE-DAMAGE", "ARCHIVE-MEND", "ARCHIVE-HOLD",
-            "ARCHIVE-PIN", "ARCHIVE-RELEASE", "ARCHIVE-RECALL"}
+            "ARCHIVE-PIN", "ARCHIVE-RELEASE", "ARCHIVE-RECALL", "PATIENT-LOAD", "PATIENT-EXPORT"}
 
 # Rows that cannot say whom a call is about before they look, and why.
 NAMES_NOBODY = {
@@ -87,10 +89,11 @@ NAMES_NOBODY = {
     "C-STORE": "the request names the object, its data set the patient: the sender is what is known",
     "ITI-43": "the request names documents; each is asked about when it is found",
     "RAD-69": "the request names images; each is asked about when it is found",
+    "PATIENT-EXPORT": "the request is for everybody; each is asked about when it is written",
 }
 # Rows whose results say how it went and nothing of what is kept here.
 TELLS_NOTHING = {"C-ECHO", "C-STORE", "ITI-8", "ITI-30", "ITI-41", "ITI-42", "ITI-44", "ITI-57", "ARCHIVE-DAMAGE", "ARCHIVE-MEND",
-                 "ARCHIVE-RECALL"}
+                 "ARCHIVE-RECALL", "PATIENT-LOAD"}
 
 
 @dataclass
@@ -351,6 +354,12 @@ def _looked(more: str = "") -> RestRequest:
     return RestRequest(line=f"GET /patients/{LOCAL}{more}", arguments={"id": str(LOCAL)})
 
 
+def _load_row(world: World) -> None:
+    """A row of a file feeds an id of hospital A anew."""
+    cells = {"domain": LOCAL.domain, "id": LOCAL.value, "family": "欧阳", "birth_date": "1979-02-14"}
+    patients.load(world.app, world.app.patients, Entry(of_row(cells, sender("HIS-A|HOSPA"), "file:2")), "stranger")
+
+
 CASES: Mapping[tuple[str, str], list[Case]] = {
     **{("ITI-8", f"ADT^{event}"): [Case(partial(lambda event, _world: _adt(event, LOCAL), event))]
        for event in ("A01", "A04", "A05", "A28", "A08", "A31")},
@@ -412,6 +421,9 @@ CASES: Mapping[tuple[str, str], list[Case]] = {
        for name in ("merge", "unmerge", "link", "unlink", "split")},
     ("PATIENT-SHOW", "GET /<id>"): [Case(lambda _world: _looked())],
     ("PATIENT-HISTORY", "GET /<id>/history"): [Case(lambda _world: _looked("/history"))],
+    ("PATIENT-LOAD", ""): [Case(call=_load_row)],
+    ("PATIENT-EXPORT", ""): [Case(call=lambda world: [*patients.export(
+        world.app, Steward(world.app.database, world.affinity.domain), "stranger")])],
 }
 EVERY = [pytest.param(code, case, id=f"{code}-{name.rpartition('}')[2]}-{n}")
          for (code, name), cases in CASES.items() for n, case in enumerate(cases)]
@@ -508,7 +520,8 @@ def test_rules_that_allow_nothing_are_asked_first_and_let_nothing_out_or_in(ente
     ((asked, subjects),) = rules.asked
     ids = (LOCAL, B_ONE, GONE, world.affinity)
     assert asked == code
-    assert bool(subjects) is (any(patient.value.encode() in said for patient in ids) or code in INTERNAL)
+    names_somebody = code in INTERNAL - NAMES_NOBODY.keys()
+    assert bool(subjects) is (names_somebody or any(patient.value.encode() in said for patient in ids))
     assert leaks(world, said, reply) == set()
     assert world.content() == before
     lines = [line for file in world.app.settings.audit_folder.glob("*") for line in file.read_text("utf-8").splitlines()]
