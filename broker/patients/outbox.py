@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from broker.db import Database
+from broker.model.ports import Unit
+from broker.patients.notifier import KEPT_SECONDS
 from broker.patients.store import outbox
 from broker.patients.store.outbox import Notification
 
@@ -38,9 +40,19 @@ class Outbox:
             return outbox.listed(unit, consumer=consumer, state=state, limit=limit)
 
     def send_at_once(self, number: int) -> bool:
-        """Have one that waits or was refused sent now, in its place before those that wait; False when there is none such."""
+        """Have one that waits or was refused sent now, in its place before those that wait; False when there is none such.
+
+        False also for a refused one when the consumer has heard something newer of the same ids, or may have: it would believe
+        what is old again.
+        """
         with self._database.write() as unit:
+            one = outbox.find(unit, number)
+            if one is None or (one.done_at is not None and self._overtaken(unit, one, one.done_at)):
+                return False
             return bool(outbox.move(unit, "wanted at once", number, {"next_at": self._clock(), "done_at": None}))
+
+    def _overtaken(self, unit: Unit, one: Notification, refused_at: float) -> bool:
+        return refused_at < self._clock() - KEPT_SECONDS or outbox.overtaken(unit, one)
 
     def drop(self, number: int) -> bool:
         """Give up one that waits, so that those behind it go on; False when there is none such."""

@@ -57,9 +57,12 @@ def listed(
 
 @notifications.command()
 def retry(numbers: Numbers, config: ConfigFile = None) -> None:
-    """Have notifications sent at once, refused ones too. Exit status 1 when there is none such."""
+    """Have notifications sent at once, refused ones too where nothing newer was told of the same ids.
+
+    Exit status 1 when there is none such.
+    """
     with _opened(config) as outbox:
-        _each(numbers, outbox.send_at_once, "is neither waiting nor refused")
+        _each(numbers, outbox.send_at_once, "is neither waiting nor refused, or the consumer was told something newer since")
 
 
 @notifications.command()

@@ -83,6 +83,28 @@ def move(unit: Unit, event: str, number: int, values: Mapping[str, object]) -> i
     return NOTIFICATION.move(unit, event, notification.c.id == number, to="", **values)
 
 
+def find(unit: Unit, number: int) -> Notification | None:
+    """Return one notification."""
+    return next(iter(_select(unit, notification.c.id == number, limit=1)), None)
+
+
+def overtaken(unit: Unit, one: Notification) -> bool:
+    """Say whether the consumer has acknowledged a later notification that tells of one of the same ids."""
+    later = sa.select(notification.c.body).where(
+        notification.c.consumer == one.consumer, notification.c.state == DELIVERED, notification.c.id > one.id)
+    told = _told(one.body)
+    return any(told & _told(body) for body in sql(unit).execute(later.execution_options(yield_per=1000)).scalars())
+
+
+def _told(body: Mapping[str, Any]) -> set[object]:
+    """Return of which ids a notification tells whose they are, or that they are or end."""
+    if "ids" in body:
+        return set(map(tuple, body["ids"]))
+    if "local" in body:
+        return {tuple(body[name]) for name in ("local", "retired") if name in body}
+    return {body.get("retired", body["id"])}
+
+
 def forget(unit: Unit, before: float) -> int:
     """Remove what was delivered before this time; return how many."""
     return NOTIFICATION.remove(unit, "forgotten", notification.c.done_at < before)

@@ -241,8 +241,50 @@ def test_what_a_consumer_refuses_is_kept_and_holds_up_nothing(make: Make) -> Non
     assert [(one.consumer, one.state, one.number) for one in world.outbox.queues()] == [
         ("portal", "delivered", 1), ("portal", "refused", 1), ("viewer", "delivered", 1), ("viewer", "refused", 1)]
     assert {one["outcome"] for one in world.bench.audited() if one["type"] in {"ITI-10", "ITI-46"}} == {"0", "4"}
-    assert world.outbox.send_at_once(refused.id)
-    assert world.told("viewer") == ["A1"]
+
+
+def test_what_was_refused_is_sent_again_unless_something_newer_was_told(make: Make) -> None:
+    """A1 alone would be what the viewer believes, and is not so any more."""
+    world = make(VIEWER)
+    world.consumers.answers["viewer"] = ["AE", "AE"]
+    world.bench.feed("A04", "A1")
+    world.bench.add("B1")
+    world.run()
+    old, new = world.outbox.listed("viewer", "refused", 10)
+    assert world.outbox.send_at_once(old.id)
+    assert world.outbox.send_at_once(new.id)
+    world.consumers.answers["viewer"] = ["AE", "AA"]
+    world.run()
+    assert not world.outbox.send_at_once(old.id)
+    assert not world.outbox.send_at_once(new.id), "it was delivered"
+    assert not world.outbox.send_at_once(99)
+    assert world.told("viewer") == ["A1", "A1 B1"] * 2
+
+
+def test_a_refusal_of_long_ago_is_not_sent_again(make: Make) -> None:
+    """What was told after it may be forgotten."""
+    world = make(VIEWER)
+    world.consumers.answers["viewer"] = ["AE"]
+    world.bench.feed("A04", "A1")
+    world.run()
+    [refused] = world.outbox.listed("viewer", "refused", 10)
+    world.now += KEPT_SECONDS + 1
+    assert not world.outbox.send_at_once(refused.id)
+
+
+def test_a_registry_elsewhere_is_not_told_anew_of_an_id_that_was_revived_since(make: Make) -> None:
+    world = make(ARCHIVE)
+    world.bench.feed("A04", "A1")
+    world.bench.feed("A04", "A9", OTHER)
+    world.told("archive")
+    world.consumers.answers["archive"] = ["AE", "AE"]
+    world.bench.feed("A40", "A1", retired="A9")
+    world.run()
+    unmerge(world.bench)
+    world.run()
+    joined, link = world.outbox.listed("archive", "refused", 10)
+    assert not world.outbox.send_at_once(joined.id)
+    assert not world.outbox.send_at_once(link.id)
 
 
 def test_not_processed_is_no_refusal(make: Make) -> None:
