@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from broker.db import Database, schema, sql
 from broker.model.ids import PatientId
 from broker.patients import events
-from broker.patients.events import Grouped, Joined, Merged
+from broker.patients.events import Event, Grouped, Joined, Merged
 from broker.patients.store import log, tables
 from tests.helpers.postgresql import fresh
 
@@ -28,7 +28,7 @@ def _before(folder: Path) -> str:
 
 
 def test_events_of_earlier_versions_tell_of_the_other_id_too(tmp_path: Path) -> None:
-    happened = [
+    happened: list[Event] = [
         *(Grouped(PatientId(HOSPITAL, f"A{n}"), f"G{n}") for n in range(2001)), Grouped(PatientId(HOSPITAL, LONG), "GLONG"),
         Joined(PatientId(XAD, "G1"), PatientId(XAD, "G2")), Merged(PatientId(HOSPITAL, "A1"), PatientId(HOSPITAL, LONG))]
     with contextlib.closing(Database(_before(tmp_path))) as database:
