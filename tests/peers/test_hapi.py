@@ -9,8 +9,10 @@ import pytest
 from broker.model.errors import BrokerError, Hl7Code, Problem, Rejected, Unavailable
 from broker.model.ids import PatientId
 from broker.model.message_id import MessageId
+from broker.model.people import Address, Demographics, PersonName
 from broker.wire.hl7v2 import Header, parse, write_ack
 from broker.wire.hl7v2_notify import write_link_change, write_update
+from broker.wire.hl7v2_pdq import PdqAnswer, PdqPatient, write_pdq_cancel, write_pdq_query, write_pdq_reply
 from broker.wire.hl7v2_pix import write_pix_reply
 
 pytestmark = [pytest.mark.peer("java"), pytest.mark.timeout(900)]
@@ -81,5 +83,31 @@ def test_they_find_nothing_wrong_with_what_we_tell_others(judge: list[str]) -> N
     }
     shown = [(profile, data.replace(b"|| \r", b"||X^^^^^^L\r")) for profile, data in told.values()]
     lines = "".join(f"{profile}\t{base64.b64encode(data).decode()}\n" for profile, data in shown)
+    done = subprocess.run(judge, input=lines, capture_output=True, check=True, text=True)
+    assert {key: said for key, said in zip(told, done.stdout.splitlines(), strict=True) if said} == {}
+
+
+def test_they_find_nothing_wrong_with_demographics_queries_and_answers(judge: list[str]) -> None:
+    """ITI-21: the query, pages of an answer, nobody, a refusal, the end of a query."""
+    to = Header(sender=("VIEW", "CONS"), receiver=("BROKER", "REGION"), message_id=MESSAGE_ID)
+    asked = write_pdq_query(to, [("PID.5.1.1", "欧阳"), ("PID.7", "19790214"), ("PID.8", "F")])
+    request = parse(asked, NODE)
+    person = Demographics(
+        names=(PersonName("欧阳", "静", use="L"),), birth_date="19790214", sex="F", phones=("0591 8811",),
+        addresses=(Address(street="鼓楼路12", city="福州", state="福建", postcode="350001", country="CHN"),))
+    patients = tuple(
+        PdqPatient(ids=((PatientId("2.999.2.1", value), "HOSPA"), (PatientId("2.999.3.1", "B1"), "HOSPB")), person=person,
+                   confidence=93)
+        for value in ("A1", "A2"))
+    told = {
+        "query": ("ITI_21_QBP_Q22", asked),
+        "end": ("ITI_21_QCN_J01", write_pdq_cancel(to, "tag")),
+        "page": ("ITI_21_RSP_K22", write_pdq_reply(
+            request, MESSAGE_ID, PdqAnswer(patients=patients, total=5, remaining=3, pointer="p1"))),
+        "last page": ("ITI_21_RSP_K22", write_pdq_reply(request, MESSAGE_ID, PdqAnswer(patients=patients, total=5))),
+        "nobody": ("ITI_21_RSP_K22", write_pdq_reply(request, MESSAGE_ID)),
+        "refused": ("ITI_21_RSP_K22", write_pdq_reply(request, MESSAGE_ID, error=ERRORS["one"])),
+    }
+    lines = "".join(f"{profile}\t{base64.b64encode(data).decode()}\n" for profile, data in told.values())
     done = subprocess.run(judge, input=lines, capture_output=True, check=True, text=True)
     assert {key: said for key, said in zip(told, done.stdout.splitlines(), strict=True) if said} == {}
