@@ -110,11 +110,6 @@ class Steward:
             yield from some
             number = some[-1].number
 
-    def last(self) -> int:
-        """Return the highest number of a record."""
-        with self._database.read() as unit:
-            return listing.last(unit)
-
     def history(self, patient: PatientId) -> list[Happened]:
         """Return what happened to an id, a local one or one of the affinity domain, oldest first."""
         with self._database.read() as unit:

@@ -4,6 +4,7 @@ A cell that holds several lines says several: the first line of each column of a
 """
 
 import csv
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import zip_longest
@@ -25,6 +26,7 @@ COLUMNS: Final = (
 _NEEDED: Final = ("id",)
 _OTHER_NAMES: Final = {"namespace": "domain", "name_type": "name_use"}
 _DELIMITERS: Final = ",;\t"
+_DATE_MARKS: Final = re.compile("[-/.]")
 _CX: Final = "^^^"      # between an id and its authority
 
 _Part = TypeVar("_Part", PersonName, Address)
@@ -158,7 +160,7 @@ def _column(name: str) -> str:
 
 
 def _check_header(names: Sequence[str], columns: Sequence[str]) -> None:
-    unknown = [name[:64] for name, column in zip(names, columns, strict=True) if column not in COLUMNS]
+    unknown = [name[:64] or "(without a name)" for name, column in zip(names, columns, strict=True) if column not in COLUMNS]
     twice = sorted({column for column in columns if columns.count(column) > 1 and column in COLUMNS})
     missing = [column for column in _NEEDED if column not in columns]
     for what, found in (("misses the column", missing), ("has unknown columns:", unknown), ("has columns twice:", twice)):
@@ -210,9 +212,11 @@ def _parts(several: Mapping[str, Sequence[str]], kind: Callable[..., _Part], nam
 
 
 def _birth_date(text: str) -> str:
-    found = read_birth_date(text.replace("-", "").replace("/", ""))
+    # Spreadsheets write 1979/2/14, whatever they were given; the year comes first, so that it is clear.
+    found = read_birth_date("".join(part.zfill(2) for part in _DATE_MARKS.split(text)))
     if found is None:
-        raise Rejected(Hl7Code.DATA_TYPE, "birth_date is not a date (YYYY-MM-DD, YYYYMMDD, or its beginning)", "birth_date")
+        raise Rejected(
+            Hl7Code.DATA_TYPE, "birth_date is not a date (1979-02-14, 1979/2/14, 19790214, or its beginning)", "birth_date")
     return found
 
 

@@ -109,8 +109,11 @@ def _sender(holds: str, sender: str, authorities: Authorities) -> Sender:
 def _writing(rejects: Path, file: Path) -> BinaryIO:
     if rejects.exists() and rejects.samefile(file):
         raise _wrong("--rejects must be another file than the one that is loaded")
-    make_file(rejects)      # patient data: not for everybody
-    return rejects.open("wb")
+    try:
+        make_file(rejects)      # patient data: not for everybody
+        return rejects.open("wb")
+    except OSError as error:
+        raise _wrong(f"--rejects: {rejects} cannot be written ({error.strerror})") from error
 
 
 def _keep(kept: BinaryIO | None, raw: bytes) -> None:

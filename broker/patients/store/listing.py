@@ -30,11 +30,6 @@ def portion(unit: Unit, after: int, most: int) -> list[Listed]:
     return [_listed(row) for row in _PORTION.rows(unit, {"after": after, "most": most})]
 
 
-def last(unit: Unit) -> int:
-    """Return the number of the record known shortest; 0 when there is none."""
-    return sql(unit).execute(sa.select(sa.func.max(identity.c.id))).scalar() or 0
-
-
 def duplicates(unit: Unit, domain: str) -> list[int]:
     """Return the numbers of the persons with several active ids of a domain, by the id known longest."""
     mine = (identity.c.domain == domain) & (identity.c.state == ACTIVE)

@@ -148,6 +148,8 @@ def test_messages_that_are_refused_are_written_out_too(site: Site) -> None:
     ("list.csv", "id,ID\n1,x\n", ("--sender", A_SENDER), "columns twice: id"),
     ("list.csv", "x" * 3_000_000, ("--sender", A_SENDER), "the first line is no header"),
     ("list.csv", "id\n1\n", ("--sender", A_SENDER, "--rejects", "list.csv"), "another file"),
+    ("list.csv", "id\n1\n", ("--sender", A_SENDER, "--rejects", "absent/bad.csv"), "cannot be written"),
+    ("list.csv", "id,\n1,\n", ("--sender", A_SENDER), "unknown columns: (without a name)"),
     ("list.txt", "id\n1\n", ("--sender", A_SENDER), "give --format"),
     ("list.hl7", "MSH|", ("--sender", A_SENDER), "name their sender themselves"),
     ("list.ndjson", "\n \n", ("--sender", "127.0.0.1"), "holds no Patient"),

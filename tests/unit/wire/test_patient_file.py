@@ -50,12 +50,20 @@ def test_other_bytes_than_the_encoding_has_are_one_rows_problem() -> None:
 
 @pytest.mark.parametrize(("cells", "problem"), [
     ({"family": "\n" * 100}, "more than 100 lines"), ({"city": "a\x07"}, "control characters"), ({"phone": "1" * 251}, "250"),
-    ({"birth_date": "1979-2-14"}, "birth_date"), ({"birth_date": "yesterday"}, "birth_date"), ({"sex": "X"}, "table 0001")])
+    ({"birth_date": "14.2.1979"}, "birth_date"), ({"birth_date": "1979-2-30"}, "birth_date"),
+    ({"birth_date": "1979214"}, "birth_date"), ({"birth_date": "yesterday"}, "birth_date"), ({"sex": "X"}, "table 0001")])
 def test_what_is_nobodys_data_is_refused(cells: dict[str, str], problem: str) -> None:
     if "family" in cells:
         cells = {"family": f"a{cells['family']}b"}
     with pytest.raises(Rejected, match=problem):
         read_row({"id": "1", **cells})
+
+
+@pytest.mark.parametrize(("text", "date"), [
+    ("1979-02-14", "19790214"), ("1979/2/14", "19790214"), ("1979.2.14", "19790214"), ("19790214", "19790214"),
+    ("1979-2", "197902"), ("1979", "1979"), ("1979/00/00", "1979")])
+def test_birth_dates_as_files_have_them(text: str, date: str) -> None:
+    assert read_row({"id": "1", "birth_date": text}).changes == {"birth_date": date}
 
 
 def test_ids_with_authorities_in_each_form() -> None:
