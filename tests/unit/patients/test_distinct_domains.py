@@ -1,21 +1,27 @@
 """`link_duplicates = false`: of such a domain comparison never makes two ids one person's, decisions and merges do."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from broker.config.profile import Profile
 from broker.db import Database
 from broker.model.caller import Caller
 from broker.model.ids import PatientId
+from broker.model.people import Demographics
 from broker.patients.desk import Desk, Wish
 from broker.patients.projection import replay
 from broker.patients.steward_rest import DECISIONS
 from broker.patients.store import log
 from tests.helpers.patients import HOSPA, HOSPB, HOSPC, WEI, Bench, region
 
+RUNS = itertools.count()
 CHINESE, LATIN = (replace(WEI, names=(name,)) for name in WEI.names)
+FACES = [CHINESE, LATIN, WEI]
 
 
 def distinct(profile: Profile) -> Profile:
@@ -55,6 +61,25 @@ def test_two_ids_stay_two_persons_and_others_join_the_older(apart: Bench) -> Non
     assert (apart.who("A1"), apart.who("A2")) == ({"A1", "B1", "B2"}, {"A2"}), "of hospital B two may be one"
     assert replayed(apart) == {
         **dict.fromkeys(("A1", "B1", "B2"), apart.affinity("A1")), "A2": apart.affinity("A2")}
+
+
+@settings(derandomize=True, deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(st.tuples(
+    st.sampled_from([HOSPA, HOSPA, HOSPB, HOSPC]), st.integers(0, 2), st.sampled_from(FACES)), max_size=12))
+def test_whatever_is_fed_nobody_has_two_ids_of_such_a_domain(apart: Bench, steps: list[tuple[str, int, Demographics]]) -> None:
+    run = next(RUNS)
+    for domain, number, face in steps:
+        person = replace(face, names=tuple(replace(name, given=f"{name.given}{run}") for name in face.names))
+        value = f"{run}-{domain[-3]}{number}"
+        if domain == HOSPA:
+            apart.feed("A04", value, person)
+        else:
+            apart.add(value, person, domain=domain)
+    groups = {value: group for value, group in replayed(apart).items() if value.startswith(f"{run}-")}
+    mine = [group for value, group in groups.items() if value.startswith(f"{run}-2")]
+    assert len(mine) == len(set(mine))
+    domains = {"2": HOSPA, "3": HOSPB, "4": HOSPC}
+    assert groups == {value: apart.affinity(value, domains[value.partition("-")[2][0]]) for value in groups}
 
 
 def test_an_id_of_another_domain_is_no_way_round(apart: Bench) -> None:
