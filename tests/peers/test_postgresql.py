@@ -25,13 +25,16 @@ from tests.helpers.waiting import eventually
 pytestmark = [pytest.mark.peer("postgresql"), pytest.mark.peer("dcmtk"), pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
-ON_IT = (
-    "tests/conformance", "tests/unit/patients", "tests/unit/registry", "tests/unit/repository",
-    "tests/unit/imaging/test_studies.py", "tests/unit/imaging/test_fetch.py", "tests/unit/imaging/test_locate.py",
-    "tests/unit/imaging/test_publish.py", "tests/unit/imaging/test_receiver.py", "tests/unit/imaging/test_conflicts.py",
-    "tests/unit/imaging/test_damage.py", "tests/unit/imaging/test_verify.py", "tests/unit/imaging/test_tiering.py",
-    "tests/unit/imaging/test_recall.py",
-)
+ON_IT = {
+    "documents": ("tests/conformance/iti18", "tests/conformance/iti41", "tests/conformance/iti42", "tests/conformance/iti43",
+                  "tests/conformance/rad69", "tests/unit/registry", "tests/unit/repository"),
+    "feeds": ("tests/conformance/iti8", "tests/conformance/iti30", "tests/conformance/iti44", "tests/conformance/iti104"),
+    "queries": ("tests/conformance/iti9", "tests/conformance/iti21", "tests/conformance/iti45", "tests/conformance/iti47",
+                "tests/conformance/iti78", "tests/conformance/iti83", "tests/conformance/iti119"),
+    "patients": ("tests/unit/patients",),
+    "imaging": tuple(f"tests/unit/imaging/test_{name}.py" for name in (
+        "studies", "fetch", "locate", "publish", "receiver", "conflicts", "damage", "verify", "tiering", "recall")),
+}
 # They look below SQLAlchemy into SQLite.
 NOT_ON_IT = ("few_statements", "test_what_comes_on_another_day")
 
@@ -55,10 +58,16 @@ def site(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield PgSite(region)
 
 
-def test_the_transactions_own_tests_pass_on_it(postgres: Postgres) -> None:
+def test_every_transaction_is_named() -> None:
+    named = {Path(path).name for paths in ON_IT.values() for path in paths if path.startswith("tests/conformance")}
+    assert named == {one.name for one in (ROOT / "tests" / "conformance").iterdir() if one.is_dir() and one.name != "__pycache__"}
+
+
+@pytest.mark.parametrize("part", ON_IT)
+def test_the_transactions_own_tests_pass_on_it(postgres: Postgres, part: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", " and ".join(f"not {name}" for name in NOT_ON_IT),
-         *ON_IT],
+         *ON_IT[part]],
         cwd=ROOT, env={**os.environ, "BROKER_TEST_POSTGRESQL": postgres.url}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:]
 
