@@ -188,7 +188,7 @@ class Neighbourhood(Index):
             (one, record.survivor) for one, record in now.items()
             if record.survivor and (one not in before or before[one].active))
         touched = [*named, *moved, *(self.survivor(self.get(survivor)).patient for _, survivor in retired)]
-        values = {record.group for one in touched for record in (now.get(one), before.get(one), self.get(one)) if record}
+        values = {record.group for one in touched for record in (now.get(one), before.get(one), self.find(one)) if record}
         groups = sorted(values - {""}, key=lambda value: self._groups[value].age)
         self.members(groups)        # all of them are here now
         was = list(self._loaded.values())

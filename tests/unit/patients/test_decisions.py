@@ -214,6 +214,13 @@ def test_ids_of_one_person_before_and_after_a_merge_were_never_parted(bench: Ben
     check(bench)
 
 
+def test_a_second_id_that_nobody_knows_does_not_disturb_a_decision_of_one(bench: Bench, decide: Decide) -> None:
+    bench.feed("A04", "A1")
+    bench.feed("A40", "A1", retired="A9")
+    decide("unmerge", A9, B1)
+    assert (bench.who("A1"), bench.who("A9")) == ({"A1"}, {"A9"})
+
+
 def test_what_the_survivor_got_since_stays_its_own(bench: Bench, decide: Decide) -> None:
     bench.feed("A04", "A1", replace(WEI, other_ids=((CLINIC, "K1"),)))
     bench.feed("A04", "A9", OTHER)

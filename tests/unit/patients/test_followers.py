@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from broker.config.profile import Consumer, Profile
@@ -178,7 +178,8 @@ def counter() -> Iterator[int]:
 
 
 @pytest.mark.slow
-@settings(derandomize=True, deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(derandomize=True, deadline=None, max_examples=30, phases=(Phase.generate,),
+          suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_registry_and_consumers_follow_whatever_is_fed_and_decided(
     database: Database, profile: Profile, tmp_path: Path, counter: Iterator[int], steps: Steps,
