@@ -37,9 +37,10 @@ INTEREST = {"everything": {XAD, HOSPA, HOSPB, CLINIC}, "one": {HOSPA}}
 Steps = list[tuple[str, int, int, str]]
 FACES = ["张伟", "ZHANG WEI", "张伟|ZHANG WEI", "李雷"]
 KINDS = ["feed", "feed", "both", "document", "folder", "A40", "A47", "merge", "unmerge", "unmerge", "link", "unlink", "split",
-         "undo link", "undo unlink", "undo split"]
+         "undo link", "undo unlink", "undo split", "merge and back", "link and back"]
+BACK = {"merge and back": ("merge", "unmerge"), "link and back": ("link", "undo link")}
 STEPS = st.lists(st.tuples(
-    st.sampled_from(KINDS), st.integers(0, 4), st.integers(0, 4), st.sampled_from(FACES)), min_size=6, max_size=18)
+    st.sampled_from(KINDS), st.integers(0, 3), st.integers(0, 3), st.sampled_from(FACES)), min_size=12, max_size=24)
 
 
 @dataclass
@@ -91,7 +92,11 @@ class World:
         return PatientId(HOSPA if number < 3 else HOSPB, f"{self.run}-{number}")
 
     def step(self, kind: str, one: int, other: int, face: str) -> None:
-        if kind in {"feed", "both"}:
+        if kind in BACK:
+            self.step(BACK[kind][0], one, other, face)
+            self.check()
+            self.step(BACK[kind][1], other, one, face)
+        elif kind in {"feed", "both"}:
             self._feed(self.id(one), self._person(face, f"{self.run}-{other}" if kind == "both" else ""))
         elif kind in {"document", "folder"}:
             self._register(self.id(one), self.id(other), kind)
