@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from broker.config.profile import Consumer, Profile
@@ -183,9 +183,11 @@ def counter() -> Iterator[int]:
 
 
 @pytest.mark.slow
-@settings(derandomize=True, deadline=None, max_examples=30, phases=(Phase.generate,),
+@settings(derandomize=True, deadline=None, max_examples=30, phases=(Phase.explicit, Phase.generate),
           suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
+@example([("feed", 0, 0, "张伟"), ("feed", 1, 0, "李雷"), ("feed", 3, 0, "张伟"), ("document", 0, 3, ""), ("document", 1, 1, ""),
+          ("merge and back", 0, 1, ""), ("link and back", 0, 1, ""), ("A40", 1, 0, "李雷"), ("unmerge", 0, 0, "")])
 def test_registry_and_consumers_follow_whatever_is_fed_and_decided(
     database: Database, profile: Profile, tmp_path: Path, counter: Iterator[int], steps: Steps,
 ) -> None:
