@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from broker.config.profile import Domain
 from broker.db import Database, Lock, lock
@@ -17,7 +18,7 @@ from broker.patients.feed import Feed, Kind, Receipt
 from broker.patients.feeds import FeedWork, Pair
 from broker.patients.identifiers import Authorities, GivenId, Sender, check_receiver, checked
 from broker.patients.settle import Settler
-from broker.patients.store import answers, records
+from broker.patients.store import answers, log, records
 from broker.patients.store.neighbourhood import Neighbourhood
 from broker.patients.tie import Tie
 
@@ -86,7 +87,7 @@ class PixManager:
             index = Neighbourhood(unit, ids)
             distinct = self.profile.distinct_domains
             work = DecisionWork(index, self._affinity, self._clock(), str(tie.sender), receipt.control_id, distinct=distinct)
-            tie.carry_out(work, pair)
+            tie.carry_out(work, pair, partial(log.decided_by, unit))
             self.settler.settle(unit, index, work, work.at)
             return self._kept(unit, tie.sender, receipt, work.at)
 

@@ -13,6 +13,7 @@ from broker.patients.events import Decided, Event, Happened, Merged, Stated, Unm
 from broker.patients.projection import EXPLICIT, Index, Record, replay
 from broker.patients.resolution import LARGEST, Outcome, Resolver
 
+STEWARD = "steward "      # before a steward's name, where events say who decided
 History = Callable[[PatientId], Sequence[Happened]]
 """Returns everything that led to the person with an id, in order."""
 

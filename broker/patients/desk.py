@@ -9,7 +9,7 @@ from broker.model.caller import Call
 from broker.model.errors import Hl7Code, Rejected
 from broker.model.ids import PatientId
 from broker.model.ports import Unit
-from broker.patients.decisions import DecisionWork, History, contradicting
+from broker.patients.decisions import STEWARD, DecisionWork, History, contradicting
 from broker.patients.events import Happened
 from broker.patients.notices import Change, Notice, notices
 from broker.patients.resolution import Outcome
@@ -132,7 +132,7 @@ class Desk:
     def _worked(self, unit: Unit, name: str, wish: Wish, who: str) -> tuple[Neighbourhood, DecisionWork]:
         index = Neighbourhood(unit, wish.ids)
         distinct = self._settler.profile.distinct_domains
-        work = DecisionWork(index, self._affinity, self._clock(), f"steward {who}", distinct=distinct)
+        work = DecisionWork(index, self._affinity, self._clock(), f"{STEWARD}{who}", distinct=distinct)
 
         def history(patient: PatientId) -> list[Happened]:
             return [one for _, one in log.around(unit, patient, self._affinity)]

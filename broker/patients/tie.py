@@ -1,11 +1,11 @@
 """What a source says of two of its ids: that they are one person's, or never."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from broker.model.errors import Hl7Code, Rejected
 from broker.model.ids import PatientId
-from broker.patients.decisions import DecisionWork
+from broker.patients.decisions import STEWARD, DecisionWork
 from broker.patients.events import Decided
 from broker.patients.identifiers import Authorities, GivenId, Sender
 
@@ -29,16 +29,24 @@ class Tie:
             raise Rejected(Hl7Code.DUPLICATE_KEY, "both ids are the same", self.places[1])
         return pair
 
-    def carry_out(self, work: DecisionWork, pair: Sequence[tuple[PatientId, GivenId]]) -> None:
-        """Decide it. Raise `Rejected` (204) for an id that no feed has named, or that was merged away."""
+    def carry_out(
+        self, work: DecisionWork, pair: Sequence[tuple[PatientId, GivenId]], decided_by: Callable[[PatientId, PatientId], str],
+    ) -> None:
+        """Decide it. `decided_by` says who decided last of two ids.
+
+        Raise `Rejected`: 204 for an id that no feed has named, or that was merged away, 206 where a steward decided otherwise.
+        """
         for (patient, given_id), place in zip(pair, self.places, strict=True):
             found = work.index.find(patient)
             if found is None or not found.active:
                 why = "was merged away" if found else "is not known: no feed has named it"
                 raise Rejected(Hl7Code.UNKNOWN_KEY, f"{given_id.title} {why}", place)
         (one, _), (other, _) = pair
-        if work.index.decisions(one).get(other) == self.verdict:
+        before = work.index.decisions(one).get(other)
+        if before == self.verdict:
             return
+        if before is not None and decided_by(one, other).startswith(STEWARD):
+            raise Rejected(Hl7Code.RECORD_LOCKED, "a steward of the region decided otherwise of these two", self.places[1])
         if self.verdict == Decided.SAME:
             work.link(one, other, force=True)
         else:

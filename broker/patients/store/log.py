@@ -75,6 +75,15 @@ def _told_of(row: sa.Row[Any], affinity_domain: str) -> Iterator[PatientId]:
         yield events.named_by(row.about, affinity_domain)
 
 
+def decided_by(unit: Unit, one: PatientId, other: PatientId) -> str:
+    """Return who decided last of two ids; nothing where nobody has."""
+    either = sa.or_(*(
+        (event.c.domain == a.domain) & (event.c.value == a.value) & (event.c.about == events.name_of(b))
+        for a, b in ((one, other), (other, one))))
+    query = sa.select(event.c.sender).where(event.c.kind == Decided.kind, either).order_by(event.c.id.desc()).limit(1)
+    return sql(unit).scalar(query) or ""
+
+
 def _happened(row: sa.Row[Any]) -> Happened:
     return Happened(
         at=row.at, sender=row.sender, message_id=row.message_id,

@@ -93,7 +93,8 @@ def overtaken(unit: Unit, one: Notification) -> bool:
     later = sa.select(notification.c.body).where(
         notification.c.consumer == one.consumer, notification.c.state == DELIVERED, notification.c.id > one.id)
     told = _told(one.body)
-    return any(told & _told(body) for body in sql(unit).execute(later.execution_options(yield_per=1000)).scalars())
+    with sql(unit).execute(later.execution_options(yield_per=1000)) as rows:     # closed, however many of them are looked at
+        return any(told & _told(body) for body in rows.scalars())
 
 
 def _told(body: Mapping[str, Any]) -> set[object]:

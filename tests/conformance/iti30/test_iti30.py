@@ -10,7 +10,10 @@ import sqlalchemy as sa
 
 from broker.config.profile import Profile
 from broker.db import Database, sql
+from broker.model.caller import AuditFacts, Call, Caller
+from broker.model.ids import PatientId
 from broker.model.people import PersonName
+from broker.patients.desk import Desk, Wish
 from broker.patients.store import tables
 from tests.helpers.mllp import segment
 from tests.helpers.patients import CLINIC, HOSPA, WEI, Bench, region
@@ -63,6 +66,21 @@ def test_case(bench: Bench, case: dict[str, Any]) -> None:
     assert bench.v2(message(case["event"], case["pids"])) == answer, "the same message gets the same answer"
     assert bench.v2(message(case["event"], case["pids"], "m2"))[1][:2] == ["MSA", "AA"]
     assert states(bench)[:5] == again[:5], "and saying so again changes nothing"
+
+
+def test_a_steward_is_not_overruled(bench: Bench) -> None:
+    desk = Desk(bench.database, bench.settler, lambda _unit, _outcome: (0, 0))
+    call = Call(caller=Caller(node="here", user="ward"), facts=AuditFacts())
+    wish = Wish(patient=PatientId(HOSPA, "A1"), other=PatientId(HOSPA, "A2"))
+    desk.decide("unlink", wish, call)
+    refused = bench.v2(message("A24", ["A2^^^HOSPA", "A1^^^HOSPA"]))
+    assert segment(refused, "MSA")[1] == "AE"
+    assert segment(refused, "ERR")[2:4] == ["PID^2^3", "206^Application record locked^HL70357"]
+    assert bench.affinity("A1") != bench.affinity("A2")
+    desk.decide("unlink", replace(wish, undo=True), call)
+    assert segment(bench.v2(message("A24", ["A2^^^HOSPA", "A1^^^HOSPA"], "m2")), "MSA")[1] == "AA"
+    desk.decide("unlink", wish, call)
+    assert bench.affinity("A1") != bench.affinity("A2"), "the steward overrules the source"
 
 
 def test_feeds_do_not_change_what_was_linked_or_unlinked(bench: Bench) -> None:
