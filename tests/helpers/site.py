@@ -220,7 +220,8 @@ class Site:
 
     def _content(self, table: str, fed: int | None) -> tuple[str, int, str]:
         stamps = STAMPS.get(table, ()) if fed is not None else ()
-        rows = self.rows(table, ", ".join(column.name for column in metadata.tables[table].columns if column.name not in stamps))
+        names = (column.name for column in metadata.tables[table].columns if column.name not in stamps)
+        rows = self.rows(table, ", ".join(f'"{name}"' for name in names))       # a name may be a word of SQL
         if fed and table in LOGS:
             rows = sorted(rows, key=lambda row: int(row[0]))[:-fed]
         content = "\n".join(sorted(map(repr, rows)))
