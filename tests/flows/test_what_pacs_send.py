@@ -84,7 +84,7 @@ def test_one_sop_uid_in_two_studies_gives_two_files_and_packed_images_count(tmp_
     files = write(tmp_path / "sent", A, *objects)
     changes = {
         "retention.toml": {"online_days = 365": "online_days = 0"},
-        "domains.toml": {'{ application = "HIS-A", facility = "HOSPA" }': '{ device_oid = "2.999.2.9" }'}}
+        "domains.toml": {'{ application = "HIS-A", facility = "HOSPA", address = "127.0.0.1" }': '{ device_oid = "2.999.2.9" }'}}
     with Region(tmp_path, changes=changes) as region:
         feed(region, A, "2.999.2.9")
         assert dicom.store(files, region.dicom_port, "PACSA").returncode == 0
