@@ -3,21 +3,18 @@
 What a source says so is a decision: feeds do not change it, only a later A24, A37 or a steward does.
 """
 
-import hashlib
 from dataclasses import dataclass, replace
 
 from broker.model.caller import AuditFacts, Call
 from broker.model.errors import Hl7Code, Rejected
-from broker.model.message_id import MessageId
 from broker.model.transaction import NOTHING_TO_FILTER, AuditEvent, Transaction, Wire
 from broker.model.transaction import Message as Row
 from broker.patients.actor import PixManager
 from broker.patients.events import Decided
-from broker.patients.feed import Receipt
 from broker.patients.identifiers import GivenId, Sender
-from broker.patients.iti8_feed import read_given_id, refuse
+from broker.patients.iti8_feed import read_given_id, receipt_of, refuse
 from broker.patients.tie import Tie
-from broker.wire.hl7v2 import Message, Segment, write_ack
+from broker.wire.hl7v2 import Message, Segment
 from broker.wire.hl7v2_pix import few
 
 _VERDICTS = {"A24": Decided.SAME, "A37": Decided.APART}
@@ -59,9 +56,7 @@ def handle(manager: PixManager, request: Request, call: Call) -> bytes:
     """Carry it out; return the acknowledgement."""
     message = request.message
     manager.check_receiver(message.msh.get(5), message.msh.get(6))
-    receipt = Receipt(
-        control_id=message.control_id, digest=hashlib.sha256(message.raw).hexdigest(), reply=write_ack(message, MessageId.now()))
-    return manager.tie(request.tie, receipt, call)
+    return manager.tie(request.tie, receipt_of(message), call)
 
 
 def write(_request: Request, reply: bytes) -> bytes:

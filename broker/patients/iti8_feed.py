@@ -72,10 +72,13 @@ def _retired(message: Message) -> tuple[GivenId, ...]:
 def handle(manager: PixManager, request: Request, call: Call) -> bytes:
     """Carry out the feed; return the acknowledgement."""
     manager.check_receiver(request.application, request.facility)
-    message = request.message
-    receipt = Receipt(
+    return manager.feed(replace(request.feed, receipt=receipt_of(request.message)), call)
+
+
+def receipt_of(message: Message) -> Receipt:
+    """Return the identity of a message, and the AA that it gets when it is carried out."""
+    return Receipt(
         control_id=message.control_id, digest=hashlib.sha256(message.raw).hexdigest(), reply=write_ack(message, MessageId.now()))
-    return manager.feed(replace(request.feed, receipt=receipt), call)
 
 
 def write(_request: Request, reply: bytes) -> bytes:
